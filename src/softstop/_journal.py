@@ -1,0 +1,57 @@
+"""What a run tells the log: constant names, ids, sums; never content, prompts or reasons. Silent unless configured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from .events import Event, Outcome, RunCancelled, RunEscalated, RunStarted, RunStopRequested
+
+
+class Journal:
+    """An observer that writes two INFO lines a run, `run.started` and `run.ended`, with the run's id bound once."""
+
+    __slots__ = ("_loggers",)
+
+    def __init__(self) -> None:
+        self._loggers: dict[str, tuple[Any, float]] = {}  # bound logger and start, of runs that have not ended
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the application has configured structlog; a library writes nowhere by itself."""
+        return structlog.is_configured()
+
+    def notice(self, event: Event) -> None:
+        """Write a line for the few events that deserve one."""
+        if isinstance(event, RunStarted):
+            log = structlog.get_logger("softstop").bind(run_id=event.run_id)
+            self._loggers[event.run_id] = (log, event.at)
+            log.info("run.started", kind=event.source.kind, agent=event.source.name, parent_run_id=event.parent_run_id)
+        elif isinstance(event, RunStopRequested):
+            log, _ = self._logger(event)
+            log.debug("run.stop_requested", cause=event.cause.value, mode=event.mode.value, grace_s=event.grace)
+        elif isinstance(event, RunEscalated):
+            log, _ = self._logger(event)
+            log.warning("run.escalated", steps=len(event.steps))
+        elif isinstance(event, Outcome):
+            log, started = self._logger(event)
+            self._loggers.pop(event.run_id, None)
+            log.info("run.ended", **_totals(event, started))
+
+    def _logger(self, event: Event) -> tuple[Any, float]:
+        known = self._loggers.get(event.run_id)  # none if it never started, or structlog was configured meanwhile
+        return known or (structlog.get_logger("softstop").bind(run_id=event.run_id), event.at)
+
+
+def _totals(event: Outcome, started: float) -> dict[str, object]:
+    totals: dict[str, object] = {
+        "status": event.status.value,
+        "total_tokens": event.usage.total_tokens,
+        "cost_nano_usd": event.usage.cost_nano_usd,
+        "steps": len(event.steps),
+        "duration_s": round(event.at - started, 3),
+    }
+    if isinstance(event, RunCancelled):
+        totals |= {"cause": event.cause.value, "abandoned": len(event.abandoned)}
+    return totals

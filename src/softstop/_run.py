@@ -1,0 +1,606 @@
+"""One live run: where table, boundary, budget, log and timers meet. The outcome is published here, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+import anyio
+
+from ._live import live
+from ._log import EventStream, Log, SignOfLife, Voice, Waiters, WatchedVoice, wait_in, wake_all
+from ._machine import Deadline, Ending, Facts, Signal, follow, judge, reduce_outcome
+from ._scopes import finish_within
+from ._spec import RunOptions, RunOutput, RunSpec
+from ._steps import FAIRNESS, Boundary, current_step
+from .budgets import Budget
+from .context import RunContext, StopHook
+from .errors import MisuseError, StepFailed, safe_error
+from .events import RunCancelled, RunCompleted, RunEscalated, RunFailed, RunStarted, RunStopRequested, Source, Stamp
+from .limits import Limits
+from .ports import Observer, Runnable
+from .stops import (
+    LimitReached,
+    RunStatus,
+    StopCause,
+    StopMode,
+    StopOutcome,
+    StopPolicy,
+    StopReceipt,
+    StopRequest,
+    StopResult,
+    user_request,
+)  # fmt: skip
+from .usage import NO_USAGE, Usage
+
+NEVER: Final = float("inf")
+SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before the outcome is published without it
+OUTRANKED: Final = 2  # loop turns by which a limit lets a user's stop of the same instant go first (T16)
+
+current_run: ContextVar[Run | None] = ContextVar("softstop.current_run", default=None)
+
+
+class Owner(Protocol):
+    """The supervisor, as far as its runs know it."""
+
+    @property
+    def clock(self) -> Callable[[], float]: ...
+    @property
+    def observers(self) -> tuple[Observer, ...]: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    def launch_member(self, runnable: Runnable, message: object, options: RunOptions, parent: Run) -> Run: ...
+    def run_ended(self, run: Run) -> None: ...
+
+
+class Run:
+    """A run that was started. Belongs to its supervisor: dropping this object, or its reader, changes nothing.
+
+    `await run` gives the RunOutput, `async for event in run` the events from the first on; whoever is cancelled in
+    one of the two stops the run with cause `caller_gone`, unless the policy says "detach". `async with run` owns it:
+    leaving the block early stops it. All of it also works from another loop of the process.
+    """
+
+    __slots__ = (
+        "__weakref__", "_abandoned", "_bell", "_delivered", "_end_of_grace", "_error", "_errors", "_failed_first",
+        "_held", "_hooks", "_idle", "_inbox", "_limit_timer", "_outcome", "_owner", "_parent", "_sealed", "_sign",
+        "_timer", "_value", "boundary", "ends_at", "limits", "loop", "members", "policy", "spec", "status", "task",
+        "voice",
+    )  # fmt: skip
+
+    def __init__(
+        self, owner: Owner, spec: RunSpec, limits: Limits, policy: StopPolicy, parent: Run | None = None
+    ) -> None:
+        self._owner = owner
+        self._parent = parent
+        self.spec = spec
+        self.limits = limits
+        self.policy = policy
+        self.status = RunStatus.pending
+        self.loop = asyncio.get_running_loop()
+        self.task: asyncio.Task[None] | None = None  # set by the supervisor when the run may start
+        self.members: tuple[Run, ...] = ()
+        self.ends_at: float | None = None  # loop time of the nearest timeout, own or inherited
+        self.voice = self._make_voice()
+        self.boundary = Boundary(self.voice, self._chain(), limits.steps, policy.cleanup_timeout, self._reach_limit)
+        self._held: Deadline | None = None  # the stop on record and when its grace ends
+        self._inbox: StopRequest | None = None  # a stop asked for by another thread, not yet on record
+        self._sealed = False  # the outcome is decided: later stops are too late. Written under the index's lock
+        self._end_of_grace: asyncio.TimerHandle | None = None
+        self._limit_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the idle limit
+        self._bell: Waiters = []
+        self._hooks: tuple[StopHook, ...] = ()
+        self._outcome: RunCompleted | RunCancelled | RunFailed | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._errors: tuple[str, ...] = ()
+        self._abandoned: tuple[str, ...] = ()
+        self._delivered = False
+        self._failed_first = False
+
+    def _make_voice(self) -> Voice:
+        parent = self._parent
+        signs: tuple[SignOfLife, ...] = ()
+        if parent is None:
+            log, above = Log(self._owner.clock, self.loop, self._owner.observers), None
+        else:
+            log, above, signs = parent.voice.log, parent.voice.stamp, parent.voice.signs
+        stamp = Stamp(self.spec.run_id, self.spec.runnable.source, above)
+        self._sign: SignOfLife | None = None
+        if self.limits.idle_timeout is not None:
+            self._sign = SignOfLife()
+            signs = (self._sign, *signs)
+        return WatchedVoice(log, stamp, signs) if signs else Voice(log, stamp)
+
+    def _chain(self) -> tuple[Budget, ...]:
+        above = () if self._parent is None else self._parent.boundary.chain
+        limits, shared = self.limits, tuple(b for b in self.spec.budgets if not any(b is other for other in above))
+        if limits.tokens is None and limits.cost_usd is None:
+            return (*above, *shared)
+        return (Budget(limits.tokens, limits.cost_usd, name="run"), *above, *shared)
+
+    # -- what a caller sees --------------------------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """The id, known before the first event."""
+        return self.spec.run_id
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The run this one is a member of."""
+        return self.voice.stamp.parent_run_id
+
+    @property
+    def source(self) -> Source:
+        """What runs: kind, id and name."""
+        return self.voice.stamp.source
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The stop on record."""
+        return None if self._held is None else self._held.request
+
+    @property
+    def usage(self) -> Usage:
+        """All usage charged so far."""
+        return NO_USAGE if self.voice.usage is None else self.voice.usage.total()
+
+    @property
+    def output(self) -> RunOutput | None:
+        """What the run came to; None while it lives."""
+        event = self._outcome
+        if event is None:
+            return None
+        return RunOutput(
+            run_id=self.run_id,
+            status=event.status,
+            content=event.content,
+            value=self._value,
+            usage=event.usage,
+            stop=self.stop,
+            steps=event.steps,
+            members=tuple(member.output for member in self.members if member.output is not None),
+            errors=event.errors,
+            abandoned=self._abandoned,
+            error=self._error,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id} {self.source.kind} {self.source.name!r} {self.status.value}>"
+
+    def cancel(
+        self,
+        reason: str | None = None,
+        *,
+        by: str | None = None,
+        mode: StopMode | str = StopMode.step,
+        grace: float | None = None,
+    ) -> StopReceipt:
+        """Ask the run to stop; returns at once, from any thread. See `Supervisor.cancel_run`."""
+        return self.ask_stop(user_request(reason, by, mode, grace))
+
+    def events(self, after: int = 0) -> EventStream:
+        """Read the events with a `seq` above `after`. Whoever reads here never stops the run."""
+        return EventStream(self.voice, after)
+
+    def __aiter__(self) -> EventStream:
+        return EventStream(self.voice, 0, self._caller_gone)
+
+    def __await__(self) -> Generator[Any, None, RunOutput]:
+        return self._await_as_caller().__await__()
+
+    async def _await_as_caller(self) -> RunOutput:
+        try:
+            return await self.ended()
+        except asyncio.CancelledError:
+            self._caller_gone()
+            raise
+
+    async def __aenter__(self) -> Run:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.status.ended:
+            self.ask_stop(StopRequest(cause=StopCause.caller_gone, reason="its block was left"))
+            with anyio.CancelScope(shield=True):  # the block owns the run; the run's own policy bounds this wait
+                await self.ended()
+
+    async def ended(self) -> RunOutput:
+        """Wait for the outcome without being its caller: a cancelled wait does not stop the run."""
+        if asyncio.get_running_loop() is self.loop:
+            await self._wait_for_end()
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._wait_for_end(), self.loop))
+        output = self.output
+        assert output is not None
+        return output
+
+    async def _wait_for_end(self) -> None:
+        while self._outcome is None:
+            await wait_in(self._bell, self.loop)
+
+    def _caller_gone(self) -> None:
+        if self.policy.on_caller_gone == "stop":
+            self.ask_stop(StopRequest(cause=StopCause.caller_gone))
+
+    # -- asking for a stop ---------------------------------------------------------------------------------------
+
+    def ask_stop(self, request: StopRequest) -> StopReceipt:
+        """Every stop of every cause comes through here, from any thread. Never waits."""
+        if asyncio._get_running_loop() is self.loop:
+            return self._request_stop(request)
+        return self._ask_from_afar(request)
+
+    def _ask_from_afar(self, request: StopRequest) -> StopReceipt:
+        """Another thread asks: leave a flag that every boundary sees, then wake the loop. Touches no scope."""
+        with live.lock:
+            verdict, _ = judge(
+                self.status if not self._sealed else RunStatus.completed, self._held_or_asked(), self._deadline(request)
+            )
+            if verdict in (StopOutcome.accepted, StopOutcome.escalated):
+                self._inbox = request if self._inbox is None or verdict is StopOutcome.escalated else self._inbox
+                self.boundary.asked = True
+        receipt = self._receipt(verdict)
+        if receipt:
+            try:
+                self.loop.call_soon_threadsafe(self._take_inbox)
+            except RuntimeError:  # the loop is closed, and whatever ran there is gone with it
+                return StopReceipt(self.run_id, StopOutcome.too_late, self.status)
+        return receipt
+
+    def _held_or_asked(self) -> Deadline | None:
+        return self._held if self._held is not None or self._inbox is None else self._deadline(self._inbox)
+
+    def _take_inbox(self) -> None:
+        request, self._inbox = self._inbox, None
+        if request is not None:
+            self._request_stop(request)
+
+    def _receipt(self, verdict: StopOutcome) -> StopReceipt:
+        return StopReceipt(self.run_id, verdict, self.status, self._stop_result)
+
+    async def _stop_result(self) -> StopResult:
+        output = await self.ended()
+        if output.status is RunStatus.completed:
+            return StopResult.completed_anyway
+        if output.status is RunStatus.failed:
+            return StopResult.failed_anyway
+        return StopResult.abandoned if output.abandoned else StopResult.stopped
+
+    def _deadline(self, request: StopRequest) -> Deadline:
+        """When the grace of a request ends; a member's is never longer than its own policy and its parent's allow."""
+        own, grace = self.policy.grace, request.grace
+        if grace is None or (request.via is not None and own is not None and own < grace):
+            grace = own
+        if request.mode is StopMode.now:
+            grace = 0.0
+        ends = NEVER if grace is None else self.loop.time() + grace
+        return Deadline(request if grace == request.grace else request.model_copy(update={"grace": grace}), ends)
+
+    def _request_stop(self, request: StopRequest) -> StopReceipt:
+        if self._inbox is not None and request is not self._inbox:
+            self._take_inbox()  # it came first
+        verdict, held = judge(
+            self.status if not self._sealed else RunStatus.completed, self._held, self._deadline(request)
+        )
+        if held is not None:
+            if not held.request.requested_at:
+                held = held._replace(request=held.request.model_copy(update={"requested_at": self._owner.clock()}))
+            self._act_on(held)
+        return self._receipt(verdict)
+
+    def _act_on(self, held: Deadline) -> None:
+        """T1: record, announce, members, scope, timer. Synchronous, and atomic on the loop."""
+        self._held = held
+        self.boundary.asked = True
+        request = held.request
+        self.voice.emit(
+            RunStopRequested, request.cause, request.reason, request.by, request.via, request.mode, request.grace,
+            request.requested_at, request.limit,
+        )  # fmt: skip
+        if self.status is RunStatus.pending:
+            self._seal(Signal.cancel)
+            return
+        self.status = follow(self.status, Signal.stop)
+        self._forward(request)
+        if request.mode is StopMode.now:
+            self._escalate(announce=bool(self.boundary.open))
+        else:
+            self.boundary.cancel_scope()
+            self._arm(held.ends, self._escalate)
+
+    def _forward(self, request: StopRequest) -> None:
+        for member in self.members:
+            if not member.status.ended:
+                member.ask_stop(request.model_copy(update={"via": self.run_id}))
+
+    # -- escalation ----------------------------------------------------------------------------------------------
+
+    def _arm(self, when: float, action: Callable[[], None]) -> None:
+        if self._end_of_grace is not None:
+            self._end_of_grace.cancel()
+            self._end_of_grace = None
+        if when < NEVER:
+            self._end_of_grace = self.loop.call_at(when, action)
+
+    def _escalate(self, *, announce: bool = True) -> None:
+        """Grace is over: members first, then this run's steps are cut."""
+        for member in self.members:
+            if not member.status.ended:
+                member.ask_stop(StopRequest(cause=StopCause.parent, mode=StopMode.now, via=self.run_id))
+        if announce:
+            self.voice.emit(RunEscalated, self.boundary.open_names())
+        self.boundary.lower_shields()
+        self._arm(self.loop.time() + self.policy.abandon_after, self._abandon)
+
+    def _abandon(self) -> None:
+        """Not even the cut was heeded: the run ends without its body, which stays owned and counted."""
+        self._abandoned = self.boundary.open_names() or (self.source.name,)
+        self.boundary.abandon()
+        if self._hooks:
+            self._owner.spawn(self._end_cancelled())
+        else:
+            self._seal(Signal.cancel)
+
+    # -- limits --------------------------------------------------------------------------------------------------
+
+    def _reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> None:
+        """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger."""
+        run, above = self, self._parent
+        while ledger is not None and above is not None and any(ledger is other for other in above.boundary.chain):
+            run, above = above, above._parent
+        if not run._sealed and run._held is None:
+            run._request_stop(StopRequest(cause=cause, reason=str(limit), limit=limit))
+
+    def _watch_time(self) -> None:
+        timeout, idle = self.limits.timeout, self.limits.idle_timeout
+        inherited = None if self._parent is None else self._parent.ends_at
+        if timeout is not None:
+            self.ends_at = self.loop.time() + timeout
+            self._limit_timer = self.loop.call_at(self.ends_at, self._later, self._time_out)
+        if inherited is not None:
+            self.ends_at = inherited if self.ends_at is None else min(self.ends_at, inherited)
+        if idle is not None:
+            self._look_idle()
+
+    def _later(self, action: Callable[[], None], turns: int = OUTRANKED) -> None:
+        """Act some loop turns later: users go first, and members wait for the runs above them (root to leaf)."""
+        above = self._parent
+        while above is not None:
+            turns, above = turns + 1, above._parent
+        self._defer(action, turns)
+
+    def _defer(self, action: Callable[[], None], turns: int) -> None:
+        if turns:
+            self.loop.call_soon(self._defer, action, turns - 1)
+        else:
+            action()
+
+    def _time_out(self) -> None:
+        timeout = self.limits.timeout
+        assert timeout is not None
+        self._reach_limit(StopCause.timeout, LimitReached(kind="timeout", holder="run", limit=timeout, used=timeout))
+
+    def _look_idle(self) -> None:
+        idle, sign = self.limits.idle_timeout, self._sign
+        if idle is None or sign is None or self._sealed:
+            return
+        quiet = self.loop.time() - sign.at
+        if quiet >= idle:
+            limit = LimitReached(kind="idle_timeout", holder="run", limit=idle, used=quiet)
+            self._later(lambda: self._reach_limit(StopCause.idle, limit))
+        else:
+            self._timer = self.loop.call_at(sign.at + idle, self._look_idle)
+
+    # -- the body ------------------------------------------------------------------------------------------------
+
+    async def drive(self) -> None:
+        """The run's task: the body under its scopes, then the outcome. Catches everything at the run's edge."""
+        if self.status.ended:
+            return
+        self.status = follow(self.status, Signal.start)
+        self.voice.emit(RunStarted)
+        self._watch_time()
+        current_run.set(self)
+        if self._parent is None:
+            current_step.set(None)
+        else:
+            self._inherit_stop(self._parent)
+        ending, raised = Ending.interrupted, None
+        try:
+            with self.boundary.scope:
+                try:
+                    self._value = await self._body()
+                    ending = Ending.returned
+                finally:
+                    self._delivered = self.boundary.scope.delivered
+        except BaseException as exc:  # noqa: BLE001 - boundary: drive. What a body raises ends this run and no other (T20)
+            raised = exc
+        interrupt = _process_interrupt(raised)
+        if interrupt is not None:
+            self._stop_by_process()
+        elif raised is not None:
+            ending = self._note(raised)
+        elif self._delivered:
+            self._stop_by_process()
+        try:
+            await self._wind_up(ending)
+        except BaseException as exc:  # noqa: BLE001 - boundary: drive. A native cancel in the last wait must not cost the outcome
+            self._errors = (*self._errors, safe_error(exc))
+            self._stop_by_process()
+            self._seal(Signal.cancel)
+            interrupt = interrupt or _process_interrupt(exc)
+        if interrupt is not None:
+            raise interrupt
+
+    def _inherit_stop(self, parent: Run) -> None:
+        """A member started inside a begun step of a stopping parent gets the stop with what is left of the grace (T2)."""
+        held = parent._held
+        if held is not None and self._held is None:
+            left = None if held.ends == NEVER else max(0.0, held.ends - self.loop.time())
+            self._request_stop(held.request.model_copy(update={"via": parent.run_id, "grace": left}))
+
+    async def _body(self) -> object:
+        work = self.spec.runnable.invoke(RunContext(self), self.spec.message)
+        if isinstance(work, AsyncIterator):
+            await self._pour(work)
+            return None
+        value = await work
+        if isinstance(value, str) and not self.voice.content:
+            self.voice.write(value)
+        return value
+
+    async def _pour(self, chunks: AsyncIterator[str]) -> None:
+        """Write what an async generator yields; every gap is a boundary."""
+        voice, boundary, count = self.voice, self.boundary, 0
+        try:
+            async for text in chunks:
+                if not isinstance(text, str):
+                    raise MisuseError(f"an agent's generator must yield strings, not {type(text).__name__}")
+                voice.write(text)
+                count += 1
+                if boundary.asked:
+                    await boundary.cross()
+                if not count % FAIRNESS:
+                    await asyncio.sleep(0)
+        finally:
+            close = getattr(chunks, "aclose", None)
+            if close is not None:
+                await finish_within(self.policy.cleanup_timeout, close)
+
+    def _note(self, raised: BaseException) -> Ending:
+        """What the body raised, as a fact."""
+        only_cancelled = isinstance(raised, asyncio.CancelledError) or (
+            isinstance(raised, BaseExceptionGroup) and raised.split(asyncio.CancelledError)[1] is None
+        )
+        if only_cancelled and (self.boundary.asked or self._delivered):
+            self._stop_by_process()
+            return Ending.interrupted
+        self._failed_first = not self.boundary.asked or self.boundary.failed_first(raised)
+        self._error = raised if isinstance(raised, Exception) else StepFailed(self.source.name, safe_error(raised))
+        self._errors = (*self._errors, safe_error(raised))
+        return Ending.raised
+
+    def _stop_by_process(self) -> None:
+        """A native cancel, or the process's own interrupt, with no stop on record: cause `shutdown` (T13)."""
+        self._take_inbox()
+        if self._held is None and not self._sealed:
+            self._request_stop(
+                StopRequest(cause=StopCause.shutdown, mode=StopMode.now, reason="its task was cancelled")
+            )
+
+    async def _wind_up(self, ending: Ending) -> None:
+        """After the body: members and begun steps end first, then the outcome follows from the facts."""
+        for member in self.members:
+            if not member.status.ended:
+                member.ask_stop(StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended"))
+        for member in self.members:
+            await member.ended()
+        if self.boundary.open or self.boundary.streams:
+            await self.boundary.close()
+        if self._sealed or self._abandoned:  # the outcome did not wait for this
+            return
+        self._take_inbox()
+        boundary = self.boundary
+        facts = Facts(
+            ending, self._held is not None, boundary.refused, boundary.cut, self._delivered, self._failed_first
+        )
+        signal = reduce_outcome(facts)
+        if signal is Signal.cancel and self._hooks:
+            await self._end_cancelled()
+        else:
+            self._seal(signal)
+
+    async def _end_cancelled(self) -> None:
+        """Run the `on_stop` hooks, newest first, each bounded, then publish; a hook that stays is left behind."""
+        hooks, self._hooks = self._hooks, ()
+        stop = self.stop
+        assert stop is not None
+        ends = self.loop.time() + self.policy.cleanup_timeout
+        self._arm(ends + SETTLE, self._leave_hooks_behind)
+        for left, hook in zip(range(len(hooks), 0, -1), reversed(hooks), strict=True):
+            share = max(0.0, ends - self.loop.time()) / left
+            try:
+                if not await finish_within(share, lambda hook=hook: hook(stop)):
+                    self._errors = (*self._errors, f"on_stop callback took more than {share:.3g} s and was cut")
+            except Exception as exc:  # noqa: BLE001 - boundary: drive. A hook cannot change the outcome (T9)
+                self._errors = (*self._errors, safe_error(exc))
+        self._seal(Signal.cancel)
+
+    def _leave_hooks_behind(self) -> None:
+        self._abandoned = (*self._abandoned, "on_stop")
+        self._seal(Signal.cancel)
+
+    # -- the outcome ---------------------------------------------------------------------------------------------
+
+    def _seal(self, signal: Signal) -> None:
+        """Publish the outcome, once. After this nothing of the run is left: no timer, no entry, no waiter."""
+        with live.lock:
+            if self._sealed:
+                return
+            inbox, self._inbox = self._inbox, None
+            self._sealed = inbox is None
+        if inbox is not None:  # asked from another thread at the last moment: it was accepted, so it is on record
+            self._request_stop(inbox)
+            if self._sealed:
+                return
+            self._sealed = True
+        self.status = follow(self.status, signal)
+        self._publish(signal)
+        for timer in (self._end_of_grace, self._limit_timer, self._timer):
+            if timer is not None:
+                timer.cancel()
+        live.remove(self.run_id)
+        self._owner.run_ended(self)
+        wake_all(self._bell)
+
+    def _publish(self, signal: Signal) -> None:
+        voice = self.voice
+        shared = (voice.content, self.usage, self.boundary.records(), self._errors)
+        if signal is Signal.complete:
+            self._outcome = voice.finish(RunCompleted, *shared)
+        elif signal is Signal.fail:
+            self._outcome = voice.finish(RunFailed, *shared, self._errors[0] if self._errors else "unknown")
+        else:
+            stop = self.stop
+            assert stop is not None
+            self._outcome = voice.finish(
+                RunCancelled, *shared, stop.cause, stop.reason, stop.by, stop.via, stop.mode, stop.requested_at,
+                self._owner.clock(), self._abandoned, stop.limit,
+            )  # fmt: skip
+
+    # -- for the body's context ----------------------------------------------------------------------------------
+
+    def add_hook(self, hook: StopHook) -> None:
+        """Register an `on_stop` callback."""
+        if not callable(hook):
+            raise MisuseError(f"run.on_stop takes a callable, not {type(hook).__name__}")
+        self._hooks = (*self._hooks, hook)
+
+    def start_member(self, runnable: Runnable, message: object, options: RunOptions) -> Run:
+        """Start a run below this one; once a stop is on record it ends without having begun, like a refused step."""
+        boundary = self.boundary
+        member = self._owner.launch_member(runnable, message, options, self)
+        self.members = (*self.members, member)
+        if boundary.asked and not boundary.inside():
+            boundary.refused = True
+            self._take_inbox()
+            stop = self.stop or StopRequest(cause=StopCause.parent)
+            member.ask_stop(stop.model_copy(update={"via": self.run_id}))
+        return member
+
+
+def _process_interrupt(raised: BaseException | None) -> KeyboardInterrupt | None:
+    """The KeyboardInterrupt in an exception: it is the process's, never a run's (T20)."""
+    if isinstance(raised, KeyboardInterrupt):
+        return raised
+    if isinstance(raised, BaseExceptionGroup):
+        found = [_process_interrupt(inner) for inner in raised.exceptions]
+        return next((interrupt for interrupt in found if interrupt is not None), None)
+    return None

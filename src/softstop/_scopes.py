@@ -1,0 +1,144 @@
+"""A cancel scope that can be cancelled without a spinning loop. Knows anyio and the loop; no run, no law."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from inspect import isawaitable
+from types import TracebackType
+from typing import Final
+
+import anyio
+
+TURNS: Final = 3  # loop turns of anyio's own delivery before a task that stays is left in peace
+PULSE: Final = 0.06  # seconds until the next delivery to a task that stays: with TURNS, below 20 in any second
+SLOWEST_PULSE: Final = 1.0
+POLL: Final = 0.25  # seconds until a cancel that found nobody to deliver to looks again
+
+
+class QuietScope:
+    """Two nested cancel scopes: the outer one is cancelled, the inner one can be shielded again.
+
+    anyio delivers a cancellation on every loop turn as long as a task stays in the scope: code that swallows it, or
+    an awaitable that refuses it, burns a core (anyio#1111, #1257). So after a few turns the inner shield goes up, and
+    from then on the cancellation is delivered in pulses.
+    """
+
+    __slots__ = ("_handle", "_loop", "_pulse", "_turns", "inner", "outer", "task")
+
+    def __init__(self) -> None:
+        self.outer = anyio.CancelScope()
+        self.inner = anyio.CancelScope()
+        self.task: asyncio.Task[object] | None = None  # set while entered
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: asyncio.Handle | None = None  # the next look or pulse; None unless cancelled and still inside
+        self._pulse = PULSE
+        self._turns = 0
+
+    def __enter__(self) -> QuietScope:
+        self.task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self.outer.__enter__()
+        self.inner.__enter__()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._unschedule()
+        self.inner.__exit__(exc_type, exc, trace)  # never cancelled itself, so it never swallows
+        self.task = None
+        return bool(self.outer.__exit__(exc_type, exc, trace))
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called; says nothing about what the code inside made of it."""
+        return self.outer.cancel_called
+
+    @property
+    def resting(self) -> bool:
+        """Whether delivery rests until the next pulse."""
+        return self.inner.shield
+
+    @property
+    def delivered(self) -> bool:
+        """Whether a cancellation, this scope's or a native one, was thrown into the task that entered."""
+        return self.task is not None and self.task.cancelling() > 0
+
+    def cancel(self) -> None:
+        """Interrupt everything inside that is not shielded."""
+        self.outer.cancel()
+        if self.task is not None:
+            self._watch_from_now()
+
+    def nudge(self) -> None:
+        """A shield inside has just gone: deliver again at once instead of at the next pulse."""
+        if self.outer.cancel_called and self.task is not None:
+            self.inner.shield = False
+            self._watch_from_now()
+
+    def freeze(self) -> None:
+        """Deliver nothing any more, for good."""
+        self._unschedule()
+        self.inner.shield = True
+
+    def _watch_from_now(self) -> None:
+        self._unschedule()
+        self._turns, self._pulse = TURNS, PULSE
+        assert self._loop is not None
+        self._handle = self._loop.call_soon(self._watch)
+
+    def _watch(self) -> None:
+        assert self._loop is not None
+        self._turns -= 1
+        if self._turns > 0:
+            self._handle = self._loop.call_soon(self._watch)
+        elif self.delivered:
+            self.inner.shield = True
+            self._handle = self._loop.call_later(self._pulse, self._beat)
+        else:  # all behind shields; whoever lowers one nudges, so this only catches shields that are not ours
+            wait = POLL * 4**-(self._turns)
+            self._handle = self._loop.call_later(wait, self._watch)
+
+    def _beat(self) -> None:
+        assert self._loop is not None
+        self.inner.shield = False  # anyio delivers inside this assignment, once
+        self.inner.shield = True
+        self._pulse = min(self._pulse * 1.5, SLOWEST_PULSE)
+        self._handle = self._loop.call_later(self._pulse, self._beat)
+
+    def _unschedule(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+async def finish_within(seconds: float, work: Callable[[], object]) -> bool:
+    """Call `work`, await its result if there is one to await, shielded and for at most `seconds`; tell whether it ended.
+
+    The bound is a cancellation, so code that swallows it can still stay; whoever calls this has a bound of its own.
+    """
+    with anyio.CancelScope(shield=True), QuietScope() as quiet:
+        timer = asyncio.get_running_loop().call_later(seconds, quiet.cancel)
+        try:
+            result = work()
+            if isawaitable(result):
+                await result
+            return True
+        finally:
+            timer.cancel()
+    return False
+
+
+def contains(ancestor: anyio.CancelScope, scope: anyio.CancelScope) -> bool:
+    """Whether an entered scope lies in the tree of another one.
+
+    A task that asyncio started (gather, TaskGroup, wait_for before 3.12) lies in no tree, however it was spawned.
+    anyio has no public way to ask; `_parent_scope` is guarded by a test of this function.
+    """
+    here: anyio.CancelScope | None = scope
+    while here is not None:
+        if here is ancestor:
+            return True
+        here = getattr(here, "_parent_scope")  # noqa: B009 - private, see above
+    return False

@@ -1,0 +1,126 @@
+"""What a run is asked to be and what it hands back: plain values. No task, no clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self, TypedDict, TypeVar
+
+from .budgets import Budget
+from .errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
+from .events import StepRecord
+from .limits import NO_LIMITS, Limits
+from .ports import Runnable
+from .stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
+from .usage import NO_USAGE, Usage
+
+T = TypeVar("T")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
+
+
+class RunOptions(TypedDict, total=False):
+    """What may be said about one run when it is started; the same keywords everywhere a run is started."""
+
+    run_id: str | None
+    """1 to 64 ASCII letters, digits and `._:-`; None makes a fresh one. No two live runs share an id."""
+    limits: Limits | None
+    """Bounds of this run; each one not given is the agent's, else the supervisor's."""
+    budgets: Sequence[Budget]
+    """Ledgers this run shares with others."""
+    policy: StopPolicy | None
+    """How this run lets itself be stopped; None takes the agent's, else the supervisor's."""
+    user_id: str | None
+    """Whose run this is."""
+    session_id: str | None
+    """The conversation it belongs to."""
+    metadata: Mapping[str, Any]
+    """Anything of the caller's; kept, never interpreted."""
+
+
+class RunSpec(NamedTuple):
+    """One checked request to run something."""
+
+    runnable: Runnable
+    message: Any
+    run_id: str
+    limits: Limits = NO_LIMITS
+    budgets: tuple[Budget, ...] = ()
+    policy: StopPolicy | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    metadata: Mapping[str, Any] = {}
+
+    @classmethod
+    def check(cls, runnable: Runnable, message: object, options: RunOptions, fresh_id: str) -> Self:
+        """Build a spec from a caller's keywords.
+
+        Raises:
+            MisuseError: An unknown keyword, a malformed id, or a value of the wrong type.
+        """
+        if not options:
+            return cls(runnable, message, fresh_id)
+        unknown = set(options) - set(RunOptions.__annotations__)
+        if unknown:
+            raise MisuseError(
+                f"unknown option {sorted(unknown)[0]!r}; a run takes {', '.join(RunOptions.__annotations__)}"
+            )
+        run_id = options.get("run_id")
+        if run_id is None:
+            run_id = fresh_id
+        elif not isinstance(run_id, str) or not _ID.fullmatch(run_id):
+            raise MisuseError(
+                f"run_id must be 1 to 64 ASCII letters, digits and ._:- , starting with a letter or digit: {run_id!r:.80}"
+            )
+        limits = _typed(options.get("limits"), Limits, "limits") or NO_LIMITS
+        budgets = tuple(options.get("budgets") or ())
+        for budget in budgets:
+            _typed(budget, Budget, "each of budgets")
+        policy = _typed(options.get("policy"), StopPolicy, "policy")
+        user_id, session_id = options.get("user_id"), options.get("session_id")
+        return cls(
+            runnable, message, run_id, limits, budgets, policy, user_id, session_id, options.get("metadata") or {}
+        )
+
+
+def _typed(value: Any, kind: type[T], name: str) -> T | None:
+    if value is not None and not isinstance(value, kind):
+        raise MisuseError(f"{name} must be {kind.__name__}(...), not {type(value).__name__}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """What a run came to. A run that was stopped or that failed is told as data, not as an exception.
+
+    `content` is the text that was written, up to the stop; `value` what the body returned; `stop` the request that
+    was recorded, also when the run completed anyway; `members` the outputs of member runs in the order of their start;
+    `errors` what failed besides, one bounded line each.
+    """
+
+    run_id: str
+    status: RunStatus
+    content: str = ""
+    value: Any = None
+    usage: Usage = NO_USAGE
+    stop: StopRequest | None = None
+    steps: tuple[StepRecord, ...] = ()
+    members: tuple[RunOutput, ...] = ()
+    errors: tuple[str, ...] = ()
+    abandoned: tuple[str, ...] = ()
+    error: BaseException | None = field(default=None, repr=False, compare=False)
+
+    def raise_for_status(self) -> Self:
+        """Return the output of a completed run.
+
+        Raises:
+            BudgetExceeded: The run was cancelled because a limit or budget ran out.
+            RunStopped: The run was cancelled for another cause.
+            RunErrored: The run failed; the original exception is its `__cause__`.
+        """
+        if self.status is RunStatus.cancelled and self.stop is not None:
+            kind = BudgetExceeded if self.stop.cause in BUDGET_CAUSES else RunStopped
+            raise kind(self.run_id, self.stop.cause.value, self.stop.reason or str(self.stop.limit or "") or None)
+        if self.status is RunStatus.failed:
+            raise RunErrored(self.run_id, self.errors[0] if self.errors else "unknown") from self.error
+        return self

@@ -1,0 +1,134 @@
+"""An agent: a body, or a model with tools, as a frozen value. Knows how to be run, not how runs live."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, Literal, Unpack, overload
+
+from ._portal import SyncEventStream, run_sync, stream_sync
+from ._run import Run
+from ._spec import RunOptions, RunOutput
+from .context import RunContext
+from .errors import MisuseError
+from .events import Source
+from .limits import NO_LIMITS, Limits
+from .stops import StopPolicy
+from .supervisor import cancel_run, start_here
+
+Body = Callable[[RunContext, Any], Awaitable[Any] | AsyncIterator[str]]
+
+
+class Agent:
+    """Something that does work in steps and can be stopped between them.
+
+    Args:
+        body: `async def body(run, message)` that returns a value, or an async generator of text.
+        name: Shown in events; the body's name if not given.
+        id: Names it in routes and events; made from the name if not given.
+        description: What it is for; a team's leader reads it.
+        limits: Limits of each run, where the call gives none.
+        policy: How its runs let themselves be stopped, where the call does not say.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        *,
+        name: str | None = None,
+        id: str | None = None,
+        description: str = "",
+        limits: Limits = NO_LIMITS,
+        policy: StopPolicy | None = None,
+    ) -> None:
+        self._body = check_body(body)
+        self.name = name or _name_of(body)
+        self.id = id or slug(self.name)
+        self.description = description
+        self.limits = limits
+        self.policy = policy
+        self.source = Source("agent", self.id, self.name)
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name!r}>"
+
+    def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
+        """Call the body; for the run that owns it."""
+        return self._body(run, message)
+
+    def arun(self, message: object = None, *, stream: bool | None = None, **options: Unpack[RunOptions]) -> Run:
+        """Start a run now and return it: `await` it for its output, or read its events with `async for`.
+
+        Inside a body the run becomes a member of that body's run; else it belongs to the supervisor around, or to the
+        loop's default one.
+
+        Args:
+            message: Handed to the body.
+            stream: Accepted and not needed; a Run is both an awaitable and a stream.
+            options: See `RunOptions`.
+
+        Raises:
+            MisuseError: No event loop is running here, or an option is wrong.
+        """
+        del stream
+        return start_here(self, message, options)
+
+    @overload
+    def run(
+        self, message: object = None, *, stream: Literal[False] = False, **options: Unpack[RunOptions]
+    ) -> RunOutput: ...
+    @overload
+    def run(
+        self, message: object = None, *, stream: Literal[True], **options: Unpack[RunOptions]
+    ) -> SyncEventStream: ...
+    def run(
+        self, message: object = None, *, stream: bool = False, **options: Unpack[RunOptions]
+    ) -> RunOutput | SyncEventStream:
+        """Run from a plain thread: wait for the output, or with `stream=True` iterate over the events.
+
+        Raises:
+            MisuseError: An event loop runs in this thread, or an option is wrong.
+        """
+        return stream_sync(self, message, options) if stream else run_sync(self, message, options)
+
+    def cancel_run(self, run_id: str, reason: str | None = None) -> bool:
+        """Ask a run to stop at its next step boundary; from any thread. See `softstop.cancel_run`."""
+        return cancel_run(run_id, reason)
+
+
+def check_body(body: Any) -> Body:
+    """The body, if it can be one.
+
+    Raises:
+        MisuseError: It is not an async function or async generator function of two arguments.
+    """
+    call = body.func if isinstance(body, partial) else body
+    if not callable(call):
+        raise MisuseError(f"an agent's body is an async function (run, message), not {type(body).__name__}")
+    if not (inspect.isfunction(call) or inspect.ismethod(call)):
+        call = type(call).__call__
+    if not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)):
+        raise MisuseError(
+            f"an agent's body must be `async def`, or it would block every run of the loop: {_name_of(body)}"
+        )
+    try:
+        inspect.signature(body).bind(None, None)
+    except TypeError as error:
+        raise MisuseError(
+            f"an agent's body takes (run, message): {_name_of(body)}{inspect.signature(body)}, {error}"
+        ) from None
+    checked: Body = body
+    return checked
+
+
+def _name_of(body: Any) -> str:
+    call = body.func if isinstance(body, partial) else body
+    name: str = getattr(call, "__name__", type(call).__name__)
+    return name
+
+
+def slug(name: str) -> str:
+    """A name as an id: lower case ASCII letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64] or "agent"

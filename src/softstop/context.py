@@ -1,0 +1,211 @@
+"""What a body sees of its run: steps, streams, text, usage. Passes on; decides nothing and owns nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Mapping
+from typing import Any, Protocol, TypeVar, Unpack
+
+from pydantic import ValidationError
+
+from ._log import Voice
+from ._spec import RunOptions, RunOutput, RunSpec
+from ._steps import Boundary, Step, Stream, current_step
+from .budgets import Amount, spend
+from .errors import MisuseError
+from .events import UsageRejected
+from .limits import Limits
+from .ports import Runnable
+from .stops import StopPolicy, StopRequest
+from .usage import NO_USAGE, Usage
+
+T = TypeVar("T")
+StopHook = Callable[[StopRequest], object]
+
+
+class LiveRun(Protocol):
+    """What the context needs of the run behind it."""
+
+    spec: RunSpec
+    boundary: Boundary
+    voice: Voice
+    limits: Limits
+    policy: StopPolicy
+    ends_at: float | None
+
+    @property
+    def stop(self) -> StopRequest | None: ...
+    def start_member(self, runnable: Runnable, message: object, options: RunOptions) -> Any: ...  # noqa: D102
+    def add_hook(self, hook: StopHook) -> None: ...  # noqa: D102
+
+
+class RunContext:
+    """The run, as its body gets it. Everything here is bound to this run's loop; `write`, `charge` and `stopping`
+    may also be used from the worker thread of a sync tool.
+    """
+
+    __slots__ = ("_boundary", "_loop", "_run", "_voice")
+
+    def __init__(self, run: LiveRun) -> None:
+        self._run = run
+        self._voice = run.voice
+        self._boundary = run.boundary
+        self._loop = run.voice.log.loop
+
+    def __repr__(self) -> str:
+        return f"<RunContext {self.run_id}>"
+
+    @property
+    def run_id(self) -> str:
+        """The id of this run."""
+        return self._voice.stamp.run_id
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The id of the run this one is a member of."""
+        return self._voice.stamp.parent_run_id
+
+    @property
+    def user_id(self) -> str | None:
+        """Whose run this is, as the caller said."""
+        return self._run.spec.user_id
+
+    @property
+    def session_id(self) -> str | None:
+        """The conversation it belongs to, as the caller said."""
+        return self._run.spec.session_id
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the caller gave along."""
+        return self._run.spec.metadata
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that hold for this run."""
+        return self._run.limits
+
+    @property
+    def policy(self) -> StopPolicy:
+        """How this run lets itself be stopped."""
+        return self._run.policy
+
+    @property
+    def content(self) -> str:
+        """All text written so far."""
+        return self._voice.content
+
+    @property
+    def usage(self) -> Usage:
+        """All usage charged so far."""
+        return NO_USAGE if self._voice.usage is None else self._voice.usage.total()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop is on record; also from another thread, and at once."""
+        return self._boundary.asked
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The stop on record."""
+        return self._run.stop
+
+    @property
+    def remaining_time(self) -> float | None:
+        """Seconds until the run's own or a parent's timeout; None without one."""
+        ends_at = self._run.ends_at
+        return None if ends_at is None else max(0.0, ends_at - self._loop.time())
+
+    def step(self, name: str, *, reserve: Usage | None = None, interruptible: bool = False) -> Step:
+        """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, whatever asks for a stop.
+
+        Args:
+            name: Shown in events.
+            reserve: What the step may spend at most. It waits until every limit and budget has room for that,
+                and the unspent part is given back at its end; without it nothing is claimed beforehand.
+            interruptible: Cutting it by force leaves no doubt about what happened: it is told as `cut`, not `unsettled`.
+        """
+        if reserve is None:
+            return Step(self._boundary, name, None, interruptible=interruptible)
+        return Step(self._boundary, name, Amount.of(reserve), interruptible=interruptible)
+
+    def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
+        """A divisible step: `async for chunk in run.stream("write", source)`. A stop lands between two chunks.
+
+        The source is closed at its end, on a stop and on failure; used as `async with`, also on an early break.
+        """
+        return Stream(self._boundary, name, source)
+
+    async def boundary(self) -> None:
+        """A step boundary of your own, for long work that is neither a step nor a wait. Does not yield to the loop."""
+        await self._boundary.cross()
+
+    def write(self, text: str) -> None:
+        """Publish a piece of content. Never waits; empty text is no event.
+
+        Raises:
+            MisuseError: It is not a string.
+        """
+        if type(text) is not str and not isinstance(text, str):
+            raise MisuseError(
+                f"run.write takes a string, not {type(text).__name__}; write str(...) of it if that is meant"
+            )
+        if asyncio._get_running_loop() is self._loop:
+            self._voice.write(text)
+        else:
+            self._loop.call_soon_threadsafe(self._voice.write, text)
+
+    def charge(self, usage: Usage | Mapping[str, Any]) -> None:
+        """Count usage for this run, its parents and the budgets they share. Never raises for a limit or a bad report.
+
+        A mapping is a provider's report: one that cannot be true becomes a `UsageRejected` event, and what the step
+        has reserved counts as spent.
+        """
+        if asyncio._get_running_loop() is not self._loop:
+            self._loop.call_soon_threadsafe(self.charge, usage)
+            return
+        boundary = self._boundary
+        step = current_step.get()
+        hold = step.hold if step is not None and step.boundary is boundary and step in boundary.open else None
+        if not isinstance(usage, Usage):
+            try:
+                usage = Usage.model_validate(usage)
+            except ValidationError as error:
+                first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+                where = ".".join(str(part) for part in first["loc"])[:60]
+                self._voice.emit(UsageRejected, f"{where or 'usage'}: {first['msg']}"[:200])
+                if hold is not None:
+                    hold.forfeit()
+                    boundary.look_at_ledgers()
+                return
+        self._voice.charge(usage)
+        if boundary.chain:
+            if hold is None:
+                spend(boundary.chain, Amount.of(usage))
+            else:
+                hold.spend(Amount.of(usage))
+            boundary.look_at_ledgers()
+
+    def heartbeat(self) -> None:
+        """Tell an idle limit that the run is alive although it has nothing to say."""
+        self._voice.alive()
+
+    def on_stop(self, callback: StopHook) -> None:
+        """Call `callback(stop)`, sync or async, if this run ends cancelled: after its last step, newest callback first.
+
+        All callbacks together have `cleanup_timeout` seconds; they cannot change the outcome.
+        """
+        self._run.add_hook(callback)
+
+    def start_member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> Any:
+        """Start a member run: it is stopped with this run, and this run ends after it. Returns its `Run`.
+
+        Refused, like a step, once a stop is on record: the member then ends cancelled without having begun.
+        """
+        return self._run.start_member(runnable, message, options)
+
+    async def member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> RunOutput:
+        """Run a member to its end and return its output, also when it failed or was stopped on its own."""
+        await self._boundary.cross()
+        output: RunOutput = await self._run.start_member(runnable, message, options)
+        return output

@@ -1,0 +1,221 @@
+"""Why, how and with what result a run is stopped: the vocabulary of a stop. No run, no task, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .errors import MisuseError, RunNotCancellable, RunNotFound
+
+LONGEST_REASON = 1_000
+
+
+class RunStatus(StrEnum):
+    """Where a run is. The last three are final and written once."""
+
+    pending = "pending"
+    running = "running"
+    stopping = "stopping"
+    cancelled = "cancelled"
+    completed = "completed"
+    failed = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the status is final."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({RunStatus.cancelled, RunStatus.completed, RunStatus.failed})
+
+
+class StopCause(StrEnum):
+    """Who or what asked for the stop; a closed set."""
+
+    user = "user"
+    timeout = "timeout"
+    token_budget = "token_budget"
+    cost_budget = "cost_budget"
+    step_limit = "step_limit"
+    idle = "idle"
+    parent = "parent"
+    caller_gone = "caller_gone"
+    superseded = "superseded"
+    shutdown = "shutdown"
+
+
+BUDGET_CAUSES = frozenset({StopCause.token_budget, StopCause.cost_budget, StopCause.step_limit})
+
+
+class StopMode(StrEnum):
+    """Where the stop may land: after the turn, at the next step boundary, or at once."""
+
+    turn = "turn"
+    step = "step"
+    now = "now"
+
+    @property
+    def strength(self) -> int:
+        """0, 1 or 2: a repeated stop may only grow stronger."""
+        return _STRENGTH[self]
+
+
+_STRENGTH = {StopMode.turn: 0, StopMode.step: 1, StopMode.now: 2}
+
+Grace = Annotated[float, Field(ge=0, le=7 * 86_400, allow_inf_nan=False)]
+
+
+def _one_bounded_line(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    line = value.encode("utf-8", "replace").decode()
+    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
+
+
+Note = Annotated[str, BeforeValidator(_one_bounded_line)]
+
+
+class StopPolicy(BaseModel):
+    """How a run lets itself be stopped. Given to a supervisor, an agent or a run; the nearest wins.
+
+    A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, whatever the run does.
+
+    Args:
+        grace: Seconds a begun atomic step may still take; None waits for ever.
+        abandon_after: Seconds a step that was cut may take to end before the run ends without it.
+        cleanup_timeout: Seconds for all `on_stop` callbacks together, and for closing one source.
+        on_caller_gone: "stop" a run whose awaiting caller was cancelled, or "detach" and let it go on.
+        finish_model_calls: Treat model answers as atomic steps: they are paid to the end and kept whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grace: Grace | None = 30.0
+    abandon_after: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    cleanup_timeout: Annotated[float, Field(gt=0, le=3_600)] = 10.0
+    on_caller_gone: Literal["stop", "detach"] = "stop"
+    finish_model_calls: bool = False
+
+
+class LimitReached(BaseModel):
+    """Which limit stopped the run: what it counts, whose it is, its number and how far it was used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["timeout", "idle_timeout", "tokens", "cost_usd", "steps"]
+    holder: str
+    limit: float
+    used: float
+
+    @property
+    def overshoot(self) -> float:
+        """How far beyond the limit, 0 if it held."""
+        return max(0.0, self.used - self.limit)
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.holder}: {self.used:,.9g} of {self.limit:,.9g} used"
+
+
+class StopRequest(BaseModel):
+    """One request to stop, as it was recorded. The first one fixes cause, reason and author.
+
+    `grace` is the policy's when None was not asked for explicitly; `via` is the parent run it came through;
+    `requested_at` is wall-clock seconds since the epoch; `limit` is set where a limit or budget asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cause: StopCause = StopCause.user
+    reason: Note | None = None
+    by: Note | None = None
+    via: str | None = None
+    mode: StopMode = StopMode.step
+    grace: Grace | None = None
+    requested_at: float = 0.0
+    limit: LimitReached | None = None
+
+
+def user_request(reason: str | None, by: str | None, mode: StopMode | str, grace: float | None) -> StopRequest:
+    """Check what a caller of `cancel_run` said.
+
+    Raises:
+        MisuseError: No such mode, or a grace that is no number of seconds.
+    """
+    try:
+        return StopRequest.model_validate({"reason": reason, "by": by, "mode": mode, "grace": grace})
+    except ValidationError as error:
+        wrong = {str(problem["loc"][0]): problem["msg"] for problem in error.errors(include_url=False)}
+        told = "; ".join(f"{name}: {what}" for name, what in wrong.items())
+        raise MisuseError(
+            f"this is no stop request: {told}; mode is turn, step or now, grace 0 to 604,800 seconds"
+        ) from None
+
+
+class StopOutcome(StrEnum):
+    """What became of a stop request at the moment it was made."""
+
+    accepted = "accepted"
+    escalated = "escalated"
+    already = "already"
+    too_late = "too_late"
+    unknown = "unknown"
+
+
+class StopResult(StrEnum):
+    """What became of the run after a stop was accepted."""
+
+    stopped = "stopped"
+    completed_anyway = "completed_anyway"
+    failed_anyway = "failed_anyway"
+    abandoned = "abandoned"
+
+
+class StopReceipt:
+    """The honest answer of `cancel_run`, given at once. Truthy when the run is stopping because of this or an earlier call."""
+
+    __slots__ = ("_wait", "outcome", "run_id", "status")
+
+    def __init__(
+        self,
+        run_id: str,
+        outcome: StopOutcome,
+        status: RunStatus | None,
+        wait: Callable[[], Awaitable[StopResult]] | None = None,
+    ) -> None:
+        self.run_id, self.outcome = run_id, outcome
+        self.status = status  # of the run when the request was made; None if the run is unknown
+        self._wait = wait
+
+    def __bool__(self) -> bool:
+        return self.outcome in (StopOutcome.accepted, StopOutcome.escalated, StopOutcome.already)
+
+    def __repr__(self) -> str:
+        return f"<StopReceipt {self.run_id} {self.outcome}>"
+
+    async def wait(self) -> StopResult:
+        """Wait until the run has ended and tell how.
+
+        Raises:
+            RunNotFound: The run is unknown, so there is nothing to wait for.
+
+        Cancelling this call leaves the stop request in force.
+        """
+        if self._wait is None:
+            raise RunNotFound(self.run_id)
+        return await self._wait()
+
+    def raise_for_status(self) -> StopReceipt:
+        """Return the receipt if the stop is under way.
+
+        Raises:
+            RunNotFound: Nobody knows the id.
+            RunNotCancellable: The run had ended before.
+        """
+        if self.outcome is StopOutcome.unknown:
+            raise RunNotFound(self.run_id)
+        if self.outcome is StopOutcome.too_late:
+            raise RunNotCancellable(self.run_id, str(self.status))
+        return self

@@ -1,0 +1,360 @@
+"""Who is alive: owns every run's task, starts, finds, stops and drains runs. Knows no agent and no transport."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Self, Unpack, cast
+
+import anyio
+
+from ._journal import Journal
+from ._live import defaults, live
+from ._log import EventStream, Waiters, wait_in, wake_all
+from ._run import SETTLE, Run, current_run
+from ._spec import RunOptions, RunSpec
+from .errors import MisuseError, RunNotFound, SupervisorClosed
+from .limits import NO_LIMITS, Limits
+from .ports import Observer, Runnable
+from .stops import (
+    RunStatus,
+    StopCause,
+    StopMode,
+    StopOutcome,
+    StopPolicy,
+    StopReceipt,
+    StopRequest,
+    user_request,
+)  # fmt: skip
+
+_ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
+
+
+class Supervisor:
+    """Owns runs. `async with Supervisor() as supervisor:`; leaving the block drains it, leaving by an exception at once.
+
+    Args:
+        limits: Limits of every run that does not say otherwise, field by field.
+        policy: How runs let themselves be stopped where neither they nor their agent say so.
+        max_running: Root runs that run at the same time; further ones wait as `pending`. None bounds nothing.
+        keep_ended: Ended runs that are remembered for replay, output and `too_late`.
+        keep_ended_for: Seconds after which an ended run is forgotten.
+        observers: Told of every event but content.
+        clock: Wall-clock seconds for `at`; deadlines use the loop's clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits = NO_LIMITS,
+        policy: StopPolicy | None = None,
+        max_running: int | None = None,
+        keep_ended: int = 1_000,
+        keep_ended_for: float = 3_600.0,
+        observers: Iterable[Observer] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if max_running is not None and max_running < 1:
+            raise MisuseError(f"max_running must be at least 1 or None, not {max_running}")
+        if keep_ended < 0 or keep_ended_for < 0:
+            raise MisuseError("keep_ended and keep_ended_for cannot be negative; 0 forgets ended runs at once")
+        self.limits = limits
+        self.policy = policy or StopPolicy()
+        self.clock = clock
+        self._max_running = max_running
+        self._keep, self._keep_for = keep_ended, keep_ended_for
+        self._observers = tuple(observers)
+        self._journal = Journal()
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop of its runs, from the first use on
+        self._closed = False
+        self._runs: dict[str, Run] = {}  # not ended, members included
+        self._ended: OrderedDict[str, tuple[float, Run]] = OrderedDict()  # with the loop time of their end
+        self._queue: deque[Run] = deque()
+        self._running = 0  # root runs that have a task and no outcome
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._quiet: Waiters = []
+        self._outer: Supervisor | None = None  # the ambient one around the block
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._bind()
+        self._outer = _ambient.get()
+        _ambient.set(self)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _ambient.set(self._outer)  # not reset(token): that fails where a test fixture leaves in another context
+        with anyio.CancelScope(shield=True):  # bounded by the policies of the runs
+            if exc is None:
+                await self.drain()
+            else:
+                await self.drain(timeout=0)
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise MisuseError("this supervisor belongs to another event loop; open one per loop, or use arun() there")
+        return loop
+
+    async def drain(self, timeout: float = 30.0, wait: float = 0.0) -> int:  # noqa: ASYNC109 - the drain's own number
+        """Admit nothing more, stop every live run with cause `shutdown`, and wait until all have an outcome.
+
+        Args:
+            timeout: Seconds after which what is left is stopped with mode `now`.
+            wait: Seconds that runs get to end by themselves first.
+
+        Returns:
+            How many runs were live when called.
+
+        Raises:
+            MisuseError: Called from inside one of its runs, which would wait for itself.
+
+        Cancelling this call leaves the stop requests in force.
+        """
+        inside = current_run.get()
+        if inside is not None and inside.run_id in self._runs and self._runs[inside.run_id] is inside:
+            raise MisuseError("drain() was called inside a run of this supervisor; it would wait for itself")
+        self._closed = True
+        count = len(self._runs)
+        if count and wait > 0:
+            with anyio.move_on_after(wait):
+                await self._all_ended()
+        if self._runs and timeout > 0:
+            self._stop_all(StopMode.step)
+            with anyio.move_on_after(timeout):
+                await self._all_ended()
+        if self._runs:
+            self._stop_all(StopMode.now)
+            await self._all_ended()  # bounded by each run's abandon_after and cleanup_timeout
+        await self._wait_for_abandoned()
+        return count
+
+    def _stop_all(self, mode: StopMode) -> None:
+        for run in [run for run in self._runs.values() if run.parent_run_id is None]:
+            run.ask_stop(StopRequest(cause=StopCause.shutdown, mode=mode))
+
+    async def _all_ended(self) -> None:
+        while self._runs:
+            await wait_in(self._quiet, self._bind())
+
+    async def _wait_for_abandoned(self) -> None:
+        await asyncio.sleep(0)  # tasks whose run has just ended get the turn they need to finish
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(self.policy.abandon_after, SETTLE))
+
+    @property
+    def abandoned(self) -> int:
+        """Tasks that are still running although their run has its outcome."""
+        return len(self._tasks) - sum(run.task is not None for run in self._runs.values())
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    def start(self, runnable: Runnable, message: object = None, **options: Unpack[RunOptions]) -> Run:
+        """Start a root run and return it at once; its id is known before its first event.
+
+        Raises:
+            MisuseError: A bad option, another loop's supervisor, or something that cannot be run.
+            RunIdTaken: A live run has this id.
+            SupervisorClosed: The supervisor drains or was left.
+        """
+        self._bind()
+        if self._closed:
+            raise SupervisorClosed
+        run = self._register(runnable, message, options, None)
+        if self._max_running is not None and self._running >= self._max_running:
+            self._queue.append(run)
+        else:
+            self._running += 1
+            self._begin(run)
+        return run
+
+    def launch_member(self, runnable: Runnable, message: object, options: RunOptions, parent: Run) -> Run:
+        """Start a run below another one; for `RunContext.start_member`, which decides whether it may begin."""
+        run = self._register(runnable, message, options, parent)
+        self._begin(run)
+        return run
+
+    def _register(self, runnable: Runnable, message: object, options: RunOptions, parent: Run | None) -> Run:
+        if not hasattr(runnable, "invoke") or not hasattr(runnable, "source"):
+            raise MisuseError(f"cannot run {type(runnable).__name__}; wrap it: Agent(...)")
+        spec = RunSpec.check(runnable, message, options, _fresh_id())
+        limits = spec.limits.over(runnable.limits)
+        if parent is None:
+            limits = limits.over(self.limits)
+        policy = spec.policy or runnable.policy or (parent.policy if parent is not None else self.policy)
+        run = Run(self, spec, limits, policy, parent)
+        live.add(run.run_id, run)
+        self._runs[run.run_id] = run
+        return run
+
+    def _begin(self, run: Run) -> None:
+        run.task = self.spawn(run.drive())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """The one place that starts tasks which outlive a call; they stay owned until they are done."""
+        task = self._bind().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: what a run raised is in its outcome, and KeyboardInterrupt went its own way
+
+    def run_ended(self, run: Run) -> None:
+        """A run has published its outcome; for the run itself."""
+        if self._runs.pop(run.run_id, None) is None:
+            return
+        now = run.loop.time()
+        self._ended[run.run_id] = (now, run)
+        self._ended.move_to_end(run.run_id)
+        while self._ended and (
+            len(self._ended) > self._keep or now - next(iter(self._ended.values()))[0] > self._keep_for
+        ):
+            self._ended.popitem(last=False)
+        if run.parent_run_id is None and run.task is not None:
+            self._running -= 1
+            self._admit()
+        if not self._runs:
+            wake_all(self._quiet)
+
+    def _admit(self) -> None:
+        while self._queue and (self._max_running is None or self._running < self._max_running):
+            run = self._queue.popleft()
+            if not run.status.ended:
+                self._running += 1
+                self._begin(run)
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """Who is told of events."""
+        return (self._journal, *self._observers) if self._journal.wanted else self._observers
+
+    # -- finding and stopping ------------------------------------------------------------------------------------
+
+    def cancel_run(
+        self,
+        run_id: str,
+        reason: str | None = None,
+        *,
+        by: str | None = None,
+        mode: StopMode | str = StopMode.step,
+        grace: float | None = None,
+    ) -> StopReceipt:
+        """Ask a run to stop at its next step boundary. Returns at once, from any thread, and tells what became of it.
+
+        Args:
+            run_id: A root or member run of this supervisor.
+            reason: Free text, kept up to 1,000 characters.
+            by: Who asked.
+            mode: "turn", "step", or "now", which cuts a running step at once.
+            grace: Seconds a running atomic step may still take; None takes the policy's.
+
+        Raises:
+            MisuseError: No such mode, or a grace that is no number of seconds.
+        """
+        request = user_request(reason, by, mode, grace)
+        run = self._find(run_id)
+        return _unknown(run_id) if run is None else run.ask_stop(request)
+
+    def get_run(self, run_id: str) -> Run:
+        """The run with this id, live or remembered.
+
+        Raises:
+            RunNotFound: Neither.
+        """
+        run = self._find(run_id)
+        if run is None:
+            raise RunNotFound(run_id)
+        return run
+
+    def list_runs(
+        self, *, status: RunStatus | str | None = None, user_id: str | None = None, session_id: str | None = None
+    ) -> list[Run]:
+        """Live and remembered runs, oldest first, members included."""
+        wanted = None if status is None else RunStatus(status)
+        known = [*(run for _, run in self._ended.values()), *self._runs.values()]
+        return [
+            run
+            for run in known
+            if (wanted is None or run.status is wanted)
+            and (user_id is None or run.spec.user_id == user_id)
+            and (session_id is None or run.spec.session_id == session_id)
+        ]
+
+    def events(self, run_id: str, *, after: int = 0) -> EventStream:
+        """Read a run's events with a `seq` above `after`, replayed and then live. Such a reader never stops the run.
+
+        Raises:
+            RunNotFound: Neither live nor remembered.
+        """
+        return self.get_run(run_id).events(after)
+
+    def _find(self, run_id: str) -> Run | None:
+        run = self._runs.get(run_id)
+        if run is None and run_id in self._ended:
+            ended, run = self._ended[run_id]
+            if run.loop.time() - ended > self._keep_for:
+                del self._ended[run_id]
+                return None
+        return run
+
+
+def _unknown(run_id: str) -> StopReceipt:
+    return StopReceipt(run_id, StopOutcome.unknown, None)
+
+
+def _fresh_id() -> str:
+    """A UUID version 7 (RFC 9562): sorts by time, 74 random bits."""
+    ms, random = time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10), "big")
+    value = ms << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def current_supervisor() -> Supervisor:
+    """The supervisor whose block we are in, else the default one of this event loop.
+
+    Raises:
+        MisuseError: No event loop is running.
+    """
+    supervisor = _ambient.get()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
+    if supervisor is not None and supervisor._loop is loop:
+        return supervisor
+    return cast(Supervisor, defaults.of(loop, Supervisor))
+
+
+def start_here(runnable: Runnable, message: object, options: RunOptions) -> Run:
+    """Start a run where the caller stands: as a member inside a body, else under the current supervisor."""
+    parent = current_run.get()
+    if parent is not None and not parent.status.ended and asyncio._get_running_loop() is parent.loop:
+        return parent.start_member(runnable, message, options)
+    return current_supervisor().start(runnable, message, **options)
+
+
+def cancel_run(run_id: str, reason: str | None = None) -> bool:
+    """Ask any live run of this process to stop at its next step boundary; from any thread, without waiting.
+
+    Returns:
+        Whether the run is stopping now. False for an unknown id and for a run that has ended; nothing is remembered.
+    """
+    run = live.get(run_id)
+    return bool(cast(Run, run).cancel(reason)) if run is not None else False

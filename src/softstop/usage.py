@@ -1,0 +1,121 @@
+"""What work cost: bounded, non-negative integers that only add up. No clock, no run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+
+MOST_TOKENS = 10**12
+MOST_NANO_USD = 10**18
+
+Tokens = Annotated[int, Field(strict=True, ge=0, le=MOST_TOKENS)]
+NanoUsd = Annotated[int, Field(strict=True, ge=0, le=MOST_NANO_USD)]
+
+
+class Usage(BaseModel):
+    """Tokens and money of one or several model calls. Checked when built: bad numbers never reach a ledger.
+
+    `cache_read_tokens` and `cache_write_tokens` are parts of `input_tokens`, `reasoning_tokens` is a part of
+    `output_tokens`. Money is in integer nano-USD (1 USD = 10**9); None means that the call is not priced, never 0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+    cache_read_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
+    reasoning_tokens: Tokens = 0
+    cost_nano_usd: NanoUsd | None = None
+    estimated: bool = False
+    model: Annotated[str, Field(max_length=200)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_dump_is_valid_input(cls, data: object) -> object:
+        if isinstance(data, dict) and "total_tokens" in data:
+            return {key: value for key, value in data.items() if key != "total_tokens"}
+        return data
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def total_tokens(self) -> int:
+        """Input plus output tokens."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        """The sum; its cost is None as soon as one part with tokens has no price."""
+        tally = Tally()
+        tally.add(self)
+        tally.add(other)
+        return tally.total()
+
+
+class Tally:
+    """A running sum of usages; mutable, owned by one run."""
+
+    __slots__ = (
+        "_last",
+        "cache_read",
+        "cache_write",
+        "cost",
+        "estimated",
+        "input",
+        "models",
+        "output",
+        "reasoning",
+        "unpriced",
+    )
+
+    def __init__(self) -> None:
+        self.input = self.output = self.cache_read = self.cache_write = self.reasoning = self.cost = 0
+        self.estimated = False
+        self.unpriced = False  # True once a part with tokens had no price: the sum is then unknown
+        self.models: tuple[str, ...] = ()
+        self._last: Usage | None = None  # the only usage added so far, handed back as it came
+
+    def add(self, usage: Usage) -> None:
+        """Add one usage."""
+        self._last = usage if self.empty else None
+        self.input += usage.input_tokens
+        self.output += usage.output_tokens
+        self.cache_read += usage.cache_read_tokens
+        self.cache_write += usage.cache_write_tokens
+        self.reasoning += usage.reasoning_tokens
+        if usage.cost_nano_usd is not None:
+            self.cost += usage.cost_nano_usd
+        elif usage.input_tokens or usage.output_tokens:
+            self.unpriced = True
+        self.estimated = self.estimated or usage.estimated
+        if usage.model is not None and usage.model not in self.models:
+            self.models = (*self.models[:1], usage.model)
+
+    @property
+    def tokens(self) -> int:
+        """Input plus output tokens so far."""
+        return self.input + self.output
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added yet."""
+        return not (self.input or self.output or self.cost or self.models or self.estimated)
+
+    def total(self) -> Usage:
+        """The sum as a value."""
+        if self._last is not None:
+            return self._last
+        priced = self.cost > 0 or (not self.unpriced and not self.empty)
+        return Usage(
+            input_tokens=min(self.input, MOST_TOKENS),
+            output_tokens=min(self.output, MOST_TOKENS),
+            cache_read_tokens=min(self.cache_read, MOST_TOKENS),
+            cache_write_tokens=min(self.cache_write, MOST_TOKENS),
+            reasoning_tokens=min(self.reasoning, MOST_TOKENS),
+            cost_nano_usd=min(self.cost, MOST_NANO_USD) if priced and not self.unpriced else None,
+            estimated=self.estimated,
+            model=self.models[0] if len(self.models) == 1 else None,
+        )
+
+
+NO_USAGE = Usage()
