@@ -1,4 +1,4 @@
-"""softstop: an asyncio-native run supervisor. Stop any agent run well: at the next step, once, with what it has done."""
+"""An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done."""
 
 from ._log import EventStream as EventStream
 from ._portal import SyncEventStream as SyncEventStream

@@ -1,9 +1,10 @@
-"""The sync door: runs for plain threads, on one background loop of the process. Waits and passes on; decides nothing."""
+"""The sync door: runs for plain threads, on one background loop. Waits and passes on; decides nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import contextvars
 import os
 import threading
@@ -55,10 +56,8 @@ class Portal:
         """At interpreter exit: stop what is left, so that no run ends without an outcome."""
         if self._loop is None or self._pid != os.getpid():
             return
-        try:
+        with contextlib.suppress(Exception):  # boundary: interpreter exit. Nobody is left to tell
             self.call(lambda supervisor: supervisor.drain(timeout=0)).result(LAST_WORDS)
-        except Exception:  # noqa: BLE001 - boundary: interpreter exit. Nobody is left to tell
-            pass
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def after_fork(self) -> None:
@@ -125,6 +124,6 @@ def _waited(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return future.result()
     except KeyboardInterrupt:
-        run.ask_stop(StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
+        run.line.ask(StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
         _portal.call(lambda _: run.ended()).result()
         raise

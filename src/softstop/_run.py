@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol
 
 import anyio
 
+from ._boundary import Boundary, current_step
 from ._live import live
 from ._log import EventStream, Log, SignOfLife, Voice, Waiters, WatchedVoice, wait_in, wake_all
-from ._machine import Deadline, Ending, Facts, Signal, follow, judge, reduce_outcome
+from ._machine import Ending, Facts, Signal, follow, reduce_outcome
 from ._scopes import finish_within
 from ._spec import RunOptions, RunOutput, RunSpec
-from ._steps import FAIRNESS, Boundary, current_step
-from .budgets import Budget
+from ._steps import FAIRNESS
+from ._stopline import StopLine
+from ._watch import TimeWatch
+from .budgets import Budget, Chain
 from .context import RunContext, StopHook
 from .errors import MisuseError, StepFailed, safe_error
-from .events import RunCancelled, RunCompleted, RunEscalated, RunFailed, RunStarted, RunStopRequested, Source, Stamp
+from .events import RunCancelled, RunCompleted, RunFailed, RunStarted, Source, Stamp
 from .limits import Limits
 from .ports import Observer, Runnable
 from .stops import (
@@ -27,7 +31,6 @@ from .stops import (
     RunStatus,
     StopCause,
     StopMode,
-    StopOutcome,
     StopPolicy,
     StopReceipt,
     StopRequest,
@@ -36,9 +39,7 @@ from .stops import (
 )  # fmt: skip
 from .usage import NO_USAGE, Usage
 
-NEVER: Final = float("inf")
 SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before the outcome is published without it
-OUTRANKED: Final = 2  # loop turns by which a limit lets a user's stop of the same instant go first (T16)
 
 current_run: ContextVar[Run | None] = ContextVar("softstop.current_run", default=None)
 
@@ -64,10 +65,9 @@ class Run:
     """
 
     __slots__ = (
-        "__weakref__", "_abandoned", "_bell", "_delivered", "_end_of_grace", "_error", "_errors", "_failed_first",
-        "_held", "_hooks", "_idle", "_inbox", "_limit_timer", "_outcome", "_owner", "_parent", "_sealed", "_sign",
-        "_timer", "_value", "boundary", "ends_at", "limits", "loop", "members", "policy", "spec", "status", "task",
-        "voice",
+        "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks", "_outcome",
+        "_owner", "_parent", "_sign", "_value", "_watch", "boundary", "ends_at", "limits", "line", "loop", "members",
+        "policy", "spec", "status", "task", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -83,14 +83,14 @@ class Run:
         self.task: asyncio.Task[None] | None = None  # set by the supervisor when the run may start
         self.members: tuple[Run, ...] = ()
         self.ends_at: float | None = None  # loop time of the nearest timeout, own or inherited
+        self._sign: SignOfLife | None = None  # set for an idle limit
+        self._watch: TimeWatch | None = None  # set for a time limit, from the start to the outcome
         self.voice = self._make_voice()
-        self.boundary = Boundary(self.voice, self._chain(), limits.steps, policy.cleanup_timeout, self._reach_limit)
-        self._held: Deadline | None = None  # the stop on record and when its grace ends
-        self._inbox: StopRequest | None = None  # a stop asked for by another thread, not yet on record
-        self._sealed = False  # the outcome is decided: later stops are too late. Written under the index's lock
-        self._end_of_grace: asyncio.TimerHandle | None = None
-        self._limit_timer: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None  # of the idle limit
+        above = None if parent is None else parent.boundary
+        self.boundary: Boundary = Boundary(
+            self.voice, self._chain(above), limits.steps, policy.cleanup_timeout, self._reach_limit, above
+        )
+        self.line = StopLine(self)
         self._bell: Waiters = []
         self._hooks: tuple[StopHook, ...] = ()
         self._outcome: RunCompleted | RunCancelled | RunFailed | None = None
@@ -98,8 +98,8 @@ class Run:
         self._error: BaseException | None = None
         self._errors: tuple[str, ...] = ()
         self._abandoned: tuple[str, ...] = ()
-        self._delivered = False
-        self._failed_first = False
+        self._delivered = False  # a cancellation was thrown into the body, whatever it did with it
+        self._failed_first = False  # the body's failure was on record before any stop
 
     def _make_voice(self) -> Voice:
         parent = self._parent
@@ -109,18 +109,18 @@ class Run:
         else:
             log, above, signs = parent.voice.log, parent.voice.stamp, parent.voice.signs
         stamp = Stamp(self.spec.run_id, self.spec.runnable.source, above)
-        self._sign: SignOfLife | None = None
         if self.limits.idle_timeout is not None:
             self._sign = SignOfLife()
             signs = (self._sign, *signs)
         return WatchedVoice(log, stamp, signs) if signs else Voice(log, stamp)
 
-    def _chain(self) -> tuple[Budget, ...]:
-        above = () if self._parent is None else self._parent.boundary.chain
-        limits, shared = self.limits, tuple(b for b in self.spec.budgets if not any(b is other for other in above))
+    def _chain(self, above: Boundary | None) -> Chain:
+        inherited = () if above is None else above.chain
+        shared = tuple(b for b in self.spec.budgets if not any(b is other for other in inherited))
+        limits = self.limits
         if limits.tokens is None and limits.cost_usd is None:
-            return (*above, *shared)
-        return (Budget(limits.tokens, limits.cost_usd, name="run"), *above, *shared)
+            return (*inherited, *shared)
+        return (Budget(limits.tokens, limits.cost_usd, name="run"), *inherited, *shared)
 
     # -- what a caller sees --------------------------------------------------------------------------------------
 
@@ -142,7 +142,12 @@ class Run:
     @property
     def stop(self) -> StopRequest | None:
         """The stop on record."""
-        return None if self._held is None else self._held.request
+        return self.line.stop
+
+    @property
+    def stopping(self) -> bool:
+        """Whether anybody has asked for a stop; at once, also from another thread."""
+        return self.line.asked
 
     @property
     def usage(self) -> Usage:
@@ -181,7 +186,7 @@ class Run:
         grace: float | None = None,
     ) -> StopReceipt:
         """Ask the run to stop; returns at once, from any thread. See `Supervisor.cancel_run`."""
-        return self.ask_stop(user_request(reason, by, mode, grace))
+        return self.line.ask(user_request(reason, by, mode, grace))
 
     def events(self, after: int = 0) -> EventStream:
         """Read the events with a `seq` above `after`. Whoever reads here never stops the run."""
@@ -207,7 +212,7 @@ class Run:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self.status.ended:
-            self.ask_stop(StopRequest(cause=StopCause.caller_gone, reason="its block was left"))
+            self.line.ask(StopRequest(cause=StopCause.caller_gone, reason="its block was left"))
             with anyio.CancelScope(shield=True):  # the block owns the run; the run's own policy bounds this wait
                 await self.ended()
 
@@ -227,45 +232,10 @@ class Run:
 
     def _caller_gone(self) -> None:
         if self.policy.on_caller_gone == "stop":
-            self.ask_stop(StopRequest(cause=StopCause.caller_gone))
+            self.line.ask(StopRequest(cause=StopCause.caller_gone))
 
-    # -- asking for a stop ---------------------------------------------------------------------------------------
-
-    def ask_stop(self, request: StopRequest) -> StopReceipt:
-        """Every stop of every cause comes through here, from any thread. Never waits."""
-        if asyncio._get_running_loop() is self.loop:
-            return self._request_stop(request)
-        return self._ask_from_afar(request)
-
-    def _ask_from_afar(self, request: StopRequest) -> StopReceipt:
-        """Another thread asks: leave a flag that every boundary sees, then wake the loop. Touches no scope."""
-        with live.lock:
-            verdict, _ = judge(
-                self.status if not self._sealed else RunStatus.completed, self._held_or_asked(), self._deadline(request)
-            )
-            if verdict in (StopOutcome.accepted, StopOutcome.escalated):
-                self._inbox = request if self._inbox is None or verdict is StopOutcome.escalated else self._inbox
-                self.boundary.asked = True
-        receipt = self._receipt(verdict)
-        if receipt:
-            try:
-                self.loop.call_soon_threadsafe(self._take_inbox)
-            except RuntimeError:  # the loop is closed, and whatever ran there is gone with it
-                return StopReceipt(self.run_id, StopOutcome.too_late, self.status)
-        return receipt
-
-    def _held_or_asked(self) -> Deadline | None:
-        return self._held if self._held is not None or self._inbox is None else self._deadline(self._inbox)
-
-    def _take_inbox(self) -> None:
-        request, self._inbox = self._inbox, None
-        if request is not None:
-            self._request_stop(request)
-
-    def _receipt(self, verdict: StopOutcome) -> StopReceipt:
-        return StopReceipt(self.run_id, verdict, self.status, self._stop_result)
-
-    async def _stop_result(self) -> StopResult:
+    async def stop_result(self) -> StopResult:
+        """Wait for the end and tell what became of a stop."""
         output = await self.ended()
         if output.status is RunStatus.completed:
             return StopResult.completed_anyway
@@ -273,73 +243,25 @@ class Run:
             return StopResult.failed_anyway
         return StopResult.abandoned if output.abandoned else StopResult.stopped
 
-    def _deadline(self, request: StopRequest) -> Deadline:
-        """When the grace of a request ends; a member's is never longer than its own policy and its parent's allow."""
-        own, grace = self.policy.grace, request.grace
-        if grace is None or (request.via is not None and own is not None and own < grace):
-            grace = own
-        if request.mode is StopMode.now:
-            grace = 0.0
-        ends = NEVER if grace is None else self.loop.time() + grace
-        return Deadline(request if grace == request.grace else request.model_copy(update={"grace": grace}), ends)
+    # -- for the stop line and the supervisor --------------------------------------------------------------------
 
-    def _request_stop(self, request: StopRequest) -> StopReceipt:
-        if self._inbox is not None and request is not self._inbox:
-            self._take_inbox()  # it came first
-        verdict, held = judge(
-            self.status if not self._sealed else RunStatus.completed, self._held, self._deadline(request)
-        )
-        if held is not None:
-            if not held.request.requested_at:
-                held = held._replace(request=held.request.model_copy(update={"requested_at": self._owner.clock()}))
-            self._act_on(held)
-        return self._receipt(verdict)
+    def clock(self) -> float:
+        """Wall-clock seconds."""
+        return self._owner.clock()
 
-    def _act_on(self, held: Deadline) -> None:
-        """T1: record, announce, members, scope, timer. Synchronous, and atomic on the loop."""
-        self._held = held
-        self.boundary.asked = True
-        request = held.request
-        self.voice.emit(
-            RunStopRequested, request.cause, request.reason, request.by, request.via, request.mode, request.grace,
-            request.requested_at, request.limit,
-        )  # fmt: skip
-        if self.status is RunStatus.pending:
-            self._seal(Signal.cancel)
-            return
-        self.status = follow(self.status, Signal.stop)
-        self._forward(request)
-        if request.mode is StopMode.now:
-            self._escalate(announce=bool(self.boundary.open))
-        else:
-            self.boundary.cancel_scope()
-            self._arm(held.ends, self._escalate)
+    def advance(self, signal: Signal) -> None:
+        """Follow the table."""
+        self.status = follow(self.status, signal)
 
-    def _forward(self, request: StopRequest) -> None:
-        for member in self.members:
-            if not member.status.ended:
-                member.ask_stop(request.model_copy(update={"via": self.run_id}))
+    def live_members(self) -> Iterable[StopLine]:
+        """The stop lines of the members that have not ended."""
+        return [member.line for member in self.members if not member.status.ended]
 
-    # -- escalation ----------------------------------------------------------------------------------------------
+    def end_unstarted(self) -> None:
+        """Stopped before the body began: it never runs."""
+        self._seal(Signal.cancel)
 
-    def _arm(self, when: float, action: Callable[[], None]) -> None:
-        if self._end_of_grace is not None:
-            self._end_of_grace.cancel()
-            self._end_of_grace = None
-        if when < NEVER:
-            self._end_of_grace = self.loop.call_at(when, action)
-
-    def _escalate(self, *, announce: bool = True) -> None:
-        """Grace is over: members first, then this run's steps are cut."""
-        for member in self.members:
-            if not member.status.ended:
-                member.ask_stop(StopRequest(cause=StopCause.parent, mode=StopMode.now, via=self.run_id))
-        if announce:
-            self.voice.emit(RunEscalated, self.boundary.open_names())
-        self.boundary.lower_shields()
-        self._arm(self.loop.time() + self.policy.abandon_after, self._abandon)
-
-    def _abandon(self) -> None:
+    def end_abandoned(self) -> None:
         """Not even the cut was heeded: the run ends without its body, which stays owned and counted."""
         self._abandoned = self.boundary.open_names() or (self.source.name,)
         self.boundary.abandon()
@@ -348,55 +270,26 @@ class Run:
         else:
             self._seal(Signal.cancel)
 
-    # -- limits --------------------------------------------------------------------------------------------------
-
     def _reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> None:
         """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger."""
         run, above = self, self._parent
         while ledger is not None and above is not None and any(ledger is other for other in above.boundary.chain):
             run, above = above, above._parent
-        if not run._sealed and run._held is None:
-            run._request_stop(StopRequest(cause=cause, reason=str(limit), limit=limit))
+        if not run.line.sealed and run.line.held is None:
+            run.line.request(StopRequest(cause=cause, reason=str(limit), limit=limit))
 
     def _watch_time(self) -> None:
-        timeout, idle = self.limits.timeout, self.limits.idle_timeout
-        inherited = None if self._parent is None else self._parent.ends_at
+        timeout, parent = self.limits.timeout, self._parent
+        if parent is not None:
+            self.ends_at = parent.ends_at
         if timeout is not None:
-            self.ends_at = self.loop.time() + timeout
-            self._limit_timer = self.loop.call_at(self.ends_at, self._later, self._time_out)
-        if inherited is not None:
-            self.ends_at = inherited if self.ends_at is None else min(self.ends_at, inherited)
-        if idle is not None:
-            self._look_idle()
-
-    def _later(self, action: Callable[[], None], turns: int = OUTRANKED) -> None:
-        """Act some loop turns later: users go first, and members wait for the runs above them (root to leaf)."""
-        above = self._parent
-        while above is not None:
-            turns, above = turns + 1, above._parent
-        self._defer(action, turns)
-
-    def _defer(self, action: Callable[[], None], turns: int) -> None:
-        if turns:
-            self.loop.call_soon(self._defer, action, turns - 1)
-        else:
-            action()
-
-    def _time_out(self) -> None:
-        timeout = self.limits.timeout
-        assert timeout is not None
-        self._reach_limit(StopCause.timeout, LimitReached(kind="timeout", holder="run", limit=timeout, used=timeout))
-
-    def _look_idle(self) -> None:
-        idle, sign = self.limits.idle_timeout, self._sign
-        if idle is None or sign is None or self._sealed:
-            return
-        quiet = self.loop.time() - sign.at
-        if quiet >= idle:
-            limit = LimitReached(kind="idle_timeout", holder="run", limit=idle, used=quiet)
-            self._later(lambda: self._reach_limit(StopCause.idle, limit))
-        else:
-            self._timer = self.loop.call_at(sign.at + idle, self._look_idle)
+            own = self.loop.time() + timeout
+            self.ends_at = own if self.ends_at is None else min(own, self.ends_at)
+        if timeout is not None or self._sign is not None:
+            depth, above = 0, parent
+            while above is not None:
+                depth, above = depth + 1, above._parent
+            self._watch = TimeWatch(self.loop, self.limits, self._sign, depth, self._reach_limit)
 
     # -- the body ------------------------------------------------------------------------------------------------
 
@@ -411,7 +304,7 @@ class Run:
         if self._parent is None:
             current_step.set(None)
         else:
-            self._inherit_stop(self._parent)
+            self.line.inherit(self._parent.line)
         ending, raised = Ending.interrupted, None
         try:
             with self.boundary.scope:
@@ -420,31 +313,30 @@ class Run:
                     ending = Ending.returned
                 finally:
                     self._delivered = self.boundary.scope.delivered
-        except BaseException as exc:  # noqa: BLE001 - boundary: drive. What a body raises ends this run and no other (T20)
+        except BaseException as exc:  # noqa: BLE001 - boundary: drive. It ends this run and no other (T20)
             raised = exc
         interrupt = _process_interrupt(raised)
-        if interrupt is not None:
+        if interrupt is not None or (raised is None and self._delivered):
             self._stop_by_process()
         elif raised is not None:
             ending = self._note(raised)
-        elif self._delivered:
-            self._stop_by_process()
-        try:
-            await self._wind_up(ending)
-        except BaseException as exc:  # noqa: BLE001 - boundary: drive. A native cancel in the last wait must not cost the outcome
-            self._errors = (*self._errors, safe_error(exc))
-            self._stop_by_process()
-            self._seal(Signal.cancel)
-            interrupt = interrupt or _process_interrupt(exc)
+        interrupt = await self._wind_up_whatever_comes(ending) or interrupt
         if interrupt is not None:
             raise interrupt
 
-    def _inherit_stop(self, parent: Run) -> None:
-        """A member started inside a begun step of a stopping parent gets the stop with what is left of the grace (T2)."""
-        held = parent._held
-        if held is not None and self._held is None:
-            left = None if held.ends == NEVER else max(0.0, held.ends - self.loop.time())
-            self._request_stop(held.request.model_copy(update={"via": parent.run_id, "grace": left}))
+    async def _wind_up_whatever_comes(self, ending: Ending) -> KeyboardInterrupt | None:
+        """Wind up; a native cancel in those last waits hastens them once, and never costs the outcome."""
+        interrupt = None
+        for _ in range(2):
+            try:
+                await self._wind_up(ending)
+                return interrupt
+            except BaseException as exc:  # noqa: BLE001 - boundary: drive
+                interrupt = _process_interrupt(exc) or interrupt
+                self._errors = (*self._errors, safe_error(exc))
+                self._stop_by_process()
+        self._seal(Signal.cancel)
+        return interrupt
 
     async def _body(self) -> object:
         work = self.spec.runnable.invoke(RunContext(self), self.spec.message)
@@ -489,27 +381,25 @@ class Run:
 
     def _stop_by_process(self) -> None:
         """A native cancel, or the process's own interrupt, with no stop on record: cause `shutdown` (T13)."""
-        self._take_inbox()
-        if self._held is None and not self._sealed:
-            self._request_stop(
-                StopRequest(cause=StopCause.shutdown, mode=StopMode.now, reason="its task was cancelled")
-            )
+        self.line.take_inbox()
+        if self.line.held is None and not self.line.sealed:
+            self.line.request(StopRequest(cause=StopCause.shutdown, mode=StopMode.now, reason="its task was cancelled"))
 
     async def _wind_up(self, ending: Ending) -> None:
         """After the body: members and begun steps end first, then the outcome follows from the facts."""
         for member in self.members:
             if not member.status.ended:
-                member.ask_stop(StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended"))
+                member.line.ask(StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended"))
         for member in self.members:
             await member.ended()
         if self.boundary.open or self.boundary.streams:
             await self.boundary.close()
-        if self._sealed or self._abandoned:  # the outcome did not wait for this
+        if self.line.sealed or self._abandoned:  # the outcome did not wait for this
             return
-        self._take_inbox()
+        self.line.take_inbox()
         boundary = self.boundary
         facts = Facts(
-            ending, self._held is not None, boundary.refused, boundary.cut, self._delivered, self._failed_first
+            ending, self.line.held is not None, boundary.refused, boundary.cut, self._delivered, self._failed_first
         )
         signal = reduce_outcome(facts)
         if signal is Signal.cancel and self._hooks:
@@ -523,11 +413,11 @@ class Run:
         stop = self.stop
         assert stop is not None
         ends = self.loop.time() + self.policy.cleanup_timeout
-        self._arm(ends + SETTLE, self._leave_hooks_behind)
+        self.line.arm(ends + SETTLE, self._leave_hooks_behind)
         for left, hook in zip(range(len(hooks), 0, -1), reversed(hooks), strict=True):
             share = max(0.0, ends - self.loop.time()) / left
             try:
-                if not await finish_within(share, lambda hook=hook: hook(stop)):
+                if not await finish_within(share, partial(hook, stop)):
                     self._errors = (*self._errors, f"on_stop callback took more than {share:.3g} s and was cut")
             except Exception as exc:  # noqa: BLE001 - boundary: drive. A hook cannot change the outcome (T9)
                 self._errors = (*self._errors, safe_error(exc))
@@ -541,21 +431,22 @@ class Run:
 
     def _seal(self, signal: Signal) -> None:
         """Publish the outcome, once. After this nothing of the run is left: no timer, no entry, no waiter."""
+        line = self.line
         with live.lock:
-            if self._sealed:
+            if line.sealed:
                 return
-            inbox, self._inbox = self._inbox, None
-            self._sealed = inbox is None
-        if inbox is not None:  # asked from another thread at the last moment: it was accepted, so it is on record
-            self._request_stop(inbox)
-            if self._sealed:
+            line.sealed = line.inbox is None
+        if not line.sealed:  # asked from another thread at the last moment: it was accepted, so it goes on record
+            line.take_inbox()
+            if line.sealed:
                 return
-            self._sealed = True
+            line.sealed = True
         self.status = follow(self.status, signal)
         self._publish(signal)
-        for timer in (self._end_of_grace, self._limit_timer, self._timer):
-            if timer is not None:
-                timer.cancel()
+        line.disarm()
+        if self._watch is not None:
+            self._watch.stop()
+        self.boundary.end()
         live.remove(self.run_id)
         self._owner.run_ended(self)
         wake_all(self._bell)
@@ -590,9 +481,9 @@ class Run:
         self.members = (*self.members, member)
         if boundary.asked and not boundary.inside():
             boundary.refused = True
-            self._take_inbox()
+            self.line.take_inbox()
             stop = self.stop or StopRequest(cause=StopCause.parent)
-            member.ask_stop(stop.model_copy(update={"via": self.run_id}))
+            member.line.ask(stop.model_copy(update={"via": self.run_id}))
         return member
 
 

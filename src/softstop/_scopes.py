@@ -40,6 +40,8 @@ class QuietScope:
         self._loop = asyncio.get_running_loop()
         self.outer.__enter__()
         self.inner.__enter__()
+        if self.outer.cancel_called:
+            self._watch_from_now()
         return self
 
     def __exit__(
@@ -114,7 +116,7 @@ class QuietScope:
 
 
 async def finish_within(seconds: float, work: Callable[[], object]) -> bool:
-    """Call `work`, await its result if there is one to await, shielded and for at most `seconds`; tell whether it ended.
+    """Call `work` and await what it returns, shielded and for at most `seconds`; tell whether it ended by itself.
 
     The bound is a cancellation, so code that swallows it can still stay; whoever calls this has a bound of its own.
     """

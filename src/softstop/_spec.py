@@ -68,9 +68,9 @@ class RunSpec(NamedTuple):
         run_id = options.get("run_id")
         if run_id is None:
             run_id = fresh_id
-        elif not isinstance(run_id, str) or not _ID.fullmatch(run_id):
+        elif not _ID.fullmatch(_typed(run_id, str, "run_id") or ""):
             raise MisuseError(
-                f"run_id must be 1 to 64 ASCII letters, digits and ._:- , starting with a letter or digit: {run_id!r:.80}"
+                f"run_id must be 1 to 64 ASCII letters, digits and ._:- starting with a letter or digit: {run_id!r:.80}"
             )
         limits = _typed(options.get("limits"), Limits, "limits") or NO_LIMITS
         budgets = tuple(options.get("budgets") or ())

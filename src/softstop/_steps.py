@@ -1,4 +1,4 @@
-"""The step boundary of one run and its shields: what may begin, what must end first. No outcome, no timers.
+"""Steps: atomic ones that are finished once begun, divisible ones that end between two chunks. Decides nothing.
 
 Order matters everywhere here: look at the record before the shield goes up, commit before it comes down.
 """
@@ -7,243 +7,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._log import Voice
-from ._scopes import QuietScope, contains, finish_within
-from .budgets import CAUSE_OF, Amount, Budget, Chain, Claim, Hold, Unit, Verdict, first_reached
+from ._boundary import Boundary, OpenStep, Record, current_step
+from ._scopes import contains, finish_within
+from .budgets import Amount, Hold
 from .errors import MisuseError, StepFailed, safe_error
-from .events import StepCompleted, StepKind, StepRecord, StepStarted, StepStatus
-from .stops import LimitReached, StopCause
+from .events import (
+    ModelRequestCompleted,
+    ModelRequestStarted,
+    StepCompleted,
+    StepStarted,
+    StepStatus,
+    ToolCallCompleted,
+    ToolCallStarted,
+)  # fmt: skip
 
 T = TypeVar("T")
 FAIRNESS: Final = 128  # chunks after which a source that never waits lets the loop turn once
-MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
-LimitCallback = Callable[[StopCause, LimitReached, Budget | None], None]
 Names = tuple[type[StepStarted], type[StepCompleted]]
 PLAIN: Final[Names] = (StepStarted, StepCompleted)
-
-current_step: ContextVar[Step | None] = ContextVar("softstop.current_step", default=None)
-
-
-class _Record(NamedTuple):
-    step: str
-    step_id: int
-    kind: StepKind
-    status: StepStatus
-
-
-class Boundary:
-    """What one run has open, and whether more may open."""
-
-    __slots__ = (
-        "_emptied", "_failures", "_parked", "_records", "_voice", "asked", "begun", "chain", "cleanup_timeout", "cut",
-        "ended", "foreign", "most", "on_limit", "open", "refused", "scope", "streams",
-    )  # fmt: skip
-
-    def __init__(
-        self, voice: Voice, chain: Chain, most: int | None, cleanup_timeout: float, on_limit: LimitCallback
-    ) -> None:
-        self._voice = voice
-        self.chain = chain  # ledgers to draw on, nearest first; empty if nothing is bounded
-        self.most = most
-        self.cleanup_timeout = cleanup_timeout
-        self.on_limit = on_limit
-        self.scope = QuietScope()
-        self.asked = False  # a stop is on record, perhaps still in another thread's hands
-        self.refused = self.cut = False
-        self.ended = False  # nobody waits for this run any more: it was abandoned, or its body is long gone
-        self.begun = 0
-        self.foreign = 0  # begun steps in tasks outside the scope's tree; while > 0 the scope must not be cancelled
-        self.open: set[Step] = set()
-        self.streams: set[Stream[Any]] = set()
-        self._records: list[_Record] = []
-        self._failures: tuple[BaseException, ...] = ()
-        self._parked: list[asyncio.Future[None]] = []
-        self._emptied: asyncio.Future[None] | None = None
-
-    # -- entering ------------------------------------------------------------------------------------------------
-
-    async def cross(self) -> None:
-        """One step boundary: return if the run may go on, else end the calling task's wait here."""
-        if self.asked and not self.inside():
-            await self.refuse()
-        await checkpoint_if_cancelled()
-
-    def inside(self) -> bool:
-        """Whether the calling code belongs to a begun step of this run, and so is no boundary."""
-        step = current_step.get()
-        return step is not None and step.boundary is self and step in self.open
-
-    async def admit(self, *, count: bool = True) -> None:
-        """A boundary before a step: look at the record, the step limit and exhausted ledgers."""
-        await self.cross()
-        if self.inside():
-            return
-        if count and self.most is not None and self.begun >= self.most:
-            used = LimitReached(kind="steps", holder="run", limit=self.most, used=self.begun)
-            self.on_limit(StopCause.step_limit, used, None)
-            await self.refuse()
-        if self.chain and (reached := first_reached(self.chain)) is not None:
-            self.run_out(*reached)
-            await self.refuse()
-
-    async def reserve(self, need: Amount) -> Hold:
-        """Claim room for a step in every ledger; waits while others may free some, outside any shield."""
-        decided = asyncio.get_running_loop().create_future()
-        claim = Claim(self.chain, need, enclosing_holds(), lambda: _wake_on(decided))
-        if claim.enter() is Verdict.waiting:
-            try:
-                await decided
-            except BaseException:
-                claim.withdraw()
-                raise
-        if claim.refused_by is not None:
-            self.run_out(*claim.refused_by)
-            await self.refuse()
-        assert claim.hold is not None
-        if self.asked and not self.inside():
-            claim.hold.release()
-            await self.refuse()
-        return claim.hold
-
-    def run_out(self, budget: Budget, unit: Unit) -> None:
-        """Turn an exhausted ledger into a stop request."""
-        self.on_limit(CAUSE_OF[unit], budget.facts(unit), budget)
-
-    def look_at_ledgers(self) -> None:
-        """After spending: request a stop where a limit is reached, root before leaf."""
-        reached = first_reached(self.chain)
-        if reached is not None:
-            self.run_out(*reached)
-
-    async def refuse(self) -> None:
-        """Do not let the caller pass: ends in a cancellation, however the calling task is related to the scope."""
-        self.refused = True
-        if self.ended:
-            await asyncio.get_running_loop().create_future()  # an abandoned body gets nothing more, not even an error
-        await checkpoint_if_cancelled()  # the ordinary way out: the run's scope delivers
-        if not self.scope.cancelled:  # steps of foreign tasks still run (T3); wait for the scope's turn
-            parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._parked.append(parked)
-            await parked
-        if self.scope.resting and self._in_tree():
-            await asyncio.get_running_loop().create_future()  # the next pulse ends it
-        raise asyncio.CancelledError("refused: the run is stopping")
-
-    def _in_tree(self) -> bool:
-        with anyio.CancelScope() as probe:
-            return contains(self.scope.inner, probe)
-
-    # -- stopping ------------------------------------------------------------------------------------------------
-
-    def cancel_scope(self) -> None:
-        """Interrupt what is in no step, unless that would reach a foreign task's begun step natively."""
-        for stream in tuple(self.streams):
-            stream.interrupt()
-        if self.foreign == 0:
-            self.scope.cancel()
-            self._unpark()
-
-    def lower_shields(self) -> None:
-        """Cut every open step: grace is over."""
-        for step in tuple(self.open):
-            self.cut = True
-            step.cut()
-        self.foreign = 0
-        self.scope.cancel()
-        self.scope.nudge()
-        self._unpark()
-
-    def cut_again(self) -> None:
-        """Deliver once more to what ignored the cut."""
-        for step in tuple(self.open):
-            step.cut()
-
-    def abandon(self) -> None:
-        """Give up on the body: nothing of it is waited for or interrupted any more."""
-        self.ended = True
-        self.scope.freeze()
-
-    def _unpark(self) -> None:
-        parked, self._parked = self._parked, []
-        for future in parked:
-            if not future.done():
-                future.cancel()
-
-    # -- leaving -------------------------------------------------------------------------------------------------
-
-    def left(self, step: Step, record: _Record) -> None:
-        """Note that a step has ended, shield down, everything committed."""
-        self._records.append(record)
-        if step.foreign and self.foreign:
-            self.foreign -= 1
-        if self.asked:
-            if self.foreign == 0 and not self.scope.cancelled:
-                self.scope.cancel()
-                self._unpark()
-            else:
-                self.scope.nudge()
-        if self._emptied is not None and not self.open and not self._emptied.done():
-            self._emptied.set_result(None)
-
-    def failed(self, exc: BaseException) -> None:
-        """Remember a step's failure if no stop is on record: should the body raise it later, the run has failed."""
-        if not self.asked:
-            self._failures = (*self._failures[1 - MOST_FAILURES :], exc)
-
-    def failed_first(self, exc: BaseException) -> bool:
-        """Whether an exception is, or a group contains, a failure from before the stop."""
-        if isinstance(exc, BaseExceptionGroup):
-            return any(self.failed_first(inner) for inner in exc.exceptions)
-        return any(exc is failure for failure in self._failures)
-
-    async def close(self) -> None:
-        """After the body: wait for begun steps in tasks that outlived it, close the sources left open."""
-        self._unpark()
-        while self.open:
-            self._emptied = asyncio.get_running_loop().create_future()
-            await self._emptied
-        for stream in tuple(self.streams):
-            await stream.aclose()
-
-    def records(self) -> tuple[StepRecord, ...]:
-        """How each step ended, in the order in which they did; steps still open count as abandoned."""
-        still = [_Record(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
-        return tuple([StepRecord(**record._asdict()) for record in (*self._records, *still)])
-
-    def open_names(self) -> tuple[str, ...]:
-        """The names of the atomic steps that are running, in the order in which they began."""
-        return tuple(step.name for step in sorted(self.open, key=lambda step: step.step_id))
-
-
-def _wake_on(future: asyncio.Future[None]) -> None:
-    def wake() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    loop = future.get_loop()
-    if asyncio._get_running_loop() is loop:
-        wake()
-    elif not loop.is_closed():
-        loop.call_soon_threadsafe(wake)
-
-
-def enclosing_holds() -> list[Hold]:
-    """What the steps around the calling code have reserved, innermost first, parent runs included."""
-    holds = []
-    step = current_step.get()
-    while step is not None:
-        if step.hold is not None and step in step.boundary.open:
-            holds.append(step.hold)
-        step = step.around
-    return holds
+TOOL_CALL: Final[Names] = (ToolCallStarted, ToolCallCompleted)
+MODEL_REQUEST: Final[Names] = (ModelRequestStarted, ModelRequestCompleted)
 
 
 class Step:
@@ -263,7 +53,7 @@ class Step:
         self.boundary = boundary
         self.name = name
         self.step_id = 0  # set when it begins
-        self.around: Step | None = None
+        self.around: OpenStep | None = None
         self.hold: Hold | None = None
         self.foreign = False
         self._need = need
@@ -277,7 +67,9 @@ class Step:
         if self.step_id:
             raise MisuseError(f"step {self.name!r} was entered before; call run.step(...) for each step")
         boundary = self.boundary
-        await boundary.admit()
+        if boundary.asked or boundary.limited:
+            await boundary.admit()
+        await checkpoint_if_cancelled()  # a scope of the body's own may have been cancelled
         if self._need is not None and boundary.chain:
             self.hold = await boundary.reserve(self._need)
         self._begin()
@@ -291,11 +83,11 @@ class Step:
         if task is not boundary.scope.task and not contains(boundary.scope.inner, scope):
             self.foreign = True
             boundary.foreign += 1
-        boundary.begun = self.step_id = boundary.begun + 1
+        self.step_id = boundary.begin()
         boundary.open.add(self)
         self.around = current_step.get()
         current_step.set(self)
-        boundary._voice.emit(self._names[0], self.name, self.step_id, "atomic")
+        boundary.voice.emit(self._names[0], self.name, self.step_id, "atomic")
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -336,13 +128,13 @@ class Step:
             assert exc is not None
             boundary.failed(exc)
         error = safe_error(exc) if status == "failed" and exc is not None else None
-        boundary._voice.emit(self._names[1], self.name, self.step_id, status, error)
+        boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
 
     def _leave(self, exc: BaseException | None) -> None:
         current_step.set(self.around)
         self.boundary.open.discard(self)
         self._task = None
-        self.boundary.left(self, _Record(self.name, self.step_id, "atomic", self._status(exc)))
+        self.boundary.left(self, Record(self.name, self.step_id, "atomic", self._status(exc)))
 
     def cut(self) -> None:
         """Interrupt the step itself. A foreign task is cancelled natively: once, where a scope would spin."""
@@ -418,6 +210,7 @@ class Stream(Generic[T]):
         if self._state == 0:
             try:
                 await boundary.admit()
+                await checkpoint_if_cancelled()
             except BaseException:
                 await self._close_source()
                 raise
@@ -431,12 +224,12 @@ class Stream(Generic[T]):
         self._inside = boundary.inside()
         self._pull = aiter(self._source).__anext__
         self._state = 1
-        boundary.begun = self.step_id = boundary.begun + 1
+        self.step_id = boundary.begin()
         boundary.streams.add(self)
         task = asyncio.current_task()
-        if task is not boundary.scope.task and not self._inside and not boundary._in_tree():
+        if task is not boundary.scope.task and not self._inside and not boundary.in_tree():
             self._task = task
-        boundary._voice.emit(self._names[0], self.name, self.step_id, "divisible")
+        boundary.voice.emit(self._names[0], self.name, self.step_id, "divisible")
 
     async def _broken(self, exc: BaseException) -> None:
         """The wait for a chunk ended in an exception: the run's stop, somebody else's cancel, or a failure."""
@@ -480,8 +273,8 @@ class Stream(Generic[T]):
         boundary.streams.discard(self)
         if status == "cut":
             boundary.cut = True
-        boundary._records.append(_Record(self.name, self.step_id, "divisible", status))
-        boundary._voice.emit(self._names[1], self.name, self.step_id, status, error)
+        boundary.records_so_far.append(Record(self.name, self.step_id, "divisible", status))
+        boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
 
     async def _close_source(self) -> None:
         close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)

@@ -109,7 +109,7 @@ class Budget:
         for queue in (self._nested, self._waiting):
             while queue:
                 head = queue[0]
-                if head.state is Verdict.waiting and head.decide(first_in=self) is Verdict.waiting:
+                if head.state is Verdict.waiting and head.decide() is Verdict.waiting:
                     break
                 if queue and queue[0] is head:
                     queue.popleft()
@@ -218,14 +218,14 @@ class Claim:
     def enter(self) -> Verdict:
         """Decide at once if possible, else queue in every ledger of the chain."""
         with _lock:
-            if self._settle(queueing=True) is Verdict.waiting:
+            if self._settle() is Verdict.waiting:
                 for index, budget in enumerate(self.chain):
                     (budget._nested if index in self._mine else budget._waiting).append(self)
             return self.state
 
-    def decide(self, first_in: Budget) -> Verdict:
-        """Try again, being at the head of `first_in`'s queue; tells whoever waits if this settles it."""
-        if self._settle(queueing=True) is not Verdict.waiting:
+    def decide(self) -> Verdict:
+        """Try again, being at the head of a queue; tells whoever waits if this settles it."""
+        if self._settle() is not Verdict.waiting:
             self._leave_queues()
             self._on_decided()
         return self.state
@@ -241,7 +241,7 @@ class Claim:
                 self.hold.release()
                 self.hold = None
 
-    def _settle(self, *, queueing: bool) -> Verdict:
+    def _settle(self) -> Verdict:
         short = False
         for index in reversed(range(len(self.chain))):  # root before leaf: the outermost refusal is the one told
             budget, mine = self.chain[index], self._enclosed(index)
@@ -250,7 +250,7 @@ class Claim:
                 self.state, self.refused_by = Verdict.refused, (budget, unit)
                 return self.state
             short = short or budget.shortage(self.need, mine, only_spent=False) is not None
-            if queueing and index not in self._mine and budget._waiting and budget._waiting[0] is not self:
+            if index not in self._mine and budget._waiting and budget._waiting[0] is not self:
                 short = True
         if not short:
             for budget in self.chain:

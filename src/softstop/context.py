@@ -8,9 +8,10 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 from pydantic import ValidationError
 
+from ._boundary import Boundary, current_step
 from ._log import Voice
 from ._spec import RunOptions, RunOutput, RunSpec
-from ._steps import Boundary, Step, Stream, current_step
+from ._steps import Step, Stream
 from .budgets import Amount, spend
 from .errors import MisuseError
 from .events import UsageRejected
@@ -34,14 +35,17 @@ class LiveRun(Protocol):
     ends_at: float | None
 
     @property
-    def stop(self) -> StopRequest | None: ...
+    def stop(self) -> StopRequest | None: ...  # noqa: D102
+    @property
+    def stopping(self) -> bool: ...  # noqa: D102
     def start_member(self, runnable: Runnable, message: object, options: RunOptions) -> Any: ...  # noqa: D102
     def add_hook(self, hook: StopHook) -> None: ...  # noqa: D102
 
 
 class RunContext:
-    """The run, as its body gets it. Everything here is bound to this run's loop; `write`, `charge` and `stopping`
-    may also be used from the worker thread of a sync tool.
+    """The run, as its body gets it.
+
+    Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
     """
 
     __slots__ = ("_boundary", "_loop", "_run", "_voice")
@@ -103,7 +107,7 @@ class RunContext:
     @property
     def stopping(self) -> bool:
         """Whether a stop is on record; also from another thread, and at once."""
-        return self._boundary.asked
+        return self._run.stopping
 
     @property
     def stop(self) -> StopRequest | None:
@@ -123,7 +127,7 @@ class RunContext:
             name: Shown in events.
             reserve: What the step may spend at most. It waits until every limit and budget has room for that,
                 and the unspent part is given back at its end; without it nothing is claimed beforehand.
-            interruptible: Cutting it by force leaves no doubt about what happened: it is told as `cut`, not `unsettled`.
+            interruptible: Cutting it by force leaves no doubt what happened: it is told as `cut`, not `unsettled`.
         """
         if reserve is None:
             return Step(self._boundary, name, None, interruptible=interruptible)

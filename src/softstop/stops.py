@@ -174,7 +174,7 @@ class StopResult(StrEnum):
 
 
 class StopReceipt:
-    """The honest answer of `cancel_run`, given at once. Truthy when the run is stopping because of this or an earlier call."""
+    """The honest answer of `cancel_run`, given at once. Truthy when the run is stopping, by this or an earlier call."""
 
     __slots__ = ("_wait", "outcome", "run_id", "status")
 

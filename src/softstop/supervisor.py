@@ -36,7 +36,7 @@ _ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", defa
 
 
 class Supervisor:
-    """Owns runs. `async with Supervisor() as supervisor:`; leaving the block drains it, leaving by an exception at once.
+    """Owns runs. `async with Supervisor() as supervisor:`; leaving the block drains it, by an exception at once.
 
     Args:
         limits: Limits of every run that does not say otherwise, field by field.
@@ -144,7 +144,7 @@ class Supervisor:
 
     def _stop_all(self, mode: StopMode) -> None:
         for run in [run for run in self._runs.values() if run.parent_run_id is None]:
-            run.ask_stop(StopRequest(cause=StopCause.shutdown, mode=mode))
+            run.line.ask(StopRequest(cause=StopCause.shutdown, mode=mode))
 
     async def _all_ended(self) -> None:
         while self._runs:
@@ -269,7 +269,7 @@ class Supervisor:
         """
         request = user_request(reason, by, mode, grace)
         run = self._find(run_id)
-        return _unknown(run_id) if run is None else run.ask_stop(request)
+        return _unknown(run_id) if run is None else run.line.ask(request)
 
     def get_run(self, run_id: str) -> Run:
         """The run with this id, live or remembered.

@@ -1,0 +1,167 @@
+"""What an event is made of: the stamp its run's events share, read-only fields, JSON. Knows no phenomenon.
+
+Events are built on the hot path, once per delta, so they are slotted classes behind read-only properties:
+a frozen dataclass costs six times as much to build, a pydantic model five times. Pydantic still describes them:
+each class is usable as a field type, in a `TypeAdapter` and in a JSON schema.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any, ClassVar, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
+from pydantic_core import CoreSchema, core_schema, from_json, to_json, to_jsonable_python
+
+from ._names import KINDS, NAMED, EventName, Kind, Source, name_in
+from .usage import Usage
+
+
+class Stamp:
+    """What all events of one run share. Immutable by agreement: only softstop builds and holds one."""
+
+    __slots__ = ("_heads", "parent", "parent_run_id", "run_id", "source")
+
+    def __init__(self, run_id: str, source: Source, parent: Stamp | None = None) -> None:
+        self.run_id = run_id
+        self.source = source
+        self.parent = parent
+        self.parent_run_id = None if parent is None else parent.run_id
+        self._heads: dict[type[Event], bytes] | None = None  # JSON up to `seq`; only made for runs that are sent out
+
+    def head_of(self, kind: type[Event]) -> bytes:
+        """The part of the JSON object that is the same for all events of this kind in this run."""
+        if self._heads is None:
+            self._heads = {}
+        head = self._heads.get(kind)
+        if head is None:
+            shared = {
+                "event": kind.NAMES[self.source.kind],
+                "run_id": self.run_id,
+                "parent_run_id": self.parent_run_id,
+                "source": self.source,
+            }
+            head = self._heads[kind] = to_json(shared)[:-1] + b","
+        return head
+
+    def within(self, other: Stamp) -> bool:
+        """Whether this is `other`'s run or one below it."""
+        here: Stamp | None = self
+        while here is not None:
+            if here is other:
+                return True
+            here = here.parent
+        return False
+
+
+def view(slot: str) -> Any:
+    """A read-only public name for a private slot, at C speed."""
+    return property(attrgetter(slot))
+
+
+class Event:
+    """What all events have. Values: readers cannot change them, equal fields make equal events.
+
+    `seq` counts from 1 without gaps in the log of a root run; `at` is wall-clock seconds since the epoch;
+    `metrics` is the usage that this event adds, the sum over a run's events is the usage of its outcome.
+    """
+
+    __slots__ = ("_at", "_metrics", "_seq", "_stamp")
+    NAME: ClassVar[str] = "Event"
+    NAMES: ClassVar[dict[Kind, EventName]] = {}  # what it is called in each kind of run; empty in base classes
+    FIELDS: ClassVar[tuple[str, ...]] = ()  # of this class only, in the order of the constructor
+    _wire: ClassVar[type[BaseModel] | None] = None  # see `_wire_model`
+
+    run_id: str = view("_stamp.run_id")
+    parent_run_id: str | None = view("_stamp.parent_run_id")
+    source: Source = view("_stamp.source")
+    seq: int = view("_seq")
+    at: float = view("_at")
+    metrics: Usage | None = view("_metrics")
+    content: str | None = None
+
+    def __init__(self, stamp: Stamp, seq: int, at: float, metrics: Usage | None = None) -> None:
+        self._stamp, self._seq, self._at, self._metrics = stamp, seq, at, metrics
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "NAME" not in cls.__dict__:
+            cls.NAME = cls.__name__
+        cls._wire = None
+        if cls.NAME in NAMED:
+            cls.NAMES = {kind: name_in(kind, cls.NAME) for kind in KINDS}
+
+    @property
+    def event(self) -> EventName:
+        """The member of the enum of its kind: `event.event == RunEvent.run_content`."""
+        return self.NAMES[self._stamp.source.kind]
+
+    def _own(self) -> dict[str, Any]:
+        own = {"seq": self._seq, "at": self._at, "metrics": self._metrics}
+        for name in self.FIELDS:
+            own[name] = getattr(self, name)
+        return own
+
+    def to_json(self) -> bytes:
+        """One JSON object on one line, UTF-8."""
+        return self._stamp.head_of(type(self)) + to_json(self._own())[1:]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same object as JSON-able Python data."""
+        shared = {"event": self.event.value, "run_id": self.run_id, "parent_run_id": self.parent_run_id}
+        data = {**shared, "source": self.source, **self._own()}
+        return to_jsonable_python(data)  # type: ignore[no-any-return]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        wire = handler.generate_schema(_wire_model(cls)) if cls.NAMES else core_schema.any_schema()
+        serial = core_schema.plain_serializer_function_ser_schema(cls.to_dict)
+        rebuild = core_schema.no_info_before_validator_function(lambda data: data, wire)
+        built = core_schema.no_info_after_validator_function(lambda wired: _from_wire(cls, wired), rebuild)
+        return core_schema.union_schema([core_schema.is_instance_schema(cls), built], serialization=serial)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((self.run_id, self._seq, type(self)))
+
+    def __repr__(self) -> str:
+        own = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.FIELDS)
+        return f"{type(self).__name__}(run_id={self.run_id!r}, seq={self._seq}{', ' if own else ''}{own})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (type(self), self.to_json())
+
+
+def _wire_model(cls: type[Event]) -> type[BaseModel]:
+    """The pydantic model of one event as JSON; built on first use, since fourteen of them cost 20 ms."""
+    if cls._wire is None:
+        hints = get_type_hints(cls)
+        fields: dict[str, Any] = {"event": Literal[tuple(sorted({name.value for name in cls.NAMES.values()}))]}
+        for name in ("run_id", "parent_run_id", "source", "seq", "at", "metrics", *cls.FIELDS):
+            fields[name] = hints[name] if name in hints else Literal[cls.STATUS]
+        required: dict[str, Any] = {name: (hint, ...) for name, hint in fields.items()}
+        cls._wire = create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **required)
+    return cls._wire
+
+
+def event_from(cls: type[Event], data: Any) -> Event:
+    """Rebuild an event of this class from JSON-able data, checking every field."""
+    return _from_wire(cls, _wire_model(cls).model_validate(data))
+
+
+def _revive(cls: type[Event], data: bytes) -> Event:
+    return event_from(cls, from_json(data))
+
+
+def _from_wire(cls: type[Event], wired: Any) -> Event:
+    kind: Kind = wired.source.kind
+    if wired.event != cls.NAMES[kind].value:
+        raise ValueError(f"an event of {kind} {wired.source.name!r} cannot be named {wired.event}")
+    above = None if wired.parent_run_id is None else Stamp(wired.parent_run_id, wired.source)
+    stamp = Stamp(wired.run_id, wired.source, above)
+    own = [getattr(wired, name) for name in cls.FIELDS if name != "status"]
+    return cls(stamp, wired.seq, wired.at, wired.metrics, *own)

@@ -1,0 +1,176 @@
+"""The stop on record of one run: how it got there, and when patience ends. Knows no body and decides no outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from ._boundary import Boundary
+from ._live import live
+from ._log import Voice
+from ._machine import Deadline, Signal, judge
+from .events import RunEscalated, RunStopRequested
+from .stops import RunStatus, StopCause, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, StopResult
+
+NEVER: Final = float("inf")
+
+
+class Stoppable(Protocol):
+    """The run, as far as its stop line knows it."""
+
+    boundary: Boundary
+    loop: asyncio.AbstractEventLoop
+    policy: StopPolicy
+    voice: Voice
+    status: RunStatus
+
+    @property
+    def run_id(self) -> str: ...
+    def clock(self) -> float: ...
+    def live_members(self) -> Iterable[StopLine]: ...
+    def advance(self, signal: Signal) -> None: ...
+    def end_unstarted(self) -> None: ...
+    def end_abandoned(self) -> None: ...
+    async def stop_result(self) -> StopResult: ...
+
+
+class StopLine:
+    """Where every request to stop a run arrives, of every cause and from every thread."""
+
+    __slots__ = ("_run", "_timer", "held", "inbox", "sealed")
+
+    def __init__(self, run: Stoppable) -> None:
+        self._run = run
+        self.held: Deadline | None = None  # the stop on record and when its grace ends
+        self.inbox: StopRequest | None = None  # asked for by another thread, not yet on record
+        self.sealed = False  # the outcome is decided: later stops are too late. Written under the index's lock
+        self._timer: asyncio.TimerHandle | None = None  # the end of whatever patience is under way
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The stop on record."""
+        return None if self.held is None else self.held.request
+
+    @property
+    def asked(self) -> bool:
+        """Whether anybody has asked, at once and from any thread."""
+        return self.held is not None or self.inbox is not None
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def ask(self, request: StopRequest) -> StopReceipt:
+        """Ask from any thread. Never waits."""
+        if asyncio._get_running_loop() is self._run.loop:
+            return self.request(request)
+        return self._ask_from_afar(request)
+
+    def _ask_from_afar(self, request: StopRequest) -> StopReceipt:
+        """Another thread asks: leave a flag that every boundary sees, then wake the loop. Touches no scope (A15)."""
+        run = self._run
+        with live.lock:
+            held = self.held
+            if held is None and self.inbox is not None:
+                held = self._deadline(self.inbox)
+            verdict, merged = judge(self._status(), held, self._deadline(request))
+            if merged is not None:
+                self.inbox = request
+                if not run.boundary.defers(request.mode):
+                    run.boundary.asked = True
+        receipt = self._receipt(verdict)
+        if merged is not None:
+            try:
+                run.loop.call_soon_threadsafe(self.take_inbox)
+            except RuntimeError:  # the loop is closed, and whatever ran there is gone with it
+                return StopReceipt(run.run_id, StopOutcome.too_late, run.status)
+        return receipt
+
+    def take_inbox(self) -> None:
+        """Put on record what another thread has asked for."""
+        request, self.inbox = self.inbox, None
+        if request is not None:
+            self.request(request)
+
+    def request(self, request: StopRequest) -> StopReceipt:
+        """Ask on the run's own loop: synchronous, and atomic there (T1)."""
+        if self.inbox is not None:
+            self.take_inbox()  # it came first
+        verdict, held = judge(self._status(), self.held, self._deadline(request))
+        if held is not None:
+            if not held.request.requested_at:
+                held = held._replace(request=held.request.model_copy(update={"requested_at": self._run.clock()}))
+            self._act_on(held)
+        return self._receipt(verdict)
+
+    def _status(self) -> RunStatus:
+        return RunStatus.completed if self.sealed else self._run.status
+
+    def _receipt(self, verdict: StopOutcome) -> StopReceipt:
+        return StopReceipt(self._run.run_id, verdict, self._run.status, self._run.stop_result)
+
+    def _deadline(self, request: StopRequest) -> Deadline:
+        """When the grace of a request ends; a member's is never longer than its own policy and its parent's allow."""
+        own, grace = self._run.policy.grace, request.grace
+        if grace is None or (request.via is not None and own is not None and own < grace):
+            grace = own
+        if request.mode is StopMode.now:
+            grace = 0.0
+        ends = NEVER if grace is None else self._run.loop.time() + grace
+        return Deadline(request if grace == request.grace else request.model_copy(update={"grace": grace}), ends)
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def _act_on(self, held: Deadline) -> None:
+        """Record, announce, members, scope, timer: in this order (T1)."""
+        self.held = held
+        run, request = self._run, held.request
+        deferred = run.boundary.defers(request.mode)
+        if not deferred:
+            run.boundary.asked = True
+        run.voice.emit(
+            RunStopRequested, request.cause, request.reason, request.by, request.via, request.mode, request.grace,
+            request.requested_at, request.limit,
+        )  # fmt: skip
+        if run.status is RunStatus.pending:
+            run.end_unstarted()
+            return
+        run.advance(Signal.stop)
+        for member in run.live_members():
+            member.ask(request.model_copy(update={"via": run.run_id}))
+        if request.mode is StopMode.now:
+            self._escalate(announce=bool(run.boundary.open))
+            return
+        if deferred:
+            run.boundary.stop_after_turn()
+        else:
+            run.boundary.cancel_scope()
+        self.arm(held.ends, self._escalate)
+
+    def inherit(self, parent: StopLine) -> None:
+        """A member started in a begun step of a stopping parent gets the stop with what is left of the grace (T2)."""
+        held = parent.held
+        if held is not None and self.held is None:
+            left = None if held.ends == NEVER else max(0.0, held.ends - self._run.loop.time())
+            self.request(held.request.model_copy(update={"via": parent._run.run_id, "grace": left}))
+
+    def arm(self, when: float, action: Callable[[], None]) -> None:
+        """Set the one timer of the stop, in place of the one before."""
+        self.disarm()
+        if when < NEVER:
+            self._timer = self._run.loop.call_at(when, action)
+
+    def disarm(self) -> None:
+        """Leave no timer behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _escalate(self, *, announce: bool = True) -> None:
+        """Grace is over: members first, then this run's own steps are cut (T8)."""
+        run = self._run
+        for member in run.live_members():
+            member.ask(StopRequest(cause=StopCause.parent, mode=StopMode.now, via=run.run_id))
+        if announce:
+            run.voice.emit(RunEscalated, run.boundary.open_names())
+        run.boundary.lower_shields()
+        self.arm(run.loop.time() + run.policy.abandon_after, run.end_abandoned)
