@@ -1,0 +1,89 @@
+"""Loops and checks of all tests: core tests run in virtual time and leave nothing behind; integration tests do not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster
+
+import softstop
+import softstop.testing
+from softstop._live import live
+from softstop.testing import VirtualLoop
+
+HERE = Path(__file__).parent
+VIRTUAL = (HERE / "unit", HERE / "explore")
+SETTLE_TURNS = 20
+_loops: list[VirtualLoop] = []  # the loop of the test that runs
+
+
+def _is_virtual(path: Path) -> bool:
+    return any(path.is_relative_to(folder) for folder in VIRTUAL)
+
+
+def _virtual_loop() -> VirtualLoop:
+    loop = VirtualLoop()
+    _loops[:] = [loop]
+    return loop
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "leaves_tasks: this test proves that a task stays behind; it is not a leak of the test"
+    )
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"virtual": _virtual_loop} if _is_virtual(item.path) else {"real": asyncio.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """After a core test that passed, nothing may be left: no task, no live run, no timer."""
+    _loops.clear()
+    try:
+        result = yield
+        if _is_virtual(item.path):
+            _assert_nothing_is_left(leaves_tasks=item.get_closest_marker("leaves_tasks") is not None)
+        return result
+    finally:
+        live._runs.clear()
+        _loops.clear()
+
+
+def _assert_nothing_is_left(*, leaves_tasks: bool) -> None:
+    assert not live._runs, f"live runs are left: {list(live._runs.values())}"
+    for loop in _loops:
+        if leaves_tasks or loop.is_closed():
+            continue
+        loop.run_until_complete(_settle())
+        tasks = asyncio.all_tasks(loop)
+        assert not tasks, f"tasks are left: {tasks}"
+        assert not loop.timers(), f"timers are left: {loop.timers()}"
+
+
+async def _settle() -> None:
+    """Tasks whose work is done get the turns they need to end."""
+    for _ in range(SETTLE_TURNS):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="session")
+def _blockbuster() -> BlockBuster:
+    return BlockBuster(softstop, excluded_modules=[softstop.testing])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_ours_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not _is_virtual(request.path):
+        yield
+        return
+    buster: BlockBuster = request.getfixturevalue("_blockbuster")
+    buster.activate()
+    yield
+    buster.deactivate()
