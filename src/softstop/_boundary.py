@@ -6,7 +6,7 @@ Order matters everywhere here: look at the record before a shield goes up, commi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, NamedTuple, Protocol
@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ._log import Voice
 from ._scopes import QuietScope, contains
 from .budgets import CAUSE_OF, Amount, Budget, Chain, Claim, Hold, Unit, Verdict, first_reached
+from .errors import unfold
 from .events import StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
@@ -202,7 +203,7 @@ class Boundary:
     # -- turns ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> Generator[None]:
         """One model answer and the tool calls it asked for: a stop of mode `turn` lands after it."""
         self._turns += 1
         try:
@@ -282,9 +283,7 @@ class Boundary:
 
     def failed_first(self, exc: BaseException) -> bool:
         """Whether an exception is, or a group contains, a failure from before the stop."""
-        if isinstance(exc, BaseExceptionGroup):
-            return any(self.failed_first(inner) for inner in exc.exceptions)
-        return any(exc is failure for failure in self._failures)
+        return any(inner is failure for inner in unfold(exc) for failure in self._failures)
 
     async def close(self) -> None:
         """After the body: wait for begun steps in tasks that outlived it, close the sources left open."""
@@ -319,7 +318,7 @@ def _wake_on(future: asyncio.Future[None]) -> None:
 
 def enclosing_holds() -> list[Hold]:
     """What the steps around the calling code have reserved, innermost first, parent runs included."""
-    holds = []
+    holds: list[Hold] = []
     step = current_step.get()
     while step is not None:
         if step.hold is not None and step in step.boundary.open:

@@ -36,7 +36,7 @@ class Stamp:
         head = self._heads.get(kind)
         if head is None:
             shared = {
-                "event": kind.NAMES[self.source.kind],
+                "event": kind.names[self.source.kind],
                 "run_id": self.run_id,
                 "parent_run_id": self.parent_run_id,
                 "source": self.source,
@@ -67,9 +67,9 @@ class Event:
     """
 
     __slots__ = ("_at", "_metrics", "_seq", "_stamp")
-    NAME: ClassVar[str] = "Event"
-    NAMES: ClassVar[dict[Kind, EventName]] = {}  # what it is called in each kind of run; empty in base classes
+    names: ClassVar[dict[Kind, EventName]] = {}  # what it is called in each kind of run; empty in base classes
     FIELDS: ClassVar[tuple[str, ...]] = ()  # of this class only, in the order of the constructor
+    STATUS: ClassVar[str]  # of outcomes: the final status they stand for
     _wire: ClassVar[type[BaseModel] | None] = None  # see `_wire_model`
 
     run_id: str = view("_stamp.run_id")
@@ -78,23 +78,26 @@ class Event:
     seq: int = view("_seq")
     at: float = view("_at")
     metrics: Usage | None = view("_metrics")
-    content: str | None = None
 
     def __init__(self, stamp: Stamp, seq: int, at: float, metrics: Usage | None = None) -> None:
         self._stamp, self._seq, self._at, self._metrics = stamp, seq, at, metrics
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "NAME" not in cls.__dict__:
-            cls.NAME = cls.__name__
+        name: str = cls.__dict__.get("NAME", cls.__name__)
         cls._wire = None
-        if cls.NAME in NAMED:
-            cls.NAMES = {kind: name_in(kind, cls.NAME) for kind in KINDS}
+        if name in NAMED:
+            cls.names = {kind: name_in(kind, name) for kind in KINDS}
 
     @property
     def event(self) -> EventName:
         """The member of the enum of its kind: `event.event == RunEvent.run_content`."""
-        return self.NAMES[self._stamp.source.kind]
+        return self.names[self._stamp.source.kind]
+
+    @property
+    def content(self) -> str | None:
+        """The text of an event that has some."""
+        return None
 
     def _own(self) -> dict[str, Any]:
         own = {"seq": self._seq, "at": self._at, "metrics": self._metrics}
@@ -110,11 +113,12 @@ class Event:
         """The same object as JSON-able Python data."""
         shared = {"event": self.event.value, "run_id": self.run_id, "parent_run_id": self.parent_run_id}
         data = {**shared, "source": self.source, **self._own()}
-        return to_jsonable_python(data)  # type: ignore[no-any-return]
+        plain: dict[str, Any] = to_jsonable_python(data)
+        return plain
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        wire = handler.generate_schema(_wire_model(cls)) if cls.NAMES else core_schema.any_schema()
+        wire = handler.generate_schema(_wire_model(cls)) if cls.names else core_schema.any_schema()
         serial = core_schema.plain_serializer_function_ser_schema(cls.to_dict)
         rebuild = core_schema.no_info_before_validator_function(lambda data: data, wire)
         built = core_schema.no_info_after_validator_function(lambda wired: _from_wire(cls, wired), rebuild)
@@ -123,7 +127,7 @@ class Event:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self.to_dict() == other.to_dict()  # type: ignore[attr-defined]
+        return self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
         return hash((self.run_id, self._seq, type(self)))
@@ -140,12 +144,17 @@ def _wire_model(cls: type[Event]) -> type[BaseModel]:
     """The pydantic model of one event as JSON; built on first use, since fourteen of them cost 20 ms."""
     if cls._wire is None:
         hints = get_type_hints(cls)
-        fields: dict[str, Any] = {"event": Literal[tuple(sorted({name.value for name in cls.NAMES.values()}))]}
+        fields: dict[str, Any] = {"event": Literal[tuple(sorted({name.value for name in cls.names.values()}))]}
         for name in ("run_id", "parent_run_id", "source", "seq", "at", "metrics", *cls.FIELDS):
-            fields[name] = hints[name] if name in hints else Literal[cls.STATUS]
+            fields[name] = hints[name] if name in hints else _hint_of(cls, name)
         required: dict[str, Any] = {name: (hint, ...) for name, hint in fields.items()}
         cls._wire = create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **required)
     return cls._wire
+
+
+def _hint_of(cls: type[Event], name: str) -> Any:
+    """The type of a field that is a property of its own."""
+    return Literal[cls.STATUS] if name == "status" else get_type_hints(getattr(cls, name).fget)["return"]
 
 
 def event_from(cls: type[Event], data: Any) -> Event:
@@ -159,7 +168,7 @@ def _revive(cls: type[Event], data: bytes) -> Event:
 
 def _from_wire(cls: type[Event], wired: Any) -> Event:
     kind: Kind = wired.source.kind
-    if wired.event != cls.NAMES[kind].value:
+    if wired.event != cls.names[kind].value:
         raise ValueError(f"an event of {kind} {wired.source.name!r} cannot be named {wired.event}")
     above = None if wired.parent_run_id is None else Stamp(wired.parent_run_id, wired.source)
     stamp = Stamp(wired.run_id, wired.source, above)

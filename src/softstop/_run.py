@@ -22,7 +22,7 @@ from ._stopline import StopLine
 from ._watch import TimeWatch
 from .budgets import Budget, Chain
 from .context import RunContext, StopHook
-from .errors import MisuseError, StepFailed, safe_error
+from .errors import MisuseError, StepFailed, safe_error, unfold
 from .events import RunCancelled, RunCompleted, RunFailed, RunStarted, Source, Stamp
 from .limits import Limits
 from .ports import Observer, Runnable
@@ -368,9 +368,8 @@ class Run:
 
     def _note(self, raised: BaseException) -> Ending:
         """What the body raised, as a fact."""
-        only_cancelled = isinstance(raised, asyncio.CancelledError) or (
-            isinstance(raised, BaseExceptionGroup) and raised.split(asyncio.CancelledError)[1] is None
-        )
+        kinds = (asyncio.CancelledError, BaseExceptionGroup)
+        only_cancelled = all(isinstance(exc, kinds) for exc in unfold(raised))
         if only_cancelled and (self.boundary.asked or self._delivered):
             self._stop_by_process()
             return Ending.interrupted
@@ -432,15 +431,8 @@ class Run:
     def _seal(self, signal: Signal) -> None:
         """Publish the outcome, once. After this nothing of the run is left: no timer, no entry, no waiter."""
         line = self.line
-        with live.lock:
-            if line.sealed:
-                return
-            line.sealed = line.inbox is None
-        if not line.sealed:  # asked from another thread at the last moment: it was accepted, so it goes on record
-            line.take_inbox()
-            if line.sealed:
-                return
-            line.sealed = True
+        if not line.seal():
+            return
         self.status = follow(self.status, signal)
         self._publish(signal)
         line.disarm()
@@ -489,9 +481,4 @@ class Run:
 
 def _process_interrupt(raised: BaseException | None) -> KeyboardInterrupt | None:
     """The KeyboardInterrupt in an exception: it is the process's, never a run's (T20)."""
-    if isinstance(raised, KeyboardInterrupt):
-        return raised
-    if isinstance(raised, BaseExceptionGroup):
-        found = [_process_interrupt(inner) for inner in raised.exceptions]
-        return next((interrupt for interrupt in found if interrupt is not None), None)
-    return None
+    return next((exc for exc in unfold(raised) if isinstance(exc, KeyboardInterrupt)), None)

@@ -118,6 +118,17 @@ class StopLine:
         ends = NEVER if grace is None else self._run.loop.time() + grace
         return Deadline(request if grace == request.grace else request.model_copy(update={"grace": grace}), ends)
 
+    def seal(self) -> bool:
+        """Decide that the outcome is now; later stops are too late. False if it was decided before."""
+        with live.lock:
+            if self.sealed:
+                return False
+            self.sealed = self.inbox is None
+        if self.sealed:
+            return True
+        self.take_inbox()  # asked from another thread at the last moment: it was accepted, so it goes on record
+        return self.seal()
+
     # -- acting --------------------------------------------------------------------------------------------------
 
     def _act_on(self, held: Deadline) -> None:

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Unpack, cast, overload
 
 from ._portal import SyncEventStream, run_sync, stream_sync
 from ._run import Run
@@ -104,7 +104,7 @@ def check_body(body: Any) -> Body:
     Raises:
         MisuseError: It is not an async function or async generator function of two arguments.
     """
-    call = body.func if isinstance(body, partial) else body
+    call: Any = _unwrapped(body)
     if not callable(call):
         raise MisuseError(f"an agent's body is an async function (run, message), not {type(body).__name__}")
     if not (inspect.isfunction(call) or inspect.ismethod(call)):
@@ -119,12 +119,15 @@ def check_body(body: Any) -> Body:
         raise MisuseError(
             f"an agent's body takes (run, message): {_name_of(body)}{inspect.signature(body)}, {error}"
         ) from None
-    checked: Body = body
-    return checked
+    return cast(Body, body)
+
+
+def _unwrapped(body: Any) -> Any:
+    return body.func if isinstance(body, partial) else body  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
 
 
 def _name_of(body: Any) -> str:
-    call = body.func if isinstance(body, partial) else body
+    call: Any = _unwrapped(body)
     name: str = getattr(call, "__name__", type(call).__name__)
     return name
 

@@ -80,10 +80,11 @@ class Budget:
 
     def shortage(self, need: Amount, mine: Amount, *, only_spent: bool) -> Unit | None:
         """The first unit that lacks room for `need`; `only_spent` asks for the room if all others gave back theirs."""
-        for unit, limit, index in (("tokens", self._token_limit, 0), ("cost_usd", self._cost_limit, 1)):
-            taken = self.spent[index] + (mine[index] if only_spent else self.reserved[index])
-            if limit is not None and taken + need[index] > limit:
-                return unit  # type: ignore[return-value]
+        held = mine if only_spent else self.reserved
+        if self._token_limit is not None and self.spent.tokens + held.tokens + need.tokens > self._token_limit:
+            return "tokens"
+        if self._cost_limit is not None and self.spent.nano_usd + held.nano_usd + need.nano_usd > self._cost_limit:
+            return "cost_usd"
         return None
 
     def reached(self) -> Unit | None:
@@ -247,7 +248,8 @@ class Claim:
             budget, mine = self.chain[index], self._enclosed(index)
             unit = budget.shortage(self.need, mine, only_spent=True)
             if unit is not None:
-                self.state, self.refused_by = Verdict.refused, (budget, unit)
+                self.state = Verdict.refused
+                self.refused_by = budget, unit
                 return self.state
             short = short or budget.shortage(self.need, mine, only_spent=False) is not None
             if index not in self._mine and budget._waiting and budget._waiting[0] is not self:

@@ -16,6 +16,9 @@ SoftstopError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 
 class SoftstopError(Exception):
     """Root of every exception that softstop raises."""
@@ -109,6 +112,15 @@ class Deadlock(SoftstopError):
 
 class LawBroken(SoftstopError):
     """A schedule broke an invariant of the law; the message names it and how to replay the schedule."""
+
+
+def unfold(exc: BaseException | None) -> Iterator[BaseException]:
+    """An exception and, if it is a group, everything inside it."""
+    if exc is not None:
+        yield exc
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
+            yield from unfold(inner)
 
 
 def safe_error(exc: BaseException, cap: int = 500) -> str:

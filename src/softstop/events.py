@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
@@ -35,7 +35,6 @@ class RunContent(Event):
 
     __slots__ = ("_content",)
     FIELDS = ("content",)
-    content: str = view("_content")
 
     def __init__(self, stamp: Stamp, seq: int, at: float, metrics: Usage | None, content: str) -> None:
         self._stamp = stamp
@@ -43,6 +42,11 @@ class RunContent(Event):
         self._at = at
         self._metrics = metrics
         self._content = content
+
+    @property
+    def content(self) -> str:
+        """The piece of text."""
+        return self._content
 
 
 StepKind = Literal["atomic", "divisible"]
@@ -186,8 +190,6 @@ class Outcome(Event):
 
     __slots__ = ("_content", "_errors", "_steps", "_usage")
     FIELDS: ClassVar[tuple[str, ...]] = ("status", "content", "usage", "steps", "errors")
-    STATUS: ClassVar[RunStatus]
-    content: str = view("_content")
     usage: Usage = view("_usage")
     steps: tuple[StepRecord, ...] = view("_steps")
     errors: tuple[str, ...] = view("_errors")
@@ -213,9 +215,14 @@ class Outcome(Event):
         self._errors = tuple(errors)
 
     @property
+    def content(self) -> str:
+        """All text that was written, exactly as it was delivered."""
+        return self._content
+
+    @property
     def status(self) -> RunStatus:
         """The final status that this event stands for."""
-        return self.STATUS
+        return RunStatus(self.STATUS)
 
 
 class RunCompleted(Outcome):
@@ -276,7 +283,7 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
 
 @cache
 def _classes_by_name() -> dict[str, type[Event]]:
-    return {cls.NAMES[kind].value: cls for kind in KINDS for cls in EVENT_CLASSES}
+    return {cls.names[kind].value: cls for kind in KINDS for cls in EVENT_CLASSES}
 
 
 def parse_event(data: bytes | str | Mapping[str, Any]) -> Event:
@@ -286,11 +293,12 @@ def parse_event(data: bytes | str | Mapping[str, Any]) -> Event:
         MisuseError: It is no JSON object, or `event` names no event of softstop.
         pydantic.ValidationError: A field is missing, unknown or of the wrong type.
     """
-    fields: Any = from_json(data) if isinstance(data, bytes | str) else data
-    if not isinstance(fields, Mapping) or fields.get("event") not in _classes_by_name():
+    fields: Any = from_json(data) if isinstance(data, bytes | str) else dict(data)
+    name = cast("dict[str, Any]", fields).get("event") if isinstance(fields, dict) else None
+    if name not in _classes_by_name():
         raise MisuseError(
             "this is not an event of softstop: its `event` must be one of the values of RunEvent, "
             "TeamRunEvent or WorkflowRunEvent"
         )
-    cls = _classes_by_name()[fields["event"]]
-    return event_from(cls, dict(fields))
+    cls = _classes_by_name()[name]
+    return event_from(cls, fields)

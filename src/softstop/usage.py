@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
@@ -34,9 +34,11 @@ class Usage(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _own_dump_is_valid_input(cls, data: object) -> object:
-        if isinstance(data, dict) and "total_tokens" in data:
-            return {key: value for key, value in data.items() if key != "total_tokens"}
-        return data
+        if not isinstance(data, dict) or "total_tokens" not in data:
+            return data  # pyright: ignore[reportUnknownVariableType] - whatever the caller gave
+        fields = dict(cast("dict[str, object]", data))
+        del fields["total_tokens"]
+        return fields
 
     @computed_field  # type: ignore[prop-decorator]
     @property
