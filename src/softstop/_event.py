@@ -172,5 +172,5 @@ def _from_wire(cls: type[Event], wired: Any) -> Event:
         raise ValueError(f"an event of {kind} {wired.source.name!r} cannot be named {wired.event}")
     above = None if wired.parent_run_id is None else Stamp(wired.parent_run_id, wired.source)
     stamp = Stamp(wired.run_id, wired.source, above)
-    own = [getattr(wired, name) for name in cls.FIELDS if name != "status"]
+    own = [getattr(wired, name) for name in cls.FIELDS if name != "status" or not hasattr(cls, "STATUS")]
     return cls(stamp, wired.seq, wired.at, wired.metrics, *own)
