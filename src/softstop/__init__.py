@@ -1,7 +1,7 @@
 """An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done."""
 
-from ._log import EventStream as EventStream
 from ._portal import SyncEventStream as SyncEventStream
+from ._readers import EventStream as EventStream
 from ._run import Run as Run
 from ._spec import RunOptions as RunOptions
 from ._spec import RunOutput as RunOutput

@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._log import Voice
 from ._scopes import QuietScope, contains
+from ._voice import Voice
 from .budgets import CAUSE_OF, Amount, Budget, Chain, Claim, Hold, Unit, Verdict, first_reached
 from .errors import unfold
 from .events import StepKind, StepRecord, StepStatus
@@ -56,13 +56,7 @@ class OpenStream(Protocol):
 current_step: ContextVar[OpenStep | None] = ContextVar("softstop.current_step", default=None)
 
 
-class Record(NamedTuple):
-    """How a step ended, before it becomes a `StepRecord` of the outcome."""
-
-    step: str
-    step_id: int
-    kind: StepKind
-    status: StepStatus
+Record = tuple[str, int, StepKind, StepStatus]  # name, number, kind, status: a `StepRecord` to be
 
 
 class Boundary:
@@ -296,8 +290,15 @@ class Boundary:
 
     def records(self) -> tuple[StepRecord, ...]:
         """How each step ended, in the order in which they did; steps still open count as abandoned."""
-        still = [Record(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
-        return tuple([StepRecord(**record._asdict()) for record in (*self.records_so_far, *still)])
+        if not self.records_so_far and not self.open:
+            return ()
+        still: list[Record] = [(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
+        return tuple(
+            [
+                StepRecord(step=name, step_id=number, kind=kind, status=status)
+                for name, number, kind, status in (*self.records_so_far, *still)
+            ]
+        )
 
     def open_names(self) -> tuple[str, ...]:
         """The names of the atomic steps that are running, in the order in which they began."""

@@ -20,13 +20,14 @@ from .usage import Usage
 class Stamp:
     """What all events of one run share. Immutable by agreement: only softstop builds and holds one."""
 
-    __slots__ = ("_heads", "parent", "parent_run_id", "run_id", "source")
+    __slots__ = ("_heads", "folded", "parent", "parent_run_id", "run_id", "source")
 
     def __init__(self, run_id: str, source: Source, parent: Stamp | None = None) -> None:
         self.run_id = run_id
         self.source = source
         self.parent = parent
         self.parent_run_id = None if parent is None else parent.run_id
+        self.folded: list[str] | None = None  # text that the log has folded, while the run lives
         self._heads: dict[type[Event], bytes] | None = None  # JSON up to `seq`; only made for runs that are sent out
 
     def head_of(self, kind: type[Event]) -> bytes:

@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import anyio
 
 from ._boundary import Boundary, current_step
 from ._live import live
-from ._log import EventStream, Log, SignOfLife, Voice, Waiters, WatchedVoice, wait_in, wake_all
+from ._log import Log, Waiters, wait_in, wake_all
 from ._machine import Ending, Facts, Signal, follow, reduce_outcome
+from ._readers import EventStream
 from ._scopes import finish_within
 from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import FAIRNESS
 from ._stopline import StopLine
+from ._voice import SignOfLife, Voice, WatchedVoice
 from ._watch import TimeWatch
 from .budgets import Budget, Chain
 from .context import RunContext, StopHook
@@ -37,7 +39,7 @@ from .stops import (
     StopResult,
     user_request,
 )  # fmt: skip
-from .usage import NO_USAGE, Usage
+from .usage import Usage
 
 SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before the outcome is published without it
 
@@ -67,7 +69,7 @@ class Run:
     __slots__ = (
         "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks", "_outcome",
         "_owner", "_parent", "_sign", "_value", "_watch", "boundary", "ends_at", "limits", "line", "loop", "members",
-        "policy", "spec", "status", "task", "voice",
+        "messages", "policy", "spec", "status", "task", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +84,7 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None  # set by the supervisor when the run may start
         self.members: tuple[Run, ...] = ()
+        self.messages: tuple[Any, ...] = ()  # the conversation with a model, kept valid by the body
         self.ends_at: float | None = None  # loop time of the nearest timeout, own or inherited
         self._sign: SignOfLife | None = None  # set for an idle limit
         self._watch: TimeWatch | None = None  # set for a time limit, from the start to the outcome
@@ -152,7 +155,7 @@ class Run:
     @property
     def usage(self) -> Usage:
         """All usage charged so far."""
-        return NO_USAGE if self.voice.usage is None else self.voice.usage.total()
+        return self.voice.usage
 
     @property
     def output(self) -> RunOutput | None:
@@ -171,6 +174,7 @@ class Run:
             members=tuple(member.output for member in self.members if member.output is not None),
             errors=event.errors,
             abandoned=self._abandoned,
+            messages=self.messages,
             error=self._error,
         )
 
@@ -340,8 +344,8 @@ class Run:
 
     async def _body(self) -> object:
         work = self.spec.runnable.invoke(RunContext(self), self.spec.message)
-        if isinstance(work, AsyncIterator):
-            await self._pour(work)
+        if hasattr(work, "__anext__"):
+            await self._pour(cast("AsyncIterator[str]", work))
             return None
         value = await work
         if isinstance(value, str) and not self.voice.content:
@@ -353,13 +357,11 @@ class Run:
         voice, boundary, count = self.voice, self.boundary, 0
         try:
             async for text in chunks:
-                if not isinstance(text, str):
-                    raise MisuseError(f"an agent's generator must yield strings, not {type(text).__name__}")
                 voice.write(text)
                 count += 1
                 if boundary.asked:
                     await boundary.cross()
-                if not count % FAIRNESS:
+                if not count & FAIRNESS:
                     await asyncio.sleep(0)
         finally:
             close = getattr(chunks, "aclose", None)

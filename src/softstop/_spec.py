@@ -95,7 +95,8 @@ class RunOutput:
 
     `content` is the text that was written, up to the stop; `value` what the body returned; `stop` the request that
     was recorded, also when the run completed anyway; `members` the outputs of member runs in the order of their start;
-    `errors` what failed besides, one bounded line each.
+    `errors` what failed besides, one bounded line each; `messages` the conversation of an agent with a model, in
+    pydantic-ai's types and valid to continue from.
     """
 
     run_id: str
@@ -108,6 +109,7 @@ class RunOutput:
     members: tuple[RunOutput, ...] = ()
     errors: tuple[str, ...] = ()
     abandoned: tuple[str, ...] = ()
+    messages: tuple[Any, ...] = field(default=(), repr=False)
     error: BaseException | None = field(default=None, repr=False, compare=False)
 
     def raise_for_status(self) -> Self:

@@ -13,8 +13,8 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._boundary import Boundary, OpenStep, Record, current_step
-from ._scopes import contains, finish_within
+from ._boundary import Boundary, OpenStep, current_step
+from ._scopes import cancelled_around, contains, finish_within, scope_class
 from .budgets import Amount, Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
@@ -28,7 +28,7 @@ from .events import (
 )  # fmt: skip
 
 T = TypeVar("T")
-FAIRNESS: Final = 128  # chunks after which a source that never waits lets the loop turn once
+FAIRNESS: Final = 127  # mask: every 128 chunks a source that never waits lets the loop turn once
 
 Names = tuple[type[StepStarted], type[StepCompleted]]
 PLAIN: Final[Names] = (StepStarted, StepCompleted)
@@ -69,16 +69,26 @@ class Step:
         boundary = self.boundary
         if boundary.asked or boundary.limited:
             await boundary.admit()
-        await checkpoint_if_cancelled()  # a scope of the body's own may have been cancelled
         if self._need is not None and boundary.chain:
             self.hold = await boundary.reserve(self._need)
-        self._begin()
+        scope = scope_class()(shield=True)
+        scope.__enter__()
+        if cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin in there either
+            scope.__exit__(None, None, None)
+            self._give_back()
+            await checkpoint_if_cancelled()
+            scope = scope_class()(shield=True)
+            scope.__enter__()
+        self._begin(scope)
         return self
 
-    def _begin(self) -> None:
+    def _give_back(self) -> None:
+        if self.hold is not None:
+            self.hold.release()
+
+    def _begin(self, scope: anyio.CancelScope) -> None:
         boundary = self.boundary
-        scope = self._scope = anyio.CancelScope(shield=True)
-        scope.__enter__()
+        self._scope = scope
         task = self._task = asyncio.current_task()
         if task is not boundary.scope.task and not contains(boundary.scope.inner, scope):
             self.foreign = True
@@ -92,49 +102,35 @@ class Step:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        stray = exc is not None and self._is_own_failure(exc)
+        status: StepStatus = "completed"
         error = exc
-        if stray:
-            assert exc is not None
-            error = StepFailed(self.name, safe_error(exc))
-        self._end(error)
-        assert self._scope is not None
-        self._scope.__exit__(exc_type, exc, trace)  # it is never cancelled itself, so it never swallows
-        self._leave(error)
-        if stray:
-            assert error is not None
+        if exc is not None:
+            status, error = self._judge(exc)
+        boundary, scope = self.boundary, self._scope
+        self._give_back()
+        told = safe_error(error) if status == "failed" and error is not None else None
+        boundary.voice.emit(self._names[1], self.name, self.step_id, status, told)  # the commit, behind the shield (T3)
+        current_step.set(self.around)
+        boundary.open.discard(self)
+        self._task = self._scope = None
+        if scope is not None:
+            scope.__exit__(exc_type, exc, trace)  # it is never cancelled itself, so it never swallows
+        boundary.left(self, (self.name, self.step_id, "atomic", status))
+        if error is not exc and error is not None:
             raise error from exc
         return False
 
-    def _is_own_failure(self, exc: BaseException) -> bool:
-        """CancelledError that nobody asked for, or SystemExit: they would end more than the step (T13, T20)."""
+    def _judge(self, exc: BaseException) -> tuple[StepStatus, BaseException]:
+        """How a step ended that raised, and what its caller shall see."""
         if isinstance(exc, asyncio.CancelledError):
-            return not self._was_cut and self._task is not None and self._task.cancelling() == 0
-        return not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)
-
-    def _status(self, exc: BaseException | None) -> StepStatus:
-        if exc is None:
-            return "completed"
-        if isinstance(exc, Exception | ExceptionGroup) and not self._was_cut:
-            return "failed"
-        return "cut" if self._interruptible else "unsettled"
-
-    def _end(self, exc: BaseException | None) -> None:
-        """Settle and record, still behind the shield: nothing of a finished step is ever lost (T3)."""
-        boundary, status = self.boundary, self._status(exc)
-        if self.hold is not None:
-            self.hold.release()
-        if status == "failed":
-            assert exc is not None
-            boundary.failed(exc)
-        error = safe_error(exc) if status == "failed" and exc is not None else None
-        boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
-
-    def _leave(self, exc: BaseException | None) -> None:
-        current_step.set(self.around)
-        self.boundary.open.discard(self)
-        self._task = None
-        self.boundary.left(self, Record(self.name, self.step_id, "atomic", self._status(exc)))
+            stray = not self._was_cut and self._task is not None and self._task.cancelling() == 0
+        else:
+            stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)
+        error = StepFailed(self.name, safe_error(exc)) if stray else exc
+        if isinstance(error, Exception) and not self._was_cut:
+            self.boundary.failed(error)
+            return "failed", error
+        return ("cut" if self._interruptible else "unsettled"), error
 
     def cut(self) -> None:
         """Interrupt the step itself. A foreign task is cancelled natively: once, where a scope would spin."""
@@ -154,7 +150,7 @@ class Stream(Generic[T]):
     """
 
     __slots__ = (
-        "_boundary", "_chunks", "_inside", "_interrupted", "_names", "_pull", "_source", "_state", "_task",
+        "_boundary", "_chunks", "_ended", "_inside", "_interrupted", "_names", "_pull", "_source", "_task",
         "_waiting", "name", "step_id",
     )  # fmt: skip
 
@@ -166,8 +162,8 @@ class Stream(Generic[T]):
         self.step_id = 0  # set when it begins
         self._names = names
         self._source = source
-        self._pull: Callable[[], Awaitable[T]] | None = None
-        self._state = 0  # 0 not begun, 1 open, 2 ended
+        self._pull: Callable[[], Awaitable[T]] | None = None  # set while the stream is open
+        self._ended = False
         self._chunks = 0
         self._inside = False  # opened inside an atomic step, and so no boundary while that runs
         self._waiting = False  # between asking the source and its answer
@@ -184,52 +180,60 @@ class Stream(Generic[T]):
         await self.aclose()
 
     async def __anext__(self) -> T:
-        boundary = self._boundary
         self._chunks += 1
-        if not self._chunks % FAIRNESS:
+        if not self._chunks & FAIRNESS:
             await asyncio.sleep(0)
-        if self._state != 1 or boundary.asked:
-            await self._gate()
-        assert self._pull is not None
-        self._waiting = True
+        pull = self._pull
+        if pull is None or self._boundary.asked:
+            pull = await self._gate()
         try:
-            return await self._pull()
+            if self._task is None:
+                return await pull()
+            return await self._pull_interruptibly(pull)
         except StopAsyncIteration:
             self._end("completed", None)
             raise
         except BaseException as exc:
             await self._broken(exc)
             raise
+
+    async def _pull_interruptibly(self, pull: Callable[[], Awaitable[T]]) -> T:
+        self._waiting = True
+        try:
+            return await pull()
         finally:
             self._waiting = False
 
-    async def _gate(self) -> None:
+    async def _gate(self) -> Callable[[], Awaitable[T]]:
+        """The way to the next chunk, past everything that may forbid it."""
         boundary = self._boundary
-        if self._state == 2:
+        if self._ended:
             raise StopAsyncIteration
-        if self._state == 0:
+        if self._pull is None:
             try:
-                await boundary.admit()
+                if boundary.asked or boundary.limited:
+                    await boundary.admit()
                 await checkpoint_if_cancelled()
             except BaseException:
                 await self._close_source()
                 raise
-            self._begin()
-        elif not (self._inside and boundary.inside()):
+            return self._begin()
+        if not (self._inside and boundary.inside()):
             await self.aclose()
             await boundary.refuse()
+        return self._pull
 
-    def _begin(self) -> None:
+    def _begin(self) -> Callable[[], Awaitable[T]]:
         boundary = self._boundary
         self._inside = boundary.inside()
-        self._pull = aiter(self._source).__anext__
-        self._state = 1
+        pull = self._pull = aiter(self._source).__anext__
         self.step_id = boundary.begin()
         boundary.streams.add(self)
         task = asyncio.current_task()
         if task is not boundary.scope.task and not self._inside and not boundary.in_tree():
             self._task = task
         boundary.voice.emit(self._names[0], self.name, self.step_id, "divisible")
+        return pull
 
     async def _broken(self, exc: BaseException) -> None:
         """The wait for a chunk ended in an exception: the run's stop, somebody else's cancel, or a failure."""
@@ -261,19 +265,18 @@ class Stream(Generic[T]):
 
     async def aclose(self) -> None:
         """Close the source now; a stream that was not read to its end counts as cut while the run is stopping."""
-        if self._state == 1:
-            self._state = 2
+        if self._pull is not None:
+            self._pull, self._ended = None, True
             await self._close_source()
             self._end("cut" if self._boundary.asked else "completed", None)
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         boundary = self._boundary
-        self._state = 2
-        self._pull = None
+        self._pull, self._ended = None, True
         boundary.streams.discard(self)
         if status == "cut":
             boundary.cut = True
-        boundary.records_so_far.append(Record(self.name, self.step_id, "divisible", status))
+        boundary.records_so_far.append((self.name, self.step_id, "divisible", status))
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
 
     async def _close_source(self) -> None:

@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 from ._boundary import Boundary
 from ._live import live
-from ._log import Voice
 from ._machine import Deadline, Signal, judge
+from ._voice import Voice
 from .events import RunEscalated, RunStopRequested
 from .stops import RunStatus, StopCause, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, StopResult
 

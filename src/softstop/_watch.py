@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from ._log import SignOfLife
+from ._voice import SignOfLife
 from .limits import Limits
 from .stops import LimitReached, StopCause
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Unpack, cast, overload
+from importlib import import_module
+from typing import Any, Final, Literal, Unpack, cast, overload
 
 from ._portal import SyncEventStream, run_sync, stream_sync
 from ._run import Run
@@ -19,30 +20,55 @@ from .stops import StopPolicy
 from .supervisor import cancel_run, start_here
 
 Body = Callable[[RunContext, Any], Awaitable[Any] | AsyncIterator[str]]
+MOST_TURNS: Final = 50
 
 
 class Agent:
     """Something that does work in steps and can be stopped between them.
 
+    Takes either a body or a model:
+
+        Agent(body, name="storyteller")
+        Agent(model="openai:gpt-5.2", instructions="Tell stories.", tools=[search])
+
     Args:
         body: `async def body(run, message)` that returns a value, or an async generator of text.
-        name: Shown in events; the body's name if not given.
+        model: A value of `softstop.models`, a string `provider:model`, or a model of pydantic-ai.
+        name: Shown in events; the body's or the model's name if not given.
         id: Names it in routes and events; made from the name if not given.
-        description: What it is for; a team's leader reads it.
+        description: What it is for; a team's leader reads it, and so does the agent's own model.
+        instructions: What the model is told before the conversation; several are joined by blank lines.
+        tools: Functions that the model may call, sync or async, described to it by name, docstring and types. One whose
+            first parameter is named `run`, or annotated `RunContext`, gets the run.
+        max_turns: Answers of the model in one run; a run that needs more fails.
         limits: Limits of each run, where the call gives none.
         policy: How its runs let themselves be stopped, where the call does not say.
+
+    Raises:
+        MisuseError: Both a body and a model or neither, or one that cannot work.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one flat call is how agents are written everywhere; each group is a value already
         self,
-        body: Body,
+        body: Body | None = None,
         *,
+        model: Any = None,
         name: str | None = None,
         id: str | None = None,
         description: str = "",
+        instructions: str | Sequence[str] = "",
+        tools: Sequence[Callable[..., Any]] = (),
+        max_turns: int = MOST_TURNS,
         limits: Limits = NO_LIMITS,
         policy: StopPolicy | None = None,
     ) -> None:
+        if (body is None) == (model is None):
+            raise MisuseError("an agent takes either a body or model=: Agent(body), Agent(model='openai:gpt-5.2')")
+        if body is None:
+            told = (description, *((instructions,) if isinstance(instructions, str) else instructions))
+            body = body_with(model, "\n\n".join(filter(None, told)), tools, max_turns)
+        elif instructions or tools or max_turns != MOST_TURNS:
+            raise MisuseError("instructions, tools and max_turns are for an agent with model=; a body has its own")
         self._body = check_body(body)
         self.name = name or _name_of(body)
         self.id = id or slug(self.name)
@@ -96,6 +122,21 @@ class Agent:
     def cancel_run(self, run_id: str, reason: str | None = None) -> bool:
         """Ask a run to stop at its next step boundary; from any thread. See `softstop.cancel_run`."""
         return cancel_run(run_id, reason)
+
+
+def body_with(model: Any, instructions: str, tools: Sequence[Callable[..., Any]], max_turns: int) -> Body:
+    """A body that asks a model, turn after turn. The room of models is loaded only now: it is an extra.
+
+    Raises:
+        MisuseError: The extra is not installed, or model or tools cannot work.
+    """
+    if hasattr(model, "make_body"):
+        return cast(Body, model.make_body(instructions=instructions, tools=tools, max_turns=max_turns))
+    try:
+        room = import_module("softstop.models")
+    except ImportError as error:
+        raise MisuseError(f"an agent with a model needs pip install 'softstop[models]': {error}") from error
+    return cast(Body, room.body_of(model, instructions=instructions, tools=tools, max_turns=max_turns))
 
 
 def check_body(body: Any) -> Body:

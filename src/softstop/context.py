@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import _get_running_loop  # the C function behind get_running_loop, which does not raise
 from collections.abc import AsyncIterable, Callable, Mapping
 from typing import Any, Protocol, TypeVar, Unpack
 
 from pydantic import ValidationError
 
 from ._boundary import Boundary, current_step
-from ._log import Voice
 from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import Step, Stream
+from ._voice import Voice
 from .budgets import Amount, spend
-from .errors import MisuseError
 from .events import UsageRejected
 from .limits import Limits
 from .ports import Runnable
 from .stops import StopPolicy, StopRequest
-from .usage import NO_USAGE, Usage
+from .usage import Usage
 
 T = TypeVar("T")
 StopHook = Callable[[StopRequest], object]
@@ -33,6 +32,7 @@ class LiveRun(Protocol):
     limits: Limits
     policy: StopPolicy
     ends_at: float | None
+    messages: tuple[Any, ...]
 
     @property
     def stop(self) -> StopRequest | None: ...  # noqa: D102
@@ -48,9 +48,16 @@ class RunContext:
     Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
     """
 
-    __slots__ = ("_boundary", "_loop", "_run", "_voice")
+    __slots__ = ("_boundary", "_loop", "_run", "_voice", "write")
+
+    write: Callable[[str], None]
+    """Publish a piece of content: `run.write("text")`. Never waits; empty text is no event.
+
+    A MisuseError if it is not a string. The voice's own method and not a wrapper: no call is hotter.
+    """
 
     def __init__(self, run: LiveRun) -> None:
+        self.write = run.voice.write
         self._run = run
         self._voice = run.voice
         self._boundary = run.boundary
@@ -102,7 +109,7 @@ class RunContext:
     @property
     def usage(self) -> Usage:
         """All usage charged so far."""
-        return NO_USAGE if self._voice.usage is None else self._voice.usage.total()
+        return self._voice.usage
 
     @property
     def stopping(self) -> bool:
@@ -119,6 +126,16 @@ class RunContext:
         """Seconds until the run's own or a parent's timeout; None without one."""
         ends_at = self._run.ends_at
         return None if ends_at is None else max(0.0, ends_at - self._loop.time())
+
+    @property
+    def messages(self) -> tuple[Any, ...]:
+        """The conversation so far, as it will stand in the output; a body that keeps one assigns it."""
+        return self._run.messages
+
+    @messages.setter
+    def messages(self, messages: tuple[Any, ...]) -> None:
+        if not self._voice.closed:  # what an abandoned body adds is too late
+            self._run.messages = messages
 
     def step(self, name: str, *, reserve: Usage | None = None, interruptible: bool = False) -> Step:
         """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, whatever asks for a stop.
@@ -144,28 +161,13 @@ class RunContext:
         """A step boundary of your own, for long work that is neither a step nor a wait. Does not yield to the loop."""
         await self._boundary.cross()
 
-    def write(self, text: str) -> None:
-        """Publish a piece of content. Never waits; empty text is no event.
-
-        Raises:
-            MisuseError: It is not a string.
-        """
-        if type(text) is not str and not isinstance(text, str):
-            raise MisuseError(
-                f"run.write takes a string, not {type(text).__name__}; write str(...) of it if that is meant"
-            )
-        if asyncio._get_running_loop() is self._loop:
-            self._voice.write(text)
-        else:
-            self._loop.call_soon_threadsafe(self._voice.write, text)
-
     def charge(self, usage: Usage | Mapping[str, Any]) -> None:
         """Count usage for this run, its parents and the budgets they share. Never raises for a limit or a bad report.
 
         A mapping is a provider's report: one that cannot be true becomes a `UsageRejected` event, and what the step
         has reserved counts as spent.
         """
-        if asyncio._get_running_loop() is not self._loop:
+        if _get_running_loop() is not self._loop:
             self._loop.call_soon_threadsafe(self.charge, usage)
             return
         boundary = self._boundary

@@ -111,7 +111,14 @@ class Deadlock(SoftstopError):
 
 
 class LawBroken(SoftstopError):
-    """A schedule broke an invariant of the law; the message names it and how to replay the schedule."""
+    """A schedule broke an invariant of the law; the message names it and how to replay that schedule alone."""
+
+    def __init__(self, invariant: str, found: str, schedule: str) -> None:
+        self.invariant, self.found, self.schedule = invariant, found, schedule
+        super().__init__(invariant, found, schedule)
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.found}; replay it with stop_everywhere(..., only={self.schedule!r})"
 
 
 def unfold(exc: BaseException | None) -> Iterator[BaseException]:

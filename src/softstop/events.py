@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
 from ._event import Event as Event
@@ -174,10 +174,9 @@ class UsageRejected(Event):
         self._problem = problem
 
 
-class StepRecord(BaseModel):
+@dataclass(frozen=True, slots=True)
+class StepRecord:
     """How one step of a run ended."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: str
     step_id: int

@@ -38,8 +38,10 @@ class Limits(BaseModel):
 
     def over(self, wider: Limits) -> Limits:
         """These limits, with the gaps filled from `wider`: the nearest wins, field by field."""
-        if wider == NO_LIMITS:
+        if wider is NO_LIMITS:
             return self
+        if self is NO_LIMITS:
+            return wider
         return self.model_copy(
             update={name: getattr(wider, name) for name in LIMIT_NAMES if getattr(self, name) is None}
         )

@@ -15,7 +15,8 @@ import anyio
 
 from ._journal import Journal
 from ._live import defaults, live
-from ._log import EventStream, Waiters, wait_in, wake_all
+from ._log import Waiters, wait_in, wake_all
+from ._readers import EventStream
 from ._run import SETTLE, Run, current_run
 from ._spec import RunOptions, RunSpec
 from .errors import MisuseError, RunNotFound, SupervisorClosed
@@ -205,7 +206,8 @@ class Supervisor:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """The one place that starts tasks which outlive a call; they stay owned until they are done."""
-        task = self._bind().create_task(work)
+        assert self._loop is not None
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
