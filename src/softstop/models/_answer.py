@@ -1,0 +1,117 @@
+"""One answer of a model, as the source of a step: text, a message and what it cost. Knows streams; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, suppress
+
+from pydantic_ai.direct import model_request_stream
+from pydantic_ai.messages import (
+    ModelResponseStreamEvent,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+)
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from .._scopes import finish_within
+from ..context import RunContext
+from ._errors import explain
+from ._history import History
+from ._usage import charge, charge_unanswered, input_tokens
+
+
+class Answer:
+    """An answer that streams: opened by its first chunk; paid, recorded and closed once, on every way out."""
+
+    def __init__(self, run: RunContext, model: Model, history: History, tools: list[ToolDefinition]) -> None:
+        self._run = run
+        self._model = model
+        self._history = history
+        self._tools = tools
+        self._asked: int | None = None  # tokens of the request, about; set while it may cost something
+        self._opened: AbstractAsyncContextManager[StreamedResponse] | None = None
+        self._response: StreamedResponse | None = None
+        self._events: AsyncIterator[ModelResponseStreamEvent] | None = None
+        self.begun = False  # some text was handed on
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            if self._events is None:
+                self._events = await self._open()
+            async for event in self._events:
+                text = _text_of(event)
+                if text:
+                    self.begun = True
+                    return text
+                self._run.heartbeat()  # a model that thinks, or writes a long tool call, is not idle
+        except Exception as error:  # noqa: BLE001 - boundary: provider. Its errors carry requests, bodies and keys
+            failure = explain(error, self._model)
+        else:
+            self._settle(complete=True)
+            with suppress(Exception):  # the answer is complete; that its connection fails to close takes nothing away
+                await finish_within(self._run.policy.cleanup_timeout, self._close)
+            raise StopAsyncIteration
+        raise failure  # outside the handler, so that the provider's error is not its context
+
+    async def _open(self) -> AsyncIterator[ModelResponseStreamEvent]:
+        parameters = ModelRequestParameters(function_tools=self._tools)
+        messages = self._model.prepare_messages(list(self._history.messages), parameters)
+        opening = model_request_stream(
+            self._model,
+            messages,
+            model_settings=_settings(self._model),
+            model_request_parameters=parameters,
+        )
+        self._asked = input_tokens(self._history.messages, self._tools)
+        try:
+            self._response = await opening.__aenter__()
+        except Exception:
+            self._asked = None  # refused: nothing was generated, so nothing is owed
+            raise
+        self._opened = opening
+        return aiter(self._response)
+
+    async def aclose(self) -> None:
+        """Close the connection now, so that the provider stops generating; what came so far is kept and paid."""
+        self._settle(complete=False)
+        await self._close()
+
+    def _settle(self, *, complete: bool) -> None:
+        """Pay and record, once, and before closing: that may take until its bound, and must not cost the record."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        if self._response is None:
+            charge_unanswered(self._run, self._model.model_name, asked)
+            return
+        charge(self._run, self._response, asked, complete=complete)
+        record = self._history.add_answer if complete else self._history.add_cut_answer
+        record(self._response.get())
+
+    async def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.__aexit__(None, None, None)
+
+
+def _text_of(event: ModelResponseStreamEvent) -> str:
+    """What an event adds to the content; thinking and tool calls add nothing."""
+    if isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
+        return event.delta.content_delta
+    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
+        return event.part.content
+    return ""
+
+
+def _settings(model: Model) -> ModelSettings:
+    """No retries inside the provider's client, where no event tells of them; the turn loop makes its own."""
+    if "max_retries" in (model.settings or {}) or "max_retries" in model.unsupported_settings:
+        return ModelSettings()
+    return ModelSettings(max_retries=0)

@@ -1,0 +1,95 @@
+"""A model without a provider, for trying things out: it tells a built-in story. Knows pydantic-ai's FunctionModel."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+from pydantic_ai import Tool
+from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+
+from ._providers import make_body
+from ._turns import ModelBody
+
+STORY: Final = """\
+Every evening the lamplighter walked the harbour wall and lit forty lamps, one after another, and never left one half \
+lit. "Why not stop here?" asked the gulls, when the rain came in sideways at lamp nineteen. "I will," she said, "as \
+soon as this one burns."
+
+So she shielded the flame with her coat until it stood, wrote a nineteen into her little book, and only then went \
+home. In the morning the harbour master found twenty-one lamps cold and nineteen bright, and not one that had blown \
+up its glass. He read the book, saw where she had stopped and why, and sent somebody to begin at lamp twenty.
+"""
+
+_SAMPLES: Final[dict[str, Any]] = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """A model that needs no key and no network: it streams a text word by word, on the same path as a provider.
+
+    If it has tools, it tells the first half, calls each of them once with made-up arguments, and tells the rest.
+
+    Args:
+        text: What it tells.
+        words_per_second: How fast; people read about four.
+    """
+
+    text: str = STORY
+    words_per_second: float = 12.0
+
+    @property
+    def name(self) -> str:
+        """Shown in events."""
+        return "offline"
+
+    def make_model(self) -> Model:
+        """The pydantic-ai model."""
+        return FunctionModel(stream_function=self._tell, model_name=self.name)
+
+    def make_body(
+        self,
+        *,
+        instructions: str = "",
+        tools: Iterable[Callable[..., Any] | Tool[Any]] = (),
+        max_turns: int = 50,
+    ) -> ModelBody:
+        """The body of an agent with this model; for `Agent(model=...)`."""
+        return make_body(self, instructions, tools, max_turns)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Model]:
+        """The model, for one run."""
+        yield self.make_model()
+
+    async def _tell(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        words = re.findall(r"\S+\s*", self.text)
+        middle = len(words) // 2 if info.function_tools else 0
+        calling = bool(middle) and not _tools_have_answered(messages)
+        for word in words[:middle] if calling else words[middle:]:
+            yield word
+            await anyio.sleep(1 / self.words_per_second)
+        if calling:
+            for index, tool in enumerate(info.function_tools):
+                arguments = json.dumps(_sample(tool.parameters_json_schema, "".join(words[:middle])))
+                yield {index: DeltaToolCall(tool.name, arguments, tool_call_id=f"call-{index}")}
+
+
+def _tools_have_answered(messages: list[ModelMessage]) -> bool:
+    """Whether a tool has answered since the last prompt."""
+    parts = [part for message in messages if isinstance(message, ModelRequest) for part in message.parts]
+    latest = [part for part in parts if isinstance(part, ToolReturnPart | UserPromptPart)][-1:]
+    return bool(latest) and isinstance(latest[0], ToolReturnPart)
+
+
+def _sample(schema: dict[str, Any], text: str) -> dict[str, Any]:
+    """Arguments for a tool: what was told so far for every string, something simple for the rest."""
+    properties: dict[str, dict[str, Any]] = schema.get("properties", {})
+    return {name: _SAMPLES.get(properties[name].get("type", "string"), text) for name in schema.get("required", [])}

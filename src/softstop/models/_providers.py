@@ -1,0 +1,224 @@
+"""Models as small values. Knows names, keys and connections; loads a provider's library only when it is asked for."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Final, Protocol
+
+import httpx2
+from anyio.lowlevel import RunVar
+from pydantic_ai import Tool, UserError
+from pydantic_ai.models import Model, infer_model
+
+from .._scopes import finish_within
+from ..errors import MisuseError
+from ._tools import Toolbox
+from ._turns import ModelBody
+
+CLOSING: Final = 5.0  # seconds that closing idle connections may take
+TIMEOUT: Final = httpx2.Timeout(600, connect=10)  # between two chunks: models think long; an idle limit is the run's
+POOL: Final = httpx2.Limits(max_connections=1_000, max_keepalive_connections=100)
+
+
+class Choice(Protocol):
+    """What makes a model."""
+
+    @property
+    def name(self) -> str:
+        """Shown in events."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[Model]:
+        """The model, for one run."""
+        ...
+
+
+def make_body(
+    choice: Choice, instructions: str, tools: Iterable[Callable[..., Any] | Tool[Any]], max_turns: int
+) -> ModelBody:
+    """The body of an agent.
+
+    Raises:
+        MisuseError: A tool cannot be described, or `max_turns` is no positive number.
+    """
+    if max_turns < 1:
+        raise MisuseError(f"max_turns must be at least 1, not {max_turns}")
+    return ModelBody(choice.name, choice.open, instructions, Toolbox(tools), max_turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A model behind HTTP.
+
+    Args:
+        id: The provider's name for it.
+        base_url: Another server that speaks the same protocol; None is the provider's own.
+        api_key: None takes it from the environment.
+        settings: Settings of pydantic-ai for every request: `{"temperature": 0.2, "max_tokens": 500}`.
+    """
+
+    id: str
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    MADE_BY: ClassVar[tuple[str, str]] = ("", "")  # module of this room, function in it
+
+    @property
+    def name(self) -> str:
+        """Shown in events."""
+        return self.id
+
+    def make_model(self, http: httpx2.AsyncClient | None = None) -> Model:
+        """The pydantic-ai model.
+
+        Args:
+            http: Its connections; whoever gives them closes them. None makes new ones, closed with `async with model`.
+
+        Raises:
+            MisuseError: There is no key.
+        """
+        module, function = self.MADE_BY
+        try:
+            model: Model = getattr(import_module(module, __package__), function)(self, http)
+        except UserError as error:
+            raise MisuseError(str(error)) from None
+        return model
+
+    def make_body(
+        self,
+        *,
+        instructions: str = "",
+        tools: Iterable[Callable[..., Any] | Tool[Any]] = (),
+        max_turns: int = 50,
+    ) -> ModelBody:
+        """The body of an agent with this model; for `Agent(model=...)`.
+
+        Raises:
+            MisuseError: There is no key, or a tool cannot be described.
+        """
+        self.make_model(_connections())  # now, in the caller's frame: a missing key, and a slow import
+        return make_body(self, instructions, tools, max_turns)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Model]:
+        """The model, on connections that all runs of this loop share while there are any."""
+        leases = _leases_here()
+        lease = leases.get(self)
+        if lease is None:
+            http = _connections()
+            lease = leases[self] = _Lease(http, self.make_model(http))
+        lease.runs += 1
+        try:
+            yield lease.model
+        finally:
+            lease.runs -= 1
+            if not lease.runs:
+                del leases[self]
+                await finish_within(CLOSING, lease.http.aclose)
+
+
+class OpenAIResponses(Hosted):
+    """A model of OpenAI, or of a server like it, through the Responses API: `OpenAIResponses("gpt-5.2")`."""
+
+    __slots__ = ()
+    MADE_BY = ("._openai", "responses_model")
+
+
+class OpenAIChat(Hosted):
+    """A model of any server that speaks OpenAI's Chat Completions: `OpenAIChat("llama", base_url="http://...")`."""
+
+    __slots__ = ()
+    MADE_BY = ("._openai", "chat_model")
+
+
+class Anthropic(Hosted):
+    """A model of Anthropic: `Anthropic("claude-sonnet-4-6")`."""
+
+    __slots__ = ()
+    MADE_BY = ("._anthropic", "messages_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """A pydantic-ai model of the caller's; its connections close with the run, unless the caller has entered it."""
+
+    model: Model[Any]
+
+    @property
+    def name(self) -> str:
+        """Shown in events."""
+        return self.model.model_name
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Model]:
+        """The model, entered for the time of a run."""
+        await self.model.__aenter__()
+        try:
+            yield self.model
+        finally:
+            await finish_within(CLOSING, lambda: self.model.__aexit__(None, None, None))
+
+
+class _Lease:
+    """Connections of one loop to one model, and how many runs use them."""
+
+    __slots__ = ("http", "model", "runs")
+
+    def __init__(self, http: httpx2.AsyncClient, model: Model) -> None:
+        self.http, self.model, self.runs = http, model, 0
+
+
+_leases: RunVar[dict[Hosted, _Lease]] = RunVar("softstop.models.leases")
+
+
+def _leases_here() -> dict[Hosted, _Lease]:
+    leases: dict[Hosted, _Lease] | None = _leases.get(None)
+    if leases is None:
+        leases = {}
+        _leases.set(leases)
+    return leases
+
+
+def _connections() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(verify=_tls(), timeout=TIMEOUT, limits=POOL, follow_redirects=True)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Loading the certificates takes 18 ms of the loop's time: once a process, not once a run."""
+    return httpx2.create_ssl_context()
+
+
+HOSTED: Final[Mapping[str, type[Hosted]]] = {
+    "openai": OpenAIResponses,
+    "openai-responses": OpenAIResponses,
+    "openai-chat": OpenAIChat,
+    "anthropic": Anthropic,
+}
+
+
+def choose(model: Any) -> Choice:
+    """What `Agent(model=...)` takes besides our own values: `"provider:model"`, or a model of pydantic-ai.
+
+    Raises:
+        MisuseError: It is neither, or the provider is unknown or lacks its key.
+    """
+    if isinstance(model, str):
+        provider, _, name = model.partition(":")
+        if provider in HOSTED and name:
+            return HOSTED[provider](name)
+        try:
+            return Borrowed(infer_model(model))
+        except (UserError, ImportError) as error:
+            raise MisuseError(str(error)) from error
+    if isinstance(model, Model):
+        return Borrowed(model)  # pyright: ignore[reportUnknownArgumentType]
+    raise MisuseError(
+        f"model= takes a value of softstop.models, a string 'provider:model' or a pydantic-ai Model, "
+        f"not {type(model).__name__}"
+    )

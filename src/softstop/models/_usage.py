@@ -1,0 +1,127 @@
+"""What a model's answer cost: the provider's report if there is one, else an estimate. Knows numbers; no HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from pydantic import ValidationError
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponsePart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+from pydantic_ai.models import StreamedResponse
+from pydantic_ai.tools import ToolDefinition
+from pydantic_ai.usage import RequestUsage
+
+from ..context import RunContext
+from ..limits import NANO
+from ..usage import Usage
+
+CHARACTERS_A_TOKEN: Final = 4  # a rule of thumb for European languages; estimates are marked as such
+
+Report = dict[str, Any]
+
+
+def charge(run: RunContext, response: StreamedResponse, asked: int, *, complete: bool) -> None:
+    """Charge one answer, once: a complete and credible report as it is, all else as an estimate."""
+    report = report_of(response) if complete else None
+    if report is not None:
+        try:
+            run.charge(Usage.model_validate(report))
+            return
+        except ValidationError:
+            run.charge(report)  # published as UsageRejected; the estimate below still counts (T15)
+    run.charge(estimate(response, asked))
+
+
+def charge_unanswered(run: RunContext, model: str, asked: int) -> None:
+    """Charge a request that was cut before its answer began: its input was sent."""
+    run.charge(Usage(input_tokens=asked, estimated=True, model=model[:200]))
+
+
+def report_of(response: StreamedResponse) -> Report | None:
+    """What the provider said a complete answer used; None if it said nothing."""
+    told = response.usage
+    received = getattr(response, "_usage_received", None)  # private: False if the provider may omit usage, and did
+    if told.unmeasured_requests or (not told.has_values() and received is not True):
+        return None
+    report: Report = {
+        "input_tokens": told.input_tokens if told.has_values() else None,  # reported, but it made no sense
+        "output_tokens": told.output_tokens,
+        "cache_read_tokens": told.cache_read_tokens,
+        "cache_write_tokens": told.cache_write_tokens,
+        "reasoning_tokens": told.output_reasoning_tokens,
+        "cost_nano_usd": price(response, told),
+        "model": response.model_name[:200],
+    }
+    return report
+
+
+def estimate(response: StreamedResponse, asked: int) -> Usage:
+    """Input plus streamed output, each at least what the provider has reported so far."""
+    told = response.usage
+    streamed = tokens(sum(len(said) for part in response.get().parts for said in _texts(part)))
+    input_tokens = _plausible(told.input_tokens) or asked
+    output_tokens = max(_plausible(told.output_tokens), streamed)
+    cached = min(_plausible(told.cache_read_tokens), input_tokens)
+    guess = RequestUsage(input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cached)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cached,
+        cost_nano_usd=price(response, guess),
+        estimated=True,
+        model=response.model_name[:200],
+    )
+
+
+def _plausible(count: Any) -> int:
+    return count if type(count) is int and 0 <= count <= 10**9 else 0
+
+
+def price(response: StreamedResponse, usage: RequestUsage) -> int | None:
+    """What the provider's list price is, in nano-USD; None for a model that is not on the list."""
+    try:
+        cost = usage.cost if usage.cost is not None else replace(response.get(), usage=usage).cost().total_price
+        return round(cost * NANO)
+    except (LookupError, ValueError, ArithmeticError, AssertionError):
+        return None
+
+
+def tokens(characters: int) -> int:
+    """About how many tokens so many characters are, rounded up."""
+    return -(-characters // CHARACTERS_A_TOKEN)
+
+
+def input_tokens(messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> int:
+    """About how many tokens a request has."""
+    last = messages[-1]
+    instructions = last.instructions or "" if isinstance(last, ModelRequest) else ""
+    said = sum(len(text) for message in messages for part in message.parts for text in _texts(part))
+    declared = sum(len(tool.description or "") + len(json.dumps(tool.parameters_json_schema)) for tool in tools)
+    return tokens(said + declared + len(instructions))
+
+
+def _texts(part: ModelRequestPart | ModelResponsePart) -> Iterable[str]:
+    """The text of a part, as far as it is text."""
+    if isinstance(part, TextPart | ThinkingPart):
+        return (part.content,)
+    if isinstance(part, ToolCallPart):
+        return (part.tool_name, part.args if isinstance(part.args, str) else part.args_as_json_str())
+    if isinstance(part, ToolReturnPart):
+        return (part.model_response_str(),)
+    content: object = getattr(part, "content", None)
+    if isinstance(content, str):
+        return (content,)
+    if isinstance(content, Sequence):
+        return tuple(item for item in cast("Sequence[object]", content) if isinstance(item, str))
+    return ()
