@@ -1,5 +1,6 @@
 """An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done."""
 
+from ._means import RunLimits as RunLimits
 from ._portal import SyncEventStream as SyncEventStream
 from ._readers import EventStream as EventStream
 from ._run import Run as Run
@@ -20,6 +21,7 @@ from .errors import RunStopped as RunStopped
 from .errors import SoftstopError as SoftstopError
 from .errors import StepFailed as StepFailed
 from .errors import SupervisorClosed as SupervisorClosed
+from .events import BudgetWarning as BudgetWarning
 from .events import Event as Event
 from .events import ModelRequestCompleted as ModelRequestCompleted
 from .events import ModelRequestStarted as ModelRequestStarted
@@ -27,9 +29,11 @@ from .events import Outcome as Outcome
 from .events import RunCancelled as RunCancelled
 from .events import RunCompleted as RunCompleted
 from .events import RunContent as RunContent
+from .events import RunContinued as RunContinued
 from .events import RunEscalated as RunEscalated
 from .events import RunEvent as RunEvent
 from .events import RunFailed as RunFailed
+from .events import RunPaused as RunPaused
 from .events import RunStarted as RunStarted
 from .events import RunStopRequested as RunStopRequested
 from .events import Source as Source

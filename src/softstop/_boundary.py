@@ -14,16 +14,17 @@ from typing import Final, Protocol
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from ._log import wake_all
 from ._scopes import QuietScope, contains
 from ._voice import Voice
-from .budgets import CAUSE_OF, Amount, Budget, Chain, Claim, Hold, Unit, Verdict, first_reached
+from .budgets import CAUSE_OF, Budget, Chain, Claim, Fit, Hold, Unit, Verdict, first_reached
 from .errors import unfold
-from .events import StepKind, StepRecord, StepStatus
+from .events import BudgetWarning, StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
-LimitCallback = Callable[[StopCause, LimitReached, Budget | None], None]
+LimitCallback = Callable[[StopCause, LimitReached, Budget | None], bool]
 
 
 class OpenStep(Protocol):
@@ -63,9 +64,10 @@ class Boundary:
     """What one run has open, and whether more may open."""
 
     __slots__ = (
-        "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_steps", "_turns", "abandoned",
-        "asked", "begun", "chain", "cleanup_timeout", "cut", "foreign", "limited", "most", "on_limit", "open", "over",
-        "records_so_far", "refused", "scope", "streams", "voice",
+        "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_resting", "_steps", "_turns",
+        "abandoned", "alert", "asked", "begun", "can_wrap_up", "chain", "cleanup_timeout", "cut", "foreign",
+        "limited", "most", "on_limit", "open", "over", "paused", "records_so_far", "refused", "scope", "streams",
+        "voice", "wrapping_up",
     )  # fmt: skip
 
     def __init__(
@@ -85,8 +87,12 @@ class Boundary:
         self._above = above
         self.limited: bool = bool(chain) or most is not None or (above is not None and above.limited)
         self.scope = QuietScope()
+        self.alert = False  # asked or paused: what the hot paths look at
         self.asked = False  # nothing may begin any more: a stop is on record, or still in another thread's hands
         self.refused = self.cut = False
+        self.paused = False
+        self.can_wrap_up = False  # the body has a model that could give a last answer
+        self.wrapping_up: LimitReached | None = None  # ... and is to give it, because of this limit
         self.over = False  # the outcome is published
         self.abandoned = False  # ... without waiting for the body
         self.begun = 0
@@ -100,15 +106,44 @@ class Boundary:
         self._deferred = False  # the scope is to be cancelled once no foreign step runs
         self._failures: tuple[BaseException, ...] = ()
         self._parked: list[asyncio.Future[None]] = []
+        self._resting: list[asyncio.Future[None]] = []  # waiting for the end of a pause
         self._emptied: asyncio.Future[None] | None = None
 
     # -- entering ------------------------------------------------------------------------------------------------
 
     async def cross(self) -> None:
         """One step boundary: return if the run may go on, else end the calling task's wait here."""
-        if self.asked and not self.inside():
-            await self.refuse()
+        if self.alert and not self.inside():
+            await self._halt()
         await checkpoint_if_cancelled()
+
+    async def _halt(self) -> None:
+        """Wait while the run is paused; go no further if it is stopping."""
+        while self.paused and not self.asked:
+            parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._resting.append(parked)
+            await parked
+        if self.asked:
+            await self.refuse()
+
+    def pause(self) -> bool:
+        """Let nothing begin until `resume`; False if that is so already."""
+        if self.paused or self.asked:
+            return False
+        self.paused = self.alert = True
+        return True
+
+    def resume(self) -> bool:
+        """Let things begin again; False if they may."""
+        if not self.paused:
+            return False
+        self.paused, self.alert = False, self.asked
+        wake_all(self._resting)
+        return True
+
+    def ask(self) -> None:
+        """Let nothing begin any more. From any thread."""
+        self.asked = self.alert = True
 
     def inside(self) -> bool:
         """Whether the calling code belongs to a begun step of this run, and so is no boundary."""
@@ -119,8 +154,8 @@ class Boundary:
         """A boundary before a step of a run with a stop or a limit: the record, step limits, exhausted ledgers."""
         if self.inside():
             return
-        if self.asked:
-            await self.refuse()
+        if self.alert:
+            await self._halt()
         outermost: Boundary | None = None
         here: Boundary | None = self
         while here is not None:  # root before leaf: the outermost limit is the one told (T16)
@@ -131,9 +166,8 @@ class Boundary:
             used = LimitReached(kind="steps", holder="run", limit=outermost.most or 0, used=outermost._steps)
             outermost.on_limit(StopCause.step_limit, used, None)
             await self.refuse()
-        if self.chain and (reached := first_reached(self.chain)) is not None:
-            self.run_out(*reached)
-            await self.refuse()
+        while self.chain and (reached := first_reached(self.chain)) is not None:
+            await self._without(*reached)
 
     def begin(self) -> int:
         """Count a step and give it its number."""
@@ -144,31 +178,48 @@ class Boundary:
         self.begun += 1
         return self.begun
 
-    async def reserve(self, need: Amount) -> Hold:
+    async def reserve(self, fit: Fit) -> Hold:
         """Claim room for a step in every ledger; waits while others may free some, outside any shield."""
-        decided = asyncio.get_running_loop().create_future()
-        claim = Claim(self.chain, need, enclosing_holds(), lambda: _wake_on(decided))
+        while True:
+            claim = await self._claim(fit)
+            if claim.refused_by is not None:
+                await self._without(*claim.refused_by)
+                continue
+            assert claim.hold is not None
+            if self.asked and not self.inside():
+                claim.hold.release()
+                await self.refuse()
+            return claim.hold
+
+    async def _claim(self, fit: Fit) -> Claim:
+        waiters: list[asyncio.Future[None]] = []
+        claim = Claim(self.chain, fit, enclosing_holds(), lambda: _wake_on(waiters))
         if claim.enter() is Verdict.waiting:
+            waiters.append(asyncio.get_running_loop().create_future())
             try:
-                await decided
+                await waiters[0]
             except BaseException:
                 claim.withdraw()
                 raise
-        if claim.refused_by is not None:
-            self.run_out(*claim.refused_by)
-            await self.refuse()
-        assert claim.hold is not None
-        if self.asked and not self.inside():
-            claim.hold.release()
-            await self.refuse()
-        return claim.hold
+        return claim
 
-    def run_out(self, budget: Budget, unit: Unit) -> None:
-        """Turn an exhausted ledger into a stop request."""
-        self.on_limit(CAUSE_OF[unit], budget.facts(unit), budget)
+    async def _without(self, budget: Budget, unit: Unit) -> None:
+        """A ledger has no room: return if there will be, having waited if the run is paused; else refuse."""
+        if not self.run_out(budget, unit):
+            await self.refuse()
+        if self.alert:
+            await self._halt()
+
+    def run_out(self, budget: Budget, unit: Unit) -> bool:
+        """Turn an exhausted ledger into a stop request; True if its owner has found another way."""
+        return self.on_limit(CAUSE_OF[unit], budget.facts(unit), budget)
 
     def look_at_ledgers(self) -> None:
-        """After spending: request a stop where a limit is reached, root before leaf."""
+        """After spending: warn where a limit comes near, request a stop where one is reached, root before leaf."""
+        for budget in self.chain:
+            warning = budget.warning()
+            if warning is not None:
+                self.voice.emit(BudgetWarning, warning)
         reached = first_reached(self.chain)
         if reached is not None:
             self.run_out(*reached)
@@ -205,7 +256,7 @@ class Boundary:
         finally:
             self._turns -= 1
             if self._after_turn and not self._turns and not self.asked:
-                self.asked = True
+                self.ask()
                 self.cancel_scope()
 
     def defers(self, mode: StopMode) -> bool:
@@ -222,6 +273,7 @@ class Boundary:
         """Interrupt what is in no step, unless that would reach a foreign task's begun step natively (T3)."""
         for stream in tuple(self.streams):
             stream.interrupt()
+        wake_all(self._resting)
         self._deferred = True
         self._cancel_unless_foreign()
 
@@ -234,9 +286,9 @@ class Boundary:
     def lower_shields(self) -> None:
         """Cut every open step: grace is over."""
         for step in tuple(self.open):
-            self.cut = True
             step.cut()
-        self.asked, self.foreign = True, 0
+        self.ask()
+        self.foreign = 0
         self._cancel_unless_foreign()
         self.scope.nudge()
 
@@ -247,7 +299,9 @@ class Boundary:
 
     def end(self) -> None:
         """The outcome is published: whatever task of the body is left may begin nothing."""
-        self.asked = self.over = True
+        self.over = True
+        self.ask()
+        wake_all(self._resting)
         self._unpark()
 
     def _unpark(self) -> None:
@@ -261,6 +315,8 @@ class Boundary:
     def left(self, step: OpenStep, record: Record) -> None:
         """Note that a step has ended, shield down, everything committed."""
         self.records_so_far.append(record)
+        if self.asked and record[3] in ("cut", "unsettled"):  # a step that was cut and ended whole hinders nothing (T5)
+            self.cut = True
         if step.foreign and self.foreign:
             self.foreign -= 1
         if self._deferred:
@@ -305,16 +361,14 @@ class Boundary:
         return tuple(step.name for step in sorted(self.open, key=lambda step: step.step_id))
 
 
-def _wake_on(future: asyncio.Future[None]) -> None:
-    def wake() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    loop = future.get_loop()
-    if asyncio._get_running_loop() is loop:
-        wake()
-    elif not loop.is_closed():
-        loop.call_soon_threadsafe(wake)
+def _wake_on(waiters: list[asyncio.Future[None]]) -> None:
+    """Wake whoever waits for a claim; the budget may have been freed by a run of another loop."""
+    for waiter in waiters:
+        loop = waiter.get_loop()
+        if asyncio._get_running_loop() is loop:
+            wake_all([waiter])
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(wake_all, [waiter])
 
 
 def enclosing_holds() -> list[Hold]:

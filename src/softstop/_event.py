@@ -20,13 +20,14 @@ from .usage import Usage
 class Stamp:
     """What all events of one run share. Immutable by agreement: only softstop builds and holds one."""
 
-    __slots__ = ("_heads", "folded", "parent", "parent_run_id", "run_id", "source")
+    __slots__ = ("_heads", "folded", "parent", "parent_run_id", "root_run_id", "run_id", "source")
 
     def __init__(self, run_id: str, source: Source, parent: Stamp | None = None) -> None:
         self.run_id = run_id
         self.source = source
         self.parent = parent
         self.parent_run_id = None if parent is None else parent.run_id
+        self.root_run_id: str = run_id if parent is None else parent.root_run_id
         self.folded: list[str] | None = None  # text that the log has folded, while the run lives
         self._heads: dict[type[Event], bytes] | None = None  # JSON up to `seq`; only made for runs that are sent out
 
@@ -40,6 +41,7 @@ class Stamp:
                 "event": kind.names[self.source.kind],
                 "run_id": self.run_id,
                 "parent_run_id": self.parent_run_id,
+                "root_run_id": self.root_run_id,
                 "source": self.source,
             }
             head = self._heads[kind] = to_json(shared)[:-1] + b","
@@ -75,6 +77,7 @@ class Event:
 
     run_id: str = view("_stamp.run_id")
     parent_run_id: str | None = view("_stamp.parent_run_id")
+    root_run_id: str = view("_stamp.root_run_id")
     source: Source = view("_stamp.source")
     seq: int = view("_seq")
     at: float = view("_at")
@@ -112,8 +115,9 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """The same object as JSON-able Python data."""
-        shared = {"event": self.event.value, "run_id": self.run_id, "parent_run_id": self.parent_run_id}
-        data = {**shared, "source": self.source, **self._own()}
+        stamp = self._stamp
+        shared = {"event": self.event.value, "run_id": stamp.run_id, "parent_run_id": stamp.parent_run_id}
+        data = {**shared, "root_run_id": stamp.root_run_id, "source": stamp.source, **self._own()}
         plain: dict[str, Any] = to_jsonable_python(data)
         return plain
 
@@ -146,7 +150,7 @@ def _wire_model(cls: type[Event]) -> type[BaseModel]:
     if cls._wire is None:
         hints = get_type_hints(cls)
         fields: dict[str, Any] = {"event": Literal[tuple(sorted({name.value for name in cls.names.values()}))]}
-        for name in ("run_id", "parent_run_id", "source", "seq", "at", "metrics", *cls.FIELDS):
+        for name in ("run_id", "parent_run_id", "root_run_id", "source", "seq", "at", "metrics", *cls.FIELDS):
             fields[name] = hints[name] if name in hints else _hint_of(cls, name)
         required: dict[str, Any] = {name: (hint, ...) for name, hint in fields.items()}
         cls._wire = create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **required)
@@ -173,5 +177,8 @@ def _from_wire(cls: type[Event], wired: Any) -> Event:
         raise ValueError(f"an event of {kind} {wired.source.name!r} cannot be named {wired.event}")
     above = None if wired.parent_run_id is None else Stamp(wired.parent_run_id, wired.source)
     stamp = Stamp(wired.run_id, wired.source, above)
+    if above is None and wired.root_run_id != wired.run_id:
+        raise ValueError(f"a run without a parent is its own root: {wired.run_id!r}, not {wired.root_run_id!r}")
+    stamp.root_run_id = wired.root_run_id
     own = [getattr(wired, name) for name in cls.FIELDS if name != "status" or not hasattr(cls, "STATUS")]
     return cls(stamp, wired.seq, wired.at, wired.metrics, *own)

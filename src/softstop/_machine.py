@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from .errors import SoftstopError
-from .stops import RunStatus, StopOutcome, StopRequest
+from .stops import RunStatus, StopMode, StopOutcome, StopRequest
 
 
 class Signal(StrEnum):
@@ -87,7 +87,8 @@ def judge(status: RunStatus, held: Deadline | None, new: Deadline) -> tuple[Stop
         return StopOutcome.already, None
     mode = new.request.mode if stronger else held.request.mode
     sooner = new if new.ends < held.ends else held
-    merged = held.request.model_copy(update={"mode": mode, "grace": sooner.request.grace})
+    grace = 0.0 if mode is StopMode.now else sooner.request.grace
+    merged = held.request.model_copy(update={"mode": mode, "grace": grace})
     return StopOutcome.escalated, Deadline(merged, sooner.ends)
 
 

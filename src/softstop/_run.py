@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextvars import ContextVar
 from functools import partial
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Protocol, cast
 
@@ -15,18 +16,18 @@ from ._boundary import Boundary, current_step
 from ._live import live
 from ._log import Log, Waiters, wait_in, wake_all
 from ._machine import Ending, Facts, Signal, follow, reduce_outcome
+from ._means import LimitChanges, Means, RunLimits
 from ._readers import EventStream
 from ._scopes import finish_within
 from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import FAIRNESS
 from ._stopline import StopLine
-from ._voice import SignOfLife, Voice, WatchedVoice
-from ._watch import TimeWatch
-from .budgets import Budget, Chain
+from ._voice import Voice, WatchedVoice
+from .budgets import Budget, first_reached
 from .context import RunContext, StopHook
 from .errors import MisuseError, StepFailed, safe_error, unfold
-from .events import RunCancelled, RunCompleted, RunFailed, RunStarted, Source, Stamp
-from .limits import Limits
+from .events import RunCancelled, RunCompleted, RunContinued, RunFailed, RunPaused, RunStarted, Source, Stamp
+from .limits import NO_LIMITS, Limits
 from .ports import Observer, Runnable
 from .stops import (
     LimitReached,
@@ -68,8 +69,8 @@ class Run:
 
     __slots__ = (
         "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks", "_outcome",
-        "_owner", "_parent", "_sign", "_value", "_watch", "boundary", "ends_at", "limits", "line", "loop", "members",
-        "messages", "policy", "spec", "status", "task", "voice",
+        "_owner", "_parent", "_value", "boundary", "line", "loop", "means", "members", "messages",
+        "policy", "spec", "status", "task", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -78,20 +79,18 @@ class Run:
         self._owner = owner
         self._parent = parent
         self.spec = spec
-        self.limits = limits
         self.policy = policy
         self.status = RunStatus.pending
         self.loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None  # set by the supervisor when the run may start
         self.members: tuple[Run, ...] = ()
         self.messages: tuple[Any, ...] = ()  # the conversation with a model, kept valid by the body
-        self.ends_at: float | None = None  # loop time of the nearest timeout, own or inherited
-        self._sign: SignOfLife | None = None  # set for an idle limit
-        self._watch: TimeWatch | None = None  # set for a time limit, from the start to the outcome
+        self.means = self._make_means(limits)
         self.voice = self._make_voice()
         above = None if parent is None else parent.boundary
+        chain = () if self.means is None else self.means.chain
         self.boundary: Boundary = Boundary(
-            self.voice, self._chain(above), limits.steps, policy.cleanup_timeout, self._reach_limit, above
+            self.voice, chain, limits.steps, policy.cleanup_timeout, self._reach_limit, above
         )
         self.line = StopLine(self)
         self._bell: Waiters = []
@@ -104,26 +103,24 @@ class Run:
         self._delivered = False  # a cancellation was thrown into the body, whatever it did with it
         self._failed_first = False  # the body's failure was on record before any stop
 
+    def _make_means(self, limits: Limits) -> Means | None:
+        """None for a run that nothing bounds: most have no use for the bookkeeping."""
+        parent, budgets = self._parent, self.spec.budgets
+        above = None if parent is None else parent.means
+        inherited = () if parent is None else parent.boundary.chain
+        if limits is NO_LIMITS and not budgets and not inherited and above is None:
+            return None
+        return Means(self.loop, limits, budgets, above, inherited)
+
     def _make_voice(self) -> Voice:
         parent = self._parent
-        signs: tuple[SignOfLife, ...] = ()
         if parent is None:
             log, above = Log(self._owner.clock, self.loop, self._owner.observers), None
         else:
-            log, above, signs = parent.voice.log, parent.voice.stamp, parent.voice.signs
+            log, above = parent.voice.log, parent.voice.stamp
         stamp = Stamp(self.spec.run_id, self.spec.runnable.source, above)
-        if self.limits.idle_timeout is not None:
-            self._sign = SignOfLife()
-            signs = (self._sign, *signs)
+        signs = () if self.means is None else self.means.signs
         return WatchedVoice(log, stamp, signs) if signs else Voice(log, stamp)
-
-    def _chain(self, above: Boundary | None) -> Chain:
-        inherited = () if above is None else above.chain
-        shared = tuple(b for b in self.spec.budgets if not any(b is other for other in inherited))
-        limits = self.limits
-        if limits.tokens is None and limits.cost_usd is None:
-            return (*inherited, *shared)
-        return (Budget(limits.tokens, limits.cost_usd, name="run"), *inherited, *shared)
 
     # -- what a caller sees --------------------------------------------------------------------------------------
 
@@ -274,36 +271,103 @@ class Run:
         else:
             self._seal(Signal.cancel)
 
-    def _reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> None:
-        """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger."""
+    def _reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> bool:
+        """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger.
+
+        Returns whether the run may go on instead: it is paused, or has a last answer to give.
+        """
         run, above = self, self._parent
         while ledger is not None and above is not None and any(ledger is other for other in above.boundary.chain):
             run, above = above, above._parent
-        if not run.line.sealed and run.line.held is None:
-            run.line.request(StopRequest(cause=cause, reason=str(limit), limit=limit))
+        if run.line.sealed or run.line.held is not None:
+            return False
+        if ledger is not None and run.means is not None and ledger is run.means.own and run._outlives(limit):
+            return True
+        run.line.request(StopRequest(cause=cause, reason=str(limit), limit=limit))
+        return False
 
-    def _watch_time(self) -> None:
-        timeout, parent = self.limits.timeout, self._parent
-        if parent is not None:
-            self.ends_at = parent.ends_at
-        if timeout is not None:
-            own = self.loop.time() + timeout
-            self.ends_at = own if self.ends_at is None else min(own, self.ends_at)
-        if timeout is not None or self._sign is not None:
-            depth, above = 0, parent
-            while above is not None:
-                depth, above = depth + 1, above._parent
-            self._watch = TimeWatch(self.loop, self.limits, self._sign, depth, self._reach_limit)
+    def _outlives(self, limit: LimitReached) -> bool:
+        assert self.means is not None
+        assert self.means.own is not None
+        if self.means.limits.on_exhausted == "pause":
+            self.pause(str(limit))
+            return True
+        if self.boundary.can_wrap_up and self.means.own.keeps_back:
+            self.boundary.wrapping_up = limit
+            self.means.own.keep_back(0)
+            return True
+        return False
+
+    @property
+    def limits(self) -> RunLimits:
+        """The limits in force; `run.limits.update(tokens=...)` changes them."""
+        return RunLimits(lambda: NO_LIMITS if self.means is None else self.means.limits, self._change_limits)
+
+    @property
+    def ends_at(self) -> float | None:
+        """Loop time of the nearest timeout, own or inherited."""
+        return None if self.means is None else self.means.ends_at
+
+    def _change_limits(self, changes: LimitChanges) -> None:
+        if self.line.sealed:
+            raise MisuseError(f"run {self.run_id!r} has ended; its limits no longer matter")
+        if self.means is None:
+            above = None if self._parent is None else self._parent.means
+            self.means = Means(self.loop, NO_LIMITS, (), above, self.boundary.chain)
+            if self.status is not RunStatus.pending:
+                self.means.start(self._reach_limit)
+        if self.means.change(changes):
+            assert self.means.own is not None
+            self._draw_on(self.means.own)
+        self.boundary.most = self.means.limits.steps
+        self.boundary.limited = True
+        if self.boundary.paused and first_reached(self.boundary.chain) is None:
+            self.resume()
+        self.boundary.look_at_ledgers()
+
+    def _draw_on(self, ledger: Budget) -> None:
+        """A ledger that came after the start: it counts from now, for this run and everything below."""
+        boundary = self.boundary
+        boundary.chain, boundary.limited = (*boundary.chain, ledger), True
+        for member in self.members:
+            member._draw_on(ledger)
+
+    def pause(self, reason: str | None = None) -> None:
+        """Hold the run at its next step boundary until `resume()`; steps that have begun are finished.
+
+        Members are paused with it; a stop ends the pause; timeouts go on counting, idle time does not. From any thread.
+        """
+        if get_ident() != self.voice.log.thread:
+            self.loop.call_soon_threadsafe(self.pause, reason)
+        elif not self.line.sealed and self.line.held is None and self.boundary.pause():
+            self.voice.emit(RunPaused, reason)
+            if self.means is not None:
+                self.means.rest()
+            for member in self.members:
+                member.pause(reason)
+
+    def resume(self) -> None:
+        """Let a paused run go on. From any thread."""
+        if get_ident() != self.voice.log.thread:
+            self.loop.call_soon_threadsafe(self.resume)
+        elif self.boundary.resume():
+            self.voice.emit(RunContinued)
+            if self.means is not None:
+                self.means.wake()
+            for member in self.members:
+                member.resume()
 
     # -- the body ------------------------------------------------------------------------------------------------
 
     async def drive(self) -> None:
         """The run's task: the body under its scopes, then the outcome. Catches everything at the run's edge."""
+        self._take_inboxes()
         if self.status.ended:
             return
         self.status = follow(self.status, Signal.start)
         self.voice.emit(RunStarted)
-        self._watch_time()
+        if self.means is not None:
+            self.means.start(self._reach_limit)
         current_run.set(self)
         if self._parent is None:
             current_step.set(None)
@@ -327,6 +391,13 @@ class Run:
         interrupt = await self._wind_up_whatever_comes(ending) or interrupt
         if interrupt is not None:
             raise interrupt
+
+    def _take_inboxes(self) -> None:
+        """Whatever another thread asked of this run, or of one above it, comes before its start (T10)."""
+        here: Run | None = self
+        while here is not None:
+            here.line.take_inbox()
+            here = here._parent
 
     async def _wind_up_whatever_comes(self, ending: Ending) -> KeyboardInterrupt | None:
         """Wind up; a native cancel in those last waits hastens them once, and never costs the outcome."""
@@ -359,7 +430,7 @@ class Run:
             async for text in chunks:
                 voice.write(text)
                 count += 1
-                if boundary.asked:
+                if boundary.alert:
                     await boundary.cross()
                 if not count & FAIRNESS:
                     await asyncio.sleep(0)
@@ -438,8 +509,8 @@ class Run:
         self.status = follow(self.status, signal)
         self._publish(signal)
         line.disarm()
-        if self._watch is not None:
-            self._watch.stop()
+        if self.means is not None:
+            self.means.end()
         self.boundary.end()
         live.remove(self.run_id)
         self._owner.run_ended(self)

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._boundary import Boundary, OpenStep, current_step
 from ._scopes import cancelled_around, contains, finish_within, scope_class
-from .budgets import Amount, Hold
+from .budgets import Fit, Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
     ModelRequestCompleted,
@@ -48,7 +48,7 @@ class Step:
     )  # fmt: skip
 
     def __init__(
-        self, boundary: Boundary, name: str, need: Amount | None, names: Names = PLAIN, *, interruptible: bool = False
+        self, boundary: Boundary, name: str, need: Fit | None, names: Names = PLAIN, *, interruptible: bool = False
     ) -> None:
         self.boundary = boundary
         self.name = name
@@ -67,7 +67,7 @@ class Step:
         if self.step_id:
             raise MisuseError(f"step {self.name!r} was entered before; call run.step(...) for each step")
         boundary = self.boundary
-        if boundary.asked or boundary.limited:
+        if boundary.alert or boundary.limited:
             await boundary.admit()
         if self._need is not None and boundary.chain:
             self.hold = await boundary.reserve(self._need)
@@ -184,7 +184,7 @@ class Stream(Generic[T]):
         if not self._chunks & FAIRNESS:
             await asyncio.sleep(0)
         pull = self._pull
-        if pull is None or self._boundary.asked:
+        if pull is None or self._boundary.alert:
             pull = await self._gate()
         try:
             if self._task is None:
@@ -211,16 +211,18 @@ class Stream(Generic[T]):
             raise StopAsyncIteration
         if self._pull is None:
             try:
-                if boundary.asked or boundary.limited:
+                if boundary.alert or boundary.limited:
                     await boundary.admit()
                 await checkpoint_if_cancelled()
             except BaseException:
                 await self._close_source()
                 raise
             return self._begin()
-        if not (self._inside and boundary.inside()):
+        if self._inside and boundary.inside():
+            return self._pull
+        if boundary.asked:
             await self.aclose()
-            await boundary.refuse()
+        await boundary.cross()
         return self._pull
 
     def _begin(self) -> Callable[[], Awaitable[T]]:

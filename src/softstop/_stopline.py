@@ -38,13 +38,14 @@ class Stoppable(Protocol):
 class StopLine:
     """Where every request to stop a run arrives, of every cause and from every thread."""
 
-    __slots__ = ("_run", "_timer", "held", "inbox", "sealed")
+    __slots__ = ("_escalated", "_run", "_timer", "held", "inbox", "sealed")
 
     def __init__(self, run: Stoppable) -> None:
         self._run = run
         self.held: Deadline | None = None  # the stop on record and when its grace ends
         self.inbox: StopRequest | None = None  # asked for by another thread, not yet on record
         self.sealed = False  # the outcome is decided: later stops are too late. Written under the index's lock
+        self._escalated = False  # the steps were cut, and what is left of the time is `abandon_after`
         self._timer: asyncio.TimerHandle | None = None  # the end of whatever patience is under way
 
     @property
@@ -74,9 +75,9 @@ class StopLine:
                 held = self._deadline(self.inbox)
             verdict, merged = judge(self._status(), held, self._deadline(request))
             if merged is not None:
-                self.inbox = request
+                self.inbox = merged.request  # cause and author stay those of the first one
                 if not run.boundary.defers(request.mode):
-                    run.boundary.asked = True
+                    run.boundary.ask()
         receipt = self._receipt(verdict)
         if merged is not None:
             try:
@@ -87,7 +88,8 @@ class StopLine:
 
     def take_inbox(self) -> None:
         """Put on record what another thread has asked for."""
-        request, self.inbox = self.inbox, None
+        with live.lock:  # another thread may ask between the look and the clearing
+            request, self.inbox = self.inbox, None
         if request is not None:
             self.request(request)
 
@@ -137,17 +139,23 @@ class StopLine:
         run, request = self._run, held.request
         deferred = run.boundary.defers(request.mode)
         if not deferred:
-            run.boundary.asked = True
+            run.boundary.ask()
         run.voice.emit(
             RunStopRequested, request.cause, request.reason, request.by, request.via, request.mode, request.grace,
             request.requested_at, request.limit,
         )  # fmt: skip
+        if self.held is not held:  # an observer of that event has asked for a stronger stop: it has acted on it
+            return
         if run.status is RunStatus.pending:
             run.end_unstarted()
             return
         run.advance(Signal.stop)
         for member in run.live_members():
             member.ask(request.model_copy(update={"via": run.run_id}))
+        if (
+            self.held is not held or self._escalated
+        ):  # what came after the cut must not begin `abandon_after` anew (T10)
+            return
         if request.mode is StopMode.now:
             self._escalate(announce=bool(run.boundary.open))
             return
@@ -178,6 +186,7 @@ class StopLine:
 
     def _escalate(self, *, announce: bool = True) -> None:
         """Grace is over: members first, then this run's own steps are cut (T8)."""
+        self._escalated = True
         run = self._run
         for member in run.live_members():
             member.ask(StopRequest(cause=StopCause.parent, mode=StopMode.now, via=run.run_id))

@@ -19,6 +19,7 @@ class TimeWatch:
     Args:
         loop: The run's.
         limits: Of this run alone; a parent watches its own.
+        started: Loop time from which the timeout counts.
         sign: When the run last did something; None without an idle limit.
         depth: How many runs are above it: limits of one instant fire root before leaf.
         reached: Told once for each limit.
@@ -30,17 +31,29 @@ class TimeWatch:
         self,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
+        started: float,
         sign: SignOfLife | None,
         depth: int,
-        reached: Callable[[StopCause, LimitReached], None],
+        reached: Callable[[StopCause, LimitReached], object],
     ) -> None:
         self._loop, self._limits, self._sign, self._depth, self._reached = loop, limits, sign, depth, reached
         self._timeout: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
         if limits.timeout is not None:
             used = LimitReached(kind="timeout", holder="run", limit=limits.timeout, used=limits.timeout)
-            self._timeout = loop.call_at(loop.time() + limits.timeout, self._fire, StopCause.timeout, used)
-        if sign is not None:
+            self._timeout = loop.call_at(started + limits.timeout, self._fire, StopCause.timeout, used)
+        if sign is not None and limits.idle_timeout is not None:
+            self._look()
+
+    def rest(self) -> None:
+        """Let idle time pass without notice."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def wake(self) -> None:
+        """Look again for idle time, which counts from the last sign of life."""
+        if self._idle is None and self._limits.idle_timeout is not None:
             self._look()
 
     def stop(self) -> None:

@@ -13,6 +13,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from .errors import MisuseError
 from .limits import NANO, Limits
 from .stops import LimitReached, StopCause
@@ -22,6 +24,7 @@ _lock = threading.RLock()  # held for integer arithmetic only; one for all, sinc
 
 Unit = Literal["tokens", "cost_usd"]
 CAUSE_OF: dict[Unit, StopCause] = {"tokens": StopCause.token_budget, "cost_usd": StopCause.cost_budget}
+WARN_AT = 0.8  # share of a limit at which one warning is told
 
 
 class Amount(NamedTuple):
@@ -36,24 +39,58 @@ class Amount(NamedTuple):
         return cls(usage.total_tokens, usage.cost_nano_usd or 0)
 
 
+class Room(NamedTuple):
+    """What is free in a ledger or a chain; None where nothing bounds it."""
+
+    tokens: int | None = None
+    nano_usd: int | None = None
+
+    def holds(self, amount: Amount) -> bool:
+        """Whether so much fits."""
+        return (self.tokens is None or amount.tokens <= self.tokens) and (
+            self.nano_usd is None or amount.nano_usd <= self.nano_usd
+        )
+
+
+Fit = Callable[[Room], Amount | None]  # what a step would claim of that room; None if it is too little
+
+
+def exactly(need: Amount) -> Fit:
+    """All or nothing.
+
+    Raises:
+        MisuseError: It is negative.
+    """
+    if need.tokens < 0 or need.nano_usd < 0:
+        raise MisuseError(f"a reservation cannot be negative: {need}")
+    return lambda room: need if room.holds(need) else None
+
+
 class Budget:
     """A ledger of tokens and money that any runs, teams or tenants of the process share.
+
+    `spent` and `reserved` are `Amount`s: `spent` never falls, `reserved` is what begun steps may still spend.
 
     Args:
         tokens: Input plus output tokens; None counts without a bound.
         cost_usd: US dollars; a Decimal or a string is exact. None counts without a bound.
         name: Shown in events and errors.
-
-    `spent`, `reserved` and `room` are `Amount`s; `spent` never falls, `reserved` is what begun steps may still spend.
+        warn_at: Share of a limit at which one `BudgetWarning` is told; None tells none.
     """
 
-    __slots__ = ("_cost_limit", "_nested", "_token_limit", "_waiting", "name", "reserved", "spent")
+    __slots__ = ("_kept", "_limit", "_nested", "_waiting", "_warn_at", "name", "reserved", "spent")
 
     def __init__(
-        self, tokens: int | None = None, cost_usd: Decimal | float | str | None = None, name: str = "budget"
+        self,
+        tokens: int | None = None,
+        cost_usd: Decimal | float | str | None = None,
+        name: str = "budget",
+        *,
+        warn_at: float | None = WARN_AT,
     ) -> None:
-        limits = Limits.model_validate({"tokens": tokens, "cost_usd": cost_usd})
-        self._token_limit, self._cost_limit = limits.tokens, limits.cost_nano_usd
+        self._limit = _checked(tokens, cost_usd, warn_at)
+        self._warn_at: dict[Unit, float] = {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)  # not yet told
+        self._kept = Amount()  # carved out of the limit for a last answer
         self.name = name
         self.spent = Amount()
         self.reserved = Amount()
@@ -66,41 +103,77 @@ class Budget:
     @property
     def tokens(self) -> int | None:
         """The token limit."""
-        return self._token_limit
+        return self._limit.tokens
 
     @property
     def cost_usd(self) -> float | None:
         """The money limit in US dollars."""
-        return None if self._cost_limit is None else self._cost_limit / NANO
+        return None if self._limit.nano_usd is None else self._limit.nano_usd / NANO
 
     @property
     def waiting(self) -> int:
         """How many claims wait for room."""
         return len(self._waiting) + len(self._nested)
 
-    def shortage(self, need: Amount, mine: Amount, *, only_spent: bool) -> Unit | None:
-        """The first unit that lacks room for `need`; `only_spent` asks for the room if all others gave back theirs."""
-        held = mine if only_spent else self.reserved
-        if self._token_limit is not None and self.spent.tokens + held.tokens + need.tokens > self._token_limit:
-            return "tokens"
-        if self._cost_limit is not None and self.spent.nano_usd + held.nano_usd + need.nano_usd > self._cost_limit:
-            return "cost_usd"
-        return None
+    def raise_to(self, tokens: int | None = None, cost_usd: Decimal | float | str | None = None) -> None:
+        """Give more, at once: steps that wait for room go on. What was stopped before stays stopped.
+
+        Raises:
+            MisuseError: A new limit is below the old one, or there was none to raise.
+        """
+        new = _checked(tokens, cost_usd, None)
+        for unit, old, wanted in zip(CAUSE_OF, self._limit, new, strict=True):
+            if wanted is not None and (old is None or wanted < old):
+                raise MisuseError(f"raise_to: {unit} of {self.name} is {old}, which {wanted} would not raise")
+        self.change(Room(*(old if wanted is None else wanted for old, wanted in zip(self._limit, new, strict=True))))
+
+    def change(self, limit: Room) -> None:
+        """Set the limits, up or down."""
+        with _lock:
+            self._limit = limit
+            self._serve()
+
+    def keep_back(self, share: float) -> None:
+        """Carve a share out of the limit for a last answer; 0 opens it."""
+        with _lock:
+            self._kept = Amount(*(0 if limit is None else int(limit * share) for limit in self._limit))
+            self._serve()
+
+    @property
+    def keeps_back(self) -> bool:
+        """Whether a last answer could still be paid."""
+        return any(self._kept)
+
+    def room(self, mine: Amount | None = None) -> Room:
+        """What is free now; with `mine`, what would be free if every hold but that were given back."""
+        held = self.reserved if mine is None else mine
+        free = (
+            None if limit is None else limit - kept - spent - taken
+            for limit, kept, spent, taken in zip(self._limit, self._kept, self.spent, held, strict=True)
+        )
+        return Room(*free)
 
     def reached(self) -> Unit | None:
         """The first unit of which everything is spent."""
-        if self._token_limit is not None and self.spent.tokens >= self._token_limit:
-            return "tokens"
-        if self._cost_limit is not None and self.spent.nano_usd >= self._cost_limit:
-            return "cost_usd"
+        for unit, limit, kept, spent in zip(CAUSE_OF, self._limit, self._kept, self.spent, strict=True):
+            if limit is not None and spent >= limit - kept:
+                return unit
         return None
 
     def facts(self, unit: Unit) -> LimitReached:
         """Number, holder and use of one limit, as data."""
-        if unit == "tokens":
-            return LimitReached(kind=unit, holder=self.name, limit=self._token_limit or 0, used=self.spent.tokens)
-        used = self.spent.nano_usd / NANO
-        return LimitReached(kind=unit, holder=self.name, limit=(self._cost_limit or 0) / NANO, used=used)
+        index, scale = (0, 1) if unit == "tokens" else (1, NANO)
+        limit = self._limit[index] or 0
+        return LimitReached(kind=unit, holder=self.name, limit=limit / scale, used=self.spent[index] / scale)
+
+    def warning(self) -> LimitReached | None:
+        """The limit that has come near its end since the last call, once each."""
+        for unit, limit, spent in zip(CAUSE_OF, self._limit, self.spent, strict=True):
+            share = self._warn_at.get(unit)
+            if share is not None and limit is not None and spent >= limit * share:
+                del self._warn_at[unit]
+                return self.facts(unit)
+        return None
 
     def _move(self, spent: Amount, reserved: Amount) -> None:
         self.spent = Amount(self.spent.tokens + spent.tokens, self.spent.nano_usd + spent.nano_usd)
@@ -108,12 +181,17 @@ class Budget:
 
     def _serve(self) -> None:
         for queue in (self._nested, self._waiting):
-            while queue:
-                head = queue[0]
-                if head.state is Verdict.waiting and head.decide() is Verdict.waiting:
-                    break
-                if queue and queue[0] is head:
-                    queue.popleft()
+            while queue and queue[0].decide() is not Verdict.waiting:
+                pass  # whoever is decided has left the queue
+
+
+def _checked(tokens: int | None, cost_usd: Decimal | float | str | None, warn_at: float | None) -> Room:
+    try:
+        limits = Limits.model_validate({"tokens": tokens, "cost_usd": cost_usd, "warn_at": warn_at})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise MisuseError(f"this is no budget: {first['loc'][0]}: {first['msg']}") from None
+    return Room(limits.tokens, limits.cost_nano_usd)
 
 
 Chain = tuple[Budget, ...]
@@ -195,17 +273,15 @@ class Claim:
 
     Args:
         chain: The ledgers, nearest first.
-        need: What the step may spend at most.
+        fit: What the step takes of a given room.
         enclosing: The holds of the steps around it, own run and parents.
         on_decided: Called once, synchronously, when a waiting claim is granted or refused.
     """
 
-    __slots__ = ("_mine", "_on_decided", "chain", "hold", "need", "refused_by", "state")
+    __slots__ = ("_fit", "_mine", "_on_decided", "chain", "hold", "refused_by", "state")
 
-    def __init__(self, chain: Chain, need: Amount, enclosing: Iterable[Hold], on_decided: Callable[[], None]) -> None:
-        if need.tokens < 0 or need.nano_usd < 0:
-            raise MisuseError(f"a reservation cannot be negative: {need}")
-        self.chain, self.need, self._on_decided = chain, need, on_decided
+    def __init__(self, chain: Chain, fit: Fit, enclosing: Iterable[Hold], on_decided: Callable[[], None]) -> None:
+        self.chain, self._fit, self._on_decided = chain, fit, on_decided
         holds = tuple(enclosing)
         self._mine: dict[int, list[Hold]] = {}
         for index, budget in enumerate(chain):
@@ -243,22 +319,31 @@ class Claim:
                 self.hold = None
 
     def _settle(self) -> Verdict:
-        short = False
-        for index in reversed(range(len(self.chain))):  # root before leaf: the outermost refusal is the one told
-            budget, mine = self.chain[index], self._enclosed(index)
-            unit = budget.shortage(self.need, mine, only_spent=True)
-            if unit is not None:
-                self.state = Verdict.refused
-                self.refused_by = budget, unit
-                return self.state
-            short = short or budget.shortage(self.need, mine, only_spent=False) is not None
-            if index not in self._mine and budget._waiting and budget._waiting[0] is not self:
-                short = True
-        if not short:
+        if self._fit(_least(budget.room(self._enclosed(index)) for index, budget in enumerate(self.chain))) is None:
+            self.state = Verdict.refused
+            self.refused_by = self._who_refuses()
+            return self.state
+        amount = self._fit(_least(budget.room() for budget in self.chain))
+        if amount is not None and self._first_in_line():
             for budget in self.chain:
-                budget._move(Amount(), self.need)
-            self.hold, self.state = Hold(self.chain, self.need), Verdict.granted
+                budget._move(Amount(), amount)
+            self.hold, self.state = Hold(self.chain, amount), Verdict.granted
         return self.state
+
+    def _first_in_line(self) -> bool:
+        queues = (budget._waiting for index, budget in enumerate(self.chain) if index not in self._mine)
+        return all(not queue or queue[0] is self for queue in queues)
+
+    def _who_refuses(self) -> tuple[Budget, Unit]:
+        """The outermost ledger without room, and in which unit."""
+        for index in reversed(range(len(self.chain))):
+            budget = self.chain[index]
+            room = budget.room(self._enclosed(index))
+            if self._fit(Room(tokens=room.tokens)) is None:
+                return budget, "tokens"
+            if self._fit(room) is None:
+                return budget, "cost_usd"
+        return self.chain[0], "tokens"  # no single one: together they leave too little
 
     def _enclosed(self, index: int) -> Amount:
         around = self._mine.get(index, ())
@@ -271,3 +356,15 @@ class Claim:
                 queue.popleft()
             elif self in queue:
                 queue.remove(self)
+
+
+def _least(rooms: Iterable[Room]) -> Room:
+    """The room of a chain: the smallest of each unit."""
+    tokens: int | None = None
+    nano_usd: int | None = None
+    for room in rooms:
+        if room.tokens is not None and (tokens is None or room.tokens < tokens):
+            tokens = room.tokens
+        if room.nano_usd is not None and (nano_usd is None or room.nano_usd < nano_usd):
+            nano_usd = room.nano_usd
+    return Room(tokens, nano_usd)

@@ -9,12 +9,12 @@ from typing import Any, Protocol, TypeVar, Unpack
 from pydantic import ValidationError
 
 from ._boundary import Boundary, current_step
+from ._means import RunLimits
 from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import Step, Stream
 from ._voice import Voice
-from .budgets import Amount, spend
+from .budgets import Amount, exactly, spend
 from .events import UsageRejected
-from .limits import Limits
 from .ports import Runnable
 from .stops import StopPolicy, StopRequest
 from .usage import Usage
@@ -29,11 +29,13 @@ class LiveRun(Protocol):
     spec: RunSpec
     boundary: Boundary
     voice: Voice
-    limits: Limits
     policy: StopPolicy
-    ends_at: float | None
     messages: tuple[Any, ...]
 
+    @property
+    def limits(self) -> RunLimits: ...  # noqa: D102
+    @property
+    def ends_at(self) -> float | None: ...  # noqa: D102
     @property
     def stop(self) -> StopRequest | None: ...  # noqa: D102
     @property
@@ -92,8 +94,8 @@ class RunContext:
         return self._run.spec.metadata
 
     @property
-    def limits(self) -> Limits:
-        """The limits that hold for this run."""
+    def limits(self) -> RunLimits:
+        """The limits in force; `run.limits.update(tokens=...)` changes them."""
         return self._run.limits
 
     @property
@@ -148,7 +150,7 @@ class RunContext:
         """
         if reserve is None:
             return Step(self._boundary, name, None, interruptible=interruptible)
-        return Step(self._boundary, name, Amount.of(reserve), interruptible=interruptible)
+        return Step(self._boundary, name, exactly(Amount.of(reserve)), interruptible=interruptible)
 
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step: `async for chunk in run.stream("write", source)`. A stop lands between two chunks.

@@ -174,6 +174,36 @@ class UsageRejected(Event):
         self._problem = problem
 
 
+class BudgetWarning(Event):
+    """A limit or a shared budget comes near its end; told once each."""
+
+    __slots__ = ("_limit",)
+    FIELDS = ("limit",)
+    limit: LimitReached = view("_limit")
+
+    def __init__(self, stamp: Stamp, seq: int, at: float, metrics: Usage | None, limit: LimitReached) -> None:
+        super().__init__(stamp, seq, at, metrics)
+        self._limit = limit
+
+
+class RunPaused(Event):
+    """The run holds at its next step boundary until it is resumed or stopped."""
+
+    __slots__ = ("_reason",)
+    FIELDS = ("reason",)
+    reason: str | None = view("_reason")
+
+    def __init__(self, stamp: Stamp, seq: int, at: float, metrics: Usage | None, reason: str | None) -> None:
+        super().__init__(stamp, seq, at, metrics)
+        self._reason = reason
+
+
+class RunContinued(Event):
+    """A paused run goes on."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """How one step of a run ended."""
@@ -276,7 +306,7 @@ class RunCancelled(Outcome):
 EVENT_CLASSES: tuple[type[Event], ...] = (
     RunStarted, RunContent, StepStarted, StepCompleted, ToolCallStarted, ToolCallCompleted,
     ModelRequestStarted, ModelRequestCompleted, RunStopRequested, RunEscalated, UsageRejected,
-    RunCancelled, RunCompleted, RunFailed,
+    BudgetWarning, RunPaused, RunContinued, RunCancelled, RunCompleted, RunFailed,
 )  # fmt: skip
 
 

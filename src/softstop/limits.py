@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,10 @@ class Limits(BaseModel):
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
+        warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is told; None tells none.
+        on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
+            start and lets a model use it for one last answer without tools, then stops; "pause" waits at the next
+            boundary until the limit is raised.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -30,11 +34,13 @@ class Limits(BaseModel):
     tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
     cost_usd: Annotated[Decimal, Field(gt=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
+    warn_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    on_exhausted: Literal["stop", "wrap_up", "pause"] | None = None
 
     @property
     def cost_nano_usd(self) -> int | None:
         """`cost_usd` in integer nano-USD."""
-        return None if self.cost_usd is None else round(self.cost_usd * NANO)
+        return None if self.cost_usd is None else nano_usd(self.cost_usd)
 
     def over(self, wider: Limits) -> Limits:
         """These limits, with the gaps filled from `wider`: the nearest wins, field by field."""
@@ -45,6 +51,12 @@ class Limits(BaseModel):
         return self.model_copy(
             update={name: getattr(wider, name) for name in LIMIT_NAMES if getattr(self, name) is None}
         )
+
+
+def nano_usd(usd: Decimal) -> int:
+    """US dollars in integer nano-USD, rounded half up; no Decimal arithmetic, whose context any step may change."""
+    numerator, denominator = usd.as_integer_ratio()
+    return (2 * numerator * NANO + denominator) // (2 * denominator)
 
 
 LIMIT_NAMES = tuple(Limits.model_fields)
