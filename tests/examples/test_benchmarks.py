@@ -1,0 +1,33 @@
+"""The benchmarks run and tell of every goal that needs no other library; what they measure is no test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GOALS = {"1", "2", *map(str, range(4, 16)), "19", "20", "+"}
+
+
+@pytest.mark.timeout(60)
+def test_the_benchmarks_run_and_their_table_has_every_goal(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- benchmarks -->\nstale\n<!-- /benchmarks -->\nbelow\n", "utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "--quick", "--write", str(page)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    _, _, *lines, total = done.stdout.splitlines()
+    assert {line.split()[0] for line in lines} == GOALS
+    assert total.endswith(f"of {sum(' yes ' in line or ' NO ' in line for line in lines)} reached")
+    text = page.read_text("utf-8")
+    assert text.count("\n| ") == len(lines) + 1
+    assert (text.startswith("above\n"), text.endswith("below\n"), "stale" in text) == (True, True, False)
