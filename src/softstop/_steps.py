@@ -254,8 +254,10 @@ class Stream(Generic[T]):
             return
         error = exc if isinstance(exc, Exception) else StepFailed(self.name, safe_error(exc))
         self._boundary.failed(error)
-        await self._close_source()
-        self._end("failed", safe_error(exc))
+        try:
+            await self._close_source()
+        finally:
+            self._end("failed", safe_error(exc))
         if error is not exc:
             raise error from exc
 
@@ -269,8 +271,10 @@ class Stream(Generic[T]):
         """Close the source now; a stream that was not read to its end counts as cut while the run is stopping."""
         if self._pull is not None:
             self._pull, self._ended = None, True
-            await self._close_source()
-            self._end("cut" if self._boundary.asked else "completed", None)
+            try:
+                await self._close_source()
+            finally:  # a second native cancel reaches even into a shield; the step's end is told all the same
+                self._end("cut" if self._boundary.asked else "completed", None)
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         boundary = self._boundary
