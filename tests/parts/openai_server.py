@@ -22,6 +22,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
@@ -55,14 +56,11 @@ class Server:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
         early: bytes | None = b""
-        try:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
             while early is not None:
                 early = await self.one(early, reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, ExceptionGroup):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
+        self.open -= 1
+        writer.close()
 
     async def one(self, early: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
         """Answer one request; give what was read of the next, or None if the connection can take no other."""
@@ -96,15 +94,19 @@ class Server:
 
         async def watch() -> None:
             nonlocal early
-            early = await reader.read(1)  # clients do not pipeline: the next request, or the end
+            with suppress(ConnectionError):
+                early = await reader.read(1)  # clients do not pipeline: the next request, or the end
             if not early:
                 record.gone = True
                 group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
             group.start_soon(watch)
-            await self.stream(script, record, writer)
-            record.done = True
+            try:
+                await self.stream(script, record, writer)
+                record.done = True
+            except ConnectionError:
+                record.gone = True
             group.cancel_scope.cancel()
         return early if record.done and "break" not in script else None
 

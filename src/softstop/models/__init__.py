@@ -3,11 +3,6 @@
 Needs `pip install 'softstop[models]'`. Nothing below imports this room; `softstop` loads it when a model is given.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-from pydantic_ai import Tool
-
 from ._errors import ModelFailed as ModelFailed
 from ._errors import TooManyTurns as TooManyTurns
 from ._offline import Offline as Offline
@@ -15,16 +10,14 @@ from ._providers import Anthropic as Anthropic
 from ._providers import OpenAIChat as OpenAIChat
 from ._providers import OpenAIResponses as OpenAIResponses
 from ._providers import choose as _choose
-from ._providers import make_body as _make_body
+from ._tools import Tools as _Tools
 from ._turns import ModelBody as _ModelBody
 
 
-def body_of(
-    model: object, *, instructions: str, tools: Iterable[Callable[..., Any] | Tool[Any]], max_turns: int
-) -> _ModelBody:
+def body_of(model: object, *, instructions: str, tools: _Tools, max_turns: int) -> _ModelBody:
     """The body of an agent whose model is not one of our values but a string or a model of pydantic-ai.
 
     Raises:
         MisuseError: It is neither, or its provider is unknown or lacks its key, or a tool cannot be described.
     """
-    return _make_body(_choose(model), instructions, tools, max_turns)
+    return _choose(model).make_body(instructions=instructions, tools=tools, max_turns=max_turns)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
-from pydantic_ai import Tool
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
-from ._providers import make_body
+from ._providers import body_of
+from ._tools import Tools
 from ._turns import ModelBody
 
 STORY: Final = """\
@@ -54,15 +54,9 @@ class Offline:
         """The pydantic-ai model."""
         return FunctionModel(stream_function=self._tell, model_name=self.name)
 
-    def make_body(
-        self,
-        *,
-        instructions: str = "",
-        tools: Iterable[Callable[..., Any] | Tool[Any]] = (),
-        max_turns: int = 50,
-    ) -> ModelBody:
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
         """The body of an agent with this model; for `Agent(model=...)`."""
-        return make_body(self, instructions, tools, max_turns)
+        return body_of(self, instructions, tools, max_turns)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:

@@ -1,24 +1,34 @@
-"""OpenAI's two protocols. Knows pydantic-ai's classes for them, and where they take a server's word too easily."""
+"""OpenAI's two protocols. Knows pydantic-ai's classes for them, and where those take a server's word too easily."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import httpx2
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import Response, ResponseUsage
 from pydantic_ai.models import Model
-from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel, OpenAIStreamedResponse
+from pydantic_ai.models.openai import (
+    OpenAIChatModel,
+    OpenAIResponsesModel,
+    OpenAIResponsesStreamedResponse,
+    OpenAIStreamedResponse,
+)
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from ._providers import Hosted
 
+Reporting = TypeVar("Reporting", ChatCompletionChunk, Response)
+
 
 def responses_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
     """The Responses API."""
-    return OpenAIResponsesModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted))
+    return ResponsesModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted))
 
 
 def chat_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
@@ -34,6 +44,24 @@ def _settings(wanted: Hosted) -> ModelSettings | None:
     return cast(ModelSettings, dict(wanted.settings)) or None
 
 
+class ResponsesModel(OpenAIResponsesModel):
+    """The Responses API, where a malformed usage report costs no answer."""
+
+    async def _process_streamed_response(self, *args: Any, **kwargs: Any) -> OpenAIResponsesStreamedResponse:
+        stream = await super()._process_streamed_response(*args, **kwargs)
+        # The stream's class is not ours to choose here, as it is in ChatModel.
+        stream._map_usage = partial(_map_if_credible, stream._map_usage)  # type: ignore[method-assign]
+        return stream
+
+
+class ChatModel(OpenAIChatModel):
+    """Chat Completions with streams of our own."""
+
+    @property
+    def _streamed_response_cls(self) -> type[OpenAIStreamedResponse]:
+        return ChatStream
+
+
 class ChatStream(OpenAIStreamedResponse):
     """A streamed answer whose usage reports are totals so far, and whose malformed reports cost no answer."""
 
@@ -42,22 +70,20 @@ class ChatStream(OpenAIStreamedResponse):
         super()._add_usage(usage, reported=reported, cumulative=cumulative or reported)
 
     def _map_usage(self, response: ChatCompletionChunk) -> RequestUsage:
-        usage: object = response.usage
-        if usage is None or _credible(usage):
-            return super()._map_usage(response)
-        return RequestUsage()  # reported but empty: charged as a malformed report. As it came, it would raise here
+        return _map_if_credible(super()._map_usage, response)
 
 
-def _credible(usage: object) -> bool:
-    if not isinstance(usage, CompletionUsage):
-        return False
-    counts: tuple[object, ...] = (usage.prompt_tokens, usage.completion_tokens)  # the client does not check them
-    return all(type(count) is int and count >= 0 for count in counts)
+def _map_if_credible(read: Callable[[Reporting], RequestUsage], response: Reporting) -> RequestUsage:
+    """Read a report, unless reading it would raise: the client hands on whatever the server sent.
 
-
-class ChatModel(OpenAIChatModel):
-    """Chat Completions with those streamed answers."""
-
-    @property
-    def _streamed_response_cls(self) -> type[OpenAIStreamedResponse]:
-        return ChatStream
+    One that is not credible counts as reported but empty, which the charge tells as a malformed report.
+    """
+    told: object = response.usage
+    counts: tuple[object, ...] = (None,)
+    if isinstance(told, CompletionUsage):
+        counts = (told.prompt_tokens, told.completion_tokens)
+    elif isinstance(told, ResponseUsage):
+        counts = (told.input_tokens, told.output_tokens)
+    if told is None or all(type(count) is int and count >= 0 for count in counts):
+        return read(response)
+    return RequestUsage()

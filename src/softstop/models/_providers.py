@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Final, Protocol
 
 import httpx2
 from anyio.lowlevel import RunVar
-from pydantic_ai import Tool, UserError
+from pydantic_ai import UserError
 from pydantic_ai.models import Model, infer_model
 
 from .._scopes import finish_within
 from ..errors import MisuseError
-from ._tools import Toolbox
+from ._tools import Toolbox, Tools
 from ._turns import ModelBody
 
 CLOSING: Final = 5.0  # seconds that closing idle connections may take
@@ -37,11 +37,13 @@ class Choice(Protocol):
         """The model, for one run."""
         ...
 
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+        """The body of an agent with this model; for `Agent(model=...)`."""
+        ...
 
-def make_body(
-    choice: Choice, instructions: str, tools: Iterable[Callable[..., Any] | Tool[Any]], max_turns: int
-) -> ModelBody:
-    """The body of an agent.
+
+def body_of(choice: Choice, instructions: str, tools: Tools, max_turns: int) -> ModelBody:
+    """The body of an agent that asks this model.
 
     Raises:
         MisuseError: A tool cannot be described, or `max_turns` is no positive number.
@@ -89,20 +91,14 @@ class Hosted:
             raise MisuseError(str(error)) from None
         return model
 
-    def make_body(
-        self,
-        *,
-        instructions: str = "",
-        tools: Iterable[Callable[..., Any] | Tool[Any]] = (),
-        max_turns: int = 50,
-    ) -> ModelBody:
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
         """The body of an agent with this model; for `Agent(model=...)`.
 
         Raises:
             MisuseError: There is no key, or a tool cannot be described.
         """
         self.make_model(_connections())  # now, in the caller's frame: a missing key, and a slow import
-        return make_body(self, instructions, tools, max_turns)
+        return body_of(self, instructions, tools, max_turns)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
@@ -153,6 +149,10 @@ class Borrowed:
     def name(self) -> str:
         """Shown in events."""
         return self.model.model_name
+
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+        """The body of an agent with this model; for `Agent(model=...)`."""
+        return body_of(self, instructions, tools, max_turns)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:

@@ -22,6 +22,7 @@ THREADS: Final = 40  # sync tools that run at the same time in one loop
 _seats: RunVar[anyio.CapacityLimiter] = RunVar("softstop.models.seats")  # one a loop: a limiter belongs to its loop
 
 
+Tools = Iterable[Callable[..., Any] | Tool[Any]]
 Cause = Literal["unknown_tool", "validation_error"]
 
 
@@ -87,7 +88,7 @@ class Toolbox:
         MisuseError: Something is no tool, or two have the same name.
     """
 
-    def __init__(self, tools: Iterable[Callable[..., Any] | Tool[Any]]) -> None:
+    def __init__(self, tools: Tools) -> None:
         self._tools: dict[str, ReadyTool] = {}
         for tool in tools:
             ready = prepare(tool)

@@ -1,0 +1,135 @@
+"""What `Agent(model=...)` takes and refuses, and what it loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic_ai import RunContext as TheirContext
+from pydantic_ai import Tool
+from scripts import Script
+
+from softstop import Agent, MisuseError, RunContext, RunStatus
+from softstop.models import Anthropic, Offline, OpenAIChat, OpenAIResponses
+
+
+async def body(run: RunContext, message: object) -> None:
+    raise NotImplementedError
+
+
+def tool() -> None:
+    """Do nothing."""
+
+
+def test_importing_softstop_loads_no_extra() -> None:
+    code = "import sys, softstop; print([name for name in sys.modules if name.split('.')[0] in sys.argv[1:]])"
+    extras = ["pydantic_ai", "openai", "anthropic", "httpx2", "fastapi"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *extras], capture_output=True, text=True, check=True, timeout=20,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_naming_a_model_loads_only_its_own_providers_library() -> None:
+    code = "import sys; from softstop import Agent; from softstop.models import Offline; Agent(model=Offline())"
+    code += "; print([name for name in ('openai', 'anthropic') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "softstop.models", None)
+    with pytest.raises(MisuseError, match=r"pip install 'softstop\[models\]'"):
+        Agent(model="openai:gpt-5.2")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"body": body, "model": "test"}])
+def test_an_agent_takes_either_a_body_or_a_model(arguments: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match="either a body or model="):
+        Agent(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"instructions": "x"}, {"tools": [tool]}, {"max_turns": 3}])
+def test_what_is_for_a_model_is_refused_with_a_body(arguments: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match="for an agent with model="):
+        Agent(body, **arguments)
+
+
+@pytest.mark.parametrize("model", ["nonsense", "nobody:gpt-5.2", 7, object()])
+def test_what_is_no_model_is_refused_in_the_callers_frame(model: object) -> None:
+    with pytest.raises(MisuseError):
+        Agent(model=model)
+
+
+@pytest.mark.parametrize("model", [OpenAIResponses("x"), OpenAIChat("x"), Anthropic("x"), "openai:x", "anthropic:x"])
+def test_a_missing_key_is_told_in_the_callers_frame(model: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(MisuseError, match="API_KEY"):
+        Agent(model=model)
+
+
+@pytest.mark.parametrize("model", ["openai:gpt-5.2", "openai-chat:gpt-5.2", "anthropic:claude-sonnet-4-6"])
+def test_a_string_names_provider_and_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-12345678")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-12345678")
+    assert Agent(model=model).name == model.partition(":")[2]
+
+
+async def test_the_test_model_of_pydantic_ai_works_by_its_name() -> None:
+    output = await Agent(model="test", tools=[tool]).arun("go")
+    assert output.status is RunStatus.completed
+    assert [step.step for step in output.steps] == ["test", "tool", "test"]
+
+
+def test_a_value_hides_its_key_and_equals_its_twin() -> None:
+    value = OpenAIChat(id="x", base_url="http://127.0.0.1", api_key="sk-secret-123456", settings={"temperature": 0.2})
+    assert "secret" not in repr(value)
+    assert value == OpenAIChat("x", "http://127.0.0.1", "sk-secret-123456", {"temperature": 0.2})
+    assert value != OpenAIResponses("x", "http://127.0.0.1", "sk-secret-123456", {"temperature": 0.2})
+    assert len({value, value}) == 1
+    with pytest.raises(AttributeError):
+        value.id = "y"  # type: ignore[misc]
+
+
+def test_a_value_makes_a_model_of_pydantic_ai() -> None:
+    made = OpenAIChat("x", base_url="http://127.0.0.1/v1", settings={"temperature": 0.2}).make_model()
+    assert made.model_name == "x"
+    assert made.settings == {"temperature": 0.2}
+    assert Offline().make_model().model_name == "offline"
+
+
+async def test_description_and_instructions_are_told_to_the_model() -> None:
+    script = Script(["done"])
+    await Agent(model=script.model, description="Tells stories.", instructions=["Be brief.", "Be kind."]).arun("go")
+    assert script.asked[0][0].instructions == "Tells stories.\n\nBe brief.\n\nBe kind."  # type: ignore[union-attr]
+
+
+def unhinted(x: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
+    raise NotImplementedError
+
+
+def theirs(context: TheirContext[None]) -> None:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("wrong", [7, "search", Agent(body), unhinted, theirs, Tool(theirs), print])
+def test_what_is_no_tool_is_refused_in_the_callers_frame(wrong: Any) -> None:
+    with pytest.raises(MisuseError, match="tool"):
+        Agent(model=Offline(), tools=[wrong])
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(MisuseError, match="'tool'"):
+        Agent(model=Offline(), tools=[tool, tool])
+
+
+def test_no_turns_at_all_is_refused() -> None:
+    with pytest.raises(MisuseError, match="max_turns"):
+        Agent(model=Offline(), max_turns=0)

@@ -1,0 +1,43 @@
+"""The model without a provider: its pace, its tools, its stops."""
+
+from __future__ import annotations
+
+import asyncio
+
+from scripts import answers, kinds
+
+from softstop import Agent, RunContent, RunStatus
+from softstop.models import Offline
+
+
+async def test_it_tells_its_text_at_the_given_pace() -> None:
+    began = asyncio.get_running_loop().time()
+    output = await Agent(model=Offline("one two three four five six", words_per_second=2)).arun("go")
+    assert output.content == "one two three four five six"
+    assert asyncio.get_running_loop().time() - began == 3.0
+
+
+async def test_it_calls_each_tool_once_in_the_middle() -> None:
+    async def save(text: str, copies: int, note: str = "") -> str:
+        return f"{copies} of {text!r}{note}"
+
+    run = Agent(model=Offline("one two three four"), tools=[save]).arun("go")
+    events = [event async for event in run]
+
+    assert kinds(events) == [
+        "RunStarted", "ModelRequestStarted", "ModelRequestCompleted", "ToolCallStarted", "ToolCallCompleted",
+        "ModelRequestStarted", "ModelRequestCompleted", "RunCompleted",
+    ]  # fmt: skip
+    output = await run
+    assert output.content == "one two three four"
+    assert answers(output.messages) == [("success", "save", "1 of 'one two '")]
+
+
+async def test_its_built_in_story_stops_between_two_words() -> None:
+    run = Agent(model=Offline()).arun("go")
+    async for event in run:
+        if isinstance(event, RunContent) and event.content == "gulls, ":
+            run.cancel()
+    output = await run
+    assert output.status is RunStatus.cancelled
+    assert output.content.endswith("asked the gulls, ")
