@@ -21,7 +21,7 @@ class Limits(BaseModel):
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
-        warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is told; None tells none.
+        warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is told; None is 0.8.
         on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
             start and lets a model use it for one last answer without tools, then stops; "pause" waits at the next
             boundary until the limit is raised.
