@@ -68,9 +68,9 @@ class Run:
     """
 
     __slots__ = (
-        "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks", "_outcome",
-        "_owner", "_parent", "_value", "boundary", "line", "loop", "means", "members", "messages",
-        "policy", "spec", "status", "task", "voice",
+        "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks",
+        "_members_gone", "_outcome", "_owner", "_parent", "_value", "_winding_up", "boundary", "line", "loop",
+        "means", "members", "messages", "policy", "spec", "status", "task", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,8 @@ class Run:
         self._abandoned: tuple[str, ...] = ()
         self._delivered = False  # a cancellation was thrown into the body, whatever it did with it
         self._failed_first = False  # the body's failure was on record before any stop
+        self._winding_up = False  # the body has ended, the outcome is not published yet
+        self._members_gone = False  # seen by `end_abandoned`: no member lived any more
 
     def _make_means(self, limits: Limits) -> Means | None:
         """None for a run that nothing bounds: most have no use for the bookkeeping."""
@@ -264,12 +266,24 @@ class Run:
 
     def end_abandoned(self) -> None:
         """Not even the cut was heeded: the run ends without its body, which stays owned and counted."""
+        if self._waits_for_members():
+            self.line.arm(self.loop.time() + SETTLE, self.end_abandoned)
+            return
         self._abandoned = self.boundary.open_names() or (self.source.name,)
         self.boundary.abandon()
         if self._hooks:
             self._owner.spawn(self._end_cancelled())
         else:
             self._seal(Signal.cancel)
+
+    def _waits_for_members(self) -> bool:
+        """Members have bounds of their own and end first (T7); a body that only waited for them then ends by itself."""
+        if any(not member.status.ended for member in self.members):
+            return True
+        if self._winding_up:
+            return not (self.boundary.open or self.boundary.streams)
+        gone, self._members_gone = self._members_gone, True
+        return bool(self.members) and not gone
 
     def _reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> bool:
         """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger.
@@ -448,7 +462,7 @@ class Run:
             return Ending.interrupted
         self._failed_first = not self.boundary.asked or self.boundary.failed_first(raised)
         self._error = raised if isinstance(raised, Exception) else StepFailed(self.source.name, safe_error(raised))
-        self._errors = (*self._errors, safe_error(raised))
+        self._errors = (safe_error(raised), *self._errors)  # first: the line that stands for the failure
         return Ending.raised
 
     def _stop_by_process(self) -> None:
@@ -459,25 +473,44 @@ class Run:
 
     async def _wind_up(self, ending: Ending) -> None:
         """After the body: members and begun steps end first, then the outcome follows from the facts."""
-        for member in self.members:
-            if not member.status.ended:
-                member.line.ask(StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended"))
-        for member in self.members:
-            await member.ended()
+        self._winding_up = True
+        await self._end_members()
         if self.boundary.open or self.boundary.streams:
             await self.boundary.close()
         if self.line.sealed or self._abandoned:  # the outcome did not wait for this
             return
         self.line.take_inbox()
-        boundary = self.boundary
-        facts = Facts(
-            ending, self.line.held is not None, boundary.refused, boundary.cut, self._delivered, self._failed_first
-        )
+        boundary, stop = self.boundary, self.stop
+        cut = boundary.cut or (stop is not None and any(member._stopped_with(self, stop) for member in self.members))
+        facts = Facts(ending, stop is not None, boundary.refused, cut, self._delivered, self._failed_first)
         signal = reduce_outcome(facts)
         if signal is Signal.cancel and self._hooks:
             await self._end_cancelled()
         else:
             self._seal(signal)
+
+    async def _end_members(self) -> None:
+        """Stop what the body has left behind and wait until no member lives, also those that its tasks still start."""
+        while True:
+            living = [member for member in self.members if not member.status.ended]
+            if not living:
+                return
+            for member in living:
+                member.line.ask(self._last_will())
+            try:
+                await living[0].ended()
+            except asyncio.CancelledError:  # native: it hastens the members, which have bounds, and skips none of them
+                self._stop_by_process()
+
+    def _last_will(self) -> StopRequest:
+        return StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended")
+
+    def _stopped_with(self, parent: Run, stop: StopRequest) -> bool:
+        """Whether its parent's stop stopped this member: not a reason of its own, nor merely the parent's end."""
+        mine = self.stop
+        if mine is None or self.status is not RunStatus.cancelled or mine.via != parent.run_id:
+            return False
+        return (mine.cause, mine.reason) == (stop.cause, stop.reason)
 
     async def _end_cancelled(self) -> None:
         """Run the `on_stop` hooks, newest first, each bounded, then publish; a hook that stays is left behind."""
@@ -542,6 +575,8 @@ class Run:
     def start_member(self, runnable: Runnable, message: object, options: RunOptions) -> Run:
         """Start a run below this one; once a stop is on record it ends without having begun, like a refused step."""
         boundary = self.boundary
+        if boundary.over:  # a task that outlived the run: there is no log any more that a member could write into
+            raise asyncio.CancelledError("refused: the run has ended")
         member = self._owner.launch_member(runnable, message, options, self)
         self.members = (*self.members, member)
         if boundary.asked and not boundary.inside():
@@ -549,7 +584,13 @@ class Run:
             self.line.take_inbox()
             stop = self.stop or StopRequest(cause=StopCause.parent)
             member.line.ask(stop.model_copy(update={"via": self.run_id}))
+        elif self._winding_up:
+            member.line.ask(self._last_will())
         return member
+
+    def add_error(self, line: str) -> None:
+        """Have the outcome tell of something that went wrong and did not fail the run."""
+        self._errors = (*self._errors, line)
 
 
 def _process_interrupt(raised: BaseException | None) -> KeyboardInterrupt | None:
