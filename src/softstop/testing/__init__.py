@@ -1,4 +1,27 @@
 """The public test kit: virtual time, scripted bodies, and a proof by exhaustion that your own agent can be stopped."""
 
+from ._explore import Exploration as Exploration
+from ._explore import Report as Report
+from ._explore import stop_everywhere as stop_everywhere
 from ._loop import VirtualLoop as VirtualLoop
 from ._loop import run_virtual as run_virtual
+from ._schedule import CAUSES as CAUSES
+from ._script import Action as Action
+from ._script import ScriptedBody as ScriptedBody
+from ._script import ScriptedFailure as ScriptedFailure
+from ._script import boundary as boundary
+from ._script import charge as charge
+from ._script import fail as fail
+from ._script import hang as hang
+from ._script import member as member
+from ._script import on_stop as on_stop
+from ._script import parallel as parallel
+from ._script import scripted as scripted
+from ._script import sleep as sleep
+from ._script import step as step
+from ._script import stream as stream
+from ._script import swallow as swallow
+from ._script import turns as turns
+from ._script import write as write
+from ._witness import Mark as Mark
+from ._witness import mark as mark

@@ -1,0 +1,350 @@
+"""One scenario under one schedule, on a loop of its own: lets the stops come and writes down all that can be seen.
+
+Judges nothing; the trace goes to the law.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, cast
+
+from softstop._readers import EventStream
+from softstop._run import Run
+from softstop.errors import Deadlock
+from softstop.events import Event
+from softstop.stops import StopCause, StopMode, StopReceipt, StopRequest, StopResult
+from softstop.supervisor import Supervisor
+
+from ._loop import VirtualLoop
+from ._schedule import Schedule, Strike
+from ._witness import Mark, Witness, watching
+
+MakeRun = Callable[[Supervisor], Run]
+MOST_TURNS: Final = 100_000  # of the loop in one schedule; a scenario that needs more spins
+AFTERLIFE: Final = 4  # callbacks after the outcome at which a stop still comes, too late
+LINGER: Final = 86_400.0  # virtual seconds that the tasks of an abandoned body get to end by themselves
+SETTLE: Final = 8  # turns in which tasks whose work is done may end
+HORIZON: Final = "the scenario had not ended at its horizon"
+
+
+class Asked(NamedTuple):
+    """A stop that was asked for, what the story had told by then, and the receipt."""
+
+    run_id: str
+    request: StopRequest
+    receipt: StopReceipt
+    place: int  # length of the story when it was asked for
+    at: float
+
+
+@dataclass(slots=True)
+class Trace:
+    """All that could be seen of one schedule."""
+
+    schedule: Schedule
+    root: Run | None = None  # None if the scenario could not even be started
+    runs: list[Run] = field(default_factory=list[Run])  # root and members, in the order of their start
+    story: list[Mark | Event] = field(default_factory=list[Mark | Event])
+    asked: list[Asked] = field(default_factory=list[Asked])
+    natively: dict[str, int] = field(default_factory=dict[str, int])  # length of the story at the first native cancel
+    results: dict[int, StopResult] = field(default_factory=dict[int, StopResult])  # of receipts, by place in `asked`
+    fast: list[Event] = field(default_factory=list[Event])
+    lagging: list[Event] = field(default_factory=list[Event])
+    late: list[Event] = field(default_factory=list[Event])
+    joined: list[tuple[int, list[Event]]] = field(default_factory=list[tuple[int, list[Event]]])  # read after a seq
+    ended_at: float = 0.0  # virtual wall-clock time of the root's outcome
+    stuck: str = ""  # told by a deadlock
+    tasks: list[str] = field(default_factory=list[str])  # of the supervisor's, left behind
+    orphans: list[str] = field(default_factory=list[str])  # of the body's own making, left behind
+    timers: list[str] = field(default_factory=list[str])
+    spent_before: dict[int, int] = field(default_factory=dict[int, int])  # tokens, by id of a budget
+    calls: tuple[int, ...] = ()  # callbacks before which something could have changed
+    marks: int = 0
+    events: int = 0
+
+
+class Left(Exception):
+    """Raised inside the supervisor's block to leave it by an exception."""
+
+
+class Scene:
+    """Plays one schedule."""
+
+    def __init__(self, make_run: MakeRun, schedule: Schedule, horizon: float) -> None:
+        self._make_run, self._schedule, self._horizon = make_run, schedule, horizon
+        self._loop = VirtualLoop(max_turns=MOST_TURNS)
+        self._witness = Witness()
+        self.trace = Trace(schedule, story=self._witness.story)
+        self._harness: set[asyncio.Task[Any]] = set()
+        self._delayed: list[asyncio.TimerHandle] = []
+        self._changed: list[int] = []
+        self._quiet_before = False
+        self._last_call = -1  # after which no strike comes any more; -1 while the run lives
+        self._strikes: dict[str, list[Strike]] = {"start": [], "call": [], "event": [], "mark": []}
+        for strike in schedule.strikes:
+            self._strikes[strike.grid].append(strike)
+
+    def play(self) -> Trace:
+        """Run the scenario to its end and beyond."""
+        loop = self._loop
+        loop.set_exception_handler(_say_nothing)
+        try:
+            loop.run_until_complete(self._main())
+            loop.on_call(None)
+            loop.run_until_complete(self._look_around())
+        except Deadlock as stuck:
+            self.trace.stuck = str(stuck)
+        finally:
+            loop.on_call(None)
+            self._witness.on_event = self._witness.on_mark = None
+            self._clear_away()
+            loop.close()
+        self.trace.calls = tuple(self._changed)
+        self.trace.events = self._witness.events
+        self.trace.marks = len(self._witness.story) - self._witness.events
+        return self.trace
+
+    # -- the scenario --------------------------------------------------------------------------------------------
+
+    async def _main(self) -> None:
+        loop, trace = self._loop, self.trace
+        self._enlist(asyncio.current_task())
+        watching.set(self._witness)
+        self._outside = contextvars.copy_context()
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._gate: asyncio.Future[None] = loop.create_future()
+        self._until_end: asyncio.Future[None] = loop.create_future()
+        self._breaking = False
+        supervisor = self._supervisor = Supervisor(
+            clock=loop.wall, limits=self._schedule.bounds(), observers=(self._witness,)
+        )
+        try:
+            async with supervisor:
+                trace.root = self._run = self._make_run(supervisor)
+                trace.spent_before = {id(budget): budget.spent.tokens for budget in self._run.boundary.chain}
+                self._surround(self._run)
+                await self._over
+        except Left:
+            pass
+        for handle in self._delayed:
+            handle.cancel()
+        trace.runs = sorted(supervisor.list_runs(), key=_by_start)
+
+    def _surround(self, run: Run) -> None:
+        """Put the readers, the caller and the stops in place; nothing of the run has happened yet."""
+        loop, trace, witness = self._loop, self.trace, self._witness
+        self._spawn(_read(run.events(), trace.fast))
+        self._spawn(self._lag(run.events()))
+        self._spawn(self._watch_end(run))
+        if self._schedule.caller != "none":
+            self._caller = self._spawn(self._call(run))
+        self._delayed.append(loop.call_later(self._horizon, self._ask, StopMode.step, HORIZON))
+        for strike in self._strikes["start"]:
+            self._strike(strike)
+        loop.on_call(self._on_call)
+        witness.on_event = self._on_event if self._strikes["event"] else None
+        witness.on_mark = self._on_mark if self._strikes["mark"] else None
+
+    async def _watch_end(self, run: Run) -> None:
+        await run.ended()
+        self.trace.ended_at = self._loop.wall()
+        self._last_call = self._loop.calls + AFTERLIFE
+        for handle in self._delayed:
+            handle.cancel()
+        if not self._until_end.done():
+            self._until_end.set_result(None)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _lag(self, stream: EventStream) -> None:
+        """Read one event, and the rest after the end."""
+        async for event in stream:
+            self.trace.lagging.append(event)
+            await self._until_end
+
+    async def _call(self, run: Run) -> None:
+        match self._schedule.caller:
+            case "await":
+                await run
+            case "read":
+                async for _ in run:
+                    if self._breaking:
+                        break
+            case _:
+                async with run:
+                    await asyncio.wait((self._gate, self._until_end), return_when=asyncio.FIRST_COMPLETED)
+
+    # -- the stops -----------------------------------------------------------------------------------------------
+
+    def _on_call(self, number: int) -> None:
+        handle: Any = cast(Any, self._loop)._ready[0]
+        if not self._quiet_before and (self._last_call < 0 or number <= self._last_call):
+            self._changed.append(number)
+        self._quiet_before = getattr(handle._callback, "__self__", None) in self._harness
+        for strike in self._strikes["call"]:
+            if strike.number == number:
+                self._strike(strike)
+
+    def _on_event(self, number: int) -> None:
+        for strike in self._strikes["event"]:
+            if strike.number == number:
+                self._strike(strike)
+
+    def _on_mark(self, number: int) -> None:
+        for strike in self._strikes["mark"]:
+            if strike.number == number:
+                self._strike(strike)
+
+    def _strike(self, strike: Strike) -> None:
+        seq = self._run.voice.log.seq
+        for after in {0, seq}:
+            events: list[Event] = []
+            self.trace.joined.append((after, events))
+            self._spawn(_read(self._run.events(after), events))
+        STRIKES[strike.way](self)
+
+    def _ask(self, mode: StopMode = StopMode.step, reason: str = "first", grace: float | None = None) -> None:
+        self._note(self._run, StopRequest(reason=reason, by="tester", mode=mode, grace=grace), self._run.line.ask)
+
+    def _ask_afar(self, mode: StopMode = StopMode.step, reason: str = "from afar") -> None:
+        request = StopRequest(reason=reason, by="thread", mode=mode)
+        self._note(self._run, request, cast(Any, self._run.line)._ask_from_afar)
+
+    def _note(self, run: Run, request: StopRequest, ask: Callable[[StopRequest], StopReceipt]) -> None:
+        place, at = len(self._witness.story), self._loop.wall()
+        receipt = ask(request)  # which may lead to further stops, made by observers
+        number = len(self.trace.asked)
+        self.trace.asked.append(Asked(run.run_id, request, receipt, place, at))
+        if receipt:
+            self._spawn(self._wait_for(number, receipt))
+
+    async def _wait_for(self, number: int, receipt: StopReceipt) -> None:
+        self.trace.results[number] = await receipt.wait()
+
+    def _ask_later(self, seconds: float, mode: StopMode, reason: str) -> None:
+        self._delayed.append(self._loop.call_later(seconds, self._ask, mode, reason))
+
+    def _ask_superseded(self) -> None:
+        request = StopRequest(cause=StopCause.superseded, reason="a newer run", by="tester")
+        self._note(self._run, request, self._run.line.ask)
+
+    def _ask_member(self) -> None:
+        members = [run for run in self._supervisor.list_runs() if run.parent_run_id and not run.status.ended]
+        if members:
+            self._note(members[-1], StopRequest(reason="only this one", by="tester"), members[-1].line.ask)
+
+    def _cancel_natively(self) -> None:
+        task = self._run.task
+        if task is not None and not task.done():
+            self.trace.natively.setdefault(self._run.run_id, len(self._witness.story))
+            task.cancel()
+
+    def _ask_then_cancel_natively(self) -> None:
+        self._ask()
+        self._loop.call_soon(self._cancel_natively)
+
+    def _drain(self, timeout: float = 30.0) -> None:
+        self._spawn(self._supervisor.drain(timeout))
+
+    def _leave(self) -> None:
+        if not self._over.done():
+            self._over.set_exception(Left())
+
+    def _cancel_caller(self) -> None:
+        self._caller.cancel()
+
+    def _break(self) -> None:
+        self._breaking = True
+
+    def _leave_block(self) -> None:
+        if not self._gate.done():
+            self._gate.set_result(None)
+
+    # -- afterwards ----------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        task = self._loop.create_task(work, context=self._outside.copy())
+        self._enlist(task)
+        return task
+
+    def _enlist(self, task: asyncio.Task[Any] | None) -> None:
+        if task is not None:
+            self._harness.add(task)
+
+    async def _look_around(self) -> None:
+        """Read what a late reader reads, and see what is left behind."""
+        trace, run = self.trace, self.trace.root
+        self._enlist(asyncio.current_task())
+        if run is None:
+            return
+        trace.late = [event async for event in run.events()]
+        for _ in range(SETTLE):
+            await asyncio.sleep(0)
+        owned = cast("set[asyncio.Task[Any]]", cast(Any, self._supervisor)._tasks)
+        left = asyncio.all_tasks() - self._harness
+        trace.tasks = [repr(task) for task in left & owned]
+        trace.orphans = [repr(task) for task in left - owned]
+        trace.timers = [repr(timer) for timer in self._loop.timers()] if not left else []
+        if left:
+            await asyncio.wait(left, timeout=LINGER)
+        stayed = [task for task in self._harness - {asyncio.current_task()} if not task.done()]
+        if stayed:
+            trace.stuck = f"readers, callers or waiters of the run never ended: {stayed}"
+
+    def _clear_away(self) -> None:
+        """End whatever is still there, so that the next schedule starts from nothing."""
+        for _ in range(SETTLE):
+            left = asyncio.all_tasks(self._loop)
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            try:
+                self._loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+            except Deadlock:
+                break
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+
+
+async def _read(stream: EventStream, into: list[Event]) -> None:
+    async for event in stream:
+        into.append(event)  # noqa: PERF401 - what was read before a deadlock counts too
+
+
+def _by_start(run: Run) -> int:
+    depth, here = 0, cast(Any, run)._parent
+    while here is not None:
+        depth, here = depth + 1, here._parent
+    return depth
+
+
+def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What scripts do wrong on purpose, tasks left in the lurch say, is not for the log."""
+
+
+STRIKES: Final[dict[str, Callable[[Any], object]]] = {
+    "user": lambda scene: scene._ask(),
+    "user_turn": lambda scene: scene._ask(StopMode.turn),
+    "user_now": lambda scene: scene._ask(StopMode.now),
+    "user_short": lambda scene: scene._ask(grace=0.3),
+    "user_then_now": lambda scene: (scene._ask(), scene._ask_later(0.25, StopMode.now, "second")),
+    "user_then_user": lambda scene: (scene._ask(), scene._ask(reason="second")),
+    "now_then_user": lambda scene: (scene._ask(StopMode.now), scene._ask(reason="second")),
+    "far": lambda scene: scene._ask_afar(),
+    "far_then_now": lambda scene: (scene._ask_afar(), scene._ask_afar(StopMode.now, "second")),
+    "far_then_user": lambda scene: (scene._ask_afar(), scene._ask(reason="second")),
+    "superseded": lambda scene: scene._ask_superseded(),
+    "native": lambda scene: scene._cancel_natively(),
+    "native_later": lambda scene: scene._ask_then_cancel_natively(),
+    "drain": lambda scene: scene._drain(),
+    "drain_short": lambda scene: scene._drain(0.2),
+    "leave": lambda scene: scene._leave(),
+    "member": lambda scene: scene._ask_member(),
+    "await_cancelled": lambda scene: scene._cancel_caller(),
+    "read_cancelled": lambda scene: scene._cancel_caller(),
+    "reader_breaks": lambda scene: scene._break(),
+    "block_left": lambda scene: scene._leave_block(),
+}

@@ -1,0 +1,119 @@
+"""What a trace tells about one of its runs, sorted for the law. Judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from softstop._run import Run
+from softstop.events import (
+    Event,
+    Outcome,
+    RunContent,
+    RunEscalated,
+    RunStarted,
+    RunStopRequested,
+    StepCompleted,
+    StepStarted,
+)
+from softstop.usage import Tally, Usage
+
+from ._scene import Trace
+from ._witness import Mark, What
+
+E = TypeVar("E", bound=Event)
+FOR_EVER = 1 << 60
+
+
+class Told:
+    """One run's part of the story. Numbers are places in the story of the whole tree; -1 is before it."""
+
+    def __init__(self, trace: Trace, run: Run) -> None:
+        self.trace, self.run, self.run_id = trace, run, run.run_id
+        self.entries = [(place, entry) for place, entry in enumerate(trace.story) if entry.run_id == run.run_id]
+        self.events = [event for event in trace.fast if event.run_id == run.run_id]
+        self.outcomes = list(self.of(Outcome))
+        self.ended = self.outcomes[0][0] if self.outcomes else FOR_EVER
+        self.outcome = self.outcomes[0][1] if self.outcomes else None
+        self.started = bool(list(self.of(RunStarted)))
+        self.requests = list(self.of(RunStopRequested))
+        self.abandoned: tuple[str, ...] = getattr(self.outcome, "abandoned", ())
+        self.scripted = any(
+            isinstance(entry, Mark) and entry.what in ("returned", "raised") for _, entry in self.entries
+        )
+
+    def of(self, kind: type[E]) -> Iterator[tuple[int, E]]:
+        """Its structural events of a kind, with their places."""
+        return ((place, entry) for place, entry in self.entries if isinstance(entry, kind))
+
+    def marks(self, *what: What) -> Iterator[tuple[int, Mark]]:
+        """Its marks of some kinds, with their places."""
+        return ((place, entry) for place, entry in self.entries if isinstance(entry, Mark) and entry.what in what)
+
+    @property
+    def stopped_from(self) -> int:
+        """The place from which on a stop was on record or accepted; beyond the story if none was."""
+        recorded = [place for place, _ in self.requests]
+        accepted = [asked.place for asked in self.trace.asked if asked.run_id == self.run_id and asked.receipt]
+        return min((*recorded, *accepted), default=FOR_EVER)
+
+    def forced(self, place: int) -> bool:
+        """Whether by then steps of this run were cut: grace was over, or the run's task was cancelled natively."""
+        cut = any(at <= place for at, _ in self.of(RunEscalated))
+        now = any(at <= place and event.mode == "now" for at, event in self.requests)
+        return cut or now or self.trace.natively.get(self.run_id, FOR_EVER) <= place
+
+    def open_steps(self, place: int) -> dict[int, StepStarted]:
+        """The atomic steps that had begun and not ended right before a place."""
+        found: dict[int, StepStarted] = {}
+        for at, entry in self.entries:
+            if at >= place:
+                break
+            if isinstance(entry, StepStarted) and entry.kind == "atomic":
+                found[entry.step_id] = entry
+            elif isinstance(entry, StepCompleted):
+                found.pop(entry.step_id, None)
+        return found
+
+    def delivered(self) -> str:
+        """The text of its content events."""
+        return "".join(event.content for event in self.events if isinstance(event, RunContent))
+
+    def metered(self) -> Usage:
+        """The sum of its events' metrics."""
+        tally = Tally()
+        for event in self.events:
+            if event.metrics is not None:
+                tally.add(event.metrics)
+        return tally.total()
+
+    def ends_by(self) -> float:
+        """The latest instant at which it may end once a stop is on record (T9); infinity without one."""
+        policy, ends = self.run.policy, float("inf")
+        for _, request in self.requests:
+            if request.grace is not None:
+                ends = min(ends, request.at + request.grace)
+        return ends + policy.abandon_after + policy.cleanup_timeout
+
+
+def merged(events: list[Event]) -> list[tuple[object, ...]]:
+    """Events with the content of each stretch put together run by run, as a reader that lags may get them."""
+    found: list[tuple[object, ...]] = []
+    stretch: dict[str, tuple[str, int, Tally]] = {}
+
+    def close() -> None:
+        for run_id, (text, seq, tally) in sorted(stretch.items(), key=lambda item: item[1][1]):
+            found.append((run_id, text, seq, tally.tokens, tally.cost))
+        stretch.clear()
+
+    for event in events:
+        if isinstance(event, RunContent):
+            text, _, tally = stretch.get(event.run_id, ("", 0, Tally()))
+            if event.metrics is not None:
+                tally.add(event.metrics)
+            stretch[event.run_id] = (text + event.content, event.seq, tally)
+        else:
+            close()
+            found.append((type(event), event.run_id, event.seq, event.at))
+    close()
+    return found

@@ -1,0 +1,160 @@
+"""Bugs that the explorer has found in the core, each reduced to the symptom a user would have seen."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+
+from softstop import (
+    Agent,
+    Event,
+    Limits,
+    RunContext,
+    RunEscalated,
+    RunStatus,
+    RunStopRequested,
+    StepStarted,
+    StopOutcome,
+    StopPolicy,
+    Supervisor,
+)
+from softstop._run import Run
+
+
+def ask_from_a_thread(run: Run, reason: str, mode: str = "step") -> StopOutcome:
+    """Ask from a plain thread while the loop stands still."""
+    outcomes: list[StopOutcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(run.cancel(reason, mode=mode).outcome))
+    thread.start()
+    thread.join()
+    return outcomes[0]
+
+
+async def names(run: Run) -> list[str]:
+    return [type(event).__name__ async for event in run.events()]
+
+
+async def test_of_two_threads_the_stronger_second_one_does_not_overwrite_the_reason_of_the_first() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await anyio.sleep(100)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        assert ask_from_a_thread(run, "first") is StopOutcome.accepted
+        assert ask_from_a_thread(run, "second", "now") is StopOutcome.escalated
+        output = await run.ended()
+    assert output.stop is not None
+    assert (output.stop.reason, output.stop.mode) == ("first", "now")
+
+
+async def test_a_stop_from_another_thread_before_the_start_never_enters_the_body() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        assert ask_from_a_thread(run, "never mind") is StopOutcome.accepted
+        assert await names(run) == ["RunStopRequested", "RunCancelled"]
+
+
+async def test_a_member_does_not_begin_once_another_thread_has_stopped_its_parent() -> None:
+    async def member(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    async def body(run: RunContext, message: object) -> None:
+        started = run.start_member(Agent(member), None)
+        assert ask_from_a_thread(supervisor.get_run(run.run_id), "stop") is StopOutcome.accepted
+        await started
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        seen = await names(run)
+    assert seen == ["RunStarted", "RunStopRequested", "RunStopRequested", "RunCancelled", "RunCancelled"]
+
+
+async def test_a_shorter_grace_asked_for_by_an_observer_of_the_stop_is_not_outlived_by_the_longer_one() -> None:
+    class Impatient:
+        def notice(self, event: Event) -> None:
+            if isinstance(event, RunStopRequested) and event.reason == "patient":
+                run.cancel("impatient", grace=0.5)
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1_000)
+
+    async with Supervisor(observers=[Impatient()]) as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        run.cancel("patient", grace=30)
+        await run.ended()
+        assert anyio.current_time() == 1.5
+
+
+async def test_mode_now_after_the_grace_ran_out_does_not_give_the_step_more_time() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(8)
+
+    policy = StopPolicy(grace=1, abandon_after=5)
+    async with Supervisor(policy=policy) as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        run.cancel("first")
+        await anyio.sleep(4)
+        assert run.cancel("hurry", mode="now").outcome is StopOutcome.escalated
+        await run.ended()
+        assert anyio.current_time() == 7
+        escalations = [event async for event in run.events() if isinstance(event, RunEscalated)]
+    assert len(escalations) == 1
+
+
+async def test_a_weaker_wish_after_the_grace_ran_out_does_not_keep_the_run_alive() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(20)
+
+    async with Supervisor(policy=StopPolicy(grace=1, abandon_after=5)) as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        run.cancel("first", mode="turn")
+        await anyio.sleep(4)
+        run.cancel("second", mode="step")
+        await run.ended()
+        assert anyio.current_time() == 7
+
+
+async def test_a_run_whose_cut_step_ended_whole_has_completed() -> None:
+    class StopsTheLastStep:
+        def notice(self, event: Event) -> None:
+            if isinstance(event, StepStarted):
+                run.cancel(mode="now")
+
+    async def body(run: RunContext, message: object) -> str:
+        async with run.step("save"):
+            run.write("saved")
+        return "done"
+
+    async with Supervisor(observers=[StopsTheLastStep()]) as supervisor:
+        run = supervisor.start(Agent(body))
+        output = await run.ended()
+    assert [step.status for step in output.steps] == ["completed"]
+    assert output.status is RunStatus.completed
+
+
+async def test_a_stop_of_mode_now_has_no_grace_on_record() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), limits=Limits(steps=5))
+        await anyio.sleep(1)
+        run.cancel("first", grace=0)
+        run.cancel("second", mode="now")
+        output = await run.ended()
+    assert output.stop is not None
+    assert (output.stop.mode, output.stop.grace) == ("now", 0.0)
