@@ -8,7 +8,7 @@ each class is usable as a field type, in a `TypeAdapter` and in a JSON schema.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, cast, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, core_schema, from_json, to_json, to_jsonable_python
@@ -123,7 +123,9 @@ class Event:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        wire = handler.generate_schema(_wire_model(cls)) if cls.names else core_schema.any_schema()
+        if not cls.names:
+            return _schema_of_kinds(cls, handler)
+        wire = handler.generate_schema(_wire_model(cls))
         serial = core_schema.plain_serializer_function_ser_schema(cls.to_dict)
         rebuild = core_schema.no_info_before_validator_function(lambda data: data, wire)
         built = core_schema.no_info_after_validator_function(lambda wired: _from_wire(cls, wired), rebuild)
@@ -143,6 +145,27 @@ class Event:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _revive, (type(self), self.to_json())
+
+
+def _schema_of_kinds(base: type[Event], handler: GetCoreSchemaHandler) -> CoreSchema:
+    """A base class stands for all events below it, told apart by their names."""
+    below: list[type[Event]] = [base]
+    kinds: list[type[Event]] = []
+    while below:
+        cls = below.pop(0)
+        below.extend(cls.__subclasses__())
+        if cls.names:
+            kinds.append(cls)
+    choices: dict[Any, CoreSchema] = {cls.__name__: handler.generate_schema(cls) for cls in kinds}
+    name_of = {name.value: cls.__name__ for cls in kinds for name in cls.names.values()}
+
+    def which(data: Any) -> str | None:
+        if isinstance(data, Event):
+            return type(data).__name__
+        name = cast("dict[str, Any]", data).get("event") if isinstance(data, dict) else None
+        return name_of.get(name) if isinstance(name, str) else None
+
+    return core_schema.tagged_union_schema(choices, which)
 
 
 def _wire_model(cls: type[Event]) -> type[BaseModel]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ._event import Event as Event
@@ -319,15 +320,24 @@ def parse_event(data: bytes | str | Mapping[str, Any]) -> Event:
     """Rebuild an event from its JSON text or from `to_dict()`; checks every field.
 
     Raises:
-        MisuseError: It is no JSON object, or `event` names no event of softstop.
+        MisuseError: It is no JSON object, `event` names no event of softstop, or its fields contradict each other.
         pydantic.ValidationError: A field is missing, unknown or of the wrong type.
     """
-    fields: Any = from_json(data) if isinstance(data, bytes | str) else dict(data)
-    name = cast("dict[str, Any]", fields).get("event") if isinstance(fields, dict) else None
-    if name not in _classes_by_name():
+    try:
+        fields: Any = from_json(data) if isinstance(data, bytes | str) else data
+    except ValueError as error:
+        raise MisuseError(f"this is not an event of softstop, not even JSON: {error}") from None
+    wired = dict(cast("Mapping[str, Any]", fields)) if isinstance(fields, Mapping) else {}
+    name = wired.get("event")
+    cls = _classes_by_name().get(name) if isinstance(name, str) else None
+    if cls is None:
         raise MisuseError(
             "this is not an event of softstop: its `event` must be one of the values of RunEvent, "
             "TeamRunEvent or WorkflowRunEvent"
         )
-    cls = _classes_by_name()[name]
-    return event_from(cls, fields)
+    try:
+        return event_from(cls, wired)
+    except ValidationError:
+        raise
+    except ValueError as error:  # its fields are well-formed and contradict each other
+        raise MisuseError(str(error)) from None
