@@ -9,6 +9,7 @@ like a query: `words=40&pace=0.01&usage=none&key=some-test`. Prints its port, se
     delay=s       seconds before the headers
     think=n       n chunks of reasoning before the answer
     calls=a,b     ask for these tools first, all in one turn; with `args` as their arguments (JSON, one for all)
+    first=n       words before those calls
     usage=...     final (default), none, each (cumulative, with every chunk), bad
     error=status  answer with this HTTP status; the message repeats the key that was sent
     fail=n        answer the first n requests of this `key` with HTTP 503
@@ -83,6 +84,7 @@ class Server:
         if status:
             secret = headers.get("authorization", headers.get("x-api-key", ""))
             send(writer, status, json.dumps({"error": {"message": f"no: you sent {secret}", "type": "refused"}}))
+            record.done = True
             return b""
         return await self.generate(script, record, reader, writer)
 
@@ -145,6 +147,8 @@ def pieces(body: dict[str, Any], script: dict[str, str]) -> Iterator[Piece]:
     for number in range(int(script.get("think", 0))):
         yield "think", f"hm{number} "
     if script.get("calls") and not answered(body):
+        for number in range(int(script.get("first", 0))):
+            yield "text", f"w{number} "
         for index, name in enumerate(script["calls"].split(",")):
             yield "call", (index, name, script.get("args", "{}"))
         return
@@ -224,7 +228,8 @@ def responses(model: str, script: dict[str, str], said: Iterator[Piece]) -> Iter
         output += 1
         if kind == "call":
             index, name, arguments = value
-            item = {"id": f"fc-{index}", "type": "function_call", "call_id": f"call-{index}", "name": name}
+            index += bool(text)  # the message has number 0
+            item = {"id": f"fc-{index}", "type": "function_call", "call_id": f"call-{value[0]}", "name": name}
             place = {"output_index": index, "item_id": item["id"]}
             begun = {**item, "arguments": "", "status": "in_progress"}
             done = {**item, "arguments": arguments, "status": "completed"}
@@ -265,6 +270,8 @@ def messages(model: str, script: dict[str, str], said: Iterator[Piece]) -> Itera
             index, name, arguments = value
             finish = "tool_use"
             block = {"type": "tool_use", "id": f"call-{index}", "name": name, "input": {}}
+            if opened:
+                index += 1  # the text has number 0
             delta = {"type": "input_json_delta", "partial_json": arguments}
             frames += [
                 event("content_block_start", index=index, content_block=block),

@@ -6,6 +6,7 @@ Needs `pip install 'softstop[models]'`. Nothing below imports this room; `softst
 from ._errors import ModelFailed as ModelFailed
 from ._errors import TooManyTurns as TooManyTurns
 from ._offline import Offline as Offline
+from ._prices import Price as Price
 from ._providers import Anthropic as Anthropic
 from ._providers import OpenAIChat as OpenAIChat
 from ._providers import OpenAIResponses as OpenAIResponses

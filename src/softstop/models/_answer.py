@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import (
+    ModelMessage,
     ModelResponseStreamEvent,
     PartDeltaEvent,
     PartStartEvent,
@@ -21,17 +22,29 @@ from .._scopes import finish_within
 from ..context import RunContext
 from ._errors import explain
 from ._history import History
-from ._usage import charge, charge_unanswered, input_tokens
+from ._usage import Bill, input_tokens
+
+
+class Request:
+    """What is sent: messages, the tools that may be called, and how long the answer may be."""
+
+    __slots__ = ("messages", "most_output", "tokens", "tools")
+
+    def __init__(self, messages: list[ModelMessage], tools: list[ToolDefinition]) -> None:
+        self.messages, self.tools = messages, tools
+        self.tokens = input_tokens(messages, tools)  # about
+        self.most_output: int | None = None  # None leaves it to the model
 
 
 class Answer:
     """An answer that streams: opened by its first chunk; paid, recorded and closed once, on every way out."""
 
-    def __init__(self, run: RunContext, model: Model, history: History, tools: list[ToolDefinition]) -> None:
+    def __init__(self, run: RunContext, model: Model, history: History, request: Request, bill: Bill) -> None:
         self._run = run
         self._model = model
         self._history = history
-        self._tools = tools
+        self._request = request
+        self._bill = bill
         self._asked: int | None = None  # tokens of the request, about; set while it may cost something
         self._opened: AbstractAsyncContextManager[StreamedResponse] | None = None
         self._response: StreamedResponse | None = None
@@ -61,15 +74,16 @@ class Answer:
         raise failure  # outside the handler, so that the provider's error is not its context
 
     async def _open(self) -> AsyncIterator[ModelResponseStreamEvent]:
-        parameters = ModelRequestParameters(function_tools=self._tools)
-        messages = self._model.prepare_messages(list(self._history.messages), parameters)
+        request = self._request
+        parameters = ModelRequestParameters(function_tools=request.tools)
+        messages = self._model.prepare_messages(request.messages, parameters)
         opening = model_request_stream(
             self._model,
             messages,
-            model_settings=_settings(self._model),
+            model_settings=_settings(self._model, request.most_output),
             model_request_parameters=parameters,
         )
-        self._asked = input_tokens(self._history.messages, self._tools)
+        self._asked = request.tokens
         try:
             self._response = await opening.__aenter__()
         except Exception:
@@ -89,9 +103,9 @@ class Answer:
         if asked is None:
             return
         if self._response is None:
-            charge_unanswered(self._run, self._model.model_name, asked)
+            self._bill.charge_unanswered(self._model.model_name, asked)
             return
-        charge(self._run, self._response, asked, complete=complete)
+        self._bill.charge(self._response, asked, complete=complete)
         record = self._history.add_answer if complete else self._history.add_cut_answer
         record(self._response.get())
 
@@ -110,8 +124,9 @@ def _text_of(event: ModelResponseStreamEvent) -> str:
     return ""
 
 
-def _settings(model: Model) -> ModelSettings:
+def _settings(model: Model, most_output: int | None) -> ModelSettings:
     """No retries inside the provider's client, where no event tells of them; the turn loop makes its own."""
-    if "max_retries" in (model.settings or {}) or "max_retries" in model.unsupported_settings:
-        return ModelSettings()
-    return ModelSettings(max_retries=0)
+    settings = ModelSettings() if most_output is None else ModelSettings(max_tokens=most_output)
+    if "max_retries" not in (model.settings or {}) and "max_retries" not in model.unsupported_settings:
+        settings["max_retries"] = 0
+    return settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, cast
 
 from pydantic_ai.messages import (
@@ -27,6 +28,12 @@ MEANING: Final[dict[Unanswered, str]] = {
 }
 
 
+LAST_ANSWER: Final = (
+    "The budget of this run is used up: this is your last answer, and no tools are left. "
+    "Answer now with what you have, briefly, and say what is missing."
+)
+
+
 class History:
     """All messages of a run. After every change the run gets a copy in which no tool call lacks an answer."""
 
@@ -40,6 +47,8 @@ class History:
 
     def _opening(self, message: object) -> list[ModelMessage]:
         """The messages a run begins with: a prompt, or an earlier run's `messages` with a prompt at their end."""
+        if self._run.history:
+            return [*self._run.history, self._prompt(message)]
         if message is None:
             raise MisuseError("an agent with a model needs a message: agent.arun('...')")
         items = _items(message)
@@ -77,6 +86,12 @@ class History:
             parts = [TextPart(text)]
             self.messages.append(ModelResponse(parts, model_name=response.model_name, state="interrupted"))
             self._publish()
+
+    def for_last_answer(self) -> list[ModelMessage]:
+        """The conversation, for an answer that must do without tools and be the last."""
+        last = self.messages[-1]
+        told = f"{self._instructions}\n\n{LAST_ANSWER}" if self._instructions else LAST_ANSWER
+        return [*self.messages[:-1], replace(last, instructions=told) if isinstance(last, ModelRequest) else last]
 
     def begin_call(self, index: int, *, interruptible: bool) -> None:
         """Note that a tool is running: from now on it may have happened."""

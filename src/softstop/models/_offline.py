@@ -19,15 +19,17 @@ from ._tools import Tools
 from ._turns import ModelBody
 
 STORY: Final = """\
-Every evening the lamplighter walked the harbour wall and lit forty lamps, one after another, and never left one half \
-lit. "Why not stop here?" asked the gulls, when the rain came in sideways at lamp nineteen. "I will," she said, "as \
+Every evening the lamplighter walked the harbour wall and lit forty lamps,
+one after another, and never left one half lit. "Why not stop here?" asked
+the gulls when the rain came in at lamp nineteen. "I will," she said, "as
 soon as this one burns."
 
-So she shielded the flame with her coat until it stood, wrote a nineteen into her little book, and only then went \
-home. In the morning the harbour master found twenty-one lamps cold and nineteen bright, and not one that had blown \
-up its glass. He read the book, saw where she had stopped and why, and sent somebody to begin at lamp twenty.
+In the morning the harbour master found nineteen lamps bright and twenty-one
+cold, and not one with a broken glass. He read in her book where she had
+stopped and why, and sent somebody to begin at lamp twenty.
 """
 
+WORD: Final = re.compile(r"\s*\S+|\s+")
 _SAMPLES: Final[dict[str, Any]] = {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
 
 
@@ -35,7 +37,7 @@ _SAMPLES: Final[dict[str, Any]] = {"integer": 1, "number": 1.0, "boolean": True,
 class Offline:
     """A model that needs no key and no network: it streams a text word by word, on the same path as a provider.
 
-    If it has tools, it tells the first half, calls each of them once with made-up arguments, and tells the rest.
+    If it has tools, it tells the first paragraph, calls each of them once with made-up arguments, and tells the rest.
 
     Args:
         text: What it tells.
@@ -64,16 +66,24 @@ class Offline:
         yield self.make_model()
 
     async def _tell(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
-        words = re.findall(r"\S+\s*", self.text)
-        middle = len(words) // 2 if info.function_tools else 0
-        calling = bool(middle) and not _tools_have_answered(messages)
-        for word in words[:middle] if calling else words[middle:]:
+        first, rest = _halves(self.text) if info.function_tools else ("", self.text)
+        calling = bool(first) and not _tools_have_answered(messages)
+        for word in WORD.findall(first if calling else rest) or [""]:
             yield word
             await anyio.sleep(1 / self.words_per_second)
         if calling:
             for index, tool in enumerate(info.function_tools):
-                arguments = json.dumps(_sample(tool.parameters_json_schema, "".join(words[:middle])))
+                arguments = json.dumps(_sample(tool.parameters_json_schema, first))
                 yield {index: DeltaToolCall(tool.name, arguments, tool_call_id=f"call-{index}")}
+
+
+def _halves(text: str) -> tuple[str, str]:
+    """The first paragraph and the rest; of a single paragraph, the first half of its words and the other."""
+    middle = text.find("\n\n")
+    if middle < 0:
+        words = WORD.findall(text)
+        middle = len("".join(words[: len(words) // 2]))
+    return text[:middle], text[middle:]
 
 
 def _tools_have_answered(messages: list[ModelMessage]) -> bool:

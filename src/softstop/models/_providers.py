@@ -17,6 +17,7 @@ from pydantic_ai.models import Model, infer_model
 
 from .._scopes import finish_within
 from ..errors import MisuseError
+from ._prices import Price, rates_of
 from ._tools import Toolbox, Tools
 from ._turns import ModelBody
 
@@ -42,7 +43,9 @@ class Choice(Protocol):
         ...
 
 
-def body_of(choice: Choice, instructions: str, tools: Tools, max_turns: int) -> ModelBody:
+def body_of(
+    choice: Choice, instructions: str, tools: Tools, max_turns: int, price: Price | None = None
+) -> ModelBody:
     """The body of an agent that asks this model.
 
     Raises:
@@ -50,7 +53,7 @@ def body_of(choice: Choice, instructions: str, tools: Tools, max_turns: int) -> 
     """
     if max_turns < 1:
         raise MisuseError(f"max_turns must be at least 1, not {max_turns}")
-    return ModelBody(choice.name, choice.open, instructions, Toolbox(tools), max_turns)
+    return ModelBody(choice.name, choice.open, instructions, Toolbox(tools), max_turns, price)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,14 @@ class Hosted:
         base_url: Another server that speaks the same protocol; None is the provider's own.
         api_key: None takes it from the environment.
         settings: Settings of pydantic-ai for every request: `{"temperature": 0.2, "max_tokens": 500}`.
+        price: What it costs, for a model that the public list does not know; else the list's.
     """
 
     id: str
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    price: Price | None = None
     MADE_BY: ClassVar[tuple[str, str]] = ("", "")  # module of this room, function in it
 
     @property
@@ -97,8 +102,10 @@ class Hosted:
         Raises:
             MisuseError: There is no key, or a tool cannot be described.
         """
-        self.make_model(_connections())  # now, in the caller's frame: a missing key, and a slow import
-        return body_of(self, instructions, tools, max_turns)
+        model = self.make_model(_connections())  # now, in the caller's frame: a missing key, and a slow import
+        body = body_of(self, instructions, tools, max_turns, self.price)
+        body.priced = rates_of(model, self.price) is not None
+        return body
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
@@ -22,33 +21,44 @@ from pydantic_ai.models import StreamedResponse
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.usage import RequestUsage
 
+from ..budgets import Hold
 from ..context import RunContext
-from ..limits import NANO
 from ..usage import Usage
+from ._prices import Price, cost
 
 CHARACTERS_A_TOKEN: Final = 4  # a rule of thumb for European languages; estimates are marked as such
 
 Report = dict[str, Any]
 
 
-def charge(run: RunContext, response: StreamedResponse, asked: int, *, complete: bool) -> None:
-    """Charge one answer, once: a complete and credible report as it is, all else as an estimate."""
-    report = report_of(response) if complete else None
-    if report is not None:
-        try:
-            run.charge(Usage.model_validate(report))
-            return
-        except ValidationError:
-            run.charge(report)  # published as UsageRejected; the estimate below still counts (T15)
-    run.charge(estimate(response, asked))
+class Bill:
+    """Who pays for one answer, from what was claimed for it, and at which price."""
+
+    __slots__ = ("_hold", "_price", "_run")
+
+    def __init__(self, run: RunContext, hold: Hold | None, price: Price | None) -> None:
+        self._run, self._hold, self._price = run, hold, price
+
+    def charge(self, response: StreamedResponse, asked: int, *, complete: bool) -> None:
+        """Charge the answer, once: a complete and credible report as it is, all else as an estimate."""
+        report = report_of(response, self._price) if complete else None
+        if report is not None:
+            try:
+                self._run.spend(Usage.model_validate(report), self._hold)
+                return
+            except ValidationError:
+                self._run.charge(report)  # published as UsageRejected; the estimate below still counts (T15)
+        self._run.spend(estimate(response, asked, self._price), self._hold)
+
+    def charge_unanswered(self, model: str, asked: int) -> None:
+        """Charge a request that was cut before its answer began: its input was sent."""
+        price = self._price
+        cost = None if price is None else price.of(RequestUsage(input_tokens=asked))
+        usage = Usage(input_tokens=asked, cost_nano_usd=cost, estimated=True, model=model[:200])
+        self._run.spend(usage, self._hold)
 
 
-def charge_unanswered(run: RunContext, model: str, asked: int) -> None:
-    """Charge a request that was cut before its answer began: its input was sent."""
-    run.charge(Usage(input_tokens=asked, estimated=True, model=model[:200]))
-
-
-def report_of(response: StreamedResponse) -> Report | None:
+def report_of(response: StreamedResponse, price: Price | None) -> Report | None:
     """What the provider said a complete answer used; None if it said nothing."""
     told = response.usage
     received = getattr(response, "_usage_received", None)  # private: False if the provider may omit usage, and did
@@ -60,13 +70,13 @@ def report_of(response: StreamedResponse) -> Report | None:
         "cache_read_tokens": told.cache_read_tokens,
         "cache_write_tokens": told.cache_write_tokens,
         "reasoning_tokens": told.output_reasoning_tokens,
-        "cost_nano_usd": price(response, told),
+        "cost_nano_usd": cost(response.get(), told, price),
         "model": response.model_name[:200],
     }
     return report
 
 
-def estimate(response: StreamedResponse, asked: int) -> Usage:
+def estimate(response: StreamedResponse, asked: int, price: Price | None) -> Usage:
     """Input plus streamed output, each at least what the provider has reported so far."""
     told = response.usage
     streamed = tokens(sum(len(said) for part in response.get().parts for said in _texts(part)))
@@ -78,7 +88,7 @@ def estimate(response: StreamedResponse, asked: int) -> Usage:
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cache_read_tokens=cached,
-        cost_nano_usd=price(response, guess),
+        cost_nano_usd=cost(response.get(), guess, price),
         estimated=True,
         model=response.model_name[:200],
     )
@@ -86,15 +96,6 @@ def estimate(response: StreamedResponse, asked: int) -> Usage:
 
 def _plausible(count: Any) -> int:
     return count if type(count) is int and 0 <= count <= 10**9 else 0
-
-
-def price(response: StreamedResponse, usage: RequestUsage) -> int | None:
-    """What the provider's list price is, in nano-USD; None for a model that is not on the list."""
-    try:
-        cost = usage.cost if usage.cost is not None else replace(response.get(), usage=usage).cost().total_price
-        return round(cost * NANO)
-    except (LookupError, ValueError, ArithmeticError, AssertionError):
-        return None
 
 
 def tokens(characters: int) -> int:

@@ -1,0 +1,48 @@
+"""The quickstart, with the very same code, against a real server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from modelkit import KEY, Provider
+
+ROOT = Path(__file__).resolve().parents[3]
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.parametrize("protocol", ["openai", "openai-chat", "anthropic"])
+async def test_the_quickstart_talks_to_a_real_provider(provider: Provider, protocol: str) -> None:
+    script = provider.script(first=40, pace=0.002, calls="save_page", args='{"page": "one"}')
+    base_url = provider.url if protocol == "anthropic" else f"{provider.url}/v1"
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "quickstart.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
+
+    done = await anyio.run_process(
+        [*command, "--model", f"{protocol}:{script}", "--base-url", base_url], env=environment, check=False
+    )
+
+    assert done.stderr.decode() == ""
+    told = done.stdout.decode()
+    assert told.startswith("w0 w1 w2 ")
+    assert "w39" in told
+    assert "[saving 3 characters ...]\n[stop requested: that is enough for tonight]\n[... saved]\n" in told
+    assert "\ncancelled by user: that is enough for tonight\n" in told
+    assert "20 tokens in, 41 out" in told
+    assert KEY not in told
+    assert len(await provider.requests()) == 1
+
+
+async def test_the_quickstart_takes_a_key_from_the_environment(provider: Provider) -> None:
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "quickstart.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": KEY}
+    environment["OPENAI_BASE_URL"] = f"{provider.url}/v1"
+
+    done = await anyio.run_process(command, env=environment, check=False)
+
+    assert done.stderr.decode() == ""
+    assert "steps: gpt-5.2 completed" in done.stdout.decode()
