@@ -245,6 +245,13 @@ class Boundary:
             return contains(self.scope.inner, probe)
         return False
 
+    def wrapped_up(self) -> None:
+        """The last answer was given: the run ends cancelled, by the limit that was reached."""
+        limit, self.refused = self.wrapping_up, True
+        if limit is not None:
+            cause = StopCause.token_budget if limit.kind == "tokens" else StopCause.cost_budget
+            self.on_limit(cause, limit, None)
+
     # -- turns ---------------------------------------------------------------------------------------------------
 
     @contextmanager

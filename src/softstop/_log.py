@@ -27,7 +27,7 @@ T = TypeVar("T", bound=Event)
 class Log:
     """All events of a root run and its members, in one order, numbered from 1 without a gap."""
 
-    __slots__ = ("_first", "_folded", "clock", "late", "live", "loop", "observers", "seq", "thread", "waiters")
+    __slots__ = ("_first", "_folded", "clock", "full", "late", "live", "loop", "observers", "seq", "thread", "waiters")
 
     def __init__(
         self, clock: Callable[[], float], loop: asyncio.AbstractEventLoop, observers: tuple[Observer, ...]
@@ -39,6 +39,7 @@ class Log:
         self.seq = 0
         self.late = 0  # events that came after the outcome of their run: dropped and counted
         self._first = 1  # seq of the first event in `_live`
+        self.full = 1 + LIVE  # the seq at which the log is to be folded: cheaper to compare than a length
         self.live: list[Event] = []
         self._folded: list[Event | _Region] = []
         self.waiters: Waiters = []
@@ -64,6 +65,7 @@ class Log:
             return
         old, self.live = self.live[:count], self.live[count:]
         self._first += count
+        self.full = self._first + LIVE
         for kind, stretch in groupby(old, type):
             events = list(stretch)
             self._folded += [_Region(cast("list[RunContent]", events))] if kind is RunContent else events
@@ -122,7 +124,10 @@ class _Region:
     def __init__(self, events: list[RunContent]) -> None:
         self.last = events[-1]._seq
         stamps = {event._stamp for event in events}
-        self._parts = [_Part([event for event in events if event._stamp is stamp]) for stamp in stamps]
+        if len(stamps) == 1:
+            self._parts = [_Part(events)]
+        else:
+            self._parts = [_Part([event for event in events if event._stamp is stamp]) for stamp in stamps]
 
     def merged(self, after: int) -> list[Event]:
         events = [part.merged(after) for part in self._parts if part.last > after]

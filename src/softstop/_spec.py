@@ -34,6 +34,8 @@ class RunOptions(TypedDict, total=False):
     """Whose run this is."""
     session_id: str | None
     """The conversation it belongs to."""
+    continue_from: RunOutput | str | None
+    """An ended run, or its id, whose conversation goes on: a model sees its messages before the new one."""
     metadata: Mapping[str, Any]
     """Anything of the caller's; kept, never interpreted."""
 
@@ -50,6 +52,7 @@ class RunSpec(NamedTuple):
     user_id: str | None = None
     session_id: str | None = None
     metadata: Mapping[str, Any] = {}
+    history: tuple[Any, ...] = ()
 
     @classmethod
     def check(cls, runnable: Runnable, message: object, options: RunOptions, fresh_id: str) -> Self:
@@ -78,8 +81,19 @@ class RunSpec(NamedTuple):
             _typed(budget, Budget, "each of budgets")
         policy = _typed(options.get("policy"), StopPolicy, "policy")
         user_id, session_id = options.get("user_id"), options.get("session_id")
+        earlier = _typed(options.get("continue_from"), RunOutput, "continue_from")
+        history = () if earlier is None else earlier.messages
         return cls(
-            runnable, message, run_id, limits, budgets, policy, user_id, session_id, options.get("metadata") or {}
+            runnable,
+            message,
+            run_id,
+            limits,
+            budgets,
+            policy,
+            user_id,
+            session_id,
+            options.get("metadata") or {},
+            history,
         )
 
 

@@ -46,11 +46,10 @@ class Voice:
         log = self.log
         log.seq = seq = log.seq + 1
         metrics = None if self._pending is None else self._take_metrics()
-        live = log.live
-        live.append(RunContent(self.stamp, seq, log.clock(), metrics, text))
+        log.live.append(RunContent(self.stamp, seq, log.clock(), metrics, text))
         if log.waiters:
             wake_all(log.waiters)
-        if len(live) > LIVE:
+        if seq >= log.full:
             log.fold(LIVE // 2)
 
     def _write_unusual(self, text: str) -> None:

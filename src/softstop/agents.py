@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, Literal, Unpack, cast, overload
+from typing import Any, Final, cast
 
-from ._portal import SyncEventStream, run_sync, stream_sync
-from ._run import Run
-from ._spec import RunOptions, RunOutput
+from ._startable import Startable, slug
 from .context import RunContext
 from .errors import MisuseError
 from .events import Source
 from .limits import NO_LIMITS, Limits
 from .stops import StopPolicy
-from .supervisor import cancel_run, start_here
 
 Body = Callable[[RunContext, Any], Awaitable[Any] | AsyncIterator[str]]
 MOST_TURNS: Final = 50
 
 
-class Agent:
+class Agent(Startable):
     """Something that does work in steps and can be stopped between them.
 
     Takes either a body or a model:
@@ -70,58 +66,13 @@ class Agent:
         elif instructions or tools or max_turns != MOST_TURNS:
             raise MisuseError("instructions, tools and max_turns are for an agent with model=; a body has its own")
         self._body = check_body(body)
-        self.name = name or _name_of(body)
-        self.id = id or slug(self.name)
-        self.description = description
-        self.limits = limits
-        self.policy = policy
-        self.source = Source("agent", self.id, self.name)
-
-    def __repr__(self) -> str:
-        return f"<Agent {self.name!r}>"
+        name = name or name_of(body)
+        super().__init__(Source("agent", id or slug(name), name), description, limits, policy)
+        self.priced = getattr(body, "priced", True)
 
     def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
         """Call the body; for the run that owns it."""
         return self._body(run, message)
-
-    def arun(self, message: object = None, *, stream: bool | None = None, **options: Unpack[RunOptions]) -> Run:
-        """Start a run now and return it: `await` it for its output, or read its events with `async for`.
-
-        Inside a body the run becomes a member of that body's run; else it belongs to the supervisor around, or to the
-        loop's default one.
-
-        Args:
-            message: Handed to the body.
-            stream: Accepted and not needed; a Run is both an awaitable and a stream.
-            options: See `RunOptions`.
-
-        Raises:
-            MisuseError: No event loop is running here, or an option is wrong.
-        """
-        del stream
-        return start_here(self, message, options)
-
-    @overload
-    def run(
-        self, message: object = None, *, stream: Literal[False] = False, **options: Unpack[RunOptions]
-    ) -> RunOutput: ...
-    @overload
-    def run(
-        self, message: object = None, *, stream: Literal[True], **options: Unpack[RunOptions]
-    ) -> SyncEventStream: ...
-    def run(
-        self, message: object = None, *, stream: bool = False, **options: Unpack[RunOptions]
-    ) -> RunOutput | SyncEventStream:
-        """Run from a plain thread: wait for the output, or with `stream=True` iterate over the events.
-
-        Raises:
-            MisuseError: An event loop runs in this thread, or an option is wrong.
-        """
-        return stream_sync(self, message, options) if stream else run_sync(self, message, options)
-
-    def cancel_run(self, run_id: str, reason: str | None = None) -> bool:
-        """Ask a run to stop at its next step boundary; from any thread. See `softstop.cancel_run`."""
-        return cancel_run(run_id, reason)
 
 
 def body_with(model: Any, instructions: str, tools: Sequence[Callable[..., Any]], max_turns: int) -> Body:
@@ -152,13 +103,13 @@ def check_body(body: Any) -> Body:
         call = type(call).__call__
     if not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)):
         raise MisuseError(
-            f"an agent's body must be `async def`, or it would block every run of the loop: {_name_of(body)}"
+            f"an agent's body must be `async def`, or it would block every run of the loop: {name_of(body)}"
         )
     try:
         inspect.signature(body).bind(None, None)
     except TypeError as error:
         raise MisuseError(
-            f"an agent's body takes (run, message): {_name_of(body)}{inspect.signature(body)}, {error}"
+            f"an agent's body takes (run, message): {name_of(body)}{inspect.signature(body)}, {error}"
         ) from None
     return cast(Body, body)
 
@@ -167,12 +118,8 @@ def _unwrapped(body: Any) -> Any:
     return body.func if isinstance(body, partial) else body  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
 
 
-def _name_of(body: Any) -> str:
+def name_of(body: Any) -> str:
+    """What a function, a partial of one or a callable object is called."""
     call: Any = _unwrapped(body)
     name: str = getattr(call, "__name__", type(call).__name__)
     return name
-
-
-def slug(name: str) -> str:
-    """A name as an id: lower case ASCII letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64] or "agent"

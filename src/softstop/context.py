@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop  # the C function behind get_running_loop, which does not raise
 from collections.abc import AsyncIterable, Callable, Mapping
+from functools import partial
+from threading import get_ident
 from typing import Any, Protocol, TypeVar, Unpack
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from ._means import RunLimits
 from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import Step, Stream
 from ._voice import Voice
-from .budgets import Amount, exactly, spend
+from .budgets import Amount, Hold, exactly, spend
 from .events import UsageRejected
 from .ports import Runnable
 from .stops import StopPolicy, StopRequest
@@ -50,7 +51,7 @@ class RunContext:
     Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
     """
 
-    __slots__ = ("_boundary", "_loop", "_run", "_voice", "write")
+    __slots__ = ("_boundary", "_loop", "_responses_seen", "_run", "_voice", "write")
 
     write: Callable[[str], None]
     """Publish a piece of content: `run.write("text")`. Never waits; empty text is no event.
@@ -64,6 +65,13 @@ class RunContext:
         self._voice = run.voice
         self._boundary = run.boundary
         self._loop = run.voice.log.loop
+        self._responses_seen: dict[str, Usage] | None = None  # by provider's response id; made with the first
+
+    @property
+    def _responses(self) -> dict[str, Usage]:
+        if self._responses_seen is None:
+            self._responses_seen = {}
+        return self._responses_seen
 
     def __repr__(self) -> str:
         return f"<RunContext {self.run_id}>"
@@ -87,6 +95,11 @@ class RunContext:
     def session_id(self) -> str | None:
         """The conversation it belongs to, as the caller said."""
         return self._run.spec.session_id
+
+    @property
+    def history(self) -> tuple[Any, ...]:
+        """The messages of the run that this one continues; empty for a fresh one."""
+        return self._run.spec.history
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -163,30 +176,57 @@ class RunContext:
         """A step boundary of your own, for long work that is neither a step nor a wait. Does not yield to the loop."""
         await self._boundary.cross()
 
-    def charge(self, usage: Usage | Mapping[str, Any]) -> None:
+    def charge(
+        self, usage: Usage | Mapping[str, Any], *, response_id: str | None = None, cumulative: bool = False
+    ) -> None:
         """Count usage for this run, its parents and the budgets they share. Never raises for a limit or a bad report.
 
-        A mapping is a provider's report: one that cannot be true becomes a `UsageRejected` event, and what the step
-        has reserved counts as spent.
+        Args:
+            usage: A mapping is a provider's report: one that cannot be true becomes a `UsageRejected` event, and what
+                the step has reserved counts as spent.
+            response_id: The provider's id of the answer. A second report for the same answer is not added again.
+            cumulative: Each report for this `response_id` is the total so far, as many providers stream it: only what
+                has come since the last one is counted.
         """
-        if _get_running_loop() is not self._loop:
-            self._loop.call_soon_threadsafe(self.charge, usage)
+        if get_ident() != self._voice.log.thread:
+            again = partial(self.charge, usage, response_id=response_id, cumulative=cumulative)
+            self._loop.call_soon_threadsafe(again)
             return
         boundary = self._boundary
         step = current_step.get()
         hold = step.hold if step is not None and step.boundary is boundary and step in boundary.open else None
-        if not isinstance(usage, Usage):
-            try:
-                usage = Usage.model_validate(usage)
-            except ValidationError as error:
-                first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-                where = ".".join(str(part) for part in first["loc"])[:60]
-                self._voice.emit(UsageRejected, f"{where or 'usage'}: {first['msg']}"[:200])
-                if hold is not None:
-                    hold.forfeit()
-                    boundary.look_at_ledgers()
-                return
+        checked = self._check(usage, hold)
+        if checked is not None and response_id is not None:
+            checked = self._new_part(checked, response_id, cumulative=cumulative)
+        if checked is not None:
+            self.spend(checked, hold)
+
+    def _check(self, usage: Usage | Mapping[str, Any], hold: Hold | None) -> Usage | None:
+        if isinstance(usage, Usage):
+            return usage
+        try:
+            return Usage.model_validate(usage)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])[:60]
+            self._voice.emit(UsageRejected, f"{where or 'usage'}: {first['msg']}"[:200])
+            if hold is not None:
+                hold.forfeit()
+                self._boundary.look_at_ledgers()
+            return None
+
+    def _new_part(self, usage: Usage, response_id: str, *, cumulative: bool) -> Usage | None:
+        seen = self._responses.get(response_id)
+        if seen is not None and not cumulative:
+            return None
+        new = usage if seen is None else usage.beyond(seen)
+        self._responses[response_id] = usage if seen is None else seen + new
+        return new
+
+    def spend(self, usage: Usage, hold: Hold | None) -> None:
+        """Count checked usage, out of a hold as far as that goes; for the rooms above, on the run's own loop."""
         self._voice.charge(usage)
+        boundary = self._boundary
         if boundary.chain:
             if hold is None:
                 spend(boundary.chain, Amount.of(usage))

@@ -18,7 +18,7 @@ from ._live import defaults, live
 from ._log import Waiters, wait_in, wake_all
 from ._readers import EventStream
 from ._run import SETTLE, Run, current_run
-from ._spec import RunOptions, RunSpec
+from ._spec import RunOptions, RunOutput, RunSpec
 from .errors import MisuseError, RunNotFound, SupervisorClosed
 from .limits import NO_LIMITS, Limits
 from .ports import Observer, Runnable
@@ -191,15 +191,25 @@ class Supervisor:
     def _register(self, runnable: Runnable, message: object, options: RunOptions, parent: Run | None) -> Run:
         if not hasattr(runnable, "invoke") or not hasattr(runnable, "source"):
             raise MisuseError(f"cannot run {type(runnable).__name__}; wrap it: Agent(...)")
+        if isinstance(options.get("continue_from"), str):
+            options = {**options, "continue_from": self._output_of(cast(str, options.get("continue_from")))}
         spec = RunSpec.check(runnable, message, options, _fresh_id())
         limits = spec.limits.over(runnable.limits)
         if parent is None:
             limits = limits.over(self.limits)
         policy = spec.policy or runnable.policy or (parent.policy if parent is not None else self.policy)
         run = Run(self, spec, limits, policy, parent)
+        if run.boundary.chain and not getattr(runnable, "priced", True):
+            _refuse_unpriced(run)
         live.add(run.run_id, run)
         self._runs[run.run_id] = run
         return run
+
+    def _output_of(self, run_id: str) -> RunOutput:
+        output = self.get_run(run_id).output
+        if output is None:
+            raise MisuseError(f"run {run_id!r} has not ended; continue_from takes an ended one")
+        return output
 
     def _begin(self, run: Run) -> None:
         run.task = self.spawn(run.drive())
@@ -314,6 +324,16 @@ class Supervisor:
                 del self._ended[run_id]
                 return None
         return run
+
+
+def _refuse_unpriced(run: Run) -> None:
+    """A limit of money cannot hold over a model of which nobody knows the price."""
+    for budget in run.boundary.chain:
+        if budget.cost_usd is not None:
+            raise MisuseError(
+                f"cost_usd of {budget.name} is {budget.cost_usd:g}, but nobody knows what the model of "
+                f"{run.source.name!r} costs; give the model price=Price(...), or limit tokens instead"
+            )
 
 
 def _unknown(run_id: str) -> StopReceipt:

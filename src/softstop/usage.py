@@ -46,6 +46,14 @@ class Usage(BaseModel):
         """Input plus output tokens."""
         return self.input_tokens + self.output_tokens
 
+    def beyond(self, seen: Usage) -> Usage:
+        """What this total has more than an earlier one; no count goes below 0."""
+        more = {name: max(0, getattr(self, name) - getattr(seen, name)) for name in _COUNTS}
+        cost = self.cost_nano_usd
+        if cost is not None:
+            cost = max(0, cost - (seen.cost_nano_usd or 0))
+        return self.model_copy(update={**more, "cost_nano_usd": cost})
+
     def __add__(self, other: Usage) -> Usage:
         """The sum; its cost is None as soon as one part with tokens has no price."""
         tally = Tally()
@@ -120,4 +128,5 @@ class Tally:
         )
 
 
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 NO_USAGE = Usage()

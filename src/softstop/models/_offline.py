@@ -58,7 +58,7 @@ class Offline:
 
     def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
         """The body of an agent with this model; for `Agent(model=...)`."""
-        return body_of(self, instructions, tools, max_turns)
+        return body_of(self, self.make_model(), instructions, tools, max_turns)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:

@@ -43,9 +43,7 @@ class Choice(Protocol):
         ...
 
 
-def body_of(
-    choice: Choice, instructions: str, tools: Tools, max_turns: int, price: Price | None = None
-) -> ModelBody:
+def body_of(choice: Choice, model: Model, instructions: str, tools: Tools, max_turns: int) -> ModelBody:
     """The body of an agent that asks this model.
 
     Raises:
@@ -53,7 +51,10 @@ def body_of(
     """
     if max_turns < 1:
         raise MisuseError(f"max_turns must be at least 1, not {max_turns}")
-    return ModelBody(choice.name, choice.open, instructions, Toolbox(tools), max_turns, price)
+    price: Price | None = getattr(choice, "price", None)
+    body = ModelBody(choice.name, choice.open, instructions, Toolbox(tools), max_turns, price)
+    body.priced = rates_of(model, price) is not None
+    return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,7 @@ class Hosted:
             MisuseError: There is no key, or a tool cannot be described.
         """
         model = self.make_model(_connections())  # now, in the caller's frame: a missing key, and a slow import
-        body = body_of(self, instructions, tools, max_turns, self.price)
-        body.priced = rates_of(model, self.price) is not None
-        return body
+        return body_of(self, model, instructions, tools, max_turns)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
@@ -159,7 +158,7 @@ class Borrowed:
 
     def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
         """The body of an agent with this model; for `Agent(model=...)`."""
-        return body_of(self, instructions, tools, max_turns)
+        return body_of(self, self.model, instructions, tools, max_turns)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
