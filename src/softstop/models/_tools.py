@@ -19,6 +19,7 @@ from ..context import RunContext
 from ..errors import MisuseError, SoftstopError, safe_error
 
 THREADS: Final = 40  # sync tools that run at the same time in one loop
+UNKNOWN_OPTIONS: Final = ("requires_approval", "sequential", "timeout", "prepare", "args_validator", "defer_loading")
 _seats: RunVar[anyio.CapacityLimiter] = RunVar("softstop.models.seats")  # one a loop: a limiter belongs to its loop
 
 
@@ -136,6 +137,9 @@ def _described(tool: Tool[Any]) -> ReadyTool:
         raise MisuseError(
             f"tool {tool.name!r} takes pydantic-ai's RunContext; give the function itself, with softstop's"
         )
+    for option in UNKNOWN_OPTIONS:
+        if getattr(tool, option):
+            raise MisuseError(f"tool {tool.name!r} has {option}, which this turn loop does not know; leave it out")
     function: Callable[..., Any] = tool.function
     return ReadyTool(function, tool, False, inspect.iscoroutinefunction(function))
 

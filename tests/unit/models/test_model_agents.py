@@ -119,7 +119,13 @@ def theirs(context: TheirContext[None]) -> None:
     raise NotImplementedError
 
 
-@pytest.mark.parametrize("wrong", [7, "search", Agent(body), unhinted, theirs, Tool(theirs), print])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(7, "search", Agent(body), unhinted, theirs, print),
+        *(Tool(theirs), Tool(tool, requires_approval=True), Tool(tool, sequential=True), Tool(tool, timeout=3)),
+    ],
+)
 def test_what_is_no_tool_is_refused_in_the_callers_frame(wrong: Any) -> None:
     with pytest.raises(MisuseError, match="tool"):
         Agent(model=Offline(), tools=[wrong])

@@ -1,0 +1,70 @@
+"""Models that the caller made with pydantic-ai, or named as a provider that we know nothing of."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from modelkit import KEY, Provider
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.providers.openai import OpenAIProvider
+
+from softstop import Agent, RunContent, RunStatus
+
+pytestmark = pytest.mark.server
+
+
+def borrowed(provider: Provider, **script: object) -> OpenAIChatModel:
+    theirs = OpenAIProvider(base_url=f"{provider.url}/v1", api_key=KEY)
+    return OpenAIChatModel(provider.script(**script), provider=theirs)
+
+
+async def nobody_connected(provider: Provider) -> None:
+    with anyio.fail_after(2):
+        while (await provider.control())["open"]:
+            await anyio.sleep(0.01)
+
+
+async def test_a_model_of_the_callers_is_stopped_like_ours_and_its_connections_are_closed(provider: Provider) -> None:
+    run = Agent(model=borrowed(provider, words=50, stall=3)).arun("go")
+    async for event in run:
+        if isinstance(event, RunContent) and "w2" in event.content:
+            run.cancel()
+    output = await run
+
+    assert (output.status, output.content) == (RunStatus.cancelled, "w0 w1 w2 ")
+    [request] = await provider.requests()
+    assert request["gone"]
+    await nobody_connected(provider)
+
+
+async def test_the_clients_own_retries_are_off(provider: Provider) -> None:
+    output = await Agent(model=borrowed(provider, error=500)).arun("go")
+
+    assert output.status is RunStatus.failed
+    assert [step.status for step in output.steps] == ["failed"] * 3
+    assert len(await provider.requests()) == 3
+
+
+async def test_a_fallback_model_falls_back(provider: Provider) -> None:
+    model = FallbackModel(borrowed(provider, error=400), borrowed(provider, words=2))
+    output = await Agent(model=model).arun("go")
+
+    assert (output.status, output.content) == (RunStatus.completed, "w0 w1 ")
+    await nobody_connected(provider)
+
+
+async def test_a_wrapped_model_keeps_its_key_to_itself(provider: Provider) -> None:
+    output = await Agent(model=WrapperModel(borrowed(provider, error=401))).arun("go")
+
+    assert "HTTP 401" in output.errors[0]
+    assert KEY not in output.errors[0]
+
+
+async def test_any_provider_of_pydantic_ai_can_be_named(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_BASE_URL", f"{provider.url}/v1")
+    output = await Agent(model=f"ollama:{provider.script(words=2)}").arun("go")
+
+    assert (output.status, output.content) == (RunStatus.completed, "w0 w1 ")
+    await nobody_connected(provider)
