@@ -10,6 +10,7 @@ SoftstopError
         BudgetExceeded      ... because a limit or budget ran out: give more
     RunErrored              raised only by `raise_for_status()`: the run failed
     StepFailed              a step's own code raised what would tear down more than the step
+    MemberFailed            a team or workflow cannot go on without one of its members
     Deadlock                testing only: nothing is left that could make progress
     LawBroken               testing only: a schedule broke the law of a stop
 """
@@ -106,6 +107,17 @@ class StepFailed(SoftstopError):
         return f"step {self.step!r} raised {self.error} although nobody stopped the run; it counts as failed"
 
 
+class MemberFailed(SoftstopError):
+    """A member or step whose result was needed has none; what it raised itself is `__cause__`."""
+
+    def __init__(self, member: str, problem: str) -> None:
+        self.member, self.problem = member, problem
+        super().__init__(member, problem)
+
+    def __str__(self) -> str:
+        return f"{self.member!r} {self.problem}; to go on without it, wrap it: BestEffort(...)"
+
+
 class Deadlock(SoftstopError):
     """Every task waits and no timer is left: on a virtual loop that is an error at once."""
 
@@ -119,6 +131,9 @@ class LawBroken(SoftstopError):
 
     def __str__(self) -> str:
         return f"{self.invariant}: {self.found}; replay it with stop_everywhere(..., only={self.schedule!r})"
+
+
+MOST_TOLD = 8  # exceptions of a group that are told in its line
 
 
 def unfold(exc: BaseException | None) -> Iterator[BaseException]:
@@ -136,7 +151,11 @@ def safe_error(exc: BaseException, cap: int = 500) -> str:
         text = str(exc)
     except Exception as hostile:  # noqa: BLE001  - the error path must survive a hostile __str__
         text = f"<str() raised {type(hostile).__name__}>"
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
     name = type(exc).__name__
-    line = f"{name}: {text}" if text else name
+    return one_line(f"{name}: {text}" if text.split() else name, cap)
+
+
+def one_line(text: str, cap: int = 500) -> str:
+    """The text on one line, with at most `cap` characters, fit to be sent."""
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
     return line if len(line) <= cap else line[: cap - 1] + "…"
