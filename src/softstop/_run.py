@@ -524,7 +524,7 @@ class Run:
             try:
                 if not await finish_within(share, partial(hook, stop)):
                     self._errors = (*self._errors, f"on_stop callback took more than {share:.3g} s and was cut")
-            except BaseException as exc:  # noqa: BLE001 - boundary: drive. A hook cannot change the outcome (T9)
+            except BaseException as exc:  # boundary: drive. A hook cannot change the outcome (T9)
                 if _process_interrupt(exc) is not None:
                     raise
                 self._errors = (*self._errors, safe_error(exc))
