@@ -45,6 +45,11 @@ class OpenStep(Protocol):
 class OpenStream(Protocol):
     """A divisible step that is running."""
 
+    name: str
+    step_id: int
+
+    waiting: bool  # for the next chunk
+
     def interrupt(self) -> None:
         """End a wait that the scope cannot end."""
         ...
@@ -65,6 +70,7 @@ class Boundary:
 
     __slots__ = (
         "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_resting", "_steps", "_turns",
+        "_unwinding",
         "abandoned", "alert", "asked", "begun", "can_wrap_up", "chain", "cleanup_timeout", "cut", "foreign",
         "limited", "most", "on_limit", "open", "over", "paused", "records_so_far", "refused", "scope", "streams",
         "voice", "wrapping_up",
@@ -105,6 +111,7 @@ class Boundary:
         self._after_turn = False  # a stop of mode `turn` waits for them
         self._deferred = False  # the scope is to be cancelled once no foreign step runs
         self._failures: tuple[BaseException, ...] = ()
+        self._unwinding: set[OpenStream] = set()  # interrupted, their sources closing: not to be interrupted again
         self._parked: list[asyncio.Future[None]] = []
         self._resting: list[asyncio.Future[None]] = []  # waiting for the end of a pause
         self._emptied: asyncio.Future[None] | None = None
@@ -234,7 +241,7 @@ class Boundary:
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._parked.append(parked)
             await parked
-        if self.scope.resting and self.in_tree():
+        if self.scope.resting and not self._unwinding and self.in_tree():
             await asyncio.get_running_loop().create_future()  # the next pulse ends it
         raise asyncio.CancelledError("refused: the run is stopping")
 
@@ -283,6 +290,17 @@ class Boundary:
         wake_all(self._resting)
         self._deferred = True
         self._cancel_unless_foreign()
+        self._unwinding = {stream for stream in self.streams if stream.waiting}
+        if self._unwinding and self.scope.cancelled:
+            self.scope.hold(self.cleanup_timeout)
+
+    def closed(self, stream: OpenStream) -> None:
+        """Note that a stream has ended, its source closed."""
+        self.streams.discard(stream)
+        if self._unwinding:
+            self._unwinding.discard(stream)
+            if not self._unwinding:
+                self.scope.nudge()
 
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
@@ -353,15 +371,20 @@ class Boundary:
 
     def records(self) -> tuple[StepRecord, ...]:
         """How each step ended, in the order in which they did; steps still open count as abandoned."""
-        if not self.records_so_far and not self.open:
+        if not (self.records_so_far or self.open or self.streams):
             return ()
         still: list[Record] = [(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
+        still += [(stream.name, stream.step_id, "divisible", "abandoned") for stream in self.streams]
         return tuple(
             [
                 StepRecord(step=name, step_id=number, kind=kind, status=status)
                 for name, number, kind, status in (*self.records_so_far, *still)
             ]
         )
+
+    def names_left(self) -> tuple[str, ...]:
+        """The names of all steps that are running, streams included, in the order in which they began."""
+        return tuple(step.name for step in sorted((*self.open, *self.streams), key=lambda step: step.step_id))
 
     def open_names(self) -> tuple[str, ...]:
         """The names of the atomic steps that are running, in the order in which they began."""

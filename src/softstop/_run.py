@@ -269,7 +269,7 @@ class Run:
         if self._waits_for_members():
             self.line.arm(self.loop.time() + SETTLE, self.end_abandoned)
             return
-        self._abandoned = self.boundary.open_names() or (self.source.name,)
+        self._abandoned = self.boundary.names_left() or (self.source.name,)
         self.boundary.abandon()
         if self._hooks:
             self._owner.spawn(self._end_cancelled())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
 
 import anyio
 
@@ -158,3 +159,23 @@ async def test_a_stop_of_mode_now_has_no_grace_on_record() -> None:
         output = await run.ended()
     assert output.stop is not None
     assert (output.stop.mode, output.stop.grace) == ("now", 0.0)
+
+
+async def test_a_source_that_ignores_its_interruption_is_named_as_abandoned() -> None:
+    async def stubborn() -> AsyncIterator[str]:
+        yield "a"
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(60)
+
+    async def body(run: RunContext, message: object) -> None:
+        async for text in run.stream("answer", stubborn()):
+            run.write(text)
+
+    async with Supervisor(policy=StopPolicy(grace=1, abandon_after=2)) as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        run.cancel()
+        output = await run.ended()
+        await anyio.sleep(60)  # the source is done then
+    assert output.abandoned == ("answer",)
+    assert [(step.step, step.kind, step.status) for step in output.steps] == [("answer", "divisible", "abandoned")]
