@@ -12,6 +12,7 @@ from .agents import Agent as Agent
 from .budgets import Budget as Budget
 from .context import RunContext as RunContext
 from .errors import BudgetExceeded as BudgetExceeded
+from .errors import MemberFailed as MemberFailed
 from .errors import MisuseError as MisuseError
 from .errors import RunErrored as RunErrored
 from .errors import RunIdTaken as RunIdTaken
@@ -58,4 +59,11 @@ from .stops import StopRequest as StopRequest
 from .stops import StopResult as StopResult
 from .supervisor import Supervisor as Supervisor
 from .supervisor import cancel_run as cancel_run
+from .teams import BestEffort as BestEffort
+from .teams import Team as Team
 from .usage import Usage as Usage
+from .workflows import Condition as Condition
+from .workflows import Loop as Loop
+from .workflows import Parallel as Parallel
+from .workflows import Router as Router
+from .workflows import Workflow as Workflow

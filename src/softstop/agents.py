@@ -90,28 +90,34 @@ def body_with(model: Any, instructions: str, tools: Sequence[Callable[..., Any]]
     return cast(Body, room.body_of(model, instructions=instructions, tools=tools, max_turns=max_turns))
 
 
-def check_body(body: Any) -> Body:
+def check_body(body: Any, whose: str = "an agent's") -> Body:
     """The body, if it can be one.
 
     Raises:
         MisuseError: It is not an async function or async generator function of two arguments.
     """
+    if not callable(_unwrapped(body)):
+        raise MisuseError(f"{whose} body is an async function (run, message), not {type(body).__name__}")
+    if not is_async(body):
+        raise MisuseError(f"{whose} body must be `async def`, or it would block every run of the loop: {name_of(body)}")
+    check_arguments(body, f"{whose} body")
+    return cast(Body, body)
+
+
+def is_async(body: Any) -> bool:
+    """Whether calling it gives a coroutine or an async generator."""
     call: Any = _unwrapped(body)
-    if not callable(call):
-        raise MisuseError(f"an agent's body is an async function (run, message), not {type(body).__name__}")
     if not (inspect.isfunction(call) or inspect.ismethod(call)):
         call = type(call).__call__
-    if not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)):
-        raise MisuseError(
-            f"an agent's body must be `async def`, or it would block every run of the loop: {name_of(body)}"
-        )
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+
+def check_arguments(body: Any, what: str) -> None:
+    """Raise MisuseError if it cannot be called with (run, message)."""
     try:
         inspect.signature(body).bind(None, None)
     except TypeError as error:
-        raise MisuseError(
-            f"an agent's body takes (run, message): {name_of(body)}{inspect.signature(body)}, {error}"
-        ) from None
-    return cast(Body, body)
+        raise MisuseError(f"{what} takes (run, message): {name_of(body)}{inspect.signature(body)}, {error}") from None
 
 
 def _unwrapped(body: Any) -> Any:

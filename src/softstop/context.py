@@ -43,6 +43,7 @@ class LiveRun(Protocol):
     def stopping(self) -> bool: ...  # noqa: D102
     def start_member(self, runnable: Runnable, message: object, options: RunOptions) -> Any: ...  # noqa: D102
     def add_hook(self, hook: StopHook) -> None: ...  # noqa: D102
+    def add_error(self, line: str) -> None: ...  # noqa: D102
 
 
 class RunContext:

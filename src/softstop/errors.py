@@ -146,13 +146,21 @@ def unfold(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def safe_error(exc: BaseException, cap: int = 500) -> str:
-    """One bounded line about an exception, even if its `str()` raises. No locals, no input values."""
+    """One bounded line about an exception, even if its `str()` raises; a group is told as what is in it. No locals."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return one_line(_told(exc), cap)
+    inside = [inner for inner in unfold(cast(BaseException, exc)) if not isinstance(inner, BaseExceptionGroup)]
+    more = f"; and {len(inside) - MOST_TOLD} more" if len(inside) > MOST_TOLD else ""
+    return one_line("; ".join(map(_told, inside[:MOST_TOLD])) + more, cap)
+
+
+def _told(exc: BaseException) -> str:
     try:
         text = str(exc)
     except Exception as hostile:  # noqa: BLE001  - the error path must survive a hostile __str__
         text = f"<str() raised {type(hostile).__name__}>"
     name = type(exc).__name__
-    return one_line(f"{name}: {text}" if text.split() else name, cap)
+    return f"{name}: {text}" if text.split() else name
 
 
 def one_line(text: str, cap: int = 500) -> str:
