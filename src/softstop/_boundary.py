@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -49,6 +49,7 @@ class OpenStream(Protocol):
     step_id: int
 
     waiting: bool  # for the next chunk
+    task: asyncio.Task[Any] | None  # that reads it
 
     def interrupt(self) -> None:
         """End a wait that the scope cannot end."""
@@ -92,7 +93,7 @@ class Boundary:
         self.on_limit = on_limit
         self._above = above
         self.limited: bool = bool(chain) or most is not None or (above is not None and above.limited)
-        self.scope = QuietScope()
+        self.scope = QuietScope(self._patience)
         self.alert = False  # asked or paused: what the hot paths look at
         self.asked = False  # nothing may begin any more: a stop is on record, or still in another thread's hands
         self.refused = self.cut = False
@@ -290,9 +291,14 @@ class Boundary:
         wake_all(self._resting)
         self._deferred = True
         self._cancel_unless_foreign()
-        self._unwinding = {stream for stream in self.streams if stream.waiting}
-        if self._unwinding and self.scope.cancelled:
-            self.scope.hold(self.cleanup_timeout)
+
+    def _patience(self) -> float:
+        """While sources that were interrupted clean up, one interruption is enough: they may have to wait for that."""
+        for stream in self.streams:
+            task = stream.task
+            if stream.waiting and task is not None and task.cancelling() > 0:
+                self._unwinding.add(stream)
+        return self.cleanup_timeout if self._unwinding else 0.0
 
     def closed(self, stream: OpenStream) -> None:
         """Note that a stream has ended, its source closed."""

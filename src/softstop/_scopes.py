@@ -23,6 +23,10 @@ def scope_class() -> type[anyio.CancelScope]:
     return type(anyio.CancelScope())
 
 
+def _impatient() -> float:
+    return 0.0
+
+
 class QuietScope:
     """Two nested cancel scopes: the outer one is cancelled, the inner one can be shielded again.
 
@@ -31,9 +35,9 @@ class QuietScope:
     from then on the cancellation is delivered in pulses.
     """
 
-    __slots__ = ("_handle", "_loop", "_pulse", "_turns", "inner", "outer", "task")
+    __slots__ = ("_handle", "_loop", "_pulse", "_turns", "inner", "outer", "patience", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Callable[[], float] = _impatient) -> None:
         new = scope_class()
         self.outer = new()
         self.inner = new()
@@ -42,6 +46,7 @@ class QuietScope:
         self._handle: asyncio.Handle | None = None  # the next look or pulse; None unless cancelled and still inside
         self._pulse = PULSE
         self._turns = 0
+        self.patience = patience  # seconds for which the deliveries so far are enough; asked after each
 
     def __enter__(self) -> QuietScope:
         self.task = asyncio.current_task()
@@ -80,6 +85,9 @@ class QuietScope:
         self.outer.cancel()
         if self.task is not None:
             self._watch_from_now()
+            patience = self.patience()
+            if patience:
+                self._rest(patience)
 
     def nudge(self) -> None:
         """A shield inside has just gone: deliver again at once instead of at the next pulse."""
@@ -101,14 +109,22 @@ class QuietScope:
     def _watch(self) -> None:
         assert self._loop is not None
         self._turns -= 1
-        if self._turns > 0:
+        patience = self.patience()
+        if patience:
+            self._rest(patience)
+        elif self._turns > 0:
             self._handle = self._loop.call_soon(self._watch)
         elif self.delivered:
-            self.inner.shield = True
-            self._handle = self._loop.call_later(self._pulse, self._beat)
+            self._rest(self._pulse)
         else:  # all behind shields; whoever lowers one nudges, so this only catches shields that are not ours
             wait = POLL * 4**-(self._turns)
             self._handle = self._loop.call_later(wait, self._watch)
+
+    def _rest(self, seconds: float) -> None:
+        assert self._loop is not None
+        self._unschedule()
+        self.inner.shield = True
+        self._handle = self._loop.call_later(seconds, self._beat)
 
     def _beat(self) -> None:
         assert self._loop is not None

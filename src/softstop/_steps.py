@@ -150,8 +150,19 @@ class Stream(Generic[T]):
     """
 
     __slots__ = (
-        "_boundary", "_chunks", "_ended", "_inside", "_interrupted", "_names", "_pull", "_source", "_task",
-        "_waiting", "name", "step_id",
+        "_boundary",
+        "_chunks",
+        "_ended",
+        "_foreign",
+        "_inside",
+        "_interrupted",
+        "_names",
+        "_pull",
+        "_source",
+        "name",
+        "step_id",
+        "task",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, boundary: Boundary, name: str, source: AsyncIterable[T], names: Names = PLAIN) -> None:
@@ -166,9 +177,10 @@ class Stream(Generic[T]):
         self._ended = False
         self._chunks = 0
         self._inside = False  # opened inside an atomic step, and so no boundary while that runs
-        self._waiting = False  # between asking the source and its answer
+        self.waiting = False  # between asking the source and its answer
         self._interrupted = False
-        self._task: asyncio.Task[Any] | None = None  # set where the scope cannot interrupt: a task asyncio started
+        self._foreign = False  # in a task that asyncio started: the scope cannot interrupt it
+        self.task: asyncio.Task[Any] | None = None  # that began it
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -186,23 +198,18 @@ class Stream(Generic[T]):
         pull = self._pull
         if pull is None or self._boundary.alert:
             pull = await self._gate()
+        self.waiting = True
         try:
-            if self._task is None:
-                return await pull()
-            return await self._pull_interruptibly(pull)
+            chunk = await pull()
         except StopAsyncIteration:
             self._end("completed", None)
             raise
         except BaseException as exc:
+            self.waiting = False
             await self._broken(exc)
             raise
-
-    async def _pull_interruptibly(self, pull: Callable[[], Awaitable[T]]) -> T:
-        self._waiting = True
-        try:
-            return await pull()
-        finally:
-            self._waiting = False
+        self.waiting = False
+        return chunk
 
     async def _gate(self) -> Callable[[], Awaitable[T]]:
         """The way to the next chunk, past everything that may forbid it."""
@@ -232,8 +239,8 @@ class Stream(Generic[T]):
         self.step_id = boundary.begin()
         boundary.streams.add(self)
         task = asyncio.current_task()
-        if task is not boundary.scope.task and not self._inside and not boundary.in_tree():
-            self._task = task
+        self.task = task
+        self._foreign = task is not boundary.scope.task and not self._inside and not boundary.in_tree()
         boundary.voice.emit(self._names[0], self.name, self.step_id, "divisible")
         return pull
 
@@ -263,9 +270,9 @@ class Stream(Generic[T]):
 
     def interrupt(self) -> None:
         """End a foreign task's wait for a chunk; in the scope's tree the scope does that."""
-        if self._task is not None and self._waiting and not self._interrupted:
+        if self._foreign and self.task is not None and self.waiting and not self._interrupted:
             self._interrupted = True
-            self._task.cancel("the run is stopping")
+            self.task.cancel("the run is stopping")
 
     async def aclose(self) -> None:
         """Close the source now; a stream that was not read to its end counts as cut while the run is stopping."""
@@ -278,12 +285,12 @@ class Stream(Generic[T]):
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         boundary = self._boundary
-        self._pull, self._ended = None, True
-        boundary.streams.discard(self)
+        self._pull, self._ended, self.waiting = None, True, False
         if status == "cut":
             boundary.cut = True
         boundary.records_so_far.append((self.name, self.step_id, "divisible", status))
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
+        boundary.closed(self)
 
     async def _close_source(self) -> None:
         close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)
