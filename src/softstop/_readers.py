@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from threading import get_ident
 from typing import Any
 
-from ._log import Log
 from ._voice import Voice
 from .events import Event
 
@@ -19,11 +18,12 @@ class EventStream:
     Adjacent content may come merged for a reader that lags. `read()` gives all that is there at once.
     """
 
-    __slots__ = ("_after", "_batch", "_begun", "_done", "_gone", "_log", "_reader", "_voice")
+    __slots__ = ("_after", "_batch", "_begun", "_done", "_gone", "_is_root", "_log", "_reader", "_voice")
 
     def __init__(self, voice: Voice, after: int = 0, gone: Callable[[], None] | None = None) -> None:
         self._voice = voice
         self._log = voice.log
+        self._is_root = voice.stamp.parent is None  # so that all events of the log are its own
         self._after = after
         self._batch: Iterator[Event] = iter(())
         self._done = False
@@ -41,12 +41,21 @@ class EventStream:
         if get_ident() != log.thread:
             return await self._next_from_afar()
         while not self._done:
-            if log.seq == self._after:
-                await self._wait(log)  # the one coroutine between an event and its reader: this is a hot path
-            events = self._events()
-            if len(events) == 1:
-                return events[0]
-            self._batch = iter(events)
+            while log.seq == self._after and self._voice._thread:  # until there is more, or the outcome was the last
+                if self._gone is not None and self._reader is None:
+                    self._note_reader()
+                waiter: asyncio.Future[None] = asyncio.Future(loop=log.loop)
+                log.waiters.append(waiter)
+                try:
+                    await waiter  # here and not in a coroutine of its own: every turn of every reader comes by
+                except asyncio.CancelledError:
+                    self._stop_waiting(waiter)
+                    raise
+            if log.seq == self._after + 1 and log.live and self._is_root:
+                self._after += 1
+                self._done = not self._voice._thread
+                return log.live[-1]  # what a reader that keeps up finds at each turn
+            self._batch = iter(self._events())
             for event in self._batch:
                 return event
         self._gone = None
@@ -58,22 +67,16 @@ class EventStream:
             return [event, *self._batch]
         return []
 
-    async def _wait(self, log: Log) -> None:
-        if self._gone is not None and self._reader is None:
-            self._reader = asyncio.current_task()
-            self._begun = self._reader.cancelling() if self._reader is not None else 0
-        while log.seq == self._after and not self._voice.closed:
-            waiter = log.loop.create_future()
-            log.waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter in log.waiters:
-                    log.waiters.remove(waiter)
-                gone, self._gone = self._gone, None
-                if gone is not None:
-                    gone()
-                raise
+    def _note_reader(self) -> None:
+        self._reader = asyncio.current_task()
+        self._begun = self._reader.cancelling() if self._reader is not None else 0
+
+    def _stop_waiting(self, waiter: asyncio.Future[None]) -> None:
+        if waiter in self._log.waiters:
+            self._log.waiters.remove(waiter)
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()
 
     async def _next_from_afar(self) -> Event:
         """A reader on another loop: ask the run's own for a batch."""
@@ -89,7 +92,7 @@ class EventStream:
         log, voice = self._log, self._voice
         events = log.read(self._after)
         self._after = log.seq
-        self._done = voice.closed
+        self._done = not voice._thread
         if voice.stamp.parent is not None:
             events = [event for event in events if event._stamp.within(voice.stamp)]
         return events

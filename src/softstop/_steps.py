@@ -28,7 +28,7 @@ from .events import (
 )  # fmt: skip
 
 T = TypeVar("T")
-FAIRNESS: Final = 127  # mask: every 128 chunks a source that never waits lets the loop turn once
+FAIRNESS: Final = 255  # mask: every 256 chunks a source that never waits lets the loop turn once
 
 Names = tuple[type[StepStarted], type[StepCompleted]]
 PLAIN: Final[Names] = (StepStarted, StepCompleted)

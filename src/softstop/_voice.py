@@ -16,6 +16,7 @@ LONGEST: Final = 16_384  # characters of one content event; longer text becomes 
 SMALL: Final = 64  # events of an ended run that are kept as they are
 
 T = TypeVar("T", bound=Event)
+new_event: Final[Callable[[type[RunContent]], RunContent]] = object.__new__
 
 
 class Voice:
@@ -45,8 +46,13 @@ class Voice:
             text = text.encode("utf-8", "replace").decode()  # a lone surrogate could not be sent to anybody
         log = self.log
         log.seq = seq = log.seq + 1
-        metrics = None if self._pending is None else self._take_metrics()
-        log.live.append(RunContent(self.stamp, seq, log.clock(), metrics, text))
+        event = new_event(RunContent)  # field by field: its constructor's frame would be a tenth of the whole way
+        event._stamp = self.stamp
+        event._seq = seq
+        event._at = log.clock()
+        event._metrics = None if self._pending is None else self._take_metrics()
+        event._content = text
+        log.live.append(event)
         if log.waiters:
             wake_all(log.waiters)
         if seq >= log.full:
