@@ -174,7 +174,7 @@ def accepted_means_stopped(told: Told) -> Broken:
     if stopped > told.ended:
         return
     hindered = [mark for place, mark in told.marks("interrupted", "raised") if stopped <= place < told.ended]
-    cut = [event for place, event in told.of(StepCompleted) if place > stopped and event.status != "completed"]
+    cut = [event for place, event in told.of(StepCompleted) if place >= stopped and event.status != "completed"]
     if isinstance(outcome, RunCompleted) and (hindered or cut):
         yield f"it completed although the stop hindered it: {(hindered or cut)[0]!r}"
     returned = any(place < told.ended for place, _ in told.marks("returned"))
@@ -267,9 +267,7 @@ def output_agrees(told: Told) -> Broken:
 
 def everything_ends(trace: Trace) -> Broken:
     """S01: no schedule leads into a deadlock, and no stop leaves a run alive."""
-    if trace.stuck:
-        yield trace.stuck
-    elif trace.root is not None and trace.root.output is None:
+    if trace.root is not None and trace.root.output is None:
         yield "the run has no outcome"
 
 
@@ -328,6 +326,9 @@ def nothing_is_left(trace: Trace) -> Broken:
             yield f"run {run.source.name!r} is still in the index of live runs"
     if trace.tasks and not abandoned:
         yield f"tasks are left: {trace.tasks}"
+    failed = any(isinstance(entry, Mark) and entry.what == "failed" for entry in trace.story)
+    if trace.orphans and not abandoned and not failed:  # a gather that failed leaves its other children to themselves
+        yield f"tasks that the body made are left: {trace.orphans}"
     if trace.timers and not abandoned:
         yield f"timers are left: {trace.timers}"
 
@@ -356,11 +357,12 @@ OF_TREES: tuple[Callable[[Trace], Broken], ...] = (
 
 def breaches(trace: Trace) -> Iterator[tuple[str, str]]:
     """Every invariant that a trace breaks, by name, with what was found."""
+    if trace.stuck:
+        yield everything_ends.__name__, trace.stuck
+        return
     for whole in OF_TREES:
         for found in whole(trace):
             yield whole.__name__, found
-    if trace.stuck:
-        return
     for run in trace.runs:
         told = Told(trace, run)
         for check in OF_RUNS:

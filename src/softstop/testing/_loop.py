@@ -40,14 +40,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     Args:
         patience: Real seconds for which a busy worker thread holds the clock.
         max_turns: Raise `Deadlock` after so many loop turns; None lets a busy loop spin.
+        spin: Turns at one instant after which time passes all the same, or a deadline could never end a busy loop.
+        turn: Seconds that each further turn takes.
     """
 
-    def __init__(self, *, patience: float = 1.0, max_turns: int | None = None) -> None:
+    def __init__(
+        self, *, patience: float = 1.0, max_turns: int | None = None, spin: int = SPIN, turn: float = TURN
+    ) -> None:
         self._now = 0.0
         self._turns = 0
         self._calls = 0
         self._turns_at_now = 0
-        self._max_turns = max_turns
+        self._spin, self._turn = spin, turn
+        self._max_turns = max_turns  # counted from the first
         self._outside: set[object] = set()
         self._given_up: set[object] = set()  # threads that were busy for longer than our patience
         self._patience = patience
@@ -57,6 +62,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         private = cast(Any, self)
         private._clock_resolution = 1e-9
         private._ready = _Ready(self)
+        self._tasks_made = 0
+        self.set_task_factory(self._make_task)
 
     def __repr__(self) -> str:
         return f"<VirtualLoop time={self._now:.9g} turns={self._turns}>"
@@ -82,6 +89,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def on_call(self, hook: Callable[[int], None] | None) -> None:
         """Call `hook(n)` right before the n-th callback of this loop runs, from its own thread; None removes it."""
         self._breakpoints = hook
+
+    def allow(self, turns: int | None) -> None:
+        """Raise `Deadlock` after so many further turns; None lets a busy loop spin."""
+        self._max_turns = None if turns is None else self._turns + turns
 
     def timers(self) -> list[asyncio.TimerHandle]:
         """Timers that were neither run nor cancelled, soonest first."""
@@ -111,14 +122,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         with self.outside():
             await super().shutdown_default_executor(*args, **options)
 
+    def _make_task(self, _: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        self._tasks_made += 1
+        return _NumberedTask(self._tasks_made, work, loop=self, **options)
+
     # -- for the selector ----------------------------------------------------------------------------------------
 
     def begin_turn(self) -> None:
         """Count a turn; a loop that spins at one instant makes time pass, or nothing would ever end the spinning."""
         self._turns += 1
         self._turns_at_now += 1
-        if self._turns_at_now > SPIN:
-            self._now += TURN
+        if self._turns_at_now > self._spin:
+            self._now += self._turn
         if self._max_turns is not None and self._turns > self._max_turns:
             raise Deadlock(f"still busy after {self._max_turns:,} turns of the loop: {self._waiting()}")
 
@@ -169,6 +184,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _waiting(self) -> str:
         tasks = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())
         return "; ".join(f"{task.get_name()} in {where(task)}" for task in tasks) or "no task at all"
+
+
+class _NumberedTask(asyncio.Task[Any]):
+    """A task whose place in a set is the same each time: anyio cancels a scope's tasks in the order of a set."""
+
+    def __init__(self, number: int, *args: Any, **options: Any) -> None:
+        self._number = number
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self._number
 
 
 class _Ready(deque[asyncio.Handle]):

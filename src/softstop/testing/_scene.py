@@ -24,6 +24,8 @@ from ._witness import Mark, Witness, watching
 
 MakeRun = Callable[[Supervisor], Run]
 MOST_TURNS: Final = 100_000  # of the loop in one schedule; a scenario that needs more spins
+SPIN: Final = 2_000  # turns at one instant after which a body spins ...
+TURN: Final = 0.005  # ... and each turn takes so many seconds, or a body that spins for a minute would take an hour
 AFTERLIFE: Final = 4  # callbacks after the outcome at which a stop still comes, too late
 LINGER: Final = 86_400.0  # virtual seconds that the tasks of an abandoned body get to end by themselves
 SETTLE: Final = 8  # turns in which tasks whose work is done may end
@@ -75,7 +77,7 @@ class Scene:
 
     def __init__(self, make_run: MakeRun, schedule: Schedule, horizon: float) -> None:
         self._make_run, self._schedule, self._horizon = make_run, schedule, horizon
-        self._loop = VirtualLoop(max_turns=MOST_TURNS)
+        self._loop = VirtualLoop(max_turns=MOST_TURNS, spin=SPIN, turn=TURN)
         self._witness = Witness()
         self.trace = Trace(schedule, story=self._witness.story)
         self._harness: set[asyncio.Task[Any]] = set()
@@ -129,8 +131,6 @@ class Scene:
                 await self._over
         except Left:
             pass
-        for handle in self._delayed:
-            handle.cancel()
         trace.runs = sorted(supervisor.list_runs(), key=_by_start)
 
     def _surround(self, run: Run) -> None:
@@ -225,7 +225,8 @@ class Scene:
         self.trace.results[number] = await receipt.wait()
 
     def _ask_later(self, seconds: float, mode: StopMode, reason: str) -> None:
-        self._delayed.append(self._loop.call_later(seconds, self._ask, mode, reason))
+        if self._last_call < 0:
+            self._delayed.append(self._loop.call_later(seconds, self._ask, mode, reason))
 
     def _ask_superseded(self) -> None:
         request = StopRequest(cause=StopCause.superseded, reason="a newer run", by="tester")
@@ -296,17 +297,18 @@ class Scene:
 
     def _clear_away(self) -> None:
         """End whatever is still there, so that the next schedule starts from nothing."""
-        for _ in range(SETTLE):
-            left = asyncio.all_tasks(self._loop)
-            if not left:
-                break
-            for task in left:
-                task.cancel()
-            try:
+        self._loop.allow(MOST_TURNS)
+        try:
+            for _ in range(SETTLE):
+                left = asyncio.all_tasks(self._loop)
+                if not left:
+                    break
+                for task in left:
+                    task.cancel()
                 self._loop.run_until_complete(asyncio.wait(left, timeout=1.0))
-            except Deadlock:
-                break
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        except Deadlock as stuck:
+            self.trace.stuck = self.trace.stuck or f"what was left could not be ended: {stuck}"
 
 
 async def _read(stream: EventStream, into: list[Event]) -> None:

@@ -1,0 +1,130 @@
+"""Scripts drawn from a seed: the same seed, the same script, on every machine. Knows the actions, runs nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from softstop.agents import Agent
+from softstop.limits import Limits
+from softstop.stops import StopPolicy
+from softstop.usage import Usage
+
+from ._script import (
+    Action,
+    Manner,
+    boundary,
+    charge,
+    fail,
+    hang,
+    member,
+    on_stop,
+    parallel,
+    scripted,
+    sleep,
+    step,
+    stream,
+    swallow,
+    turns,
+    write,
+)
+
+INSTANTS: Final = (0.0, 0.0, 0.1, 0.25, 0.5, 1.0)  # few and round, so that things happen at the same time
+MANNERS: Final[tuple[Manner, ...]] = ("anyio", "anyio", "gather", "TaskGroup", "wait_for")
+POLICIES: Final = (
+    StopPolicy(),
+    StopPolicy(grace=0.4, abandon_after=0.3, cleanup_timeout=1.0),
+    StopPolicy(grace=0.0, abandon_after=1.0, cleanup_timeout=0.5),
+    StopPolicy(grace=2.0, abandon_after=0.0, cleanup_timeout=0.2),
+    StopPolicy(on_caller_gone="detach"),
+)
+
+
+def random_agent(seed: int, *, manners: bool = True) -> Agent:
+    """An agent that follows a script drawn from `seed`; half of them misbehave if `manners` is False.
+
+    Its body's `repr` is the script, so that a failing one can be cut down by hand.
+    """
+    return _Dice(random.Random(seed), manners).agent(f"random-{seed}")
+
+
+class _Dice:
+    """Draws actions."""
+
+    def __init__(self, rng: random.Random, manners: bool) -> None:
+        self._rng = rng
+        self._rude = not manners and rng.random() < 0.5
+        self._steps = 0
+
+    def agent(self, name: str) -> Agent:
+        limits = Limits(tokens=self._rng.choice((5, 20, 60))) if self._rng.random() < 0.3 else Limits()
+        return scripted(*self._branch(3, 6, 0), name=name, limits=limits, policy=self._rng.choice(POLICIES))
+
+    def _branch(self, least: int, most: int, depth: int) -> list[Action]:
+        return [self._action(depth) for _ in range(self._rng.randint(least, most))]
+
+    def _action(self, depth: int) -> Action:
+        plain: list[Callable[[int], Action]] = [
+            self._step, self._step, self._step, self._stream, self._sleep, self._write, self._charge, self._small,
+        ]  # fmt: skip
+        deep: list[Callable[[int], Action]] = [self._parallel, self._member] if depth < 2 else []
+        rude: list[Callable[[int], Action]] = [self._rude_one] if self._rude else []
+        return self._rng.choice([*plain, *deep, *rude])(depth)
+
+    def _seconds(self) -> float:
+        return self._rng.choice(INSTANTS)
+
+    def _name(self) -> str:
+        self._steps += 1
+        return f"s{self._steps}"
+
+    def _step(self, depth: int) -> Action:
+        inside = self._branch(0, 2, depth + 1) if depth < 3 and self._rng.random() < 0.5 else []
+        name, seconds = self._name(), self._seconds()
+        chance = self._rng.random()
+        if chance < 0.2:
+            return step(name, seconds, *inside, reserve=Usage(output_tokens=self._rng.choice((1, 5, 10))))
+        if chance < 0.3:
+            return step(name, seconds, *inside, interruptible=True)
+        return step(name, seconds, *inside)
+
+    def _stream(self, _depth: int) -> Action:
+        chunks = [f"{chr(97 + number)} " for number in range(self._rng.randint(0, 3))]
+        breaks = 1 if chunks and self._rng.random() < 0.2 else None
+        return stream(
+            self._name(), chunks, self._seconds(), closes_in=self._rng.choice((0, 0, 0.1)), breaks_after=breaks
+        )
+
+    def _sleep(self, _depth: int) -> Action:
+        return sleep(self._seconds())
+
+    def _write(self, _depth: int) -> Action:
+        return write(self._rng.choice(("lorem ", "ipsum ", "é ")))
+
+    def _charge(self, _depth: int) -> Action:
+        if self._rng.random() < 0.1:
+            return charge(report={"output_tokens": -1})
+        return charge(self._rng.choice((1, 3, 7)))
+
+    def _small(self, _depth: int) -> Action:
+        make: list[Callable[[], Action]] = [
+            boundary,
+            lambda: turns(self._rng.randint(1, 3)),
+            lambda: on_stop(self._rng.choice((0, 0.1)), fails=self._rng.random() < 0.3, sync=self._rng.random() < 0.5),
+        ]
+        return self._rng.choice(make)()
+
+    def _parallel(self, depth: int) -> Action:
+        branches = [self._branch(1, 3, depth + 1) for _ in range(self._rng.randint(1, 3))]
+        return parallel(*branches, by=self._rng.choice(MANNERS))
+
+    def _member(self, depth: int) -> Action:
+        limits = Limits(steps=1) if self._rng.random() < 0.2 else Limits()
+        return member(*self._branch(1, 3, depth + 1), name=f"m{depth}", limits=limits)
+
+    def _rude_one(self, _depth: int) -> Action:
+        make: list[Callable[[], Action]] = [
+            fail, fail, hang, lambda: swallow(self._rng.choice((0.3, 1.0, 7.0, 40.0))),
+        ]  # fmt: skip
+        return self._rng.choice(make)()
