@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._log import wake_all
+from ._open import OpenStep, OpenStream, current_step, enclosing_holds
 from ._scopes import QuietScope, contains
 from ._voice import Voice
 from .budgets import CAUSE_OF, Budget, Chain, Claim, Fit, Hold, Unit, Verdict, first_reached
@@ -25,42 +25,6 @@ from .stops import LimitReached, StopCause, StopMode
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 LimitCallback = Callable[[StopCause, LimitReached, Budget | None], bool]
-
-
-class OpenStep(Protocol):
-    """An atomic step that is running."""
-
-    boundary: Boundary
-    name: str
-    step_id: int
-    foreign: bool  # its task lies outside the scope's tree: a cancel of the scope would tear it natively
-    hold: Hold | None
-    around: OpenStep | None
-
-    def cut(self) -> None:
-        """Interrupt it."""
-        ...
-
-
-class OpenStream(Protocol):
-    """A divisible step that is running."""
-
-    name: str
-    step_id: int
-
-    waiting: bool  # for the next chunk
-    task: asyncio.Task[Any] | None  # that reads it
-
-    def interrupt(self) -> None:
-        """End a wait that the scope cannot end."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close its source."""
-        ...
-
-
-current_step: ContextVar[OpenStep | None] = ContextVar("softstop.current_step", default=None)
 
 
 Record = tuple[str, int, StepKind, StepStatus]  # name, number, kind, status: a `StepRecord` to be
@@ -116,8 +80,6 @@ class Boundary:
         self._parked: list[asyncio.Future[None]] = []
         self._resting: list[asyncio.Future[None]] = []  # waiting for the end of a pause
         self._emptied: asyncio.Future[None] | None = None
-
-    # -- entering ------------------------------------------------------------------------------------------------
 
     async def cross(self) -> None:
         """One step boundary: return if the run may go on, else end the calling task's wait here."""
@@ -260,8 +222,6 @@ class Boundary:
             cause = StopCause.token_budget if limit.kind == "tokens" else StopCause.cost_budget
             self.on_limit(cause, limit, None)
 
-    # -- turns ---------------------------------------------------------------------------------------------------
-
     @contextmanager
     def turn(self) -> Generator[None]:
         """One model answer and the tool calls it asked for: a stop of mode `turn` lands after it."""
@@ -281,8 +241,6 @@ class Boundary:
     def stop_after_turn(self) -> None:
         """Let the turn under way end, and nothing after it."""
         self._after_turn = True
-
-    # -- stopping ------------------------------------------------------------------------------------------------
 
     def cancel_scope(self) -> None:
         """Interrupt what is in no step, unless that would reach a foreign task's begun step natively (T3)."""
@@ -341,8 +299,6 @@ class Boundary:
             if not future.done():
                 future.cancel()
 
-    # -- leaving -------------------------------------------------------------------------------------------------
-
     def left(self, step: OpenStep, record: Record) -> None:
         """Note that a step has ended, shield down, everything committed."""
         self.records_so_far.append(record)
@@ -390,7 +346,8 @@ class Boundary:
 
     def names_left(self) -> tuple[str, ...]:
         """The names of all steps that are running, streams included, in the order in which they began."""
-        return tuple(step.name for step in sorted((*self.open, *self.streams), key=lambda step: step.step_id))
+        numbered = [(step.step_id, step.name) for step in self.open]
+        return tuple(name for _, name in sorted(numbered + [(stream.step_id, stream.name) for stream in self.streams]))
 
     def open_names(self) -> tuple[str, ...]:
         """The names of the atomic steps that are running, in the order in which they began."""
@@ -405,14 +362,3 @@ def _wake_on(waiters: list[asyncio.Future[None]]) -> None:
             wake_all([waiter])
         elif not loop.is_closed():
             loop.call_soon_threadsafe(wake_all, [waiter])
-
-
-def enclosing_holds() -> list[Hold]:
-    """What the steps around the calling code have reserved, innermost first, parent runs included."""
-    holds: list[Hold] = []
-    step = current_step.get()
-    while step is not None:
-        if step.hold is not None and step in step.boundary.open:
-            holds.append(step.hold)
-        step = step.around
-    return holds

@@ -13,7 +13,7 @@ from ._voice import SignOfLife
 from ._watch import TimeWatch
 from .budgets import WARN_AT, Budget, Chain, Room
 from .errors import MisuseError
-from .limits import Limits
+from .limits import NO_LIMITS, Limits
 from .stops import LimitReached, StopCause
 
 KEPT_BACK = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
@@ -130,6 +130,19 @@ class Means:
             return True
         self.own.change(Room(self.limits.tokens, self.limits.cost_nano_usd))
         return False
+
+
+def means_of(
+    loop: asyncio.AbstractEventLoop,
+    limits: Limits,
+    budgets: tuple[Budget, ...],
+    parent: Means | None,
+    inherited: Chain,
+) -> Means | None:
+    """The means of a run; None for one that nothing bounds: most have no use for the bookkeeping."""
+    if limits is NO_LIMITS and not budgets and not inherited and parent is None:
+        return None
+    return Means(loop, limits, budgets, parent, inherited)
 
 
 class RunLimits:

@@ -13,7 +13,8 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._boundary import Boundary, OpenStep, current_step
+from ._boundary import Boundary
+from ._open import OpenStep, current_step
 from ._scopes import cancelled_around, contains, finish_within, scope_class
 from .budgets import Fit, Hold
 from .errors import MisuseError, StepFailed, safe_error

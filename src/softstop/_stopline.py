@@ -8,9 +8,9 @@ from typing import Final, Protocol
 
 from ._boundary import Boundary
 from ._live import live
-from ._machine import Deadline, Signal, judge
+from ._machine import Deadline, Signal, follow, judge
 from ._voice import Voice
-from .events import RunEscalated, RunStopRequested
+from .events import RunCancelled, RunCompleted, RunEscalated, RunFailed, RunStopRequested
 from .stops import RunStatus, StopCause, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, StopResult
 
 NEVER: Final = float("inf")
@@ -27,12 +27,12 @@ class Stoppable(Protocol):
 
     @property
     def run_id(self) -> str: ...
-    def clock(self) -> float: ...
     def live_members(self) -> Iterable[StopLine]: ...
-    def advance(self, signal: Signal) -> None: ...
-    def end_unstarted(self) -> None: ...
+    def seal(self, signal: Signal) -> None: ...
     def end_abandoned(self) -> None: ...
-    async def stop_result(self) -> StopResult: ...
+    @property
+    def outcome(self) -> RunCompleted | RunCancelled | RunFailed | None: ...
+    async def wait_for_end(self) -> None: ...
 
 
 class StopLine:
@@ -57,8 +57,6 @@ class StopLine:
     def asked(self) -> bool:
         """Whether anybody has asked, at once and from any thread."""
         return self.held is not None or self.inbox is not None
-
-    # -- asking --------------------------------------------------------------------------------------------------
 
     def ask(self, request: StopRequest) -> StopReceipt:
         """Ask from any thread. Never waits."""
@@ -100,7 +98,9 @@ class StopLine:
         verdict, held = judge(self._status(), self.held, self._deadline(request))
         if held is not None:
             if not held.request.requested_at:
-                held = held._replace(request=held.request.model_copy(update={"requested_at": self._run.clock()}))
+                held = held._replace(
+                    request=held.request.model_copy(update={"requested_at": self._run.voice.log.clock()})
+                )
             self._act_on(held)
         return self._receipt(verdict)
 
@@ -108,7 +108,14 @@ class StopLine:
         return RunStatus.completed if self.sealed else self._run.status
 
     def _receipt(self, verdict: StopOutcome) -> StopReceipt:
-        return StopReceipt(self._run.run_id, verdict, self._run.status, self._run.stop_result)
+        return StopReceipt(self._run.run_id, verdict, self._run.status, self._result)
+
+    async def _result(self) -> StopResult:
+        await self._run.wait_for_end()
+        outcome = self._run.outcome
+        if isinstance(outcome, RunCancelled):
+            return StopResult.abandoned if outcome.abandoned else StopResult.stopped
+        return StopResult.completed_anyway if isinstance(outcome, RunCompleted) else StopResult.failed_anyway
 
     def _deadline(self, request: StopRequest) -> Deadline:
         """When the grace of a request ends; a member's is never longer than its own policy and its parent's allow."""
@@ -131,8 +138,6 @@ class StopLine:
         self.take_inbox()  # asked from another thread at the last moment: it was accepted, so it goes on record
         return self.seal()
 
-    # -- acting --------------------------------------------------------------------------------------------------
-
     def _act_on(self, held: Deadline) -> None:
         """Record, announce, members, scope, timer: in this order (T1)."""
         self.held = held
@@ -147,9 +152,9 @@ class StopLine:
         if self.held is not held:  # an observer of that event has asked for a stronger stop: it has acted on it
             return
         if run.status is RunStatus.pending:
-            run.end_unstarted()
+            run.seal(Signal.cancel)
             return
-        run.advance(Signal.stop)
+        run.status = follow(run.status, Signal.stop)
         for member in run.live_members():
             member.ask(request.model_copy(update={"via": run.run_id}))
         if (

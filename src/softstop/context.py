@@ -9,8 +9,10 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 from pydantic import ValidationError
 
-from ._boundary import Boundary, current_step
+from ._boundary import Boundary
+from ._hooks import StopHook
 from ._means import RunLimits
+from ._open import current_step
 from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import Step, Stream
 from ._voice import Voice
@@ -21,7 +23,6 @@ from .stops import StopPolicy, StopRequest
 from .usage import Usage
 
 T = TypeVar("T")
-StopHook = Callable[[StopRequest], object]
 
 
 class LiveRun(Protocol):

@@ -145,6 +145,11 @@ def unfold(exc: BaseException | None) -> Iterator[BaseException]:
             yield from unfold(inner)
 
 
+def process_interrupt(exc: BaseException | None) -> KeyboardInterrupt | None:
+    """The KeyboardInterrupt in an exception: it is the process's, never a run's (T20)."""
+    return next((inner for inner in unfold(exc) if isinstance(inner, KeyboardInterrupt)), None)
+
+
 def safe_error(exc: BaseException, cap: int = 500) -> str:
     """One bounded line about an exception, even if its `str()` raises; a group is told as what is in it. No locals."""
     if not isinstance(exc, BaseExceptionGroup):

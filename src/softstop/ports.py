@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from .events import Event, Source
@@ -30,6 +30,32 @@ class Runnable(Protocol):
 
     def invoke(self, run: Any, message: Any) -> Awaitable[Any] | AsyncIterator[str]:
         """Do the work. `run` is the RunContext; an async iterator of text is written piece by piece."""
+        ...
+
+
+class Owner(Protocol):
+    """The supervisor, as far as its runs know it."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Wall-clock seconds."""
+        ...
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """Who is told of events."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        """Own a task until it is done."""
+        ...
+
+    def launch_member(self, runnable: Runnable, message: object, options: Any, parent: Any) -> Any:
+        """Start a run below another one."""
+        ...
+
+    def run_ended(self, run: Any) -> None:
+        """Take note of an outcome."""
         ...
 
 

@@ -14,10 +14,11 @@ from typing import Any, Self, Unpack, cast
 import anyio
 
 from ._journal import Journal
+from ._life import SETTLE, Life, current_run
 from ._live import defaults, live
 from ._log import Waiters, wait_in, wake_all
 from ._readers import EventStream
-from ._run import SETTLE, Run, current_run
+from ._run import Run
 from ._spec import RunOptions, RunOutput, RunSpec
 from .errors import MisuseError, RunNotFound, SupervisorClosed
 from .limits import NO_LIMITS, Limits
@@ -80,8 +81,6 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet: Waiters = []
         self._outer: Supervisor | None = None  # the ambient one around the block
-
-    # -- life ----------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         self._bind()
@@ -161,8 +160,6 @@ class Supervisor:
         """Tasks that are still running although their run has its outcome."""
         return len(self._tasks) - sum(run.task is not None for run in self._runs.values())
 
-    # -- starting ------------------------------------------------------------------------------------------------
-
     def start(self, runnable: Runnable, message: object = None, **options: Unpack[RunOptions]) -> Run:
         """Start a root run and return it at once; its id is known before its first event.
 
@@ -182,13 +179,13 @@ class Supervisor:
             self._begin(run)
         return run
 
-    def launch_member(self, runnable: Runnable, message: object, options: RunOptions, parent: Run) -> Run:
+    def launch_member(self, runnable: Runnable, message: object, options: RunOptions, parent: Life) -> Run:
         """Start a run below another one; for `RunContext.start_member`, which decides whether it may begin."""
         run = self._register(runnable, message, options, parent)
         self._begin(run)
         return run
 
-    def _register(self, runnable: Runnable, message: object, options: RunOptions, parent: Run | None) -> Run:
+    def _register(self, runnable: Runnable, message: object, options: RunOptions, parent: Life | None) -> Run:
         if not hasattr(runnable, "invoke") or not hasattr(runnable, "source"):
             raise MisuseError(f"cannot run {type(runnable).__name__}; wrap it: Agent(...)")
         if isinstance(options.get("continue_from"), str):
@@ -227,12 +224,12 @@ class Supervisor:
         if not task.cancelled():
             task.exception()  # retrieved: what a run raised is in its outcome, and KeyboardInterrupt went its own way
 
-    def run_ended(self, run: Run) -> None:
+    def run_ended(self, run: Life) -> None:
         """A run has published its outcome; for the run itself."""
         if self._runs.pop(run.run_id, None) is None:
             return
         now = run.loop.time()
-        self._ended[run.run_id] = (now, run)
+        self._ended[run.run_id] = (now, cast(Run, run))
         self._ended.move_to_end(run.run_id)
         while self._ended and (
             len(self._ended) > self._keep or now - next(iter(self._ended.values()))[0] > self._keep_for
@@ -255,8 +252,6 @@ class Supervisor:
     def observers(self) -> tuple[Observer, ...]:
         """Who is told of events."""
         return (self._journal, *self._observers) if self._journal.wanted else self._observers
-
-    # -- finding and stopping ------------------------------------------------------------------------------------
 
     def cancel_run(
         self,
@@ -368,7 +363,7 @@ def start_here(runnable: Runnable, message: object, options: RunOptions) -> Run:
     """Start a run where the caller stands: as a member inside a body, else under the current supervisor."""
     parent = current_run.get()
     if parent is not None and not parent.status.ended and asyncio._get_running_loop() is parent.loop:
-        return parent.start_member(runnable, message, options)
+        return cast(Run, parent.start_member(runnable, message, options))
     return current_supervisor().start(runnable, message, **options)
 
 

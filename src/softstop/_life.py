@@ -1,0 +1,398 @@
+"""A run from start to outcome: where table, boundary, budget, log and timers meet. Knows no caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextvars import ContextVar
+from threading import get_ident
+from typing import Any, Final
+
+from ._body import perform
+from ._boundary import Boundary
+from ._hooks import StopHook, call_hooks, check_hook
+from ._live import live
+from ._log import Log, Waiters, wait_in, wake_all
+from ._machine import Ending, Facts, Signal, follow, reduce_outcome
+from ._means import LimitChanges, Means, RunLimits, means_of
+from ._members import end_all, living, stopped_with
+from ._open import current_step
+from ._spec import RunOptions, RunSpec
+from ._stopline import StopLine
+from ._voice import Voice, WatchedVoice
+from .budgets import Budget, first_reached
+from .context import RunContext
+from .errors import MisuseError, StepFailed, process_interrupt, safe_error, unfold
+from .events import RunCancelled, RunCompleted, RunContinued, RunFailed, RunPaused, RunStarted, Source, Stamp
+from .limits import NO_LIMITS, Limits
+from .ports import Owner, Runnable
+from .stops import (
+    LimitReached,
+    RunStatus,
+    StopCause,
+    StopMode,
+    StopPolicy,
+    StopRequest,
+)  # fmt: skip
+
+SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before the outcome is published without it
+
+current_run: ContextVar[Life | None] = ContextVar("softstop.current_run", default=None)
+
+
+class Life:
+    """What happens to a run. Its outcome is published here, exactly once.
+
+    The base of `Run` and nothing else: one object, seen from two sides. Here is what a supervisor and the run itself
+    do; what a caller may ask of it is in `Run`.
+    """
+
+    __slots__ = (
+        "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks",
+        "_members_gone", "_owner", "_parent", "_value", "_winding_up", "boundary", "line", "loop",
+        "means", "members", "messages", "outcome", "policy", "spec", "status", "task", "voice",
+    )  # fmt: skip
+
+    def __init__(
+        self, owner: Owner, spec: RunSpec, limits: Limits, policy: StopPolicy, parent: Life | None = None
+    ) -> None:
+        self._owner = owner
+        self._parent = parent
+        self.spec = spec
+        self.policy = policy
+        self.status = RunStatus.pending
+        self.loop = asyncio.get_running_loop()
+        self.task: asyncio.Task[None] | None = None  # set by the supervisor when the run may start
+        self.members: tuple[Life, ...] = ()
+        self.messages: tuple[Any, ...] = ()  # the conversation with a model, kept valid by the body
+        above = None if parent is None else parent.boundary
+        inherited = () if above is None else above.chain
+        means = None if parent is None else parent.means
+        self.means: Means | None = means_of(self.loop, limits, spec.budgets, means, inherited)
+        chain = () if self.means is None else self.means.chain
+        signs = () if self.means is None else self.means.signs
+        log = Log(owner.clock, self.loop, owner.observers) if parent is None else parent.voice.log
+        stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.voice.stamp)
+        self.voice: Voice = WatchedVoice(log, stamp, signs) if signs else Voice(log, stamp)
+        self.boundary: Boundary = Boundary(
+            self.voice, chain, limits.steps, policy.cleanup_timeout, self._reach_limit, above
+        )
+        self.line = StopLine(self)
+        self._bell: Waiters = []
+        self._hooks: tuple[StopHook, ...] = ()
+        self.outcome: RunCompleted | RunCancelled | RunFailed | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._errors: tuple[str, ...] = ()
+        self._abandoned: tuple[str, ...] = ()
+        self._delivered = False  # a cancellation was thrown into the body, whatever it did with it
+        self._failed_first = False  # the body's failure was on record before any stop
+        self._winding_up = False  # the body has ended, the outcome is not published yet
+        self._members_gone = False  # seen by `end_abandoned`: no member lived any more
+
+    @property
+    def run_id(self) -> str:
+        """The id, known before the first event."""
+        return self.spec.run_id
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The run this one is a member of."""
+        return self.voice.stamp.parent_run_id
+
+    @property
+    def source(self) -> Source:
+        """What runs: kind, id and name."""
+        return self.voice.stamp.source
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The stop on record."""
+        return self.line.stop
+
+    @property
+    def stopping(self) -> bool:
+        """Whether anybody has asked for a stop; at once, also from another thread."""
+        return self.line.asked
+
+    async def wait_for_end(self) -> None:
+        """Wait for the outcome, from any loop; not as a caller: a cancelled wait does not stop the run."""
+        if asyncio.get_running_loop() is self.loop:
+            while self.outcome is None:
+                await wait_in(self._bell, self.loop)
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.wait_for_end(), self.loop))
+
+    def live_members(self) -> Iterable[StopLine]:
+        """The stop lines of the members that have not ended."""
+        return living(self.members)
+
+    def end_abandoned(self) -> None:
+        """Not even the cut was heeded: the run ends without its body, which stays owned and counted."""
+        if self._waits_for_members():
+            self.line.arm(self.loop.time() + SETTLE, self.end_abandoned)
+            return
+        self._abandoned = self.boundary.names_left() or (self.source.name,)
+        self.boundary.abandon()
+        if self._hooks:
+            self._owner.spawn(self._end_cancelled())
+        else:
+            self.seal(Signal.cancel)
+
+    def _waits_for_members(self) -> bool:
+        """Members have bounds of their own and end first (T7); a body that only waited for them then ends by itself."""
+        if living(self.members):
+            return True
+        if self._winding_up:
+            return not (self.boundary.open or self.boundary.streams)
+        gone, self._members_gone = self._members_gone, True
+        return bool(self.members) and not gone
+
+    def _reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> bool:
+        """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger.
+
+        Returns whether the run may go on instead: it is paused, or has a last answer to give.
+        """
+        run, above = self, self._parent
+        while ledger is not None and above is not None and any(ledger is other for other in above.boundary.chain):
+            run, above = above, above._parent
+        if run.line.sealed or run.line.held is not None:
+            return False
+        if ledger is not None and run.means is not None and ledger is run.means.own and run._outlives(limit):
+            return True
+        run.line.request(StopRequest(cause=cause, reason=str(limit), limit=limit))
+        return False
+
+    def _outlives(self, limit: LimitReached) -> bool:
+        assert self.means is not None
+        assert self.means.own is not None
+        if self.means.limits.on_exhausted == "pause":
+            self.pause(str(limit))
+            return True
+        if self.boundary.can_wrap_up and self.means.own.keeps_back:
+            self.boundary.wrapping_up = limit
+            self.means.own.keep_back(0)
+            return True
+        return False
+
+    @property
+    def limits(self) -> RunLimits:
+        """The limits in force; `run.limits.update(tokens=...)` changes them."""
+        return RunLimits(lambda: NO_LIMITS if self.means is None else self.means.limits, self._change_limits)
+
+    @property
+    def ends_at(self) -> float | None:
+        """Loop time of the nearest timeout, own or inherited."""
+        return None if self.means is None else self.means.ends_at
+
+    def _change_limits(self, changes: LimitChanges) -> None:
+        if self.line.sealed:
+            raise MisuseError(f"run {self.run_id!r} has ended; its limits no longer matter")
+        if self.means is None:
+            above = None if self._parent is None else self._parent.means
+            self.means = Means(self.loop, NO_LIMITS, (), above, self.boundary.chain)
+            if self.status is not RunStatus.pending:
+                self.means.start(self._reach_limit)
+        if self.means.change(changes):
+            assert self.means.own is not None
+            self._draw_on(self.means.own)
+        self.boundary.most = self.means.limits.steps
+        self.boundary.limited = True
+        if self.boundary.paused and first_reached(self.boundary.chain) is None:
+            self.resume()
+        self.boundary.look_at_ledgers()
+
+    def _draw_on(self, ledger: Budget) -> None:
+        """A ledger that came after the start: it counts from now, for this run and everything below."""
+        boundary = self.boundary
+        boundary.chain, boundary.limited = (*boundary.chain, ledger), True
+        for member in self.members:
+            member._draw_on(ledger)
+
+    def pause(self, reason: str | None = None) -> None:
+        """Hold the run at its next step boundary until `resume()`; steps that have begun are finished.
+
+        Members are paused with it; a stop ends the pause; timeouts go on counting, idle time does not. From any thread.
+        """
+        if get_ident() != self.voice.log.thread:
+            self.loop.call_soon_threadsafe(self.pause, reason)
+        elif not self.line.sealed and self.line.held is None and self.boundary.pause():
+            self.voice.emit(RunPaused, reason)
+            if self.means is not None:
+                self.means.rest()
+            for member in self.members:
+                member.pause(reason)
+
+    def resume(self) -> None:
+        """Let a paused run go on. From any thread."""
+        if get_ident() != self.voice.log.thread:
+            self.loop.call_soon_threadsafe(self.resume)
+        elif self.boundary.resume():
+            self.voice.emit(RunContinued)
+            if self.means is not None:
+                self.means.wake()
+            for member in self.members:
+                member.resume()
+
+    async def drive(self) -> None:
+        """The run's task: the body under its scopes, then the outcome. Catches everything at the run's edge."""
+        self._take_inboxes()
+        if self.status.ended:
+            return
+        self.status = follow(self.status, Signal.start)
+        self.voice.emit(RunStarted)
+        if self.means is not None:
+            self.means.start(self._reach_limit)
+        current_run.set(self)
+        if self._parent is None:
+            current_step.set(None)
+        else:
+            self.line.inherit(self._parent.line)
+        ending, raised = Ending.interrupted, None
+        try:
+            with self.boundary.scope:
+                try:
+                    self._value = await perform(self.spec.runnable, RunContext(self), self.spec.message)
+                    ending = Ending.returned
+                finally:
+                    self._delivered = self.boundary.scope.delivered
+        except BaseException as exc:  # noqa: BLE001 - boundary: drive. It ends this run and no other (T20)
+            raised = exc
+        interrupt = process_interrupt(raised)
+        if interrupt is not None or (raised is None and self._delivered):
+            self._stop_by_process()
+        elif raised is not None:
+            ending = self._note(raised)
+        interrupt = await self._wind_up_whatever_comes(ending) or interrupt
+        if interrupt is not None:
+            raise interrupt
+
+    def _take_inboxes(self) -> None:
+        """Whatever another thread asked of this run, or of one above it, comes before its start (T10)."""
+        here: Life | None = self
+        while here is not None:
+            here.line.take_inbox()
+            here = here._parent
+
+    async def _wind_up_whatever_comes(self, ending: Ending) -> KeyboardInterrupt | None:
+        """Wind up; a native cancel in those last waits hastens them once, and never costs the outcome."""
+        interrupt = None
+        for _ in range(2):
+            try:
+                await self._wind_up(ending)
+                return interrupt
+            except BaseException as exc:  # noqa: BLE001 - boundary: drive
+                interrupt = process_interrupt(exc) or interrupt
+                self._errors = (*self._errors, safe_error(exc))
+                self._stop_by_process()
+        self.seal(Signal.cancel)
+        return interrupt
+
+    def _note(self, raised: BaseException) -> Ending:
+        """What the body raised, as a fact."""
+        kinds = (asyncio.CancelledError, BaseExceptionGroup)
+        only_cancelled = all(isinstance(exc, kinds) for exc in unfold(raised))
+        if only_cancelled and (self.boundary.asked or self._delivered):
+            self._stop_by_process()
+            return Ending.interrupted
+        self._failed_first = not self.boundary.asked or self.boundary.failed_first(raised)
+        self._error = raised if isinstance(raised, Exception) else StepFailed(self.source.name, safe_error(raised))
+        self._errors = (safe_error(raised), *self._errors)  # first: the line that stands for the failure
+        return Ending.raised
+
+    def _stop_by_process(self) -> None:
+        """A native cancel, or the process's own interrupt, with no stop on record: cause `shutdown` (T13)."""
+        self.line.take_inbox()
+        if self.line.held is None and not self.line.sealed:
+            self.line.request(StopRequest(cause=StopCause.shutdown, mode=StopMode.now, reason="its task was cancelled"))
+
+    async def _wind_up(self, ending: Ending) -> None:
+        """After the body: members and begun steps end first, then the outcome follows from the facts."""
+        self._winding_up = True
+        await end_all(lambda: self.members, self._last_will(), self._stop_by_process)
+        if self.boundary.open or self.boundary.streams:
+            await self.boundary.close()
+        if self.line.sealed or self._abandoned:  # the outcome did not wait for this
+            return
+        self.line.take_inbox()
+        boundary, stop = self.boundary, self.stop
+        cut = boundary.cut or (
+            stop is not None and any(stopped_with(member, self.run_id, stop) for member in self.members)
+        )
+        facts = Facts(ending, stop is not None, boundary.refused, cut, self._delivered, self._failed_first)
+        signal = reduce_outcome(facts)
+        if signal is Signal.cancel and self._hooks:
+            await self._end_cancelled()
+        else:
+            self.seal(signal)
+
+    def _last_will(self) -> StopRequest:
+        return StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended")
+
+    async def _end_cancelled(self) -> None:
+        """Run the `on_stop` hooks, newest first, each bounded, then publish; a hook that stays is left behind."""
+        hooks, self._hooks = self._hooks, ()
+        stop = self.stop
+        assert stop is not None
+        ends = self.loop.time() + self.policy.cleanup_timeout
+        self.line.arm(ends + SETTLE, self._leave_hooks_behind)
+        self._errors = (*self._errors, *await call_hooks(hooks, stop, ends))
+        self.seal(Signal.cancel)
+
+    def _leave_hooks_behind(self) -> None:
+        self._abandoned = (*self._abandoned, "on_stop")
+        self.seal(Signal.cancel)
+
+    def seal(self, signal: Signal) -> None:
+        """Publish the outcome, once. After this nothing of the run is left: no timer, no entry, no waiter."""
+        line = self.line
+        if not line.seal():
+            return
+        self.status = follow(self.status, signal)
+        self._publish(signal)
+        line.disarm()
+        if self.means is not None:
+            self.means.end()
+        self.boundary.end()
+        live.remove(self.run_id)
+        self._owner.run_ended(self)
+        wake_all(self._bell)
+
+    def _publish(self, signal: Signal) -> None:
+        voice = self.voice
+        shared = (voice.content, voice.usage, self.boundary.records(), self._errors)
+        if signal is Signal.complete:
+            self.outcome = voice.finish(RunCompleted, *shared)
+        elif signal is Signal.fail:
+            self.outcome = voice.finish(RunFailed, *shared, self._errors[0] if self._errors else "unknown")
+        else:
+            stop = self.stop
+            assert stop is not None
+            self.outcome = voice.finish(
+                RunCancelled, *shared, stop.cause, stop.reason, stop.by, stop.via, stop.mode, stop.requested_at,
+                voice.log.clock(), self._abandoned, stop.limit,
+            )  # fmt: skip
+
+    def add_hook(self, hook: StopHook) -> None:
+        """Register an `on_stop` callback."""
+        self._hooks = (*self._hooks, check_hook(hook))
+
+    def start_member(self, runnable: Runnable, message: object, options: RunOptions) -> Life:
+        """Start a run below this one; once a stop is on record it ends without having begun, like a refused step."""
+        boundary = self.boundary
+        if boundary.over:  # a task that outlived the run: there is no log any more that a member could write into
+            raise asyncio.CancelledError("refused: the run has ended")
+        member: Life = self._owner.launch_member(runnable, message, options, self)
+        self.members = (*self.members, member)
+        if boundary.asked and not boundary.inside():
+            boundary.refused = True
+            self.line.take_inbox()
+            stop = self.stop or StopRequest(cause=StopCause.parent)
+            member.line.ask(stop.model_copy(update={"via": self.run_id}))
+        elif self._winding_up:
+            member.line.ask(self._last_will())
+        return member
+
+    def add_error(self, line: str) -> None:
+        """Have the outcome tell of something that went wrong and did not fail the run."""
+        self._errors = (*self._errors, line)

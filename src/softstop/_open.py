@@ -1,0 +1,66 @@
+"""What can be open in a run, and which of it the calling code is in. Opens nothing, closes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from .budgets import Hold
+
+
+class Place(Protocol):
+    """The boundary of a run."""
+
+    open: set[OpenStep]
+
+
+class OpenStep(Protocol):
+    """An atomic step that is running."""
+
+    name: str
+    step_id: int
+    foreign: bool  # its task lies outside the scope's tree: a cancel of the scope would tear it natively
+    hold: Hold | None
+    around: OpenStep | None
+
+    @property
+    def boundary(self) -> Place:
+        """Of the run it is a step of."""
+        ...
+
+    def cut(self) -> None:
+        """Interrupt it."""
+        ...
+
+
+class OpenStream(Protocol):
+    """A divisible step that is running."""
+
+    name: str
+    step_id: int
+
+    waiting: bool  # for the next chunk
+    task: asyncio.Task[Any] | None  # that reads it
+
+    def interrupt(self) -> None:
+        """End a wait that the scope cannot end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close its source."""
+        ...
+
+
+current_step: ContextVar[OpenStep | None] = ContextVar("softstop.current_step", default=None)
+
+
+def enclosing_holds() -> list[Hold]:
+    """What the steps around the calling code have reserved, innermost first, parent runs included."""
+    holds: list[Hold] = []
+    step = current_step.get()
+    while step is not None:
+        if step.hold is not None and step in step.boundary.open:
+            holds.append(step.hold)
+        step = step.around
+    return holds
