@@ -180,9 +180,10 @@ class Budget:
         self.reserved = Amount(self.reserved.tokens + reserved.tokens, self.reserved.nano_usd + reserved.nano_usd)
 
     def _serve(self) -> None:
-        for queue in (self._nested, self._waiting):
-            while queue and queue[0].decide() is not Verdict.waiting:
-                pass  # whoever is decided has left the queue
+        for claim in tuple(self._nested):  # each may be what the step around another one waits for
+            claim.decide()
+        while self._waiting and self._waiting[0].decide() is not Verdict.waiting:
+            pass  # whoever is decided has left the queue
 
 
 def _checked(tokens: int | None, cost_usd: Decimal | float | str | None, warn_at: float | None) -> Room:
@@ -267,9 +268,9 @@ def first_reached(chain: Chain) -> tuple[Budget, Unit] | None:
 class Claim:
     """One step's request for room in its whole chain: all or nothing, now, later, or never.
 
-    Waits while running steps other than those that enclose it may free room; is refused as soon as none may.
-    A claim from inside a step that holds some of a budget does not queue behind others there: they may be waiting
-    for that very step.
+    Waits while running steps other than those that enclose it may free room; is refused as soon as none may, which
+    includes steps that wait for room inside themselves and could not go on before this one does.
+    A claim from inside a step that holds something does not queue behind others: they may wait for that very step.
 
     Args:
         chain: The ledgers, nearest first.
@@ -278,16 +279,11 @@ class Claim:
         on_decided: Called once, synchronously, when a waiting claim is granted or refused.
     """
 
-    __slots__ = ("_fit", "_mine", "_on_decided", "chain", "hold", "refused_by", "state")
+    __slots__ = ("_around", "_fit", "_on_decided", "chain", "hold", "refused_by", "state")
 
     def __init__(self, chain: Chain, fit: Fit, enclosing: Iterable[Hold], on_decided: Callable[[], None]) -> None:
         self.chain, self._fit, self._on_decided = chain, fit, on_decided
-        holds = tuple(enclosing)
-        self._mine: dict[int, list[Hold]] = {}
-        for index, budget in enumerate(chain):
-            around = [hold for hold in holds if any(held is budget for held in hold.chain)]
-            if around:
-                self._mine[index] = around
+        self._around = frozenset(enclosing)
         self.state = Verdict.waiting
         self.hold: Hold | None = None  # set when granted
         self.refused_by: tuple[Budget, Unit] | None = None  # set when refused
@@ -296,13 +292,13 @@ class Claim:
         """Decide at once if possible, else queue in every ledger of the chain."""
         with _lock:
             if self._settle() is Verdict.waiting:
-                for index, budget in enumerate(self.chain):
-                    (budget._nested if index in self._mine else budget._waiting).append(self)
+                for budget in self.chain:
+                    self._queue(budget).append(self)
             return self.state
 
     def decide(self) -> Verdict:
-        """Try again, being at the head of a queue; tells whoever waits if this settles it."""
-        if self._settle() is not Verdict.waiting:
+        """Try again, if it waits and its turn has come; tells whoever waits if this settles it."""
+        if self.state is Verdict.waiting and self._settle() is not Verdict.waiting:
             self._leave_queues()
             self._on_decided()
         return self.state
@@ -319,43 +315,68 @@ class Claim:
                 self.hold = None
 
     def _settle(self) -> Verdict:
-        if self._fit(_least(budget.room(self._enclosed(index)) for index, budget in enumerate(self.chain))) is None:
-            self.state = Verdict.refused
-            self.refused_by = self._who_refuses()
-            return self.state
         amount = self._fit(_least(budget.room() for budget in self.chain))
         if amount is not None and self._first_in_line():
             for budget in self.chain:
                 budget._move(Amount(), amount)
             self.hold, self.state = Hold(self.chain, amount), Verdict.granted
+        elif amount is None and (kept := self._kept_for_good()) is not None:
+            self.refused_by, self.state = self._who_refuses(kept), Verdict.refused
         return self.state
 
     def _first_in_line(self) -> bool:
-        queues = (budget._waiting for index, budget in enumerate(self.chain) if index not in self._mine)
-        return all(not queue or queue[0] is self for queue in queues)
+        return bool(self._around) or all(not b._waiting or b._waiting[0] is self for b in self.chain)
 
-    def _who_refuses(self) -> tuple[Budget, Unit]:
+    def _kept_for_good(self) -> frozenset[Hold] | None:
+        """The holds that cannot be given back before this claim is granted, if what they leave is too little for it."""
+        tangled = self._tangled()
+        while True:
+            kept = frozenset(hold for claim in tangled for hold in claim._around)
+            stay = [
+                claim for claim in tangled if claim._fit(_least(b.room(_held(b, kept)) for b in claim.chain)) is None
+            ]
+            if self not in stay:
+                return None
+            if len(stay) == len(tangled):
+                return kept
+            tangled = stay
+
+    def _tangled(self) -> list[Claim]:
+        """This claim and the waiting ones inside other steps that share a ledger with it, directly or by a third."""
+        found: list[Claim] = [self]
+        ledgers = list(self.chain) if self._around else []
+        for budget in ledgers:
+            for claim in budget._nested:
+                if claim not in found:
+                    found.append(claim)
+                    ledgers.extend(other for other in claim.chain if not any(other is known for known in ledgers))
+        return found
+
+    def _who_refuses(self, kept: frozenset[Hold]) -> tuple[Budget, Unit]:
         """The outermost ledger without room, and in which unit."""
-        for index in reversed(range(len(self.chain))):
-            budget = self.chain[index]
-            room = budget.room(self._enclosed(index))
+        for budget in reversed(self.chain):
+            room = budget.room(_held(budget, kept))
             if self._fit(Room(tokens=room.tokens)) is None:
                 return budget, "tokens"
             if self._fit(room) is None:
                 return budget, "cost_usd"
         return self.chain[0], "tokens"  # no single one: together they leave too little
 
-    def _enclosed(self, index: int) -> Amount:
-        around = self._mine.get(index, ())
-        return Amount(sum(hold.left.tokens for hold in around), sum(hold.left.nano_usd for hold in around))
+    def _queue(self, budget: Budget) -> deque[Claim]:
+        return budget._nested if self._around else budget._waiting
 
     def _leave_queues(self) -> None:
-        for index, budget in enumerate(self.chain):
-            queue = budget._nested if index in self._mine else budget._waiting
+        for budget in self.chain:
+            queue = self._queue(budget)
             if queue and queue[0] is self:
                 queue.popleft()
             elif self in queue:
                 queue.remove(self)
+
+
+def _held(budget: Budget, holds: Iterable[Hold]) -> Amount:
+    lefts = [hold.left for hold in holds if any(held is budget for held in hold.chain)]
+    return Amount(sum(left.tokens for left in lefts), sum(left.nano_usd for left in lefts))
 
 
 def _least(rooms: Iterable[Room]) -> Room:
