@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -18,6 +19,7 @@ from .limits import NO_LIMITS, Limits
 from .ports import Runnable
 from .stops import RunStatus, StopPolicy
 
+LONGEST_NAME: Final = 64  # characters that providers take for the name of a tool
 PARAGRAPH: Final = "\n\n"  # between the texts of members
 
 
@@ -136,11 +138,15 @@ def problem_of(output: RunOutput) -> str | None:
     if output.status is RunStatus.completed:
         return None
     if output.status is RunStatus.failed:
-        return f"failed: {output.errors[0] if output.errors else 'unknown'}"
+        return f"failed: {_why(output)}"
+    return f"was stopped on its own, {_why(output)}"
+
+
+def _why(output: RunOutput) -> str:
     stop = output.stop
-    if stop is None:
-        return "was stopped"
-    return f"was stopped on its own, cause {stop.cause}{f': {stop.reason}' if stop.reason else ''}"
+    if output.status is RunStatus.failed or stop is None:
+        return output.errors[0] if output.errors else "unknown"
+    return f"cause {stop.cause}: {stop.reason}" if stop.reason else f"cause {stop.cause}"
 
 
 def stopped_with(run: RunContext, output: RunOutput) -> bool:
@@ -163,13 +169,14 @@ def _delegation(member: Runnable) -> Callable[..., Any]:
 
     async def delegate(run: RunContext, task: str) -> Any:
         output = await run.member(member, task)
-        problem = problem_of(output)
-        if problem is not None:
-            return one_line(f"{problem}; so far: {output.content}" if output.content else problem)
-        return output.content or output.value
+        if output.status is RunStatus.completed:
+            return output.content or output.value
+        told = f"{'failed' if output.status is RunStatus.failed else 'stopped'}: {_why(output)}"
+        return one_line(f"{told}; so far: {output.content}" if output.content else told)
 
     source = member.source
-    delegate.__name__ = delegate.__qualname__ = f"delegate_to_{source.id.replace('-', '_')}"
+    name = f"delegate_to_{re.sub(r'[^a-zA-Z0-9_]', '_', source.id)}"
+    delegate.__name__ = delegate.__qualname__ = name[:LONGEST_NAME]
     described = getattr(member, "description", "")
     delegate.__doc__ = f"Give a task to {source.name} and get the answer.{PARAGRAPH if described else ''}{described}"
     return delegate

@@ -146,7 +146,7 @@ class Loop:
         if type(max) is not int or max < 1:
             raise MisuseError(f"Loop(max=...) is a number of rounds from 1 on, not {max!r:.80}")
         self._rounds = max
-        self._until = None if until is None else _Question(until, "until")
+        self._until = None if until is None else _Question(until, name, "until")
 
     async def play(self, run: RunContext, value: Any) -> Any:
         """Play round after round."""
@@ -171,7 +171,7 @@ class Condition:
 
     def __init__(self, check: Predicate, then: Any, otherwise: Any = None, *, name: str = "Condition") -> None:
         self.name = name
-        self._check = _Question(check, "check")
+        self._check = _Question(check, name, "check")
         self._then = prepare(then)
         self._otherwise = None if otherwise is None else prepare(otherwise)
 
@@ -193,7 +193,7 @@ class Router:
 
     def __init__(self, choose: Predicate, routes: Mapping[str, Any], *, name: str = "Router") -> None:
         self.name = name
-        self._choose = _Question(choose, "choose")
+        self._choose = _Question(choose, name, "choose")
         if not isinstance(cast(object, routes), Mapping) or not routes:
             raise MisuseError("Router takes its routes as a mapping: Router(choose, {'short': a, 'long': b})")
         self._routes = {key: prepare(step) for key, step in routes.items()}
@@ -242,12 +242,12 @@ class _Lenient:
 
 
 class _Question:
-    """A function that decides something about a value."""
+    """A function that decides something about a value, for the step that has it."""
 
-    def __init__(self, function: Predicate, what: str) -> None:
+    def __init__(self, function: Predicate, asker: str, what: str) -> None:
         if not callable(function):
             raise MisuseError(f"{what} is a function of the input, not {type(function).__name__}")
-        self._what = what
+        self._asker, self._what = asker, what
         self._function = function
         self._step = _Leaf(Agent(self._as_body, name=name_of(function))) if is_async(function) else None
 
@@ -258,7 +258,7 @@ class _Question:
         try:
             return self._function(value)
         except Exception as error:
-            raise MemberFailed(self._what, f"failed: {safe_error(error)}") from error
+            raise MemberFailed(self._asker, f"failed: {self._what}() raised {safe_error(error)}") from error
 
     async def _as_body(self, run: RunContext, value: Any) -> Any:
         del run
