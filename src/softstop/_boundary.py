@@ -34,10 +34,9 @@ class Boundary:
     """What one run has open, and whether more may open."""
 
     __slots__ = (
-        "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_resting", "_steps", "_turns",
-        "_unwinding",
-        "abandoned", "alert", "asked", "begun", "can_wrap_up", "chain", "cleanup_timeout", "cut", "foreign",
-        "limited", "most", "on_limit", "open", "over", "paused", "records_so_far", "refused", "scope", "streams",
+        "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_records", "_resting", "_steps",
+        "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "can_wrap_up", "chain", "cleanup_timeout",
+        "cut", "foreign", "limited", "most", "on_limit", "open", "over", "paused", "refused", "scope", "streams",
         "voice", "wrapping_up",
     )  # fmt: skip
 
@@ -68,17 +67,17 @@ class Boundary:
         self.abandoned = False  # ... without waiting for the body
         self.begun = 0
         self.foreign = 0  # begun steps in tasks outside the scope's tree; while > 0 the scope must not be cancelled
-        self.open: set[OpenStep] = set()
-        self.streams: set[OpenStream] = set()
-        self.records_so_far: list[Record] = []
+        self.open: dict[OpenStep, None] = {}  # in the order of their begin; an empty set would take three times as much
+        self.streams: dict[OpenStream, None] = {}
+        self._records: list[Record] | None = None
         self._steps = 0  # begun here and in members
         self._turns = 0  # model turns under way
         self._after_turn = False  # a stop of mode `turn` waits for them
         self._deferred = False  # the scope is to be cancelled once no foreign step runs
         self._failures: tuple[BaseException, ...] = ()
         self._unwinding: set[OpenStream] = set()  # interrupted, their sources closing: not to be interrupted again
-        self._parked: list[asyncio.Future[None]] = []
-        self._resting: list[asyncio.Future[None]] = []  # waiting for the end of a pause
+        self._parked: tuple[asyncio.Future[None], ...] = ()
+        self._resting: tuple[asyncio.Future[None], ...] = ()  # waiting for the end of a pause
         self._emptied: asyncio.Future[None] | None = None
 
     async def cross(self) -> None:
@@ -91,7 +90,7 @@ class Boundary:
         """Wait while the run is paused; go no further if it is stopping."""
         while self.paused and not self.asked:
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._resting.append(parked)
+            self._resting = (*self._resting, parked)
             await parked
         if self.asked:
             await self.refuse()
@@ -108,8 +107,13 @@ class Boundary:
         if not self.paused:
             return False
         self.paused, self.alert = False, self.asked
-        wake_all(self._resting)
+        self._wake_resting()
         return True
+
+    def _wake_resting(self) -> None:
+        if self._resting:
+            resting, self._resting = self._resting, ()
+            wake_all(list(resting))
 
     def ask(self) -> None:
         """Let nothing begin any more. From any thread."""
@@ -202,7 +206,7 @@ class Boundary:
         await checkpoint_if_cancelled()  # the ordinary way out: the run's scope delivers
         if not self.scope.cancelled and not self.over:  # foreign steps still run (T3), or the loop's turn has not come
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._parked.append(parked)
+            self._parked = (*self._parked, parked)
             await parked
         if self.scope.resting and not self._unwinding and self.in_tree():
             await asyncio.get_running_loop().create_future()  # the next pulse ends it
@@ -246,7 +250,7 @@ class Boundary:
         """Interrupt what is in no step, unless that would reach a foreign task's begun step natively (T3)."""
         for stream in tuple(self.streams):
             stream.interrupt()
-        wake_all(self._resting)
+        self._wake_resting()
         self._deferred = True
         self._cancel_unless_foreign()
 
@@ -260,7 +264,7 @@ class Boundary:
 
     def closed(self, stream: OpenStream) -> None:
         """Note that a stream has ended, its source closed."""
-        self.streams.discard(stream)
+        self.streams.pop(stream, None)
         if self._unwinding:
             self._unwinding.discard(stream)
             if not self._unwinding:
@@ -290,18 +294,18 @@ class Boundary:
         """The outcome is published: whatever task of the body is left may begin nothing."""
         self.over = True
         self.ask()
-        wake_all(self._resting)
+        self._wake_resting()
         self._unpark()
 
     def _unpark(self) -> None:
-        parked, self._parked = self._parked, []
+        parked, self._parked = self._parked, ()
         for future in parked:
             if not future.done():
                 future.cancel()
 
     def left(self, step: OpenStep, record: Record) -> None:
         """Note that a step has ended, shield down, everything committed."""
-        self.records_so_far.append(record)
+        self.note(record)
         if self.asked and record[3] in ("cut", "unsettled"):  # a step that was cut and ended whole hinders nothing (T5)
             self.cut = True
         if step.foreign and self.foreign:
@@ -312,6 +316,12 @@ class Boundary:
             self.scope.nudge()
         if self._emptied is not None and not self.open and not self._emptied.done():
             self._emptied.set_result(None)
+
+    def note(self, record: Record) -> None:
+        """Keep for the outcome how a step ended."""
+        if self._records is None:
+            self._records = []
+        self._records.append(record)
 
     def failed(self, exc: BaseException) -> None:
         """Remember a step's failure if no stop is on record: should the body raise it later, the run has failed."""
@@ -333,14 +343,14 @@ class Boundary:
 
     def records(self) -> tuple[StepRecord, ...]:
         """How each step ended, in the order in which they did; steps still open count as abandoned."""
-        if not (self.records_so_far or self.open or self.streams):
+        if not (self._records or self.open or self.streams):
             return ()
         still: list[Record] = [(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
         still += [(stream.name, stream.step_id, "divisible", "abandoned") for stream in self.streams]
         return tuple(
             [
                 StepRecord(step=name, step_id=number, kind=kind, status=status)
-                for name, number, kind, status in (*self.records_so_far, *still)
+                for name, number, kind, status in (*(self._records or ()), *still)
             ]
         )
 

@@ -28,7 +28,7 @@ class Stamp:
         self.parent = parent
         self.parent_run_id = None if parent is None else parent.run_id
         self.root_run_id: str = run_id if parent is None else parent.root_run_id
-        self.folded: list[str] | None = None  # text that the log has folded, while the run lives
+        self.folded: list[str] | tuple[()] | None = None  # text that the log has folded, while the run lives
         self._heads: dict[type[Event], bytes] | None = None  # JSON up to `seq`; only made for runs that are sent out
 
     def head_of(self, kind: type[Event]) -> bytes:

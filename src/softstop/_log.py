@@ -41,7 +41,7 @@ class Log:
         self._first = 1  # seq of the first event in `_live`
         self.full = 1 + LIVE  # the seq at which the log is to be folded: cheaper to compare than a length
         self.live: list[Event] = []
-        self._folded: list[Event | _Region] = []
+        self._folded: list[Event | _Region] | tuple[()] = ()  # a list from the first fold on: most runs never fold
         self.waiters: Waiters = []
 
     def append(self, event: Event) -> None:
@@ -66,9 +66,10 @@ class Log:
         old, self.live = self.live[:count], self.live[count:]
         self._first += count
         self.full = self._first + LIVE
+        folded = self._folded = self._folded or []
         for kind, stretch in groupby(old, type):
             events = list(stretch)
-            self._folded += [_Region(cast("list[RunContent]", events))] if kind is RunContent else events
+            folded += [_Region(cast("list[RunContent]", events))] if kind is RunContent else events
 
     def text_of(self, stamp: Stamp, since: int) -> str:
         """The text of one run that is not folded yet; `since` is a seq before which it wrote nothing."""
@@ -144,8 +145,11 @@ class _Part:
         newest = events[-1]
         self._stamp, self._at, self.last = newest._stamp, newest._at, newest._seq
         self._text = "".join(texts)
-        if newest._stamp.folded is not None:
-            newest._stamp.folded.append(self._text)
+        folded = newest._stamp.folded
+        if folded:
+            folded.append(self._text)
+        elif folded is not None:
+            newest._stamp.folded = [self._text]
         self._ends = array("L", accumulate(map(len, texts)))
         contiguous = self.last - events[0]._seq + 1 == len(events)
         self._seqs: Sequence[int] = (

@@ -95,7 +95,7 @@ class Step:
             self.foreign = True
             boundary.foreign += 1
         self.step_id = boundary.begin()
-        boundary.open.add(self)
+        boundary.open[self] = None
         self.around = current_step.get()
         current_step.set(self)
         boundary.voice.emit(self._names[0], self.name, self.step_id, "atomic")
@@ -112,7 +112,7 @@ class Step:
         told = safe_error(error) if status == "failed" and error is not None else None
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, told)  # the commit, behind the shield (T3)
         current_step.set(self.around)
-        boundary.open.discard(self)
+        boundary.open.pop(self, None)
         self._task = self._scope = None
         if scope is not None:
             scope.__exit__(exc_type, exc, trace)  # it is never cancelled itself, so it never swallows
@@ -238,7 +238,7 @@ class Stream(Generic[T]):
         self._inside = boundary.inside()
         pull = self._pull = aiter(self._source).__anext__
         self.step_id = boundary.begin()
-        boundary.streams.add(self)
+        boundary.streams[self] = None
         task = asyncio.current_task()
         self.task = task
         self._foreign = task is not boundary.scope.task and not self._inside and not boundary.in_tree()
@@ -289,7 +289,7 @@ class Stream(Generic[T]):
         self._pull, self._ended, self.waiting = None, True, False
         if status == "cut":
             boundary.cut = True
-        boundary.records_so_far.append((self.name, self.step_id, "divisible", status))
+        boundary.note((self.name, self.step_id, "divisible", status))
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
         boundary.closed(self)
 

@@ -27,7 +27,7 @@ class Voice:
 
     def __init__(self, log: Log, stamp: Stamp) -> None:
         self.log, self.stamp = log, stamp
-        stamp.folded = []
+        stamp.folded = ()
         self.tally: Tally | None = None  # all that was charged; made with the first charge
         self._thread = log.thread  # 0 once the outcome is in the log: then every write takes the unusual way
         self._pending: Tally | None = None  # charged since the last event

@@ -79,6 +79,7 @@ class Supervisor:
         self._queue: deque[Run] = deque()
         self._running = 0  # root runs that have a task and no outcome
         self._tasks: set[asyncio.Task[None]] = set()
+        self._when_done = self._task_done  # one bound method for all tasks
         self._quiet: Waiters = []
         self._outer: Supervisor | None = None  # the ambient one around the block
 
@@ -216,7 +217,7 @@ class Supervisor:
         assert self._loop is not None
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._task_done)
+        task.add_done_callback(self._when_done)
         return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:

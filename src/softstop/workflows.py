@@ -292,7 +292,7 @@ async def perform(step: Playable, run: RunContext, value: Any) -> Any:
         raise
     finally:
         boundary.cut = boundary.cut or status == "cut"
-        boundary.records_so_far.append((step.name, number, "divisible", status))
+        boundary.note((step.name, number, "divisible", status))
         voice.emit(StepCompleted, step.name, number, status, error)
 
 
