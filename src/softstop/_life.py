@@ -120,7 +120,7 @@ class Life:
         if asyncio.get_running_loop() is self.loop:
             while self.outcome is None:
                 await wait_in(self._bell, self.loop)
-        else:
+        elif self.outcome is None:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.wait_for_end(), self.loop))
 
     def live_members(self) -> Iterable[StopLine]:
