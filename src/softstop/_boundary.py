@@ -22,6 +22,7 @@ from .errors import unfold
 from .events import BudgetWarning, StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
+REFUSED: Final = "refused: the run is stopping"  # how a step knows it from a stray cancellation
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 LimitCallback = Callable[[StopCause, LimitReached, Budget | None], bool]
@@ -62,7 +63,7 @@ class Boundary:
         self.refused = self.cut = False
         self.paused = False
         self.can_wrap_up = False  # the body has a model that could give a last answer
-        self.wrapping_up: LimitReached | None = None  # ... and is to give it, because of this limit
+        self.wrapping_up: tuple[Budget, Unit] | None = None  # ... and is to give it, because of this limit
         self.over = False  # the outcome is published
         self.abandoned = False  # ... without waiting for the body
         self.begun = 0
@@ -141,7 +142,7 @@ class Boundary:
             outermost.on_limit(StopCause.step_limit, used, None)
             await self.refuse()
         while self.chain and (reached := first_reached(self.chain)) is not None:
-            await self._without(*reached)
+            await self.without(*reached)
 
     def begin(self) -> int:
         """Count a step and give it its number."""
@@ -157,7 +158,7 @@ class Boundary:
         while True:
             claim = await self._claim(fit)
             if claim.refused_by is not None:
-                await self._without(*claim.refused_by)
+                await self.without(*claim.refused_by)
                 continue
             assert claim.hold is not None
             if self.asked and not self.inside():
@@ -177,7 +178,7 @@ class Boundary:
                 raise
         return claim
 
-    async def _without(self, budget: Budget, unit: Unit) -> None:
+    async def without(self, budget: Budget, unit: Unit) -> None:
         """A ledger has no room: return if there will be, having waited if the run is paused; else refuse."""
         if not self.run_out(budget, unit):
             await self.refuse()
@@ -210,7 +211,7 @@ class Boundary:
             await parked
         if self.scope.resting and not self._unwinding and self.in_tree():
             await asyncio.get_running_loop().create_future()  # the next pulse ends it
-        raise asyncio.CancelledError("refused: the run is stopping")
+        raise asyncio.CancelledError(REFUSED)
 
     def in_tree(self) -> bool:
         """Whether a cancel of the run's scope reaches the calling task."""
@@ -219,12 +220,36 @@ class Boundary:
             return contains(self.scope.inner, probe)
         return False
 
+    def open_reserve(self, ledger: Budget, unit: Unit) -> bool:
+        """A ledger that keeps something back is exhausted: tells whether that leaves some room.
+
+        It is for a last answer; a body without a model that could give one just goes on with it.
+        """
+        if not ledger.keeps_back:
+            return False
+        ledger.keep_back(0)
+        if ledger.reached() is not None:
+            return False
+        if self.can_wrap_up:
+            self.wrapping_up = ledger, unit
+        return True
+
+    def stay_open(self) -> None:
+        """More was given: there is no need to wrap up any more."""
+        if self.wrapping_up is not None and self.wrapping_up[0].reached() is None:
+            self.wrapping_up = None
+
+    def why_wrapping_up(self) -> tuple[StopCause, LimitReached]:
+        """The limit that was reached, as it stands now."""
+        assert self.wrapping_up is not None
+        ledger, unit = self.wrapping_up
+        return CAUSE_OF[unit], ledger.facts(unit)
+
     def wrapped_up(self) -> None:
         """The last answer was given: the run ends cancelled, by the limit that was reached."""
-        limit, self.refused = self.wrapping_up, True
-        if limit is not None:
-            cause = StopCause.token_budget if limit.kind == "tokens" else StopCause.cost_budget
-            self.on_limit(cause, limit, None)
+        self.refused = True
+        if self.wrapping_up is not None:
+            self.on_limit(*self.why_wrapping_up(), None)
 
     @contextmanager
     def turn(self) -> Generator[None]:
@@ -255,10 +280,14 @@ class Boundary:
         self._cancel_unless_foreign()
 
     def _patience(self) -> float:
-        """While sources that were interrupted clean up, one interruption is enough: they may have to wait for that."""
+        """While generators that were interrupted clean up, one interruption is enough: they may have to wait for that.
+
+        Other sources clean up in `aclose`, behind a shield, and are interrupted again: the first one may be swallowed,
+        as by anyio where it coincides with the end of a scope of its own while a connection is being opened.
+        """
         for stream in self.streams:
             task = stream.task
-            if stream.waiting and task is not None and task.cancelling() > 0:
+            if stream.waiting and stream.unwinds and task is not None and task.cancelling() > 0:
                 self._unwinding.add(stream)
         return self.cleanup_timeout if self._unwinding else 0.0
 
@@ -269,6 +298,7 @@ class Boundary:
             self._unwinding.discard(stream)
             if not self._unwinding:
                 self.scope.nudge()
+        self._look_whether_emptied()
 
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
@@ -314,6 +344,9 @@ class Boundary:
             self._cancel_unless_foreign()
         elif self.scope.cancelled:
             self.scope.nudge()
+        self._look_whether_emptied()
+
+    def _look_whether_emptied(self) -> None:
         if self._emptied is not None and not self.open and not self._emptied.done():
             self._emptied.set_result(None)
 
@@ -335,9 +368,18 @@ class Boundary:
     async def close(self) -> None:
         """After the body: wait for begun steps in tasks that outlived it, close the sources left open."""
         self._unpark()
-        while self.open:
-            self._emptied = asyncio.get_running_loop().create_future()
-            await self._emptied
+        loop = asyncio.get_running_loop()
+        for stream in tuple(self.streams):
+            stream.interrupt()
+        patience = loop.time() + self.cleanup_timeout
+        while self.open or (loop.time() < patience and any(stream.waiting for stream in self.streams)):
+            self._emptied = emptied = loop.create_future()  # a source that another task runs cannot be closed from here
+            timer = None if self.open else loop.call_at(patience, wake_all, [emptied])
+            try:
+                await emptied
+            finally:
+                if timer is not None:
+                    timer.cancel()
         for stream in tuple(self.streams):
             await stream.aclose()
 

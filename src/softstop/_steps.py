@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from ._boundary import Boundary
+from ._boundary import REFUSED, Boundary
 from ._open import OpenStep, current_step
 from ._scopes import cancelled_around, contains, finish_within, scope_class
 from .budgets import Fit, Hold
@@ -124,7 +124,7 @@ class Step:
     def _judge(self, exc: BaseException) -> tuple[StepStatus, BaseException]:
         """How a step ended that raised, and what its caller shall see."""
         if isinstance(exc, asyncio.CancelledError):
-            stray = not self._was_cut and self._task is not None and self._task.cancelling() == 0
+            stray = not (self._was_cut or exc.args == (REFUSED,) or (self._task and self._task.cancelling() > 0))
         else:
             stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)
         error = StepFailed(self.name, safe_error(exc)) if stray else exc
@@ -163,6 +163,7 @@ class Stream(Generic[T]):
         "name",
         "step_id",
         "task",
+        "unwinds",
         "waiting",
     )  # fmt: skip
 
@@ -178,6 +179,7 @@ class Stream(Generic[T]):
         self._ended = False
         self._chunks = 0
         self._inside = False  # opened inside an atomic step, and so no boundary while that runs
+        self.unwinds = hasattr(source, "athrow")  # a generator: its clean-up is part of the wait for a chunk
         self.waiting = False  # between asking the source and its answer
         self._interrupted = False
         self._foreign = False  # in a task that asyncio started: the scope cannot interrupt it

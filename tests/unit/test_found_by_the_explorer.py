@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 
@@ -19,6 +20,7 @@ from softstop import (
     StopOutcome,
     StopPolicy,
     Supervisor,
+    Usage,
 )
 from softstop._run import Run
 
@@ -179,3 +181,47 @@ async def test_a_source_that_ignores_its_interruption_is_named_as_abandoned() ->
         await anyio.sleep(60)  # the source is done then
     assert output.abandoned == ("answer",)
     assert [(step.step, step.kind, step.status) for step in output.steps] == [("answer", "divisible", "abandoned")]
+
+
+async def test_a_source_read_by_a_task_that_outlived_the_body_is_closed_before_the_outcome() -> None:
+    closed: list[float] = []
+
+    async def provider() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await anyio.sleep(60)
+            yield "too late"
+        finally:
+            await anyio.sleep(1)
+            closed.append(anyio.current_time())
+
+    async def read(run: RunContext) -> None:
+        async for text in run.stream("answer", provider()):
+            run.write(text)
+
+    async def fail() -> None:
+        await anyio.sleep(2)
+        raise ValueError("the other branch")
+
+    async def body(run: RunContext, message: object) -> None:
+        await asyncio.gather(read(run), fail())  # noqa: TID251 - leaves its other children to themselves
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        output = await run.ended()
+        assert closed == [3]
+        assert anyio.current_time() == 3
+    assert (output.status, output.content) == (RunStatus.failed, "a")
+
+
+async def test_a_reservation_without_room_inside_a_step_does_not_make_that_step_a_failure() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("outer"), run.step("inner", reserve=Usage(output_tokens=10)):
+            raise NotImplementedError
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), limits=Limits(tokens=5))
+        output = await run.ended()
+    assert output.status is RunStatus.cancelled
+    assert [(step.step, step.status) for step in output.steps] == [("outer", "unsettled")]
+    assert output.errors == ()
