@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from inspect import isawaitable
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol, cast
 
 import anyio
 
@@ -27,6 +27,29 @@ def _impatient() -> float:
     return 0.0
 
 
+class _Private(Protocol):
+    """What anyio's scope for asyncio knows and does not tell."""
+
+    _cancel_handle: asyncio.Handle | None
+    _child_scopes: set[_Private]
+    _tasks: set[asyncio.Task[object]]
+
+    @property
+    def cancel_called(self) -> bool: ...
+    @property
+    def shield(self) -> bool: ...
+    def _deliver_cancellation(self, origin: _Private) -> bool: ...
+
+
+def _below(scope: anyio.CancelScope | _Private) -> Iterator[_Private]:
+    """A scope and those below it that no shield separates from it."""
+    here = cast("_Private", scope)
+    yield here
+    for child in tuple(here._child_scopes):
+        if not child.shield:
+            yield from _below(child)
+
+
 class QuietScope:
     """Two nested cancel scopes: the outer one is cancelled, the inner one can be shielded again.
 
@@ -35,7 +58,7 @@ class QuietScope:
     from then on the cancellation is delivered in pulses.
     """
 
-    __slots__ = ("_handle", "_loop", "_pulse", "_turns", "inner", "outer", "patience", "task")
+    __slots__ = ("_handle", "_loop", "_pulse", "_reached", "_turns", "inner", "outer", "patience", "task")
 
     def __init__(self, patience: Callable[[], float] = _impatient) -> None:
         new = scope_class()
@@ -46,6 +69,7 @@ class QuietScope:
         self._handle: asyncio.Handle | None = None  # the next look or pulse; None unless cancelled and still inside
         self._pulse = PULSE
         self._turns = 0
+        self._reached = False  # a delivery was seen to reach a task inside, whatever it did with it
         self.patience = patience  # seconds for which the deliveries so far are enough; asked after each
 
     def __enter__(self) -> QuietScope:
@@ -77,13 +101,14 @@ class QuietScope:
 
     @property
     def delivered(self) -> bool:
-        """Whether a cancellation, this scope's or a native one, was thrown into the task that entered."""
-        return self.task is not None and self.task.cancelling() > 0
+        """Whether a cancellation was thrown into the task that entered, or this scope's into a task of its tree."""
+        return self._reached or (self.task is not None and self.task.cancelling() > 0)
 
     def cancel(self) -> None:
         """Interrupt everything inside that is not shielded."""
         self.outer.cancel()
         if self.task is not None:
+            self._reaches()
             self._watch_from_now()
             patience = self.patience()
             if patience:
@@ -93,12 +118,14 @@ class QuietScope:
         """A shield inside has just gone: deliver again at once instead of at the next pulse."""
         if self.outer.cancel_called and self.task is not None:
             self.inner.shield = False
+            self._deliver_below()
             self._watch_from_now()
 
     def freeze(self) -> None:
         """Deliver nothing any more, for good."""
         self._unschedule()
         self.inner.shield = True
+        self._hush_below()
 
     def _watch_from_now(self) -> None:
         self._unschedule()
@@ -109,12 +136,12 @@ class QuietScope:
     def _watch(self) -> None:
         assert self._loop is not None
         self._turns -= 1
-        patience = self.patience()
+        reaches, patience = self._reaches(), self.patience()
         if patience:
             self._rest(patience)
         elif self._turns > 0:
             self._handle = self._loop.call_soon(self._watch)
-        elif self.delivered:
+        elif reaches:
             self._rest(self._pulse)
         else:  # all behind shields; whoever lowers one nudges, so this only catches shields that are not ours
             wait = POLL * 4**-(self._turns)
@@ -124,14 +151,37 @@ class QuietScope:
         assert self._loop is not None
         self._unschedule()
         self.inner.shield = True
+        self._hush_below()
         self._handle = self._loop.call_later(seconds, self._beat)
 
     def _beat(self) -> None:
         assert self._loop is not None
         self.inner.shield = False  # anyio delivers inside this assignment, once
         self.inner.shield = True
+        self._deliver_below()
+        self._hush_below()
+        self._reaches()
         self._pulse = min(self._pulse * 1.5, SLOWEST_PULSE)
         self._handle = self._loop.call_later(self._pulse, self._beat)
+
+    # A task group whose host is interrupted cancels a scope of its own, which then delivers on its own account, every
+    # turn, to children that stay. Nothing public can make it rest; what is private here is guarded by tests.
+
+    def _reaches(self) -> bool:
+        """Look whether somebody inside and behind no shield has a cancellation, and remember that it was so."""
+        found = any(task.cancelling() > 0 for scope in _below(self.inner) for task in scope._tasks)
+        self._reached = self._reached or found
+        return found
+
+    def _deliver_below(self) -> None:
+        for scope in _below(self.inner):
+            if scope.cancel_called:
+                scope._deliver_cancellation(scope)
+
+    def _hush_below(self) -> None:
+        for scope in _below(self.inner):
+            if scope._cancel_handle is not None:
+                scope._cancel_handle.cancel()  # and stays where it is, so that anyio takes it for busy
 
     def _unschedule(self) -> None:
         if self._handle is not None:
