@@ -41,6 +41,7 @@ class OpenStream(Protocol):
     step_id: int
 
     waiting: bool  # for the next chunk
+    unwinds: bool  # its source cleans up in the wait that was interrupted: a generator, not an object with `aclose`
     task: asyncio.Task[Any] | None  # that reads it
 
     def interrupt(self) -> None:
