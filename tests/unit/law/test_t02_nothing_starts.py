@@ -1,0 +1,415 @@
+"""T2: nothing starts after an accepted stop; waits in no step end at once; what a begun step opens belongs to it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+from lawkit import OtherThread, Words, at, listen, names, now, one, payer, sleeper
+
+from softstop import (
+    Agent,
+    Budget,
+    RunCancelled,
+    RunContext,
+    RunStatus,
+    RunStopRequested,
+    StepStarted,
+    StopCause,
+    StopPolicy,
+    Supervisor,
+    Usage,
+    cancel_run,
+)
+
+Spawn = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+
+
+async def must_not_begin(run: RunContext, name: str = "late") -> None:
+    async with run.step(name):
+        raise NotImplementedError
+
+
+async def alone(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+async def anyio_group(work: Callable[[], Awaitable[None]]) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(work)
+
+
+async def asyncio_group(work: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work())  # type: ignore[arg-type]
+
+
+async def gather(work: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.gather(work())  # noqa: TID251 - users do
+
+
+async def wait_for(work: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.wait_for(work(), 1_000)  # noqa: TID251 - users do
+
+
+async def bare_task(work: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.create_task(work())  # type: ignore[arg-type]  # noqa: TID251 - users do
+
+
+SPAWNS = [alone, anyio_group, asyncio_group, gather, wait_for, bare_task]
+
+
+@pytest.mark.parametrize("spawn", SPAWNS, ids=lambda spawn: spawn.__name__)
+async def test_a_step_after_the_stop_is_refused_whatever_spawned_its_task(spawn: Spawn) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def work() -> None:
+            async with run.step("pay"):
+                await anyio.sleep(10)
+            await must_not_begin(run)
+
+        await spawn(work)
+
+    run, events = await one(body, stop_at=3)
+    assert names(events) == ["RunStarted", "StepStarted", "RunStopRequested", "StepCompleted", "RunCancelled"]
+    assert run.status is RunStatus.cancelled
+
+
+@pytest.mark.parametrize("spawn", SPAWNS, ids=lambda spawn: spawn.__name__)
+async def test_a_task_spawned_after_the_stop_does_not_even_begin_its_first_step(spawn: Spawn) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(10)
+        await spawn(lambda: must_not_begin(run))
+
+    _, events = await one(body, stop_at=3)
+    assert names(events) == ["RunStarted", "StepStarted", "RunStopRequested", "StepCompleted", "RunCancelled"]
+
+
+async def test_a_step_is_refused_although_nothing_before_it_gave_the_loop_a_turn() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        run_of[0].cancel()
+        await done  # does not yield, so no cancellation can be delivered here
+        await must_not_begin(run)
+
+    run_of = []
+    async with Supervisor() as supervisor:
+        run_of.append(supervisor.start(Agent(body)))
+        assert names(await listen(run_of[0])) == ["RunStarted", "RunStopRequested", "RunCancelled"]
+
+
+async def test_a_step_is_refused_at_once_after_a_stop_from_a_thread_that_the_loop_has_not_seen_yet() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        assert thread.ask()
+        await must_not_begin(run)
+
+    with OtherThread(lambda: cancel_run("r1")) as thread:
+        _run, events = await one(body, run_id="r1")
+    assert names(events) == ["RunStarted", "RunStopRequested", "RunCancelled"]
+
+
+async def test_a_body_that_swallows_the_cancellation_still_begins_no_step_stream_or_member() -> None:
+    refusals = 0
+    source = Words()
+
+    async def body(run: RunContext, message: object) -> None:
+        nonlocal refusals
+        with contextlib.suppress(asyncio.CancelledError):
+            await anyio.sleep(1_000)
+
+        async def read() -> None:
+            async for _ in run.stream("late", source):
+                raise NotImplementedError
+
+        for attempt in (must_not_begin(run), read(), run.member(Agent(sleeper), "late"), run.boundary()):
+            try:
+                await attempt
+            except asyncio.CancelledError:
+                refusals += 1
+
+    run, events = await one(body, stop_at=1)
+    assert refusals == 4
+    assert source.made == 0
+    assert names(events) == ["RunStarted", "RunStopRequested", "RunCancelled"]
+    assert run.members == ()
+
+
+async def test_two_steps_that_race_for_the_same_turn_as_the_stop_begin_before_it_or_not_at_all() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def branch(number: int) -> None:
+            await anyio.sleep(1)
+            async with run.step(f"step {number}"):
+                if number == 1:
+                    run_of[0].cancel()
+                await anyio.sleep(1)
+
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(branch, number)
+
+    run_of = []
+    async with Supervisor() as supervisor:
+        run_of.append(supervisor.start(Agent(body)))
+        events = await listen(run_of[0])
+    asked = next(event.seq for event in events if isinstance(event, RunStopRequested))
+    began = {event.step: event.seq for event in events if isinstance(event, StepStarted)}
+    assert set(began) == {"step 0", "step 1"}
+    assert all(seq < asked for seq in began.values())
+
+
+async def test_an_eager_stop_before_the_first_turn_of_a_started_run_begins_nothing() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        run.cancel()
+        assert names(await listen(run)) == ["RunStopRequested", "RunCancelled"]
+
+
+# -- waits in no step ------------------------------------------------------------------------------------------------
+
+
+async def back_off(run: RunContext) -> None:
+    await asyncio.sleep(1_000)
+
+
+async def approval(run: RunContext) -> None:
+    await anyio.Event().wait()
+
+
+async def lock(run: RunContext) -> None:
+    lock = anyio.Lock()
+    async with lock, anyio.create_task_group() as group:
+        group.start_soon(lock.acquire)
+
+
+async def branches(run: RunContext) -> None:
+    await asyncio.gather(*(asyncio.sleep(1_000) for _ in range(3)))  # noqa: TID251 - users do
+
+
+async def timeouts(run: RunContext) -> None:
+    with anyio.fail_after(500):
+        async with asyncio.timeout(600):  # noqa: TID251 - users do
+            await anyio.sleep(1_000)
+
+
+async def chunk(run: RunContext) -> None:
+    async for _ in run.stream("write", Words(stall_at=0)):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("wait", [back_off, approval, lock, branches, timeouts, chunk], ids=lambda wait: wait.__name__)
+async def test_waiting_code_in_no_step_ends_at_once(wait: Callable[[RunContext], Awaitable[None]]) -> None:
+    ended: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            await wait(run)
+        finally:
+            ended.append(now())
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 3
+    assert ended == [3]
+    assert output.status is RunStatus.cancelled
+
+
+async def test_a_run_in_the_admission_queue_ends_at_once_and_its_place_is_free() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    async with Supervisor(max_running=1) as supervisor:
+        first = supervisor.start(Agent(payer))
+        queued = supervisor.start(Agent(body))
+        third = supervisor.start(Agent(payer))
+        assert queued.status is RunStatus.pending
+        at(2, queued.cancel)
+        assert names(await listen(queued)) == ["RunStopRequested", "RunCancelled"]
+        assert now() == 2
+        await first.ended()
+        await third.ended()
+        assert now() == 20
+
+
+async def test_a_step_that_waits_for_room_in_a_budget_ends_at_once_and_claims_nothing() -> None:
+    budget = Budget(tokens=100)
+
+    async def holder(run: RunContext, message: object) -> None:
+        async with run.step("hold", reserve=Usage(output_tokens=80)):
+            await anyio.sleep(50)
+
+    async def waiter(run: RunContext, message: object) -> None:
+        async with run.step("wait", reserve=Usage(output_tokens=80)):
+            raise NotImplementedError
+
+    async with Supervisor() as supervisor:
+        supervisor.start(Agent(holder), budgets=[budget])
+        waiting = supervisor.start(Agent(waiter), budgets=[budget])
+        at(3, waiting.cancel)
+        output = await waiting.ended()
+        assert now() == 3
+        assert budget.waiting == 0
+        assert budget.reserved.tokens == 80
+    assert output.status is RunStatus.cancelled
+    assert budget.reserved.tokens == 0
+
+
+async def test_without_a_turn_under_way_mode_turn_is_mode_step() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper))
+        at(3, lambda: run.cancel(mode="turn"))
+        assert (await run.ended()).status is RunStatus.cancelled
+        assert now() == 3
+
+
+async def test_a_stream_that_was_refused_is_closed_without_being_read() -> None:
+    source = Words()
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(10)
+        async for _ in run.stream("late", source):
+            raise NotImplementedError
+
+    await one(body, stop_at=3)
+    assert (source.made, source.closed) == (0, 1)
+
+
+# -- inside a begun step ---------------------------------------------------------------------------------------------
+
+
+async def test_a_step_opened_inside_a_begun_step_belongs_to_it_and_is_not_refused() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("outer"):
+            await anyio.sleep(10)
+            async with run.step("inner"):
+                await anyio.sleep(1)
+            await run.boundary()
+            await anyio.sleep(1)
+        await must_not_begin(run)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        events = await listen(run)
+        assert now() == 12
+    assert names(events) == [
+        "RunStarted", "StepStarted", "RunStopRequested", "StepStarted", "StepCompleted", "StepCompleted",
+        "RunCancelled",
+    ]  # fmt: skip
+
+
+async def test_a_stream_opened_inside_a_begun_step_is_read_to_its_end() -> None:
+    source = Words(5)
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("outer"):
+            await anyio.sleep(10)
+            async for word in run.stream("inner", source):
+                run.write(word)
+        await must_not_begin(run)
+
+    run, events = await one(body, stop_at=3)
+    assert source.made == 5
+    assert events[-1].content == "word1 word2 word3 word4 word5 "
+    assert run.output is not None
+    assert [(step.step, step.status) for step in run.output.steps] == [("inner", "completed"), ("outer", "completed")]
+
+
+@pytest.mark.parametrize("spawn", SPAWNS, ids=lambda spawn: spawn.__name__)
+async def test_tasks_of_a_begun_step_may_open_steps_in_it_after_the_stop(spawn: Spawn) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def inner() -> None:
+            async with run.step("inner"):
+                await anyio.sleep(1)
+
+        async with run.step("outer"):
+            await anyio.sleep(10)
+            await spawn(inner)
+            await spawn(inner)
+        await must_not_begin(run)
+
+    run, _ = await one(body, stop_at=3)
+    assert run.output is not None
+    assert [(step.step, step.status) for step in run.output.steps] == [
+        ("inner", "completed"), ("inner", "completed"), ("outer", "completed"),
+    ]  # fmt: skip
+
+
+async def test_a_task_that_outlives_its_step_no_longer_belongs_to_it() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def straggler() -> None:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(11)
+            await must_not_begin(run)
+
+        async with anyio.create_task_group() as group, run.step("outer"):
+            group.start_soon(straggler)
+            await anyio.sleep(10)
+
+    run, events = await one(body, stop_at=3)
+    assert [event.step for event in events if isinstance(event, StepStarted)] == ["outer"]
+    assert run.status is RunStatus.cancelled
+
+
+async def test_a_member_started_inside_a_begun_step_starts_and_has_what_is_left_of_the_grace() -> None:
+    async def member(run: RunContext, message: object) -> None:
+        run.write("hello ")
+        await must_not_begin(run)
+
+    async def lead(run: RunContext, message: object) -> None:
+        async with run.step("outer"):
+            await anyio.sleep(10)
+            output = await run.member(Agent(member), "go", run_id="m")
+            assert output.status is RunStatus.cancelled
+            assert output.content == "hello "
+        await must_not_begin(run)
+
+    async with Supervisor(policy=StopPolicy(grace=25)) as supervisor:
+        run = supervisor.start(Agent(lead), run_id="lead")
+        at(4, run.cancel)
+        events = await listen(run)
+    asked = [event for event in events if isinstance(event, RunStopRequested) and event.run_id == "m"]
+    assert [(event.cause, event.via, event.grace) for event in asked] == [(StopCause.user, "lead", 19.0)]
+    assert [type(event).__name__ for event in events if event.run_id == "m"] == [
+        "RunStarted", "RunStopRequested", "RunContent", "RunCancelled",
+    ]  # fmt: skip
+    assert isinstance(events[-1], RunCancelled)
+    assert [member.status for member in (run.output.members if run.output else ())] == [RunStatus.cancelled]
+
+
+async def test_a_member_started_after_the_stop_outside_any_step_never_begins() -> None:
+    async def member(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    async def lead(run: RunContext, message: object) -> None:
+        async with run.step("outer"):
+            await anyio.sleep(10)
+        run.start_member(Agent(member), "late", run_id="m")
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), run_id="lead")
+        at(4, run.cancel)
+        events = await listen(run)
+    assert [type(event).__name__ for event in events if event.run_id == "m"] == ["RunStopRequested", "RunCancelled"]
+    assert run.status is RunStatus.cancelled
+
+
+async def test_the_stop_of_one_run_refuses_nothing_in_another() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        for _ in range(5):
+            async with run.step("pay"):
+                await anyio.sleep(1)
+        return "paid"
+
+    async with Supervisor() as supervisor:
+        stopped, other = supervisor.start(Agent(body)), supervisor.start(Agent(body))
+        at(2.5, stopped.cancel)
+        assert (await other.ended()).status is RunStatus.completed
+        assert (await stopped.ended()).status is RunStatus.cancelled
