@@ -230,3 +230,21 @@ async def test_a_stop_between_answer_and_tool_starts_no_tool(provider: Provider)
         if isinstance(event, ModelRequestCompleted):
             run.cancel()
     assert run.status is RunStatus.cancelled
+
+
+@PROTOCOLS
+async def test_a_stop_at_any_moment_of_opening_a_request_is_prompt(provider: Provider, protocol: str) -> None:
+    agent = Agent(model=getattr(provider, protocol)(words=50, stall=1))
+    worst = 0.0
+    for number in range(60):
+        run = agent.arun("go")
+        await anyio.sleep(
+            0.0003 * number
+        )  # connecting, sending, waiting for headers, for the first chunk, for the next
+        asked = time.monotonic()
+        run.cancel()
+        output = await run
+        assert output.status is RunStatus.cancelled
+        worst = max(worst, time.monotonic() - asked)
+    assert worst < 1
+    assert all(request["gone"] for request in await provider.requests())
