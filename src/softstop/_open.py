@@ -12,7 +12,7 @@ from .budgets import Hold
 class Place(Protocol):
     """The boundary of a run."""
 
-    open: set[OpenStep]
+    open: dict[OpenStep, None]
 
 
 class OpenStep(Protocol):
