@@ -44,8 +44,8 @@ class OpenStream(Protocol):
     unwinds: bool  # its source cleans up in the wait that was interrupted: a generator, not an object with `aclose`
     task: asyncio.Task[Any] | None  # that reads it
 
-    def interrupt(self) -> None:
-        """End a wait that the scope cannot end."""
+    def interrupt(self, *, outlived: bool = False) -> None:
+        """End a wait that the scope cannot end; `outlived` if the task that waits has outlived the body."""
         ...
 
     async def aclose(self) -> None:

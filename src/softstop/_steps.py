@@ -271,9 +271,9 @@ class Stream(Generic[T]):
         if error is not exc:
             raise error from exc
 
-    def interrupt(self) -> None:
-        """End a foreign task's wait for a chunk; in the scope's tree the scope does that."""
-        if self._foreign and self.task is not None and self.waiting and not self._interrupted:
+    def interrupt(self, *, outlived: bool = False) -> None:
+        """End a foreign task's wait for a chunk; in the scope's tree the scope does that, until the body has ended."""
+        if (self._foreign or outlived) and self.task is not None and self.waiting and not self._interrupted:
             self._interrupted = True
             self.task.cancel("the run is stopping")
 

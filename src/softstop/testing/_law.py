@@ -119,6 +119,7 @@ def atomic_steps_are_whole(told: Told) -> Broken:
     commits = {mark.step_id: place for place, mark in told.marks("commit")}
     ends = {event.step_id: (place, event) for place, event in told.of(StepCompleted)}
     failed = [place for place, _ in told.marks("failed")]
+    excused = failed + [place for place, _ in told.marks("refused")]
     for _, mark in told.marks("begin"):
         committed = commits.get(mark.step_id)
         place, end = ends.get(mark.step_id, (told.ended, None))
@@ -129,7 +130,7 @@ def atomic_steps_are_whole(told: Told) -> Broken:
             yield f"step {mark.name!r} is told as completed and did not commit"
         if status == "failed" and not any(at < place for at in failed):
             yield f"step {mark.name!r} is told as failed and nothing in it failed"
-        if status in ("cut", "unsettled") and not told.forced(place) and not any(at < place for at in failed):
+        if status in ("cut", "unsettled") and not told.forced(place) and not any(at < place for at in excused):
             yield f"step {mark.name!r} was torn although its grace lasted"
 
 
@@ -174,7 +175,11 @@ def accepted_means_stopped(told: Told) -> Broken:
     if stopped > told.ended:
         return
     hindered = [mark for place, mark in told.marks("interrupted", "raised") if stopped <= place < told.ended]
-    cut = [event for place, event in told.of(StepCompleted) if place >= stopped and event.status != "completed"]
+    cut = [
+        event
+        for place, event in told.of(StepCompleted)
+        if place >= stopped and event.status not in ("completed", "failed")
+    ]
     if isinstance(outcome, RunCompleted) and (hindered or cut):
         yield f"it completed although the stop hindered it: {(hindered or cut)[0]!r}"
     returned = any(place < told.ended for place, _ in told.marks("returned"))
@@ -326,8 +331,8 @@ def nothing_is_left(trace: Trace) -> Broken:
             yield f"run {run.source.name!r} is still in the index of live runs"
     if trace.tasks and not abandoned:
         yield f"tasks are left: {trace.tasks}"
-    failed = any(isinstance(entry, Mark) and entry.what == "failed" for entry in trace.story)
-    if trace.orphans and not abandoned and not failed:  # a gather that failed leaves its other children to themselves
+    rude = any(isinstance(said, Mark) and (said.what == "failed" or said.name == "swallowed") for said in trace.story)
+    if trace.orphans and not abandoned and not rude:  # a gather that failed leaves its other children to themselves
         yield f"tasks that the body made are left: {trace.orphans}"
     if trace.timers and not abandoned:
         yield f"timers are left: {trace.timers}"

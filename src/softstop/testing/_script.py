@@ -124,16 +124,22 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
 
     async def play(run: RunContext) -> None:
         around = _around.get()
-        async with run.step(name, **options) as begun:
-            token = _around.set(begun.step_id)
-            mark(run, "begin", name, begun.step_id, around=around)
-            try:
-                await _sleep(seconds / 2)
-                await _play(run, inside)
-                await _sleep(seconds / 2)
-            finally:
-                _around.reset(token)
-            mark(run, "commit", name, begun.step_id, around=around)
+        begun = run.step(name, **options)
+        try:
+            async with begun:
+                token = _around.set(begun.step_id)
+                mark(run, "begin", name, begun.step_id, around=around)
+                try:
+                    await _sleep(seconds / 2)
+                    await _play(run, inside)
+                    await _sleep(seconds / 2)
+                finally:
+                    _around.reset(token)
+                mark(run, "commit", name, begun.step_id, around=around)
+        except asyncio.CancelledError:
+            if not begun.step_id and options.get("reserve") is not None:
+                mark(run, "refused", name, around=around)
+            raise
 
     return Action(_text("step", name, seconds, *inside, **options), play)
 

@@ -15,6 +15,7 @@ What = Literal[
     "wrote", "charged",
     "hooked", "hook",  # an `on_stop` callback registered, called
     "failed",  # an action raised by itself
+    "refused",  # a step inside a begun one found no room for what it wanted to reserve
     "interrupted",  # a cancellation reached an action
     "returned", "raised",  # how the body ended
 ]  # fmt: skip

@@ -1,0 +1,44 @@
+"""Every stop at every point of many scenarios keeps the law; and so do random scripts from printed seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from softstop.testing import Report, random_agent, stop_everywhere
+
+from .scenes import SCENES, MakeRun, never_overspent
+
+pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
+Tell = Callable[[Report], None]
+
+FIRST_SEED = int(os.environ.get("SOFTSTOP_SEED", "1"))
+SEEDS = int(os.environ.get("SOFTSTOP_SEEDS", "10"))  # times ten scripts
+PAIRS = int(os.environ.get("SOFTSTOP_PAIRS", "150"))
+
+
+@pytest.mark.parametrize("make_run", SCENES.values(), ids=SCENES.keys())
+def test_the_law_holds_wherever_the_stop_lands(make_run: MakeRun, tell: Tell) -> None:
+    report = stop_everywhere(make_run, pairs=PAIRS, seed=FIRST_SEED)
+    tell(report)
+    assert report.violations == 0
+
+
+def test_no_stop_makes_a_shared_budget_overspend(tell: Tell) -> None:
+    report = stop_everywhere(SCENES["one ledger for three branches"], pairs=PAIRS, seed=FIRST_SEED, also=never_overspent)
+    tell(report)
+    assert report.violations == 0
+
+
+@pytest.mark.parametrize("rude", [False, True], ids=["polite", "rude"])
+@pytest.mark.parametrize("ten", range(FIRST_SEED, FIRST_SEED + SEEDS))
+def test_the_law_holds_for_random_scripts(ten: int, rude: bool, tell: Tell) -> None:
+    total = Report()
+    for seed in range(10 * ten, 10 * ten + 10):
+        agent = random_agent(seed, manners=not rude)
+        print(f"seed {seed}: {agent!r}")
+        total.add(stop_everywhere(lambda supervisor: supervisor.start(agent, "go"), pairs=20, most=50, seed=seed))  # noqa: B023
+    tell(total)
+    assert total.violations == 0
