@@ -38,12 +38,12 @@ class EventStream:
         for event in self._batch:
             return event
         log = self._log
+        if self._gone is not None and self._reader is None:
+            self._note_reader()  # before it has waited for anything: the first events may be there already
         if get_ident() != log.thread:
             return await self._next_from_afar()
         while not self._done:
             while log.seq == self._after and self._voice._thread:  # until there is more, or the outcome was the last
-                if self._gone is not None and self._reader is None:
-                    self._note_reader()
                 waiter: asyncio.Future[None] = asyncio.Future(loop=log.loop)
                 log.waiters.append(waiter)
                 try:
