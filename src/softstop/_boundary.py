@@ -17,6 +17,7 @@ from ._log import wake_all
 from ._open import OpenStep, OpenStream, current_step, enclosing_holds
 from ._scopes import QuietScope, contains
 from ._voice import Voice
+from ._wrapup import WrapUp
 from .budgets import CAUSE_OF, Budget, Chain, Claim, Fit, Hold, Unit, Verdict, first_reached
 from .errors import unfold
 from .events import BudgetWarning, StepKind, StepRecord, StepStatus
@@ -36,9 +37,9 @@ class Boundary:
 
     __slots__ = (
         "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_records", "_resting", "_steps",
-        "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "can_wrap_up", "chain", "cleanup_timeout",
+        "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "chain", "cleanup_timeout",
         "cut", "foreign", "limited", "most", "on_limit", "open", "over", "paused", "refused", "scope", "streams",
-        "voice", "wrapping_up",
+        "voice", "wrap_up",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +63,7 @@ class Boundary:
         self.asked = False  # nothing may begin any more: a stop is on record, or still in another thread's hands
         self.refused = self.cut = False
         self.paused = False
-        self.can_wrap_up = False  # the body has a model that could give a last answer
-        self.wrapping_up: tuple[Budget, Unit] | None = None  # ... and is to give it, because of this limit
+        self.wrap_up: WrapUp | None = None  # set by a body that has a model, which could give a last answer
         self.over = False  # the outcome is published
         self.abandoned = False  # ... without waiting for the body
         self.begun = 0
@@ -220,36 +220,13 @@ class Boundary:
             return contains(self.scope.inner, probe)
         return False
 
-    def open_reserve(self, ledger: Budget, unit: Unit) -> bool:
-        """A ledger that keeps something back is exhausted: tells whether that leaves some room.
-
-        It is for a last answer; a body without a model that could give one just goes on with it.
-        """
-        if not ledger.keeps_back:
-            return False
-        ledger.keep_back(0)
-        if ledger.reached() is not None:
-            return False
-        if self.can_wrap_up:
-            self.wrapping_up = ledger, unit
-        return True
-
-    def stay_open(self) -> None:
-        """More was given: there is no need to wrap up any more."""
-        if self.wrapping_up is not None and self.wrapping_up[0].reached() is None:
-            self.wrapping_up = None
-
-    def why_wrapping_up(self) -> tuple[StopCause, LimitReached]:
-        """The limit that was reached, as it stands now."""
-        assert self.wrapping_up is not None
-        ledger, unit = self.wrapping_up
-        return CAUSE_OF[unit], ledger.facts(unit)
-
     def wrapped_up(self) -> None:
         """The last answer was given: the run ends cancelled, by the limit that was reached."""
         self.refused = True
-        if self.wrapping_up is not None:
-            self.on_limit(*self.why_wrapping_up(), None)
+        if self.wrap_up is not None and self.wrap_up.begun:
+            request = self.wrap_up.request()
+            assert request.limit is not None
+            self.on_limit(request.cause, request.limit, None)
 
     @contextmanager
     def turn(self) -> Generator[None]:
@@ -370,7 +347,7 @@ class Boundary:
         self._unpark()
         loop = asyncio.get_running_loop()
         for stream in tuple(self.streams):
-            stream.interrupt()
+            stream.interrupt(outlived=True)
         patience = loop.time() + self.cleanup_timeout
         while self.open or (loop.time() < patience and any(stream.waiting for stream in self.streams)):
             self._emptied = emptied = loop.create_future()  # a source that another task runs cannot be closed from here

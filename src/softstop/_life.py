@@ -14,26 +14,20 @@ from ._hooks import StopHook, call_hooks, check_hook
 from ._live import live
 from ._log import Log, Waiters, wait_in, wake_all
 from ._machine import Ending, Facts, Signal, follow, reduce_outcome
-from ._means import LimitChanges, Means, RunLimits, means_of
+from ._means import LimitChanges, Means, RunLimits, check_priced, means_of
 from ._members import end_all, living, stopped_with
 from ._open import current_step
 from ._spec import RunOptions, RunSpec
 from ._stopline import StopLine
 from ._voice import Voice, WatchedVoice
+from ._wrapup import open_reserve
 from .budgets import Budget, first_reached
 from .context import RunContext
 from .errors import MisuseError, StepFailed, process_interrupt, safe_error, unfold
 from .events import RunCancelled, RunCompleted, RunContinued, RunFailed, RunPaused, RunStarted, Source, Stamp
 from .limits import NO_LIMITS, Limits
 from .ports import Owner, Runnable
-from .stops import (
-    LimitReached,
-    RunStatus,
-    StopCause,
-    StopMode,
-    StopPolicy,
-    StopRequest,
-)  # fmt: skip
+from .stops import LimitReached, RunStatus, StopCause, StopMode, StopPolicy, StopRequest
 
 SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before the outcome is published without it
 
@@ -158,22 +152,22 @@ class Life:
             run, above = above, above._parent
         if run.line.sealed or run.line.held is not None:
             return False
-        if ledger is not None and run.means is not None and ledger is run.means.own and run._outlives(limit):
+        request = StopRequest(cause=cause, reason=str(limit), limit=limit)
+        if ledger is not None and run.means is not None and ledger is run.means.own and run._outlives(ledger, request):
             return True
-        run.line.request(StopRequest(cause=cause, reason=str(limit), limit=limit))
+        run.line.request(request)
         return False
 
-    def _outlives(self, limit: LimitReached) -> bool:
-        assert self.means is not None
-        assert self.means.own is not None
-        if self.means.limits.on_exhausted == "pause":
-            self.pause(str(limit))
+    def _outlives(self, ledger: Budget, request: StopRequest) -> bool:
+        if self.limits.now.on_exhausted == "pause":
+            self.pause(request.reason)
             return True
-        if self.boundary.can_wrap_up and self.means.own.keeps_back:
-            self.boundary.wrapping_up = limit
-            self.means.own.keep_back(0)
-            return True
-        return False
+        wrap_up = self.boundary.wrap_up
+        if wrap_up is not None and ledger.keeps_back:  # it is for the last answer, not for members
+            wrap_up.begin(ledger, request.cause)
+            for member in self.live_members():
+                member.ask(wrap_up.request(self.run_id))
+        return open_reserve(ledger)
 
     @property
     def limits(self) -> RunLimits:
@@ -188,6 +182,8 @@ class Life:
     def _change_limits(self, changes: LimitChanges) -> None:
         if self.line.sealed:
             raise MisuseError(f"run {self.run_id!r} has ended; its limits no longer matter")
+        if changes.get("cost_usd") is not None:
+            self._refuse_unpriced()
         if self.means is None:
             above = None if self._parent is None else self._parent.means
             self.means = Means(self.loop, NO_LIMITS, (), above, self.boundary.chain)
@@ -198,9 +194,16 @@ class Life:
             self._draw_on(self.means.own)
         self.boundary.most = self.means.limits.steps
         self.boundary.limited = True
+        if self.boundary.wrap_up is not None:
+            self.boundary.wrap_up.reconsider()
         if self.boundary.paused and first_reached(self.boundary.chain) is None:
             self.resume()
         self.boundary.look_at_ledgers()
+
+    def _refuse_unpriced(self) -> None:
+        check_priced(self.spec.runnable, "run")
+        for member in self.members:
+            member._refuse_unpriced()
 
     def _draw_on(self, ledger: Budget) -> None:
         """A ledger that came after the start: it counts from now, for this run and everything below."""
@@ -290,8 +293,7 @@ class Life:
 
     def _note(self, raised: BaseException) -> Ending:
         """What the body raised, as a fact."""
-        kinds = (asyncio.CancelledError, BaseExceptionGroup)
-        only_cancelled = all(isinstance(exc, kinds) for exc in unfold(raised))
+        only_cancelled = all(isinstance(exc, asyncio.CancelledError | BaseExceptionGroup) for exc in unfold(raised))
         if only_cancelled and (self.boundary.asked or self._delivered):
             self._stop_by_process()
             return Ending.interrupted
@@ -316,9 +318,7 @@ class Life:
             return
         self.line.take_inbox()
         boundary, stop = self.boundary, self.stop
-        cut = boundary.cut or (
-            stop is not None and any(stopped_with(member, self.run_id, stop) for member in self.members)
-        )
+        cut = boundary.cut or any(stopped_with(member, self.run_id, stop) for member in self.members)
         facts = Facts(ending, stop is not None, boundary.refused, cut, self._delivered, self._failed_first)
         signal = reduce_outcome(facts)
         if signal is Signal.cancel and self._hooks:
@@ -391,6 +391,8 @@ class Life:
             member.line.ask(stop.model_copy(update={"via": self.run_id}))
         elif self._winding_up:
             member.line.ask(self._last_will())
+        elif boundary.wrap_up is not None and boundary.wrap_up.begun:
+            member.line.ask(boundary.wrap_up.request(self.run_id))
         return member
 
     def add_error(self, line: str) -> None:

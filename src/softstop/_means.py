@@ -14,6 +14,7 @@ from ._watch import TimeWatch
 from .budgets import WARN_AT, Budget, Chain, Room
 from .errors import MisuseError
 from .limits import NO_LIMITS, Limits
+from .ports import Runnable
 from .stops import LimitReached, StopCause
 
 KEPT_BACK = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
@@ -62,8 +63,7 @@ class Means:
         warn_at = WARN_AT if limits.warn_at is None else limits.warn_at
         self.own = Budget(limits.tokens, limits.cost_usd, name="run", warn_at=warn_at)
         self.chain = (self.own, *self.chain)
-        if limits.on_exhausted == "wrap_up":
-            self.own.keep_back(KEPT_BACK)
+        self._keep_back()
 
     @property
     def signs(self) -> tuple[SignOfLife, ...]:
@@ -129,7 +129,12 @@ class Means:
             self._open_ledger()
             return True
         self.own.change(Room(self.limits.tokens, self.limits.cost_nano_usd))
+        self._keep_back()
         return False
+
+    def _keep_back(self) -> None:
+        if self.own is not None and self.limits.on_exhausted == "wrap_up":
+            self.own.keep_back(KEPT_BACK)
 
 
 def means_of(
@@ -197,3 +202,16 @@ class RunLimits:
             MisuseError: The run has ended, or a value is no limit.
         """
         self._apply(changes)
+
+
+def check_priced(runnable: Runnable, holder: str) -> None:
+    """A limit of money cannot hold over a model of which nobody knows the price.
+
+    Raises:
+        MisuseError: That is so.
+    """
+    if not getattr(runnable, "priced", True):
+        raise MisuseError(
+            f"cost_usd of {holder}: nobody knows what the model of {runnable.source.name!r} costs; give the model "
+            "price=Price(...), or limit tokens instead"
+        )

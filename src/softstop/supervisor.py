@@ -17,6 +17,7 @@ from ._journal import Journal
 from ._life import SETTLE, Life, current_run
 from ._live import defaults, live
 from ._log import Waiters, wait_in, wake_all
+from ._means import check_priced
 from ._readers import EventStream
 from ._run import Run
 from ._spec import RunOptions, RunOutput, RunSpec
@@ -200,10 +201,15 @@ class Supervisor:
         limits = spec.limits.over(runnable.limits)
         if parent is None:
             limits = limits.over(self.limits)
-        policy = spec.policy or runnable.policy or (parent.policy if parent is not None else self.policy)
+        policy = spec.policy or runnable.policy
+        if policy is None:
+            policy = self.policy if parent is None else parent.policy
+        elif parent is not None:
+            policy = policy.within(parent.policy)
         run = Run(self, spec, limits, policy, parent)
-        if run.boundary.chain and not getattr(runnable, "priced", True):
-            _refuse_unpriced(run)
+        for budget in run.boundary.chain:
+            if budget.cost_usd is not None:
+                check_priced(runnable, budget.name)
         live.add(run.run_id, run)
         self._runs[run.run_id] = run
         return run
@@ -325,16 +331,6 @@ class Supervisor:
                 del self._ended[run_id]
                 return None
         return run
-
-
-def _refuse_unpriced(run: Run) -> None:
-    """A limit of money cannot hold over a model of which nobody knows the price."""
-    for budget in run.boundary.chain:
-        if budget.cost_usd is not None:
-            raise MisuseError(
-                f"cost_usd of {budget.name} is {budget.cost_usd:g}, but nobody knows what the model of "
-                f"{run.source.name!r} costs; give the model price=Price(...), or limit tokens instead"
-            )
 
 
 def _unknown(run_id: str) -> StopReceipt:

@@ -8,6 +8,7 @@ from ._errors import TooManyTurns as TooManyTurns
 from ._offline import Offline as Offline
 from ._prices import Price as Price
 from ._providers import Anthropic as Anthropic
+from ._providers import Borrowed as Borrowed
 from ._providers import OpenAIChat as OpenAIChat
 from ._providers import OpenAIResponses as OpenAIResponses
 from ._providers import choose as _choose

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import (
     ModelMessage,
+    ModelResponse,
     ModelResponseStreamEvent,
     PartDeltaEvent,
     PartStartEvent,
@@ -17,22 +18,26 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
+from pydantic_core import from_json
 
 from .._scopes import finish_within
 from ..context import RunContext
 from ._errors import explain
 from ._history import History
-from ._usage import Bill, input_tokens
+from ._usage import Bill
 
 
 class Request:
     """What is sent: messages, the tools that may be called, and how long the answer may be."""
 
-    __slots__ = ("messages", "most_output", "tokens", "tools")
+    __slots__ = ("messages", "most_output", "tokens", "tools", "uses_tools")
 
-    def __init__(self, messages: list[ModelMessage], tools: list[ToolDefinition]) -> None:
+    def __init__(
+        self, messages: list[ModelMessage], tools: list[ToolDefinition], tokens: int, *, uses_tools: bool = True
+    ) -> None:
         self.messages, self.tools = messages, tools
-        self.tokens = input_tokens(messages, tools)  # about
+        self.tokens = tokens  # about
+        self.uses_tools = uses_tools  # False forbids to call those that are told
         self.most_output: int | None = None  # None leaves it to the model
 
 
@@ -50,6 +55,7 @@ class Answer:
         self._response: StreamedResponse | None = None
         self._events: AsyncIterator[ModelResponseStreamEvent] | None = None
         self.begun = False  # some text was handed on
+        self.ran_out = False  # it ended where it was as long as it might be
 
     def __aiter__(self) -> Answer:
         return self
@@ -80,7 +86,7 @@ class Answer:
         opening = model_request_stream(
             self._model,
             messages,
-            model_settings=_settings(self._model, request.most_output),
+            model_settings=_settings(self._model, request),
             model_request_parameters=parameters,
         )
         self._asked = request.tokens
@@ -105,9 +111,14 @@ class Answer:
         if self._response is None:
             self._bill.charge_unanswered(self._model.model_name, asked)
             return
-        self._bill.charge(self._response, asked, complete=complete)
-        record = self._history.add_answer if complete else self._history.add_cut_answer
-        record(self._response.get())
+        usage = self._bill.charge(self._response, asked, complete=complete)
+        response = self._response.get()
+        self.ran_out = complete and response.finish_reason == "length"
+        if complete and not (self.ran_out and _has_half_a_call(response)):
+            self._history.add_answer(response)
+            self._history.note_size(usage)
+        else:
+            self._history.add_cut_answer(response)
 
     async def _close(self) -> None:
         opened, self._opened = self._opened, None
@@ -124,9 +135,22 @@ def _text_of(event: ModelResponseStreamEvent) -> str:
     return ""
 
 
-def _settings(model: Model, most_output: int | None) -> ModelSettings:
+def _has_half_a_call(response: ModelResponse) -> bool:
+    """Whether its end tore a tool call: one whose arguments are no JSON."""
+    try:
+        for call in response.tool_calls:
+            if isinstance(call.args, str):
+                from_json(call.args or "{}")
+    except ValueError:
+        return True
+    return False
+
+
+def _settings(model: Model, request: Request) -> ModelSettings:
     """No retries inside the provider's client, where no event tells of them; the turn loop makes its own."""
-    settings = ModelSettings() if most_output is None else ModelSettings(max_tokens=most_output)
+    settings = ModelSettings() if request.most_output is None else ModelSettings(max_tokens=request.most_output)
     if "max_retries" not in (model.settings or {}) and "max_retries" not in model.unsupported_settings:
         settings["max_retries"] = 0
+    if not request.uses_tools and request.tools:
+        settings["tool_choice"] = "none"
     return settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, cast
 
@@ -15,10 +15,13 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
+from pydantic_ai.tools import ToolDefinition
 from pydantic_core import to_json
 
 from ..context import RunContext
 from ..errors import MisuseError
+from ..usage import Usage
+from ._usage import input_tokens
 
 Unanswered = Literal["not_run", "cut", "unsettled"]
 MEANING: Final[dict[Unanswered, str]] = {
@@ -32,6 +35,7 @@ LAST_ANSWER: Final = (
     "The budget of this run is used up: this is your last answer, and no tools are left. "
     "Answer now with what you have, briefly, and say what is missing."
 )
+GO_ON: Final = "Your answer was cut off there by a limit. Go on."
 
 
 class History:
@@ -42,22 +46,34 @@ class History:
         self._instructions = instructions or None
         self.messages = self._opening(message)
         self.calls: list[ToolCallPart] = []  # of the turn under way
+        self._measured = (0, 0)  # so many messages were so many tokens, as the provider counted
         self._answers: list[ToolReturnPart] = []  # one a call, in the same order
         self._publish()
 
     def _opening(self, message: object) -> list[ModelMessage]:
-        """The messages a run begins with: a prompt, or an earlier run's `messages` with a prompt at their end."""
-        if self._run.history:
-            return [*self._run.history, self._prompt(message)]
-        if message is None:
-            raise MisuseError("an agent with a model needs a message: agent.arun('...')")
+        """What the run begins with: the messages of the run it continues, and what it was given: a prompt, or both."""
+        messages: list[ModelMessage] = list(self._earlier())
         items = _items(message)
-        if not any(isinstance(item, ModelRequest | ModelResponse) for item in items):
-            return [self._prompt(message)]
-        messages = [item if isinstance(item, ModelRequest | ModelResponse) else self._prompt(item) for item in items]
-        if isinstance(messages[-1], ModelResponse):
-            raise MisuseError("these messages end with the model's own; add a prompt: [*output.messages, 'Go on.']")
+        if any(isinstance(item, ModelRequest | ModelResponse) for item in items):
+            messages += [
+                item if isinstance(item, ModelRequest | ModelResponse) else self._prompt(item) for item in items
+            ]
+        elif message is not None:
+            messages.append(self._prompt(message))
+        if not messages:
+            raise MisuseError("an agent with a model needs a message: agent.arun('...')")
+        last = messages[-1]
+        if isinstance(last, ModelResponse):
+            raise MisuseError("this conversation ends with the model's own words; add a prompt: 'Go on.'")
+        if message is None:
+            messages[-1] = replace(last, instructions=self._instructions)
         return messages
+
+    def _earlier(self) -> Iterator[ModelMessage]:
+        for item in self._run.history:
+            if not isinstance(item, ModelRequest | ModelResponse):
+                raise MisuseError(f"continue_from: a model takes messages of pydantic-ai, not {type(item).__name__}")
+            yield item
 
     def _prompt(self, value: object) -> ModelRequest:
         text = value if isinstance(value, str) else to_json(value, fallback=str).decode()
@@ -87,11 +103,26 @@ class History:
             self.messages.append(ModelResponse(parts, model_name=response.model_name, state="interrupted"))
             self._publish()
 
+    def go_on(self) -> None:
+        """Have the model go on where its answer was cut off."""
+        self.messages.append(self._prompt(GO_ON))
+        self._publish()
+
     def for_last_answer(self) -> list[ModelMessage]:
         """The conversation, for an answer that must do without tools and be the last."""
         last = self.messages[-1]
         told = f"{self._instructions}\n\n{LAST_ANSWER}" if self._instructions else LAST_ANSWER
         return [*self.messages[:-1], replace(last, instructions=told) if isinstance(last, ModelRequest) else last]
+
+    def note_size(self, usage: Usage) -> None:
+        """Note how many tokens the conversation has by now: the provider counts better than an estimate."""
+        self._measured = (len(self.messages), usage.total_tokens - usage.reasoning_tokens)
+
+    def size_of(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> int:
+        """About how many tokens a request has that sends this conversation."""
+        count, measured = self._measured
+        guessed = input_tokens(messages, tools)
+        return guessed if not count else max(guessed, measured + input_tokens(messages[count:], ()))
 
     def begin_call(self, index: int, *, interruptible: bool) -> None:
         """Note that a tool is running: from now on it may have happened."""

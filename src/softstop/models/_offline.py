@@ -14,6 +14,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, Use
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
+from ._prices import Price
 from ._providers import body_of
 from ._tools import Tools
 from ._turns import ModelBody
@@ -42,10 +43,12 @@ class Offline:
     Args:
         text: What it tells.
         words_per_second: How fast; people read about four.
+        price: What it is to cost, for trying out limits of money; without one such a limit is refused.
     """
 
     text: str = STORY
     words_per_second: float = 12.0
+    price: Price | None = None
 
     @property
     def name(self) -> str:

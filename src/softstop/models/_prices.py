@@ -16,6 +16,7 @@ from ..errors import MisuseError
 from ..limits import nano_usd
 
 MILLION: Final = 10**6
+UNKNOWN: Final = (LookupError, ValueError, TypeError, ArithmeticError, AssertionError)  # how the list says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +26,41 @@ class Price:
     Args:
         input_usd: For input tokens; a Decimal or a string is exact.
         output_usd: For output tokens, reasoning included.
-        cache_read_usd: For input tokens that were cached; None is as much as others.
+        cache_read_usd: For input tokens that were read from a cache; None is as much as others.
+        cache_write_usd: For input tokens that were written to a cache; None is as much as others.
     """
 
     input_usd: Decimal | float | str
     output_usd: Decimal | float | str
     cache_read_usd: Decimal | float | str | None = None
+    cache_write_usd: Decimal | float | str | None = None
 
     def __post_init__(self) -> None:
-        for value in (self.input_usd, self.output_usd, self.cache_read_usd):
-            if value is not None and not 0 <= Decimal(str(value)) < MILLION:
+        for value in (self.input_usd, self.output_usd, self.cache_read_usd, self.cache_write_usd):
+            if value is not None and not _is_price(value):
                 raise MisuseError(f"a price is a number of US dollars for a million tokens, not {value!r:.40}")
 
     def of(self, usage: RequestUsage) -> int:
         """What an answer cost, rounded up."""
-        cached = self.input_usd if self.cache_read_usd is None else self.cache_read_usd
-        total = (usage.input_tokens - usage.cache_read_tokens) * _nano(self.input_usd)
-        total += usage.cache_read_tokens * _nano(cached) + usage.output_tokens * _nano(self.output_usd)
-        return -(-total // MILLION)
+        read, written = usage.cache_read_tokens, usage.cache_write_tokens
+        total = max(0, usage.input_tokens - read - written) * _nano(self.input_usd)
+        total += read * self._input(self.cache_read_usd) + written * self._input(self.cache_write_usd)
+        return -(-(total + usage.output_tokens * _nano(self.output_usd)) // MILLION)
+
+    @property
+    def dearest_input(self) -> int:
+        """The most that an input token may cost."""
+        return max(_nano(self.input_usd), self._input(self.cache_read_usd), self._input(self.cache_write_usd))
+
+    def _input(self, usd: Decimal | float | str | None) -> int:
+        return _nano(self.input_usd if usd is None else usd)
+
+
+def _is_price(value: Decimal | float | str) -> bool:
+    try:
+        return 0 <= Decimal(str(value)) < MILLION
+    except ArithmeticError:  # no number, or none that can be compared
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,31 +80,49 @@ class Rates:
         return left // self.output if self.output else (MILLION if left >= 0 else -1)
 
 
-def rates_of(model: Model, price: Price | None) -> Rates | None:
-    """What a request to this model may cost; None if nobody knows."""
-    if price is not None:
-        return Rates(_nano(price.input_usd), _nano(price.output_usd))
-    listed = [_listed(model, ListedUsage(input_tokens=MILLION)), _listed(model, ListedUsage(output_tokens=MILLION))]
-    known = [rate for rate in listed if rate is not None]
-    return Rates(*known) if len(known) == len(listed) else None
+class Tariff:
+    """What one model costs: at most, before a request; as it is billed, after it.
 
+    Attributes:
+        rates: None if nobody knows what it costs.
+    """
 
-def _listed(model: Model, usage: ListedUsage) -> int | None:
-    try:
-        return nano_usd(calc_price(usage, model_ref=model.model_name, provider_id=model.system).total_price)
-    except (LookupError, ValueError, ArithmeticError):
-        return None
+    __slots__ = ("_model", "_price", "_provider", "rates")
 
+    def __init__(self, model: Model, price: Price | None) -> None:
+        self._model, self._provider, self._price = model.model_name, model.system, price
+        self.rates = self._listed_rates() if price is None else Rates(price.dearest_input, _nano(price.output_usd))
 
-def cost(response: ModelResponse, usage: RequestUsage, price: Price | None) -> int | None:
-    """What an answer cost."""
-    if price is not None:
-        return price.of(usage)
-    try:
-        told = usage.cost
-        return nano_usd(told if told is not None else replace(response, usage=usage).cost().total_price)
-    except (LookupError, ValueError, ArithmeticError, AssertionError):
-        return None
+    def cost(self, usage: RequestUsage, response: ModelResponse | None = None) -> int | None:
+        """What an answer cost, if need be by the name it was asked for under: a server may answer under any other."""
+        if self._price is not None:
+            return self._price.of(usage)
+        if self.rates is None and response is None:
+            return None
+        try:
+            if usage.cost is not None:
+                return nano_usd(usage.cost)
+            if response is not None:
+                return nano_usd(replace(response, usage=usage).cost().total_price)
+        except UNKNOWN:
+            pass
+        return self._listed(usage)
+
+    def _listed(self, usage: RequestUsage | ListedUsage) -> int | None:
+        try:
+            return nano_usd(calc_price(usage, model_ref=self._model, provider_id=self._provider).total_price)
+        except UNKNOWN:
+            return None
+
+    def _listed_rates(self) -> Rates | None:
+        """The dearest that the list knows: long prompts and what is written to a cache cost more with some models."""
+        asked = [ListedUsage(input_tokens=MILLION), ListedUsage(input_tokens=MILLION, cache_write_tokens=MILLION)]
+        answered = ListedUsage(output_tokens=MILLION)
+        both = ListedUsage(input_tokens=MILLION, output_tokens=MILLION)
+        short, cached, output, long = (self._listed(usage) for usage in (*asked, answered, both))
+        if short is None or output is None:
+            return None
+        return Rates(max(short, cached or 0), max(output, (long or 0) - short))
 
 
 def _nano(usd: Decimal | float | str) -> int:

@@ -17,7 +17,7 @@ from pydantic_ai.models import Model, infer_model
 
 from .._scopes import finish_within
 from ..errors import MisuseError
-from ._prices import Price, rates_of
+from ._prices import Price, Tariff
 from ._tools import Toolbox, Tools
 from ._turns import ModelBody
 
@@ -32,6 +32,11 @@ class Choice(Protocol):
     @property
     def name(self) -> str:
         """Shown in events."""
+        ...
+
+    @property
+    def price(self) -> Price | None:
+        """What it costs; None if that is for the public list to know."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[Model]:
@@ -51,10 +56,7 @@ def body_of(choice: Choice, model: Model, instructions: str, tools: Tools, max_t
     """
     if max_turns < 1:
         raise MisuseError(f"max_turns must be at least 1, not {max_turns}")
-    price: Price | None = getattr(choice, "price", None)
-    body = ModelBody(choice.name, choice.open, instructions, Toolbox(tools), max_turns, price)
-    body.priced = rates_of(model, price) is not None
-    return body
+    return ModelBody(choice.name, choice.open, instructions, Toolbox(tools), max_turns, Tariff(model, choice.price))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +149,15 @@ class Anthropic(Hosted):
 
 @dataclass(frozen=True, slots=True)
 class Borrowed:
-    """A pydantic-ai model of the caller's; its connections close with the run, unless the caller has entered it."""
+    """A pydantic-ai model of the caller's; its connections close with the run, unless the caller has entered it.
+
+    Args:
+        model: Used as it is.
+        price: What it costs, for a model that the public list does not know; else the list's.
+    """
 
     model: Model[Any]
+    price: Price | None = None
 
     @property
     def name(self) -> str:

@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Any, Final, NamedTuple, cast
 
 import anyio
 from pydantic_ai.models import Model
+from pydantic_ai.tools import ToolDefinition
 
 from .._scopes import finish_within
 from .._steps import MODEL_REQUEST, TOOL_CALL, Step, Stream
+from .._wrapup import WrapUp
 from ..context import RunContext
 from ._answer import Answer, Request
-from ._bounds import claim
+from ._bounds import Bound, Tight, claim
 from ._errors import ModelFailed, TooManyTurns
 from ._history import History
-from ._prices import Price, rates_of
+from ._prices import Tariff
 from ._tools import ReadyTool, Toolbox, excuse, seats
 from ._usage import Bill
 
 RETRIES: Final = 2  # of a request that failed before its answer began; each is a step of its own
 BACK_OFF: Final = 0.5  # seconds before the first retry, doubled for each further one
 LONGEST_WAIT: Final = 60.0  # seconds a provider may ask to wait; a run that would wait longer fails
+REFUSED: Final = frozenset({400, 422})
+TOO_LONG: Final = re.compile(r"max_(completion_|output_)?tokens")  # what providers complain about by name
+
+
+class Asked(NamedTuple):
+    """What came of asking the model."""
+
+    is_last: bool  # it was told that it has no further answer
+    cut_off_by: Tight | None  # the ledger that cut the answer short
+
+
+class Plan:
+    """What to send when the claim is granted: the run may have begun to wrap up while it waited."""
+
+    __slots__ = ("_history", "_last", "_model", "_run", "_tools", "_usual")
+
+    def __init__(self, run: RunContext, model: Model, history: History, tools: list[ToolDefinition]) -> None:
+        self._run, self._model, self._history, self._tools = run, model, history, tools
+        messages = list(history.messages)
+        self._usual = Request(messages, tools, history.size_of(messages, tools))
+        self._last: Request | None = None  # made when it is needed
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the model is to give its last answer."""
+        wrap_up = self._run._boundary.wrap_up
+        return wrap_up is not None and wrap_up.begun
+
+    def tokens(self) -> int:
+        """Of the request, about."""
+        return self.request().tokens
+
+    def request(self) -> Request:
+        """What to send now."""
+        if not self.is_last:
+            return self._usual
+        if self._last is None:
+            messages, tools = self._history.for_last_answer(), self._tools if _needs_tools(self._model) else []
+            self._last = Request(messages, tools, self._history.size_of(messages, tools), uses_tools=False)
+        return self._last
+
+
+def _needs_tools(model: Model) -> bool:
+    """Whether the provider wants the tools told as long as the conversation holds calls of them."""
+    return model.system == "anthropic"
 
 
 class ModelBody:
@@ -35,19 +83,24 @@ class ModelBody:
         instructions: str,
         toolbox: Toolbox,
         max_turns: int,
-        price: Price | None = None,
+        tariff: Tariff,
     ) -> None:
         self.__name__ = name
         self._open_model = open_model
         self._instructions = instructions
         self._toolbox = toolbox
         self._max_turns = max_turns
-        self._price = price
-        self.priced = True  # whether a limit of money can hold: what an answer costs at most is known
+        self._tariff = tariff
+        self._too_long: int | None = None  # the least number of output tokens that the provider found too large
+
+    @property
+    def priced(self) -> bool:
+        """Whether a limit of money can hold: what an answer costs at most is known."""
+        return self._tariff.rates is not None
 
     async def __call__(self, run: RunContext, message: object) -> str:
         history = History(run, message, self._instructions)
-        run._boundary.can_wrap_up = True
+        run._boundary.wrap_up = WrapUp()
         async with self._open_model() as model:
             for _ in range(self._max_turns):
                 if await self._turn(run, model, history):
@@ -57,43 +110,59 @@ class ModelBody:
     async def _turn(self, run: RunContext, model: Model, history: History) -> bool:
         """One turn, a model's answer and the tool calls it asks for; tells whether the model is done."""
         with run._boundary.turn():
-            if await self._ask(run, model, history):
+            asked = await self._ask(run, model, history)
+            if asked.is_last:
                 run._boundary.wrapped_up()
                 return True
-            if not history.calls:
+            if history.calls:
+                async with anyio.create_task_group() as calls:
+                    for index in range(len(history.calls)):
+                        calls.start_soon(self._call, run, history, index)
+                history.end_turn()
+                return False
+            if asked.cut_off_by is None:
                 return True
-            async with anyio.create_task_group() as calls:
-                for index in range(len(history.calls)):
-                    calls.start_soon(self._call, run, history, index)
-            history.end_turn()
+            await run._boundary.without(*asked.cut_off_by)  # ends here, unless the limit leaves another way
+            history.go_on()
             return False
 
-    async def _ask(self, run: RunContext, model: Model, history: History) -> bool:
-        """Get an answer, trying again where that may help; tells whether it was the last one the budget allows.
+    async def _ask(self, run: RunContext, model: Model, history: History) -> Asked:
+        """Get an answer, trying again where that may help.
 
         A wait between two tries, or for room in a budget, is in no step: a stop ends it.
         """
-        wait = BACK_OFF
-        for retries in reversed(range(RETRIES + 1)):
-            request = Request(list(history.messages), self._toolbox.definitions)
-            bound = await claim(run, request.tokens, _most_output(model), rates_of(model, self._price))
-            last = run._boundary.wrapping_up is not None
-            if last:
-                request = Request(history.for_last_answer(), [])
-            request.most_output = bound.most_output
-            answer = Answer(run, model, history, request, Bill(run, bound.hold, self._price))
-            try:
-                await _receive(run, model.model_name, answer)
-                return last
-            except ModelFailed as failure:
-                pause = wait if failure.retry_after is None else failure.retry_after
-                if not retries or not failure.transient or answer.begun or pause > LONGEST_WAIT:
-                    raise
-            finally:
-                bound.release()
+        retries, wait = RETRIES, BACK_OFF
+        while True:
+            plan = Plan(run, model, history, self._toolbox.definitions)
+            with await claim(run, plan.tokens, _most_output(model), self._tariff.rates) as bound:
+                is_last, request = plan.is_last, plan.request()
+                request.most_output = self._sendable(bound)
+                answer = Answer(run, model, history, request, Bill(run, bound.hold, self._tariff))
+                try:
+                    await _receive(run, model.model_name, answer)
+                    return Asked(is_last, bound.tight if answer.ran_out else None)
+                except ModelFailed as failure:
+                    if bound.tight is not None and self._is_too_long(failure, request.most_output):
+                        continue
+                    pause = wait if failure.retry_after is None else failure.retry_after
+                    if not retries or not failure.transient or answer.begun or pause > LONGEST_WAIT:
+                        raise
             await anyio.sleep(pause)
-            wait *= 2
-        raise AssertionError("unreachable: the last try returns or raises")
+            retries, wait = retries - 1, wait * 2
+
+    def _sendable(self, bound: Bound) -> int | None:
+        """The number to send; none where the provider refused one like it: then the model's own bound is lower."""
+        most, known = bound.most_output, self._too_long
+        if bound.tight is None or most is None or known is None:
+            return most
+        return most if most < known else None
+
+    def _is_too_long(self, failure: ModelFailed, sent: int | None) -> bool:
+        """Whether the provider refused the request because its model never answers at such length; notes that."""
+        if sent is None or failure.status not in REFUSED or not TOO_LONG.search(failure.problem):
+            return False
+        self._too_long = sent
+        return True
 
     async def _call(self, run: RunContext, history: History, index: int) -> None:
         """Call one tool. Its result and its failure go back to the model; the run goes on."""
@@ -119,7 +188,7 @@ class ModelBody:
 
 def _most_output(model: Model) -> int | None:
     """How long an answer may be, as far as the settings of the model say."""
-    most = (model.settings or {}).get("max_tokens")
+    most = cast("Mapping[str, Any]", model.settings or {}).get("max_tokens")
     return most if isinstance(most, int) and most > 0 else None
 
 

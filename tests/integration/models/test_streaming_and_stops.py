@@ -100,7 +100,7 @@ async def test_a_stop_before_the_first_chunk_is_immediate_and_pays_the_input(pro
         output = await run
 
     assert (output.status, output.content) == (RunStatus.cancelled, "")
-    assert output.usage == Usage(input_tokens=8, estimated=True, model=provider.script(delay=30))
+    assert output.usage == Usage(input_tokens=12, estimated=True, model=provider.script(delay=30))
     [request] = await provider.requests()
     assert request["gone"]
 
