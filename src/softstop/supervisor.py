@@ -250,6 +250,7 @@ class Supervisor:
         if run.parent_run_id is None and run.task is not None:
             self._running -= 1
             self._admit()
+        run.task = None  # a remembered run must not keep the caller's context alive; `_tasks` owns it until it is done
         if not self._runs:
             wake_all(self._quiet)
 
