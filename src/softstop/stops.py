@@ -81,7 +81,8 @@ Note = Annotated[str, BeforeValidator(_one_bounded_line)]
 class StopPolicy(BaseModel):
     """How a run lets itself be stopped. Given to a supervisor, an agent or a run; the nearest wins.
 
-    A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, whatever the run does.
+    A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, whatever the run does; in a tree of runs
+    one more `cleanup_timeout` for each level of members whose callbacks use up theirs.
 
     Args:
         grace: Seconds a begun atomic step may still take; None waits for ever.
@@ -98,6 +99,17 @@ class StopPolicy(BaseModel):
     cleanup_timeout: Annotated[float, Field(gt=0, le=3_600)] = 10.0
     on_caller_gone: Literal["stop", "detach"] = "stop"
     finish_model_calls: bool = False
+
+    def within(self, above: StopPolicy) -> StopPolicy:
+        """This policy for a member of a run with the other one: what follows the grace takes no longer than there.
+
+        The grace itself is narrowed by a stop that comes through the parent; for one of its own a member has its own.
+        """
+        abandon_after = min(self.abandon_after, above.abandon_after)
+        cleanup_timeout = min(self.cleanup_timeout, above.cleanup_timeout)
+        if (abandon_after, cleanup_timeout) == (self.abandon_after, self.cleanup_timeout):
+            return self
+        return self.model_copy(update={"abandon_after": abandon_after, "cleanup_timeout": cleanup_timeout})
 
 
 class LimitReached(BaseModel):

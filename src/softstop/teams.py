@@ -104,7 +104,7 @@ class Team(Startable):
         run.write(PARAGRAPH.join(output.content for output in outputs if output.content))
         failed: list[MemberFailed] = []
         for index, output in enumerate(outputs):
-            if stopped_with(run, output):
+            if stopped_through(run, output):
                 continue
             problem = problem_of(output)
             if problem is None:
@@ -117,7 +117,7 @@ class Team(Startable):
                 failed.append(failure)
         if failed:
             raise failed[0]
-        if any(stopped_with(run, output) for output in outputs):
+        if any(stopped_through(run, output) for output in outputs):
             await run.boundary()
 
 
@@ -143,13 +143,15 @@ def problem_of(output: RunOutput) -> str | None:
 
 
 def _why(output: RunOutput) -> str:
-    stop = output.stop
+    stop, error = output.stop, output.error
+    if output.status is RunStatus.failed and isinstance(error, MemberFailed):
+        return f"{error.member!r} {error.problem}"
     if output.status is RunStatus.failed or stop is None:
         return output.errors[0] if output.errors else "unknown"
     return f"cause {stop.cause}: {stop.reason}" if stop.reason else f"cause {stop.cause}"
 
 
-def stopped_with(run: RunContext, output: RunOutput) -> bool:
+def stopped_through(run: RunContext, output: RunOutput) -> bool:
     """Whether a member was stopped because this run was."""
     return output.status is RunStatus.cancelled and output.stop is not None and output.stop.via == run.run_id
 

@@ -20,7 +20,7 @@ from .events import Source, StepCompleted, StepStarted, StepStatus
 from .limits import NO_LIMITS, Limits
 from .ports import Runnable
 from .stops import StopPolicy
-from .teams import BestEffort, check_runnable, problem_of, stopped_with
+from .teams import BestEffort, check_runnable, problem_of, stopped_through
 
 THREADS: Final = 40  # sync steps that run at the same time in one loop
 _seats: RunVar[anyio.CapacityLimiter] = RunVar("softstop.workflows.seats")  # one a loop: a limiter belongs to its loop
@@ -218,7 +218,7 @@ class _Leaf:
 
     async def play(self, run: RunContext, value: Any) -> Any:
         output: RunOutput = await run.start_member(self._runnable, value).ended()
-        if stopped_with(run, output):
+        if stopped_through(run, output):
             await run.boundary()  # and no further
         problem = problem_of(output)
         if problem is not None:

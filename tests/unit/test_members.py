@@ -664,3 +664,27 @@ async def test_a_stopped_generator_body_stops_its_members_too() -> None:
         output = await run.ended()
     assert (output.status, output.content) == (RunStatus.cancelled, "Calling. ")
     assert (output.members[0].status, output.members[0].content) == (RunStatus.cancelled, "ab")
+
+
+@pytest.mark.leaves_tasks
+async def test_a_member_s_patience_after_the_grace_is_no_longer_than_its_parent_s() -> None:
+    patient = StopPolicy(abandon_after=1_000, cleanup_timeout=1_000)
+    seen: list[StopPolicy] = []
+
+    async def tidy(stop: object) -> None:
+        await anyio.sleep(500)
+
+    async def member(run: RunContext, message: object) -> None:
+        seen.append(run.policy)
+        run.on_stop(tidy)
+        await deaf(60)._body(run, message)  # type: ignore[misc]
+
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(member, name="m", policy=patient), "go", run_id="m")
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead, name="lead"), run_id="lead", policy=QUICK)
+        at(1, run.cancel)
+        await run.ended()
+        assert now() == pytest.approx(1 + 4 + 2 + 3)
+    assert seen == [StopPolicy(grace=30, abandon_after=2, cleanup_timeout=3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
+from softstop._life import SETTLE, Life
 from softstop._run import Run
 from softstop.events import (
     Event,
@@ -88,12 +89,20 @@ class Told:
         return tally.total()
 
     def ends_by(self) -> float:
-        """The latest instant at which it may end once a stop is on record (T9); infinity without one."""
+        """The latest instant at which it may end once a stop is on record (T9); infinity without one.
+
+        Members end first, so each level below adds its clean-up, and the moment its parent gets to end after it.
+        """
         policy, ends = self.run.policy, float("inf")
         for _, request in self.requests:
             if request.grace is not None:
                 ends = min(ends, request.at + request.grace)
-        return ends + policy.abandon_after + policy.cleanup_timeout
+        below = _levels_below(self.run) * (policy.cleanup_timeout + 3 * SETTLE)
+        return ends + policy.abandon_after + policy.cleanup_timeout + below
+
+
+def _levels_below(run: Life) -> int:
+    return max((1 + _levels_below(member) for member in run.members), default=0)
 
 
 def merged(events: list[Event]) -> list[tuple[object, ...]]:

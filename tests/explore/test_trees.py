@@ -1,0 +1,48 @@
+"""Every stop at every point of many trees keeps the law: teams, nested workflows, members of members, mixed causes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from softstop.testing import Report, stop_everywhere
+
+from .trees import TREES, random_tree, trees_hold
+
+pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
+Tell = Callable[[Report], None]
+
+FIRST_SEED = int(os.environ.get("SOFTSTOP_SEED", "1"))
+SEEDS = int(os.environ.get("SOFTSTOP_SEEDS", "5"))  # times ten trees
+PAIRS = int(os.environ.get("SOFTSTOP_PAIRS", "150"))
+MOST = int(os.environ.get("SOFTSTOP_MOST", "300"))  # schedules a tree, drawn from all singles and pairs
+
+
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
+def test_the_law_holds_in_a_tree_wherever_the_stop_lands(tree: Callable[[], object], tell: Tell) -> None:
+    report = stop_everywhere(
+        lambda supervisor: supervisor.start(tree(), "go"),  # type: ignore[arg-type]
+        pairs=PAIRS, most=MOST, seed=FIRST_SEED, also=trees_hold,
+    )  # fmt: skip
+    tell(report)
+    assert report.violations == 0
+
+
+@pytest.mark.parametrize("ten", range(FIRST_SEED, FIRST_SEED + SEEDS))
+def test_the_law_holds_in_random_trees(ten: int, tell: Tell) -> None:
+    total = Report()
+    for seed in range(10 * ten, 10 * ten + 10):
+        print(f"seed {seed}")
+        total.add(
+            stop_everywhere(
+                lambda supervisor: supervisor.start(random_tree(seed), "go"),  # noqa: B023
+                pairs=20,
+                most=30,
+                seed=seed,
+                also=trees_hold,
+            )
+        )
+    tell(total)
+    assert total.violations == 0
