@@ -365,8 +365,9 @@ def current_supervisor() -> Supervisor:
 def start_here(runnable: Runnable, message: object, options: RunOptions) -> Run:
     """Start a run where the caller stands: as a member inside a body, else under the current supervisor."""
     parent = current_run.get()
-    if parent is not None and not parent.status.ended and asyncio._get_running_loop() is parent.loop:
-        return cast(Run, parent.start_member(runnable, message, options))
+    if parent is not None and asyncio._get_running_loop() is parent.loop:
+        if not parent.status.ended or parent.boundary.abandoned:  # a body that was given up on starts nothing (T2)
+            return cast(Run, parent.start_member(runnable, message, options))
     return current_supervisor().start(runnable, message, **options)
 
 

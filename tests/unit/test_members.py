@@ -337,6 +337,26 @@ async def test_a_task_that_outlives_the_body_starts_no_member_that_outlives_the_
     assert told(events)[-1] == "lead RunCompleted"
 
 
+async def test_a_body_that_was_abandoned_starts_no_run_at_all() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        try:
+            await deaf(5)._body(run, message)  # type: ignore[misc]
+        finally:
+            ended.append(run.stopping)
+            never("root").arun("go")
+
+    ended: list[bool] = []
+    async with Supervisor(policy=QUICK) as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(1, lambda: run.cancel(mode="now"))
+        output = await run.ended()
+        assert now() == 3
+        assert output.abandoned == ("deaf",)
+        await anyio.sleep(10)
+        assert [known.run_id for known in supervisor.list_runs()] == [run.run_id]
+    assert ended == [True]
+
+
 # -- limits --------------------------------------------------------------------------------------------------------
 
 
