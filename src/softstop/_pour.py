@@ -19,21 +19,22 @@ async def pour(chunks: AsyncIterator[str], voice: Voice, boundary: Boundary) -> 
     question which thread this is are an eighth of a delta's whole way. What is unusual still goes through it.
     """
     log, stamp, write, count = voice.log, voice.stamp, voice.write, 0
+    clock, build, longest = log.clock, new_event, LONGEST
     usual = type(voice) is Voice
     async for text in chunks:
         if (
             usual
             and type(text) is str
-            and 0 < len(text) <= LONGEST
+            and 0 < len(text) <= longest
             and text.isascii()
             and voice._thread
             and voice._pending is None
         ):
             log.seq = seq = log.seq + 1
-            event = new_event(RunContent)
+            event = build(RunContent)
             event._stamp = stamp
             event._seq = seq
-            event._at = log.clock()
+            event._at = clock()
             event._metrics = None
             event._content = text
             log.live.append(event)
