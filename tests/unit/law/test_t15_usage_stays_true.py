@@ -126,7 +126,7 @@ WRONG: list[Any] = [
     10**12 + 1,
     [],
     {},
-    object(),
+    Ellipsis,
     b"1",
 ]
 
