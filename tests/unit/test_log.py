@@ -216,7 +216,7 @@ def test_any_text_is_written_so_that_it_can_be_sent(text: str) -> None:
     assert voice.content == text.encode("utf-8", "replace").decode()
 
 
-@pytest.mark.parametrize("wrong", [None, 3, b"bytes", ["x"], object()], ids=repr)
+@pytest.mark.parametrize("wrong", [None, 3, b"bytes", ["x"], Ellipsis], ids=repr)
 def test_what_is_no_text_is_misuse_and_writes_nothing(wrong: Any) -> None:
     log, (voice,) = make()
     with pytest.raises(MisuseError, match="string"):
