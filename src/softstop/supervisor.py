@@ -366,7 +366,8 @@ def start_here(runnable: Runnable, message: object, options: RunOptions) -> Run:
     """Start a run where the caller stands: as a member inside a body, else under the current supervisor."""
     parent = current_run.get()
     if parent is not None and asyncio._get_running_loop() is parent.loop:
-        if not parent.status.ended or parent.boundary.abandoned:  # a body that was given up on starts nothing (T2)
+        given_up = parent.boundary.abandoned  # such a body starts nothing any more (T2)
+        if given_up or not parent.status.ended:
             return cast(Run, parent.start_member(runnable, message, options))
     return current_supervisor().start(runnable, message, **options)
 
