@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import cast
 
 from ._boundary import Boundary
@@ -20,7 +20,7 @@ async def perform(runnable: Runnable, run: RunContext, message: object) -> objec
     if hasattr(work, "__anext__"):
         await _pour(cast("AsyncIterator[str]", work), voice, boundary)
         return None
-    value = await work
+    value: object = await cast("Awaitable[object]", work)
     if isinstance(value, str) and not voice.content:
         voice.write(value)
     return value

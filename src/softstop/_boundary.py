@@ -365,7 +365,8 @@ class Boundary:
         if not (self._records or self.open or self.streams):
             return ()
         still: list[Record] = [(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
-        still += [(stream.name, stream.step_id, "divisible", "abandoned") for stream in self.streams]
+        for stream in self.streams:
+            still.append((stream.name, stream.step_id, "divisible", "abandoned"))  # noqa: PERF401 - narrows the tuple
         return tuple(
             [
                 StepRecord(step=name, step_id=number, kind=kind, status=status)

@@ -90,8 +90,7 @@ class StopLine:
             return
         with live.lock:  # another thread may ask between the look and the clearing
             request, self.inbox = self.inbox, None
-        if request is not None:
-            self.request(request)
+        self.request(request)
 
     def request(self, request: StopRequest) -> StopReceipt:
         """Ask on the run's own loop: synchronous, and atomic there (T1)."""
