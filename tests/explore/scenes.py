@@ -253,7 +253,7 @@ SCENES: dict[str, MakeRun] = {
         scripted(parallel([step("b", 1.0)], [sleep(0.5), fail("oops")], by="TaskGroup"), write("z"))
     ),
     "a body that swallows for a while": of(scripted(step("a", 0.25), swallow(1.0), step("b", 0.5), write("z"))),
-    "a body that swallows for ever": of(scripted(step("a", 0.25), swallow(100.0), step("b", 0.5), write("z"))),
+    "a body that swallows for ever": of(scripted(step("a", 0.25), swallow(100.0), write("late"), step("b", 0.5))),
     "a step that swallows for ever": of(scripted(step("a", 0.25, swallow(100.0)), step("b", 0.5), policy=SHORT)),
     "a body that hangs": of(scripted(write("x"), hang())),
     "a step that hangs": of(scripted(on_stop(0.1), step("a", 0.25, hang()), policy=SHORT)),

@@ -27,7 +27,9 @@ def test_the_law_holds_wherever_the_stop_lands(make_run: MakeRun, tell: Tell) ->
 
 
 def test_no_stop_makes_a_shared_budget_overspend(tell: Tell) -> None:
-    report = stop_everywhere(SCENES["one ledger for three branches"], pairs=PAIRS, seed=FIRST_SEED, also=never_overspent)
+    report = stop_everywhere(
+        SCENES["one ledger for three branches"], pairs=PAIRS, seed=FIRST_SEED, also=never_overspent
+    )
     tell(report)
     assert report.violations == 0
 

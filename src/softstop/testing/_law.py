@@ -21,11 +21,13 @@ from softstop.events import (
 )
 from softstop.stops import RunStatus, StopMode, StopOutcome, StopResult
 
+from ._loop import EPOCH
 from ._scene import HORIZON, Trace
 from ._told import FOR_EVER, Told, merged
 from ._witness import Mark
 
 Broken = Iterator[str]
+MOST_A_SECOND = 20
 EPSILON = 1e-6  # seconds of virtual time: sums of floats
 
 
@@ -226,6 +228,25 @@ def _author(event: RunCancelled | RunStopRequested) -> tuple[str, str | None, st
     return event.cause.value, event.reason, event.by, event.via
 
 
+def interruptions_are_few(told: Told) -> Broken:
+    """T8: what ignores a stop is interrupted at most 20 times a second, and not at all once it is abandoned."""
+    if any(True for _ in told.marks("failed")):  # a group of the body's own interrupts as it likes
+        return
+    assert told.outcome is not None
+    body_ended = min((place for place, _ in told.marks("returned", "raised")), default=FOR_EVER)
+    heard: dict[object, list[float]] = {}
+    for place, mark in told.marks("interrupted"):
+        if mark.name == "swallowed" and place < body_ended:  # tasks it left behind have scopes of their own
+            heard.setdefault(mark.value, []).append(mark.at)
+            if told.abandoned and mark.at > told.outcome.at - EPOCH + EPSILON:
+                yield "it was interrupted after it had been abandoned"
+                return
+    for times in heard.values():
+        if any(late - soon < 1 for soon, late in zip(times, times[MOST_A_SECOND:], strict=False)):
+            yield f"it was interrupted {len(times)} times in {times[-1] - times[0]:.3g} s"
+            return
+
+
 def ends_in_time(told: Told) -> Broken:
     """T8, T9: a stop takes at most grace + abandon_after + cleanup_timeout."""
     assert told.outcome is not None
@@ -351,8 +372,8 @@ def only_the_stopped_stop(trace: Trace) -> Broken:
 OF_RUNS: tuple[Callable[[Told], Broken], ...] = (
     one_outcome_and_last, begins_properly, content_is_what_was_delivered, usage_is_the_sum_of_metrics,
     nothing_starts_after_a_stop, every_step_is_told, atomic_steps_are_whole, grace_is_granted, sources_are_closed,
-    accepted_means_stopped, failures_are_told, first_cause_wins, ends_in_time, hooks_come_after_the_last_step,
-    members_end_first, output_agrees,
+    accepted_means_stopped, failures_are_told, first_cause_wins, interruptions_are_few, ends_in_time,
+    hooks_come_after_the_last_step, members_end_first, output_agrees,
 )  # fmt: skip
 OF_TREES: tuple[Callable[[Trace], Broken], ...] = (
     everything_ends, seq_is_gapless, readers_agree, receipts_agree, budgets_balance, nothing_is_left,

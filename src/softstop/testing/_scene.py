@@ -281,7 +281,6 @@ class Scene:
         self._enlist(asyncio.current_task())
         if run is None:
             return
-        trace.late = [event async for event in run.events()]
         for _ in range(SETTLE):
             await asyncio.sleep(0)
         owned = cast("set[asyncio.Task[Any]]", cast(Any, self._supervisor)._tasks)
@@ -291,6 +290,7 @@ class Scene:
         trace.timers = [repr(timer) for timer in self._loop.timers()] if not left else []
         if left:
             await asyncio.wait(left, timeout=LINGER)
+        trace.late = [event async for event in run.events()]  # after all that could still write
         stayed = [task for task in self._harness - {asyncio.current_task()} if not task.done()]
         if stayed:
             trace.stuck = f"readers, callers or waiters of the run never ended: {stayed}"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal, TypedDict, Unpack
 
 import anyio
@@ -169,13 +170,13 @@ def stream(
     async def play(run: RunContext) -> None:
         opened: list[Stream[str]] = []
         opened.append(run.stream(name, source(run, opened)))
-        count = 0
+        taken = 0
         async with opened[0] as pieces:
             async for piece in pieces:
                 run.write(piece)
                 mark(run, "wrote", name, value=piece)
-                count += 1
-                if count == breaks_after:
+                taken += 1
+                if taken == breaks_after:
                     break
 
     return Action(_text("stream", name, list(chunks), every, closes_in=closes_in, breaks_after=breaks_after), play)
@@ -223,15 +224,15 @@ def boundary() -> Action:
     return Action("boundary()", play)
 
 
-def turns(count: int = 1) -> Action:
-    """Let the loop turn `count` times without any time passing."""
+def turns(many: int = 1) -> Action:
+    """Let the loop turn so `many` times without any time passing."""
 
     async def play(run: RunContext) -> None:
         del run
-        for _ in range(count):
+        for _ in range(many):
             await asyncio.sleep(0)
 
-    return Action(_text("turns", count), play)
+    return Action(_text("turns", many), play)
 
 
 def on_stop(seconds: float = 0.0, *, fails: bool = False, sync: bool = False) -> Action:
@@ -284,14 +285,15 @@ def hang() -> Action:
 
 def swallow(seconds: float) -> Action:
     """Wait for `seconds` and ignore every cancellation meanwhile, as careless `except BaseException` code does."""
+    numbers = count(1)
 
     async def play(run: RunContext) -> None:
-        ends = anyio.current_time() + seconds
+        number, ends = next(numbers), anyio.current_time() + seconds
         while anyio.current_time() < ends:
             try:
                 await asyncio.sleep(ends - anyio.current_time())
             except asyncio.CancelledError:
-                mark(run, "interrupted", "swallowed")
+                mark(run, "interrupted", "swallowed", value=number)
 
     return Action(_text("swallow", seconds), play)
 

@@ -25,7 +25,7 @@ class Mark(NamedTuple):
     """A body's own word about what it does.
 
     `step_id` is 0 for what is no step; `around` is the step that encloses it, 0 if none does; `value` is the text that
-    was written or made, or the tokens that were charged.
+    was written or made, or the tokens that were charged, or which of several is meant; `at` is loop time.
     """
 
     run_id: str
@@ -34,6 +34,7 @@ class Mark(NamedTuple):
     step_id: int = 0
     around: int = 0
     value: str | int = 0
+    at: float = 0.0
 
 
 class Witness:
@@ -78,4 +79,4 @@ def mark(run: RunContext, what: What, name: str, step_id: int = 0, *, around: in
     """
     witness = watching.get()
     if witness is not None:
-        witness.hear(Mark(run.run_id, what, name, step_id, around, value))
+        witness.hear(Mark(run.run_id, what, name, step_id, around, value, run._loop.time()))
