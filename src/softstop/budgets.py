@@ -131,13 +131,13 @@ class Budget:
         """Set the limits, up or down."""
         with _lock:
             self._limit = limit
-            self._serve()
+            serve((self,))
 
     def keep_back(self, share: float) -> None:
         """Carve a share out of the limit for a last answer; 0 opens it."""
         with _lock:
             self._kept = Amount(*(0 if limit is None else int(limit * share) for limit in self._limit))
-            self._serve()
+            serve((self,))
 
     @property
     def keeps_back(self) -> bool:
@@ -179,11 +179,12 @@ class Budget:
         self.spent = Amount(self.spent.tokens + spent.tokens, self.spent.nano_usd + spent.nano_usd)
         self.reserved = Amount(self.reserved.tokens + reserved.tokens, self.reserved.nano_usd + reserved.nano_usd)
 
-    def _serve(self) -> None:
-        for claim in tuple(self._nested):  # each may be what the step around another one waits for
-            claim.decide()
-        while self._waiting and self._waiting[0].decide() is not Verdict.waiting:
-            pass  # whoever is decided has left the queue
+    def serve(self) -> list[Claim]:
+        """Let those who wait try again, oldest first; returns who was decided and so has left all its queues."""
+        decided = [claim for claim in tuple(self._nested) if claim.decide()]  # each may be what another one waits for
+        while self._waiting and (head := self._waiting[0]).decide():
+            decided.append(head)
+        return decided
 
 
 def _checked(tokens: int | None, cost_usd: Decimal | float | str | None, warn_at: float | None) -> Room:
@@ -250,10 +251,12 @@ def spend(chain: Chain, amount: Amount) -> None:
 
 
 def serve(chain: Iterable[Budget]) -> None:
-    """Let those who wait try again, oldest first."""
-    for budget in chain:
+    """Let those who wait try again, here and wherever somebody waited behind one who is decided by that."""
+    left = list(chain)
+    for budget in left:
         if budget._waiting or budget._nested:
-            budget._serve()
+            for claim in budget.serve():
+                left.extend(other for other in claim.chain if other is not budget)
 
 
 def first_reached(chain: Chain) -> tuple[Budget, Unit] | None:
@@ -296,12 +299,13 @@ class Claim:
                     self._queue(budget).append(self)
             return self.state
 
-    def decide(self) -> Verdict:
-        """Try again, if it waits and its turn has come; tells whoever waits if this settles it."""
-        if self.state is Verdict.waiting and self._settle() is not Verdict.waiting:
-            self._leave_queues()
-            self._on_decided()
-        return self.state
+    def decide(self) -> bool:
+        """Try again, if it waits and its turn has come; whether this settles it, which is told to whoever waits."""
+        if self.state is not Verdict.waiting or self._settle() is Verdict.waiting:
+            return False
+        self._leave_queues()
+        self._on_decided()
+        return True
 
     def withdraw(self) -> None:
         """Stop waiting; gives back the room if it was granted meanwhile."""
