@@ -47,6 +47,8 @@ class Log:
     def append(self, event: Event) -> None:
         """Add an event that bears the next seq, and wake the readers."""
         self.live.append(event)
+        if len(self.live) > LIVE:  # many runs that only begin and end fill the log as well
+            self.fold(LIVE // 2)
         if self.waiters:
             wake_all(self.waiters)
 

@@ -708,3 +708,23 @@ async def test_a_member_s_patience_after_the_grace_is_no_longer_than_its_parent_
         await run.ended()
         assert now() == pytest.approx(1 + 4 + 2 + 3)
     assert seen == [StopPolicy(grace=30, abandon_after=2, cleanup_timeout=3)]
+
+
+async def test_a_tree_of_many_short_members_keeps_the_live_end_of_its_log_short_and_loses_no_event() -> None:
+    async def short(run: RunContext, number: int) -> str:
+        return f"{number}"
+
+    async def lead(run: RunContext, message: object) -> int:
+        longest = 0
+        for number in range(1_000):
+            await run.member(Agent(short), number)
+            longest = max(longest, len(run._voice.log.live))
+        return longest
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead, name="lead"))
+        output = await run.ended()
+        events = await listen(run)
+    assert output.value <= 2_048  # ending a member reads its text from there: else a tree would cost its square
+    assert [event.seq for event in events] == list(range(1, 3_003))
+    assert [member.content for member in output.members] == [str(number) for number in range(1_000)]
