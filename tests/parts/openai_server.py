@@ -10,11 +10,17 @@ like a query: `words=40&pace=0.01&usage=none&key=some-test`. Prints its port, se
     think=n       n chunks of reasoning before the answer
     calls=a,b     ask for these tools first, all in one turn; with `args` as their arguments (JSON, one for all)
     first=n       words before those calls
+    rounds=n      ask for them anew until they were answered n times, default once
+    most=n        refuse a request for more than n output tokens with HTTP 400, as OpenAI does
     usage=...     final (default), none, each (cumulative, with every chunk), bad
     error=status  answer with this HTTP status; the message repeats the key that was sent
     fail=n        answer the first n requests of this `key` with HTTP 503
     break=n       drop the connection after n chunks
     key=text      names the test: GET /control?key=text tells what happened to its requests
+
+Each piece is one output token; an answer ends where the request's number of them is reached. A name may begin with
+that of a real model and a question mark. What no provider takes is refused with HTTP 400: a tool call without an
+answer right after it, and an answer without a call.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -44,6 +51,7 @@ class Record:
     chunks: int = 0  # pieces generated, sent or not
     gone: bool = False  # the client went away before the end
     done: bool = False
+    beside: int = 0  # requests of the same key that were under way when it came
     body: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,13 +85,16 @@ class Server:
             send(writer, 200, json.dumps(told))
             return b""
         asked = json.loads(body)
-        script = dict(parse_qsl(asked["model"]))
-        record = Record(script.get("key", ""), url.path, body=asked)
+        script = dict(parse_qsl(asked["model"].rpartition("?")[2]))
+        key = script.get("key", "")
+        beside = sum(other.key == key and not (other.done or other.gone) for other in self.records)
+        record = Record(key, url.path, body=asked, beside=beside)
         self.records.append(record)
-        status = self.refusal(script)
-        if status:
+        status, problem = self.refusal(script), complaint(asked, script)
+        if status or problem:
             secret = headers.get("authorization", headers.get("x-api-key", ""))
-            send(writer, status, json.dumps({"error": {"message": f"no: you sent {secret}", "type": "refused"}}))
+            told = problem or f"no: you sent {secret}"
+            send(writer, status or 400, json.dumps({"error": {"message": told, "type": "refused"}}))
             record.done = True
             return b""
         return await self.generate(script, record, reader, writer)
@@ -117,10 +128,11 @@ class Server:
         return 503 if seen <= int(script.get("fail", 0)) else int(script.get("error", 0))
 
     async def stream(self, script: dict[str, str], record: Record, writer: asyncio.StreamWriter) -> None:
+        said = limited(pieces(record.body, script), most_output(record.body))
         render = {"/v1/chat/completions": chat, "/v1/responses": responses, "/v1/messages": messages}[record.path]
         await asyncio.sleep(float(script.get("delay", 0)))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        for number, frames in enumerate(render(record.body["model"], script, pieces(record.body, script))):
+        for number, frames in enumerate(render(record.body["model"], script, said)):
             if number == int(script.get("stall", -1)):
                 await writer.drain()
                 await asyncio.sleep(3_600)
@@ -146,7 +158,7 @@ def pieces(body: dict[str, Any], script: dict[str, str]) -> Iterator[Piece]:
     """What the model says: reasoning, then tool calls if none was answered yet, else words."""
     for number in range(int(script.get("think", 0))):
         yield "think", f"hm{number} "
-    if script.get("calls") and not answered(body):
+    if script.get("calls") and may_call(body) and answered(body) < int(script.get("rounds", 1)):
         for number in range(int(script.get("first", 0))):
             yield "text", f"w{number} "
         for index, name in enumerate(script["calls"].split(",")):
@@ -156,10 +168,67 @@ def pieces(body: dict[str, Any], script: dict[str, str]) -> Iterator[Piece]:
         yield "text", f"w{number} "
 
 
-def answered(body: dict[str, Any]) -> bool:
-    """Whether the conversation holds a tool's answer, in any of the three formats."""
-    text = json.dumps(body.get("messages", body.get("input")))
-    return any(mark in text for mark in ('"role": "tool"', '"function_call_output"', '"tool_result"'))
+def limited(said: Iterator[Piece], most: int | None) -> Iterator[Piece]:
+    """As many pieces as were asked for; `("over", None)` in place of the first one too many."""
+    for number, piece in enumerate(said):
+        if number == most:
+            yield "over", None
+            return
+        yield piece
+
+
+def most_output(body: dict[str, Any]) -> int | None:
+    """How many tokens the answer may have."""
+    names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+    return next((body[name] for name in names if body.get(name) is not None), None)
+
+
+def may_call(body: dict[str, Any]) -> bool:
+    """Whether there are tools that may be called."""
+    choice = body.get("tool_choice")
+    return bool(body.get("tools")) and choice not in ("none", {"type": "none"})
+
+
+def conversation(body: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was said, in any of the three formats: ("call" | "answer" | "else", id of the call), in order."""
+    told: list[tuple[str, str]] = []
+    for item in body.get("messages", body.get("input")):
+        told += [("call", call["id"]) for call in item.get("tool_calls") or ()]
+        blocks = item["content"] if isinstance(item.get("content"), list) else []
+        for block in (item, *blocks):
+            if block.get("type") in ("function_call", "tool_use"):
+                told.append(("call", block.get("call_id") or block["id"]))
+            elif block.get("type") in ("function_call_output", "tool_result"):
+                told.append(("answer", block.get("call_id") or block["tool_use_id"]))
+            elif block.get("role") == "tool":
+                told.append(("answer", block["tool_call_id"]))
+        if item.get("role") == "user" and not any(block.get("type") == "tool_result" for block in blocks):
+            told.append(("else", ""))
+    return told
+
+
+def answered(body: dict[str, Any]) -> int:
+    """How many times tools were asked for and have answered."""
+    kinds = [kind for kind, _ in conversation(body)]
+    return sum(before == "answer" != after for before, after in pairwise([*kinds, "end"]))
+
+
+def complaint(body: dict[str, Any], script: dict[str, str]) -> str:
+    """Why a provider would refuse the request."""
+    most, asked = int(script.get("most", 10**9)), most_output(body)
+    if asked is not None and asked > most:
+        return f"max_tokens is too large: {asked}. This model supports at most {most} completion tokens."
+    open_calls: list[str] = []
+    for kind, call in conversation(body):
+        if kind == "answer" and call not in open_calls:
+            return f"the answer to {call} has no call before it"
+        if kind == "answer":
+            open_calls.remove(call)
+        elif kind == "else" and open_calls:
+            break
+        elif kind == "call":
+            open_calls.append(call)
+    return f"no answer to the tool calls {open_calls}" if open_calls else ""
 
 
 def sse(data: object, event: str | None = None) -> str:
@@ -191,6 +260,9 @@ def chat(model: str, script: dict[str, str], said: Iterator[Piece]) -> Iterator[
 
     finish, output = "stop", 0
     for kind, value in said:
+        if kind == "over":
+            finish = "length"
+            break
         output += 1
         if kind == "call":
             index, name, arguments = value
@@ -225,6 +297,11 @@ def responses(model: str, script: dict[str, str], said: Iterator[Piece]) -> Iter
     message = {"id": "msg-1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
     opening = [event("response.created", response=response("in_progress"))]
     for kind, value in said:
+        if kind == "over":
+            cut = {**response("incomplete", usage_of(script, False, output))}
+            cut["incomplete_details"] = {"reason": "max_output_tokens"}
+            yield [*opening, event("response.incomplete", response=cut)]
+            return
         output += 1
         if kind == "call":
             index, name, arguments = value
@@ -265,6 +342,9 @@ def messages(model: str, script: dict[str, str], said: Iterator[Piece]) -> Itera
     begun = {**head, "stop_reason": None, "stop_sequence": None, "usage": {**usage, "output_tokens": 1}}
     frames, finish, output, opened = [event("message_start", message=begun)], "end_turn", 0, False
     for kind, value in said:
+        if kind == "over":
+            finish = "max_tokens"
+            break
         output += 1
         if kind == "call":
             index, name, arguments = value

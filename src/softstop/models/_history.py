@@ -121,8 +121,7 @@ class History:
     def size_of(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> int:
         """About how many tokens a request has that sends this conversation."""
         count, measured = self._measured
-        guessed = input_tokens(messages, tools)
-        return guessed if not count else max(guessed, measured + input_tokens(messages[count:], ()))
+        return measured + input_tokens(messages[count:], ()) if count else input_tokens(messages, tools)
 
     def begin_call(self, index: int, *, interruptible: bool) -> None:
         """Note that a tool is running: from now on it may have happened."""

@@ -51,8 +51,7 @@ class Plan:
     @property
     def is_last(self) -> bool:
         """Whether the model is to give its last answer."""
-        wrap_up = self._run._boundary.wrap_up
-        return wrap_up is not None and wrap_up.begun
+        return _is_wrapping_up(self._run)
 
     def tokens(self) -> int:
         """Of the request, about."""
@@ -66,6 +65,11 @@ class Plan:
             messages, tools = self._history.for_last_answer(), self._tools if _needs_tools(self._model) else []
             self._last = Request(messages, tools, self._history.size_of(messages, tools), uses_tools=False)
         return self._last
+
+
+def _is_wrapping_up(run: RunContext) -> bool:
+    wrap_up = run._boundary.wrap_up
+    return wrap_up is not None and wrap_up.begun
 
 
 def _needs_tools(model: Model) -> bool:
@@ -122,7 +126,8 @@ class ModelBody:
                 return False
             if asked.cut_off_by is None:
                 return True
-            await run._boundary.without(*asked.cut_off_by)  # ends here, unless the limit leaves another way
+            if not _is_wrapping_up(run):  # it is, if that answer used up all but the reserve
+                await run._boundary.without(*asked.cut_off_by)  # ends here, unless the limit leaves another way
             history.go_on()
             return False
 
