@@ -325,7 +325,7 @@ def parse_event(data: bytes | str | Mapping[str, Any]) -> Event:
     """
     try:
         fields: Any = from_json(data) if isinstance(data, bytes | str) else data
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a lone surrogate
         raise MisuseError(f"this is not an event of softstop, not even JSON: {error}") from None
     wired = dict(cast("Mapping[str, Any]", fields)) if isinstance(fields, Mapping) else {}
     name = wired.get("event")
