@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from typing import Final
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._log import wake_all
 from ._open import OpenStep, OpenStream, current_step, enclosing_holds
-from ._scopes import QuietScope, contains
+from ._scopes import QuietScope, contains, pass_unless_cancelled
 from ._voice import Voice
 from ._wrapup import WrapUp
 from .budgets import CAUSE_OF, Budget, Chain, Claim, Fit, Hold, Unit, Verdict, first_reached
@@ -58,7 +57,7 @@ class Boundary:
         self.on_limit = on_limit
         self._above = above
         self.limited: bool = bool(chain) or most is not None or (above is not None and above.limited)
-        self.scope = QuietScope(self._patience)
+        self.scope = QuietScope(self._patience, self._steps_run)
         self.alert = False  # asked or paused: what the hot paths look at
         self.asked = False  # nothing may begin any more: a stop is on record, or still in another thread's hands
         self.refused = self.cut = False
@@ -85,7 +84,7 @@ class Boundary:
         """One step boundary: return if the run may go on, else end the calling task's wait here."""
         if self.alert and not self.inside():
             await self._halt()
-        await checkpoint_if_cancelled()
+        await pass_unless_cancelled()
 
     async def _halt(self) -> None:
         """Wait while the run is paused; go no further if it is stopping."""
@@ -204,7 +203,7 @@ class Boundary:
         self.refused = True
         if self.abandoned:
             await asyncio.get_running_loop().create_future()  # an abandoned body gets nothing more, not even an error
-        await checkpoint_if_cancelled()  # the ordinary way out: the run's scope delivers
+        await pass_unless_cancelled()  # the ordinary way out: the run's scope delivers
         if not self.scope.cancelled and not self.over:  # foreign steps still run (T3), or the loop's turn has not come
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._parked = (*self._parked, parked)
@@ -255,6 +254,9 @@ class Boundary:
         self._wake_resting()
         self._deferred = True
         self._cancel_unless_foreign()
+
+    def _steps_run(self) -> bool:
+        return bool(self.open)
 
     def _patience(self) -> float:
         """While generators that were interrupted clean up, one interruption is enough: they may have to wait for that.

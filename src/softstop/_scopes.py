@@ -14,6 +14,7 @@ import anyio
 TURNS: Final = 3  # loop turns of anyio's own delivery before a task that stays is left in peace
 PULSE: Final = 0.06  # seconds until the next delivery to a task that stays: with TURNS, below 20 in any second
 SLOWEST_PULSE: Final = 1.0
+NEVER_YET: Final = float("-inf")  # the effective deadline where a scope is cancelled
 POLL: Final = 0.25  # seconds until a cancel that found nobody to deliver to looks again
 
 
@@ -25,6 +26,10 @@ def scope_class() -> type[anyio.CancelScope]:
 
 def _impatient() -> float:
     return 0.0
+
+
+def _unaided() -> bool:
+    return False
 
 
 class _Private(Protocol):
@@ -58,9 +63,9 @@ class QuietScope:
     from then on the cancellation is delivered in pulses.
     """
 
-    __slots__ = ("_handle", "_loop", "_pulse", "_reached", "_turns", "inner", "outer", "patience", "task")
+    __slots__ = ("_handle", "_loop", "_pulse", "_reached", "_turns", "inner", "nudged", "outer", "patience", "task")
 
-    def __init__(self, patience: Callable[[], float] = _impatient) -> None:
+    def __init__(self, patience: Callable[[], float] = _impatient, nudged: Callable[[], bool] = _unaided) -> None:
         new = scope_class()
         self.outer = new()
         self.inner = new()
@@ -71,6 +76,7 @@ class QuietScope:
         self._turns = 0
         self._reached = False  # a delivery was seen to reach a task inside, whatever it did with it
         self.patience = patience  # seconds for which the deliveries so far are enough; asked after each
+        self.nudged = nudged  # whether a shield is up whose owner will nudge: no need to look until then
 
     def __enter__(self) -> QuietScope:
         self.task = asyncio.current_task()
@@ -125,7 +131,7 @@ class QuietScope:
         """Deliver nothing any more, for good."""
         self._unschedule()
         self.inner.shield = True
-        self._hush_below()
+        self._hush(TURNS, None)
 
     def _watch_from_now(self) -> None:
         self._unschedule()
@@ -143,26 +149,33 @@ class QuietScope:
             self._handle = self._loop.call_soon(self._watch)
         elif reaches:
             self._rest(self._pulse)
-        else:  # all behind shields; whoever lowers one nudges, so this only catches shields that are not ours
+        elif self.nudged():
+            self._handle = None
+        else:  # behind shields that are not ours, so that nobody tells when they go
             wait = POLL * 4**-(self._turns)
             self._handle = self._loop.call_later(wait, self._watch)
 
     def _rest(self, seconds: float) -> None:
-        assert self._loop is not None
         self._unschedule()
         self.inner.shield = True
+        self._hush(TURNS, seconds)
+
+    def _hush(self, turns: int, seconds: float | None) -> None:
+        """Silence the groups inside, those too whose hosts hear of the cancellation in one of the next turns."""
+        assert self._loop is not None
         self._hush_below()
-        self._handle = self._loop.call_later(seconds, self._beat)
+        if turns:
+            self._handle = self._loop.call_soon(self._hush, turns - 1, seconds)
+        else:
+            self._handle = None if seconds is None else self._loop.call_later(seconds, self._beat)
 
     def _beat(self) -> None:
-        assert self._loop is not None
         self.inner.shield = False  # anyio delivers inside this assignment, once
         self.inner.shield = True
         self._deliver_below()
-        self._hush_below()
         self._reaches()
         self._pulse = min(self._pulse * 1.5, SLOWEST_PULSE)
-        self._handle = self._loop.call_later(self._pulse, self._beat)
+        self._hush(TURNS, self._pulse)
 
     # A task group whose host is interrupted cancels a scope of its own, which then delivers on its own account, every
     # turn, to children that stay. Nothing public can make it rest; what is private here is guarded by tests.
@@ -176,6 +189,8 @@ class QuietScope:
     def _deliver_below(self) -> None:
         for scope in _below(self.inner):
             if scope.cancel_called:
+                if scope._cancel_handle is not None:
+                    scope._cancel_handle.cancel()  # or there would be two chains of deliveries, and one never rests
                 scope._deliver_cancellation(scope)
 
     def _hush_below(self) -> None:
@@ -204,6 +219,15 @@ async def finish_within(seconds: float, work: Callable[[], object]) -> bool:
         finally:
             timer.cancel()
     return False
+
+
+async def pass_unless_cancelled() -> None:
+    """As anyio's `checkpoint_if_cancelled`, which turns until the cancellation comes: where deliveries rest, it waits."""
+    if anyio.current_effective_deadline() > NEVER_YET:
+        return
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    await asyncio.get_running_loop().create_future()  # the next pulse ends it; in an abandoned body nothing does
 
 
 def cancelled_around(scope: anyio.CancelScope) -> bool:
