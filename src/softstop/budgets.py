@@ -271,8 +271,8 @@ def first_reached(chain: Chain) -> tuple[Budget, Unit] | None:
 class Claim:
     """One step's request for room in its whole chain: all or nothing, now, later, or never.
 
-    Waits while running steps other than those that enclose it may free room; is refused as soon as none may, which
-    includes steps that wait for room inside themselves and could not go on before this one does.
+    Waits while running steps other than those that enclose it may free room; is refused once none may (behind others:
+    when its turn comes). Steps that wait inside themselves, and could not go on before this one does, free nothing.
     A claim from inside a step that holds something does not queue behind others: they may wait for that very step.
 
     Args:
