@@ -222,7 +222,7 @@ async def finish_within(seconds: float, work: Callable[[], object]) -> bool:
 
 
 async def pass_unless_cancelled() -> None:
-    """As anyio's `checkpoint_if_cancelled`, which turns until the cancellation comes: where deliveries rest, it waits."""
+    """As anyio's `checkpoint_if_cancelled`, which turns until the cancellation comes; this waits if it has to."""
     if anyio.current_effective_deadline() > NEVER_YET:
         return
     for _ in range(TURNS):

@@ -11,11 +11,10 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._boundary import REFUSED, Boundary
 from ._open import OpenStep, current_step
-from ._scopes import cancelled_around, contains, finish_within, scope_class
+from ._scopes import cancelled_around, contains, finish_within, pass_unless_cancelled, scope_class
 from .budgets import Fit, Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
@@ -77,7 +76,7 @@ class Step:
         if cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin in there either
             scope.__exit__(None, None, None)
             self._give_back()
-            await checkpoint_if_cancelled()
+            await pass_unless_cancelled()
             scope = scope_class()(shield=True)
             scope.__enter__()
         self._begin(scope)
@@ -223,7 +222,7 @@ class Stream(Generic[T]):
             try:
                 if boundary.alert or boundary.limited:
                     await boundary.admit()
-                await checkpoint_if_cancelled()
+                await pass_unless_cancelled()
             except BaseException:
                 await self._close_source()
                 raise

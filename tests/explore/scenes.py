@@ -255,6 +255,19 @@ SCENES: dict[str, MakeRun] = {
     "a body that swallows for a while": of(scripted(step("a", 0.25), swallow(1.0), step("b", 0.5), write("z"))),
     "a body that swallows for ever": of(scripted(step("a", 0.25), swallow(100.0), write("late"), step("b", 0.5))),
     "a step that swallows for ever": of(scripted(step("a", 0.25, swallow(100.0)), step("b", 0.5), policy=SHORT)),
+    "a deaf child of a group": of(
+        scripted(
+            sleep(0.25),
+            parallel([swallow(7.0), step("a", 0.1)], [step("b", 0.5)]),
+            policy=StopPolicy(grace=0.0, abandon_after=1.0),
+        )
+    ),
+    "boundaries of a group that is given up at once": of(
+        scripted(
+            step("outer", 0.0, parallel([step("a", 0.5, boundary(), hang())], [step("b", 0.5, step("c"))])),
+            policy=StopPolicy(grace=2.0, abandon_after=0.0),
+        )
+    ),
     "a body that hangs": of(scripted(write("x"), hang())),
     "a step that hangs": of(scripted(on_stop(0.1), step("a", 0.25, hang()), policy=SHORT)),
     "a short grace": of(

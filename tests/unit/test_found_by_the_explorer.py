@@ -225,3 +225,28 @@ async def test_a_reservation_without_room_inside_a_step_does_not_make_that_step_
     assert output.status is RunStatus.cancelled
     assert [(step.step, step.status) for step in output.steps] == [("outer", "unsettled")]
     assert output.errors == ()
+
+
+async def test_a_deaf_branch_is_not_interrupted_on_every_turn_when_its_host_hears_late() -> None:
+    heard: list[float] = []
+
+    async def deaf() -> None:
+        until = anyio.current_time() + 7
+        while anyio.current_time() < until:
+            try:
+                await asyncio.sleep(until - anyio.current_time())
+            except asyncio.CancelledError:
+                heard.append(anyio.current_time())
+
+    async def body(run: RunContext, message: object) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(deaf)
+
+    async with Supervisor(policy=StopPolicy(grace=0, abandon_after=1)) as supervisor:
+        run = supervisor.start(Agent(body))
+        await asyncio.sleep(0)  # the body has begun, its group waits in the turn in which the stop comes
+        run.cancel()
+        await run.ended()
+        await anyio.sleep(10)
+    assert len(heard) <= 20
+    assert max(heard) <= 1

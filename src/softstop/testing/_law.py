@@ -230,8 +230,8 @@ def _author(event: RunCancelled | RunStopRequested) -> tuple[str, str | None, st
 
 def interruptions_are_few(told: Told) -> Broken:
     """T8: what ignores a stop is interrupted at most 20 times a second, and not at all once it is abandoned."""
-    if any(True for _ in told.marks("failed")):  # a group of the body's own interrupts as it likes
-        return
+    if any(True for _ in told.marks("failed")) or told.run_id in told.trace.natively:
+        return  # a group of the body's own has noticed by itself, and interrupts as it likes
     assert told.outcome is not None
     body_ended = min((place for place, _ in told.marks("returned", "raised")), default=FOR_EVER)
     heard: dict[object, list[float]] = {}

@@ -367,11 +367,14 @@ async def test_a_source_without_aclose_is_fine() -> None:
 TORN = pytest.mark.xfail(
     strict=True, reason="in a branch the group's own cancel reaches the clean-up of a generator a second time"
 )
+TORN_PERHAPS = pytest.mark.xfail(
+    strict=False, reason="as above if the branch is interrupted before the group: anyio keeps both in a set of objects"
+)
 
 
 @pytest.mark.parametrize(
     "where",
-    ["body", pytest.param("anyio branch", marks=TORN), pytest.param("asyncio branch", marks=TORN)],
+    ["body", pytest.param("anyio branch", marks=TORN_PERHAPS), pytest.param("asyncio branch", marks=TORN)],
 )
 async def test_a_stalled_generator_may_clean_up_wherever_it_is_read(where: str) -> None:
     closed: list[float] = []
