@@ -351,8 +351,8 @@ class Boundary:
         for stream in tuple(self.streams):
             stream.interrupt(outlived=True)
         patience = loop.time() + self.cleanup_timeout
-        while self.open or (loop.time() < patience and any(stream.waiting for stream in self.streams)):
-            self._emptied = emptied = loop.create_future()  # a source that another task runs cannot be closed from here
+        while self.open or (loop.time() < patience and any(s.waiting or s.closing for s in self.streams)):
+            self._emptied = emptied = loop.create_future()  # what another task reads or closes is not closed from here
             timer = None if self.open else loop.call_at(patience, wake_all, [emptied])
             try:
                 await emptied

@@ -44,6 +44,11 @@ class OpenStream(Protocol):
     unwinds: bool  # its source cleans up in the wait that was interrupted: a generator, not an object with `aclose`
     task: asyncio.Task[Any] | None  # that reads it
 
+    @property
+    def closing(self) -> bool:
+        """Whether a task is closing its source."""
+        ...
+
     def interrupt(self, *, outlived: bool = False) -> None:
         """End a wait that the scope cannot end; `outlived` if the task that waits has outlived the body."""
         ...

@@ -263,6 +263,7 @@ class Stream(Generic[T]):
             return
         error = exc if isinstance(exc, Exception) else StepFailed(self.name, safe_error(exc))
         self._boundary.failed(error)
+        self._pull, self._ended = None, True
         try:
             await self._close_source()
         finally:
@@ -275,6 +276,11 @@ class Stream(Generic[T]):
         if (self._foreign or outlived) and self.task is not None and self.waiting and not self._interrupted:
             self._interrupted = True
             self.task.cancel("the run is stopping")
+
+    @property
+    def closing(self) -> bool:
+        """Whether some task has begun to close the source; while the stream is open it is at it."""
+        return self._ended
 
     async def aclose(self) -> None:
         """Close the source now; a stream that was not read to its end counts as cut while the run is stopping."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -216,8 +217,8 @@ def trees_hold(trace: Any) -> Iterator[str]:
     """T7, besides what holds for every run: causes go down, nothing goes up, a workflow's step ends after its run."""
     runs = {run.run_id: run for run in trace.runs}
     yield from _causes(trace, runs)
-    live: dict[str, set[str]] = {run_id: set() for run_id in runs}
-    stages: dict[str, int] = dict.fromkeys(runs, 0)
+    live: dict[str, set[str]] = defaultdict(set)
+    stages: Counter[str] = Counter()
     for event in (entry for entry in trace.story if isinstance(entry, Event)):
         above = event.parent_run_id
         if isinstance(event, RunStarted) and above is not None:

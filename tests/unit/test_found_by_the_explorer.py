@@ -250,3 +250,32 @@ async def test_a_deaf_branch_is_not_interrupted_on_every_turn_when_its_host_hear
         await anyio.sleep(10)
     assert len(heard) <= 20
     assert max(heard) <= 1
+
+
+async def test_a_source_that_another_task_is_closing_is_closed_before_the_outcome() -> None:
+    class Slow:
+        def __aiter__(self) -> Slow:
+            return self
+
+        async def __anext__(self) -> str:
+            await anyio.sleep_forever()
+            raise StopAsyncIteration
+
+        async def aclose(self) -> None:
+            await anyio.sleep(2)
+
+    async def body(run: RunContext, message: object) -> None:
+        async def read() -> None:
+            async for _ in run.stream("read", Slow()):
+                pass
+
+        task = asyncio.ensure_future(read())  # noqa: TID251 - a task that nobody waits for
+        await anyio.sleep(1)
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        told = await names(run)
+        assert anyio.current_time() == 3
+    assert told == ["RunStarted", "StepStarted", "StepCompleted", "RunCompleted"]
