@@ -1,0 +1,132 @@
+"""The shape of the house: the public names, the size of rooms and functions, what an import pulls in."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import softstop
+
+ROOT = Path(__file__).parents[2]
+SRC = ROOT / "src" / "softstop"
+MODULES = sorted(SRC.rglob("*.py"))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+PUBLIC = [
+    "Agent", "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream",
+    "LimitReached", "Limits", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
+    "ModelRequestStarted", "Outcome", "Parallel", "Router", "Run", "RunCancelled", "RunCompleted", "RunContent",
+    "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFailed", "RunIdTaken",
+    "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunStarted",
+    "RunStatus", "RunStopRequested", "RunStopped", "SoftstopError", "Source", "Step", "StepCompleted",
+    "StepFailed", "StepRecord", "StepStarted", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
+    "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed", "SyncEventStream",
+    "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted", "Usage", "UsageRejected", "Workflow",
+    "WorkflowRunEvent", "cancel_run", "parse_event",
+]  # fmt: skip
+
+LONGEST_MODULE = 400  # lines
+LONGEST_FUNCTION = 60  # lines, its docstring not counted
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(SRC))
+
+
+def functions(tree: ast.AST) -> list[Function]:
+    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def length(node: Function) -> int:
+    body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+    return (node.end_lineno or 0) - body[0].lineno + 1
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    modules = {path.stem if path.stem != "__init__" else path.parent.name for path in SRC.glob("*.py")} | {
+        path.name for path in SRC.iterdir() if path.is_dir()
+    }
+    names = sorted(name for name in vars(softstop) if not name.startswith("_") and name not in modules)
+    assert names == PUBLIC
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_first_what_it_knows_in_400_lines_at_most(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    docstring = ast.get_docstring(tree)
+    assert docstring, "every module starts by saying what it knows"
+    assert text.startswith('"""')
+    assert text.count("\n") <= LONGEST_MODULE
+    long = {node.name: length(node) for node in functions(tree) if length(node) > LONGEST_FUNCTION}
+    assert long == {}
+    local = [
+        node.lineno for f in functions(tree) for node in ast.walk(f) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert local == [], "no import inside a function"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+def test_an_example_uses_public_names_only(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "softstop":
+            assert not any(part.startswith("_") for part in (node.module or "").split("."))
+            assert not any(alias.name.startswith("_") for alias in node.names)
+        elif isinstance(node, ast.Import):
+            assert not any(part.startswith("_") for alias in node.names for part in alias.name.split("."))
+        elif isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_") or node.attr.startswith("__"), node.attr
+
+
+EXTRAS = [
+    "pydantic_ai", "openai", "anthropic", "fastapi", "starlette", "uvicorn", "redis", "sqlite3", "httpx", "httpx2",
+    "opentelemetry", "hypothesis", "pytest", "langgraph", "agno", "softstop.testing", "softstop.models",
+]  # fmt: skip
+DEPENDENCIES = """
+import anyio, structlog
+from pydantic import BaseModel, Field, TypeAdapter, create_model
+anyio.CancelScope
+class Model(BaseModel):
+    number: int = Field(ge=0)
+"""
+MOST_OTHERS = 15  # modules of the standard library and of dependencies that a bare use of them does not load
+MOST_OF_OURS = 45
+
+
+def loaded(code: str) -> set[str]:
+    """The modules a fresh interpreter has loaded after running some code."""
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('\\n'.join(sorted(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+        env={"PYTHONPATH": str(ROOT / "src")},
+    )
+    return set(told.stdout.split())
+
+
+def test_importing_softstop_pulls_in_no_extra() -> None:
+    modules = loaded("import softstop")
+    assert "softstop" in modules
+    assert [extra for extra in EXTRAS if extra in modules] == []
+
+
+def test_importing_softstop_adds_few_modules_to_its_three_dependencies() -> None:
+    added = loaded("import softstop") - loaded(DEPENDENCIES)
+    others = sorted(name for name in added if name.split(".")[0] != "softstop")
+    assert len(others) <= MOST_OTHERS, others
+    assert len(added) - len(others) <= MOST_OF_OURS
+
+
+def test_a_type_checker_finds_the_marker_of_a_typed_package() -> None:
+    assert (SRC / "py.typed").exists()
+
+
+def test_exports_are_said_twice_so_that_a_type_checker_takes_them_for_exports() -> None:
+    tree = ast.parse((SRC / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            assert [alias.asname for alias in node.names] == [alias.name for alias in node.names]
