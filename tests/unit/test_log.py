@@ -372,6 +372,11 @@ async def test_a_reader_of_a_member_skips_what_is_not_its_own_without_stalling()
         await anext(stream)
 
 
+async def turns_of_the_loop(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=12),
@@ -381,10 +386,6 @@ async def test_a_reader_of_a_member_skips_what_is_not_its_own_without_stalling()
 def test_readers_of_any_pace_see_the_same_text_structure_and_end(
     bursts: list[tuple[int, int]], paces: list[int], fold: bool
 ) -> None:
-    async def turns_of_the_loop(count: int) -> None:
-        for _ in range(count):
-            await asyncio.sleep(0)
-
     async def main() -> None:
         log, (voice,) = live_log()
         seen: list[list[Event]] = [[] for _ in paces]
