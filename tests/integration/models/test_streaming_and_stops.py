@@ -50,7 +50,7 @@ async def test_text_streams_and_the_providers_usage_stands_in_the_models_event(
 async def test_a_stop_in_mid_stream_ends_the_generation_and_keeps_what_was_delivered(
     provider: Provider, protocol: str
 ) -> None:
-    agent = Agent(model=getattr(provider, protocol)(words=500, pace=0.005))
+    agent = Agent(model=getattr(provider, protocol)(words=200, pace=0.03))
     run = agent.arun("go")
     pieces: list[str] = []
 
