@@ -57,7 +57,7 @@ class Trace:
     lagging: list[Event] = field(default_factory=list[Event])
     late: list[Event] = field(default_factory=list[Event])
     joined: list[tuple[int, list[Event]]] = field(default_factory=list[tuple[int, list[Event]]])  # read after a seq
-    ended_at: float = 0.0  # virtual wall-clock time of the root's outcome
+    caller_left_at: float | None = None  # virtual wall-clock time at which the caller was sent away
     stuck: str = ""  # told by a deadlock
     tasks: list[str] = field(default_factory=list[str])  # of the supervisor's, left behind
     orphans: list[str] = field(default_factory=list[str])  # of the body's own making, left behind
@@ -119,7 +119,7 @@ class Scene:
         self._over: asyncio.Future[None] = loop.create_future()
         self._gate: asyncio.Future[None] = loop.create_future()
         self._until_end: asyncio.Future[None] = loop.create_future()
-        self._breaking = False
+        self._breaking = self._calling = False
         supervisor = self._supervisor = Supervisor(
             clock=loop.wall, limits=self._schedule.bounds(), observers=(self._witness,)
         )
@@ -150,7 +150,6 @@ class Scene:
 
     async def _watch_end(self, run: Run) -> None:
         await run.ended()
-        self.trace.ended_at = self._loop.wall()
         self._last_call = self._loop.calls + AFTERLIFE
         for handle in self._delayed:
             handle.cancel()
@@ -166,6 +165,7 @@ class Scene:
             await self._until_end
 
     async def _call(self, run: Run) -> None:
+        self._calling = True
         match self._schedule.caller:
             case "await":
                 await run
@@ -173,6 +173,9 @@ class Scene:
                 async for _ in run:
                     if self._breaking:
                         break
+            case "work":
+                async for _ in run:
+                    await asyncio.sleep(0)
             case _:
                 async with run:
                     await asyncio.wait((self._gate, self._until_end), return_when=asyncio.FIRST_COMPLETED)
@@ -255,7 +258,8 @@ class Scene:
             self._over.set_exception(Left())
 
     def _cancel_caller(self) -> None:
-        self._caller.cancel()
+        if self._caller.cancel() and self._calling:  # a task that never began was no caller yet
+            self.trace.caller_left_at = self._loop.wall()
 
     def _break(self) -> None:
         self._breaking = True
@@ -263,6 +267,7 @@ class Scene:
     def _leave_block(self) -> None:
         if not self._gate.done():
             self._gate.set_result(None)
+            self.trace.caller_left_at = self._loop.wall() if self._calling else None
 
     # -- afterwards ----------------------------------------------------------------------------------------------
 
@@ -347,6 +352,7 @@ STRIKES: Final[dict[str, Callable[[Any], object]]] = {
     "member": lambda scene: scene._ask_member(),
     "await_cancelled": lambda scene: scene._cancel_caller(),
     "read_cancelled": lambda scene: scene._cancel_caller(),
+    "worker_cancelled": lambda scene: scene._cancel_caller(),
     "reader_breaks": lambda scene: scene._break(),
     "block_left": lambda scene: scene._leave_block(),
 }

@@ -10,12 +10,15 @@ from typing import Final, Literal, NamedTuple
 from softstop.errors import MisuseError
 from softstop.limits import Limits
 
-Caller = Literal["none", "await", "read", "own"]
+Caller = Literal["none", "await", "read", "work", "own"]
 Grid = Literal["start", "call", "event", "mark"]
 
 
 class Way(NamedTuple):
-    """One way in which a stop can come, and the caller it needs: none, or one that awaits, reads or owns the run."""
+    """One way in which a stop can come, and the caller it needs.
+
+    A caller awaits the run, reads it, works on what it reads, or owns it.
+    """
 
     name: str
     caller: Caller
@@ -42,6 +45,7 @@ WAYS: Final = (
     Way("member", "none", "cancel_run of the newest live member"),
     Way("await_cancelled", "await", "the task that awaits the run is cancelled"),
     Way("read_cancelled", "read", "the task that iterates over the run is cancelled"),
+    Way("worker_cancelled", "work", "the task that iterates over the run is cancelled, perhaps at work on an event"),
     Way("reader_breaks", "read", "the task that iterates over the run breaks out: stops nothing"),
     Way("block_left", "own", "the block that owns the run is left early"),
 )
