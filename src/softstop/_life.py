@@ -162,8 +162,7 @@ class Life:
         if self.limits.now.on_exhausted == "pause":
             self.pause(request.reason)
             return True
-        wrap_up = self.boundary.wrap_up
-        if wrap_up is not None and ledger.keeps_back:  # it is for the last answer, not for members
+        if (wrap_up := self.boundary.wrap_up) and ledger.keeps_back:  # it is for the last answer, not for members
             wrap_up.begin(ledger, request.cause)
             for member in self.live_members():
                 member.ask(wrap_up.request(self.run_id))
@@ -194,8 +193,8 @@ class Life:
             self._draw_on(self.means.own)
         self.boundary.most = self.means.limits.steps
         self.boundary.limited = True
-        if self.boundary.wrap_up is not None:
-            self.boundary.wrap_up.reconsider()
+        if wrap_up := self.boundary.wrap_up:
+            wrap_up.reconsider()
         if self.boundary.paused and first_reached(self.boundary.chain) is None:
             self.resume()
         self.boundary.look_at_ledgers()
@@ -327,7 +326,8 @@ class Life:
             self.seal(signal)
 
     def _last_will(self) -> StopRequest:
-        return StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended")
+        mode = self.stop.mode if self.stop else StopMode.step  # a stop after the turn lets members' turns end
+        return StopRequest(cause=StopCause.parent, via=self.run_id, reason="its parent has ended", mode=mode)
 
     async def _end_cancelled(self) -> None:
         """Run the `on_stop` hooks, newest first, each bounded, then publish; a hook that stays is left behind."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Any, Final, NamedTuple, cast
 
 import anyio
@@ -113,8 +113,8 @@ class ModelBody:
 
     async def _turn(self, run: RunContext, model: Model, history: History) -> bool:
         """One turn, a model's answer and the tool calls it asks for; tells whether the model is done."""
-        with run._boundary.turn():
-            asked = await self._ask(run, model, history)
+        with ExitStack() as turn:
+            asked = await self._ask(run, model, history, turn)
             if asked.is_last:
                 run._boundary.wrapped_up()
                 return True
@@ -131,10 +131,10 @@ class ModelBody:
             history.go_on()
             return False
 
-    async def _ask(self, run: RunContext, model: Model, history: History) -> Asked:
-        """Get an answer, trying again where that may help.
+    async def _ask(self, run: RunContext, model: Model, history: History, turn: ExitStack) -> Asked:
+        """Get an answer, trying again where that may help; the turn begins with it.
 
-        A wait between two tries, or for room in a budget, is in no step: a stop ends it.
+        A wait between two tries, or for room in a budget, is in no step and no turn: a stop ends it.
         """
         retries, wait = RETRIES, BACK_OFF
         while True:
@@ -143,10 +143,12 @@ class ModelBody:
                 is_last, request = plan.is_last, plan.request()
                 request.most_output = self._sendable(bound)
                 answer = Answer(run, model, history, request, Bill(run, bound.hold, self._tariff))
+                turn.enter_context(run._boundary.turn())
                 try:
                     await _receive(run, model.model_name, answer)
                     return Asked(is_last, bound.tight if answer.ran_out else None)
                 except ModelFailed as failure:
+                    turn.close()
                     if bound.tight is not None and self._is_too_long(failure, request.most_output):
                         continue
                     pause = wait if failure.retry_after is None else failure.retry_after
