@@ -33,4 +33,4 @@ async def _pour(chunks: AsyncIterator[str], voice: Voice, boundary: Boundary) ->
     finally:
         close = getattr(chunks, "aclose", None)
         if close is not None:
-            await finish_within(boundary.cleanup_timeout, close)
+            await finish_within(boundary.cleanup_timeout, close)  # noqa: ASYNC102 - shielded

@@ -35,7 +35,7 @@ async def call_hooks(hooks: tuple[StopHook, ...], stop: StopRequest, ends: float
         try:
             if not await finish_within(share, partial(hook, stop)):
                 errors.append(f"on_stop callback took more than {share:.3g} s and was cut")
-        except BaseException as exc:  # boundary: drive. A hook cannot change the outcome (T9)
+        except BaseException as exc:  # noqa: ASYNC103 - boundary: drive. A hook cannot change the outcome (T9)
             if process_interrupt(exc) is not None:
                 raise
             errors.append(safe_error(exc))

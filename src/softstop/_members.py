@@ -34,7 +34,7 @@ async def end_all(members: Callable[[], Sequence[Member]], will: StopRequest, ha
             member.line.ask(will)
         try:
             await left[0].wait_for_end()
-        except asyncio.CancelledError:  # native: it hastens the members, which have bounds, and skips none of them
+        except asyncio.CancelledError:  # noqa: ASYNC103 - native: it hastens the members, which have bounds
             hasten()
 
 

@@ -208,7 +208,7 @@ class Stream(Generic[T]):
             raise
         except BaseException as exc:
             self.waiting = False
-            await self._broken(exc)
+            await self._broken(exc)  # noqa: ASYNC102 - closes shielded
             raise
         self.waiting = False
         return chunk
@@ -224,7 +224,7 @@ class Stream(Generic[T]):
                     await boundary.admit()
                 await pass_unless_cancelled()
             except BaseException:
-                await self._close_source()
+                await self._close_source()  # noqa: ASYNC102 - shielded
                 raise
             return self._begin()
         if self._inside and boundary.inside():

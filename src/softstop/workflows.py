@@ -113,7 +113,7 @@ class Parallel:
                 values[index] = await perform(step, run, value)
             except Exception as failure:  # noqa: BLE001 - raised again below, when the other branches have ended
                 failures.append(failure)
-            except asyncio.CancelledError:  # refused, which must not cut the others; it is raised again below
+            except asyncio.CancelledError:  # noqa: ASYNC103 - refused: must not cut the others; raised again below
                 if _natively_cancelled():
                     raise
 

@@ -163,7 +163,7 @@ def stream(
                 yield chunk
         finally:
             try:
-                await _sleep(closes_in)
+                await _sleep(closes_in)  # noqa: ASYNC102 - a source is not always careful
             finally:
                 mark(run, "close", name, step_id)
 
@@ -292,7 +292,7 @@ def swallow(seconds: float) -> Action:
         while anyio.current_time() < ends:
             try:
                 await asyncio.sleep(ends - anyio.current_time())
-            except asyncio.CancelledError:
+            except asyncio.CancelledError:  # noqa: ASYNC103 - that is what it is for
                 mark(run, "interrupted", "swallowed", value=number)
 
     return Action(_text("swallow", seconds), play)
