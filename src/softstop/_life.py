@@ -258,7 +258,7 @@ class Life:
                     ending = Ending.returned
                 finally:
                     self._delivered = self.boundary.scope.delivered
-        except BaseException as exc:  # noqa: BLE001 - boundary: drive. It ends this run and no other (T20)
+        except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive. It ends this run and no other (T20)
             raised = exc
         interrupt = process_interrupt(raised)
         if interrupt is not None or (raised is None and self._delivered):
@@ -283,7 +283,7 @@ class Life:
             try:
                 await self._wind_up(ending)
                 return interrupt
-            except BaseException as exc:  # noqa: BLE001 - boundary: drive
+            except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive
                 interrupt = process_interrupt(exc) or interrupt
                 self._errors = (*self._errors, safe_error(exc))
                 self._stop_by_process()

@@ -210,4 +210,4 @@ async def _receive(run: RunContext, name: str, answer: Answer) -> None:
             async for text in answer:
                 run.write(text)
         finally:
-            await finish_within(run.policy.cleanup_timeout, answer.aclose)
+            await finish_within(run.policy.cleanup_timeout, answer.aclose)  # noqa: ASYNC102 - shielded
