@@ -31,9 +31,9 @@ class RunOptions(TypedDict, total=False):
     policy: StopPolicy | None
     """How this run lets itself be stopped; None takes the agent's, else the supervisor's."""
     user_id: str | None
-    """Whose run this is."""
+    """Whose run this is; a member's is its parent's, if not given."""
     session_id: str | None
-    """The conversation it belongs to."""
+    """The conversation it belongs to; a member's is its parent's, if not given."""
     continue_from: RunOutput | str | None
     """An ended run, or its id, whose conversation goes on: a model sees its messages before the new one."""
     metadata: Mapping[str, Any]

@@ -201,6 +201,10 @@ class Supervisor:
         limits = spec.limits.over(runnable.limits)
         if parent is None:
             limits = limits.over(self.limits)
+        elif parent.spec.user_id is not None or parent.spec.session_id is not None:  # a member is its parent's owner's
+            spec = spec._replace(
+                user_id=spec.user_id or parent.spec.user_id, session_id=spec.session_id or parent.spec.session_id
+            )
         policy = spec.policy or runnable.policy
         if policy is None:
             policy = self.policy if parent is None else parent.policy

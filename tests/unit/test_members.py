@@ -30,6 +30,7 @@ from softstop import (
     StopResult,
     Supervisor,
     Usage,
+    Workflow,
     parse_event,
 )
 
@@ -644,6 +645,23 @@ async def test_a_member_takes_the_options_of_a_run_and_its_parent_s_policy() -> 
     async with Supervisor() as supervisor:
         await supervisor.start(Agent(lead), policy=QUICK).ended()
     assert seen == [("go", "m", "u", "s", {"k": 1}, QUICK)]
+
+
+async def test_a_member_belongs_to_its_parent_s_user_and_session_unless_it_says_otherwise() -> None:
+    async def leaf(run: RunContext, message: object) -> str:
+        return f"{run.user_id} {run.session_id}"
+
+    async def lead(run: RunContext, message: object) -> list[str]:
+        inherited = await run.member(Workflow([leaf]), "go")
+        own = await run.member(Agent(leaf), "go", user_id="bob")
+        return [inherited.content, own.content]
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(lead), user_id="alice", session_id="s1").ended()
+        assert len(supervisor.list_runs(user_id="alice")) == 3
+        assert len(supervisor.list_runs(session_id="s1")) == 4
+        assert (await supervisor.start(Agent(leaf)).ended()).content == "None None"
+    assert output.value == ["alice s1", "bob s1"]
 
 
 async def test_what_cannot_be_a_member_is_misuse_where_it_is_called() -> None:

@@ -33,6 +33,7 @@ from softstop import (
     Team,
     Workflow,
     WorkflowRunEvent,
+    workflows,
 )
 
 BUT = ("RunContent", "RunStopRequested")
@@ -360,6 +361,30 @@ async def test_a_stop_lets_a_sync_step_finish_and_it_can_see_the_stop() -> None:
     assert seen == [True]
     assert (output.status, steps_of(output)) == (RunStatus.cancelled, ["work completed"])
     assert (output.members[0].status, output.members[0].value) == (RunStatus.completed, "whole")
+
+
+async def test_a_sync_step_that_waits_for_a_thread_is_in_no_step_and_a_stop_ends_the_wait() -> None:
+    workflows._seats.set(anyio.CapacityLimiter(1))  # of this loop
+    began: list[str] = []
+
+    def work(run: RunContext, value: str) -> str:
+        began.append(value)
+        run.write("begun")
+        patience = time.monotonic() + 5
+        while not run.stopping and time.monotonic() < patience:
+            time.sleep(0.001)  # noqa: TID251 - a real thread
+        return "whole"
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Workflow([Parallel(work, partial(work))]), "go")
+        async for event in run.events():
+            if event.content == "begun":
+                run.cancel("enough")
+        output = await run.ended()
+    assert began == ["go"]
+    assert sorted((member.status.value, len(member.steps)) for member in output.members) == [
+        ("cancelled", 0), ("completed", 1),
+    ]  # fmt: skip
 
 
 async def test_a_sync_step_that_raises_fails_the_workflow() -> None:

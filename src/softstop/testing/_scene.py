@@ -121,8 +121,9 @@ class Scene:
         self._until_end: asyncio.Future[None] = loop.create_future()
         self._breaking = self._calling = False
         supervisor = self._supervisor = Supervisor(
-            clock=loop.wall, limits=self._schedule.bounds(), observers=(self._witness,)
-        )
+            clock=loop.wall, limits=self._schedule.bounds(), observers=(self._witness,),
+            keep_ended=MOST_TURNS, keep_ended_for=LINGER,
+        )  # fmt: skip
         try:
             async with supervisor:
                 trace.root = self._run = self._make_run(supervisor)
