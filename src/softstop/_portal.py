@@ -115,7 +115,12 @@ def _started(runnable: Runnable, message: object, options: RunOptions) -> Run:
     async def start(supervisor: Supervisor) -> Run:
         return supervisor.start(runnable, message, **options)
 
-    return _portal.call(start).result()
+    future = _portal.call(start)
+    try:
+        return future.result()
+    except KeyboardInterrupt:  # the run may be there already, and nobody else would ever stop it
+        _end_for_its_caller(future.result())
+        raise
 
 
 def _waited(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -124,6 +129,10 @@ def _waited(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return future.result()
     except KeyboardInterrupt:
-        run.line.ask(StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
-        _portal.call(lambda _: run.ended()).result()
+        _end_for_its_caller(run)
         raise
+
+
+def _end_for_its_caller(run: Run) -> None:
+    run.line.ask(StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
+    _portal.call(lambda _: run.ended()).result()
