@@ -6,6 +6,7 @@ Every change of a chain is one synchronous block under one lock, so that a budge
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from .stops import LimitReached, StopCause
 from .usage import Usage
 
 _lock = threading.RLock()  # held for integer arithmetic only; one for all, since chains overlap
+if hasattr(os, "register_at_fork"):  # held at a fork, it would stay held in the child
+    os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLock()))
 
 Unit = Literal["tokens", "cost_usd"]
 CAUSE_OF: dict[Unit, StopCause] = {"tokens": StopCause.token_budget, "cost_usd": StopCause.cost_budget}
