@@ -1,0 +1,338 @@
+"""Whole processes: Ctrl-C, fork and the end of the interpreter, each in a bounded time and with the truth told."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[2] / "src"
+PRELUDE = """
+import asyncio, os, signal, sys, threading, time
+import softstop
+from softstop import Agent, Budget, Limits, RunStatus, StopPolicy, Supervisor, Usage
+
+def say(*words):
+    print(*words, flush=True)
+
+async def waits(run, message):
+    say("begun")
+    try:
+        await asyncio.sleep(1_000)
+    finally:
+        say("interrupted")
+
+async def pays(run, message):
+    async with run.step("pay"):
+        say("begun")
+        await asyncio.sleep(0.7)
+        say("committed")
+    async with run.step("refused"):
+        say("must not begin")
+"""
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+@contextmanager
+def script(code: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that runs the code; killed at the end if it is still there."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", PRELUDE + textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if word in line:
+            return
+    raise AssertionError(f"{word!r} was never said: {process.stderr.read() if process.stderr else ''}")
+
+
+def finish(process: subprocess.Popen[str], seconds: float) -> tuple[int, str, str, float]:
+    began = time.monotonic()
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err, time.monotonic() - began
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ctrl_c_in_a_sync_run_waits_for_the_step_and_is_raised_then(stream: bool) -> None:
+    call = "for _ in Agent(pays).run('go', stream=True): pass" if stream else "Agent(pays).run('go')"
+    with script(
+        f"""
+        try:
+            {call}
+        except KeyboardInterrupt:
+            say("raised")
+            raise
+        """
+    ) as process:
+        wait_for(process, "begun")
+        process.send_signal(signal.SIGINT)
+        code, out, err, took = finish(process, 5)
+    assert out.split() == ["committed", "raised"]
+    assert code == -signal.SIGINT
+    assert "KeyboardInterrupt" in err
+    assert took < 3
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
+    with script(
+        """
+        async def slow(run, message):
+            async with run.step("pay"):
+                say("begun")
+                await asyncio.sleep(20)
+                say("committed")
+
+        Agent(slow).run("go")
+        """
+    ) as process:
+        wait_for(process, "begun")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # noqa: TID251 - the process has to notice the first one
+        assert process.poll() is None, "the first one waits for the step"
+        process.send_signal(signal.SIGINT)
+        code, out, _, took = finish(process, 8)
+    assert "committed" not in out
+    assert code == -signal.SIGINT
+    assert took < 4
+
+
+def test_ctrl_c_between_steps_ends_a_sync_run_at_once_with_its_clean_up() -> None:
+    with script("Agent(waits).run('go')") as process:
+        wait_for(process, "begun")
+        process.send_signal(signal.SIGINT)
+        code, out, _, took = finish(process, 5)
+    assert out.split() == ["interrupted"]
+    assert code == -signal.SIGINT
+    assert took < 2
+
+
+def test_ctrl_c_under_asyncio_run_leaves_the_supervisor_at_once_and_every_run_with_its_outcome() -> None:
+    with script(
+        """
+        async def main():
+            async with Supervisor() as supervisor:
+                runs.append(supervisor.start(Agent(waits)))
+                await asyncio.sleep(1_000)
+
+        runs = []
+        try:
+            asyncio.run(main())
+        except KeyboardInterrupt:
+            say(runs[0].status.value, runs[0].stop.cause.value, runs[0].stop.mode.value)
+        """
+    ) as process:
+        wait_for(process, "begun")
+        process.send_signal(signal.SIGINT)
+        code, out, _, took = finish(process, 5)
+    assert out.split() == ["interrupted", "cancelled", "shutdown", "now"]
+    assert code == 0
+    assert took < 2
+
+
+def test_a_keyboard_interrupt_inside_a_step_reaches_the_process() -> None:
+    with script(
+        """
+        async def body(run, message):
+            async with run.step("tool"):
+                raise KeyboardInterrupt
+
+        async def main():
+            async with Supervisor() as supervisor:
+                await supervisor.start(Agent(body)).ended()
+
+        try:
+            asyncio.run(main())
+        except KeyboardInterrupt:
+            say("told the process")
+        """
+    ) as process:
+        code, out, err, _ = finish(process, 5)
+    assert out.split("\n")[0] == "told the process", err
+    assert code == 0
+
+
+# -- the end of the interpreter --------------------------------------------------------------------------------------
+
+
+def test_the_interpreter_ends_promptly_with_live_sync_runs_and_they_get_an_outcome() -> None:
+    with script(
+        """
+        streams = [Agent(waits).run("go", stream=True) for _ in range(5)]
+        for stream in streams:
+            next(stream)
+        time.sleep(0.1)
+        say("main is over")
+        """
+    ) as process:
+        wait_for(process, "main is over")
+        code, out, err, took = finish(process, 5)
+    assert code == 0, err
+    assert out.split().count("interrupted") == 5
+    assert took < 2
+
+
+def test_the_interpreter_ends_promptly_with_a_sync_run_that_will_not_stop() -> None:
+    with script(
+        """
+        async def deaf(run, message):
+            say("begun")
+            while True:
+                try:
+                    await asyncio.sleep(1_000)
+                except asyncio.CancelledError:
+                    pass
+
+        stream = Agent(deaf).run("go", stream=True)
+        next(stream)
+        time.sleep(0.1)
+        """
+    ) as process:
+        wait_for(process, "begun")
+        code, _, err, took = finish(process, 8)
+    assert code == 0, err
+    assert took < 5
+
+
+def test_asyncio_run_ends_promptly_with_live_runs_and_a_hundred_open_readers() -> None:
+    with script(
+        """
+        async def main():
+            run = Agent(waits).arun("go")
+            readers = [aiter(run.events()) for _ in range(100)]
+            for reader in readers:
+                await anext(reader)
+            await asyncio.sleep(0.1)
+            keep.extend(readers)
+            return run
+
+        keep = []
+        run = asyncio.run(main())
+        say(run.status.value, run.stop.cause.value)
+        """
+    ) as process:
+        wait_for(process, "begun")
+        code, out, err, took = finish(process, 5)
+    assert code == 0, err
+    assert out.split() == ["interrupted", "cancelled", "shutdown"]
+    assert took < 1.5
+    assert "never retrieved" not in err
+    assert "was destroyed" not in err
+
+
+# -- fork ------------------------------------------------------------------------------------------------------------
+
+
+@needs_fork
+def test_a_forked_child_owns_none_of_its_parent_s_runs_and_works_by_itself() -> None:
+    with script(
+        """
+        stream = Agent(waits).run("go", stream=True, run_id="r1")
+        next(stream)
+        child = os.fork()
+        if child == 0:
+            owned = softstop.cancel_run("r1")
+            async def short(run, message):
+                return message
+            same_id = Agent(short).run("hello", run_id="r1", budgets=[Budget(tokens=10)])
+            os._exit(0 if (owned, same_id.value) == (False, "hello") else 1)
+        _, status = os.waitpid(child, 0)
+        say("child", os.waitstatus_to_exitcode(status))
+        say("parent", softstop.cancel_run("r1"), list(stream)[-1].cause.value)
+        """
+    ) as process:
+        code, out, err, _ = finish(process, 10)
+    assert code == 0, err
+    assert "child 0" in out, err
+    assert "parent True user" in out
+
+
+@needs_fork
+def test_locks_that_are_held_at_the_fork_do_not_stay_held_in_the_child() -> None:
+    with script(
+        """
+        from softstop._live import defaults, live
+        from softstop._portal import _portal
+        from softstop import budgets
+
+        def hold(lock):
+            with lock:
+                held.release()
+                time.sleep(1_000)
+
+        held = threading.Semaphore(0)
+        locks = [live.lock, defaults.lock, _portal._lock, budgets._lock]
+        for lock in locks:
+            threading.Thread(target=hold, args=(lock,), daemon=True).start()
+        for _ in locks:
+            held.acquire()
+        child = os.fork()
+        if child == 0:
+            async def body(run, message):
+                async with run.step("call", reserve=Usage(output_tokens=5)):
+                    run.charge(Usage(output_tokens=5))
+                return "done"
+            budget = Budget(tokens=10)
+            async def main():
+                return await Agent(body).arun("go", budgets=[budget])
+            fine = asyncio.run(main()).value == Agent(body).run("go", budgets=[budget]).value == "done"
+            os._exit(0 if fine and budget.spent.tokens == 10 else 1)
+        for _ in range(80):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            say("the child hangs")
+            os._exit(1)
+        say("child", os.waitstatus_to_exitcode(status))
+        os._exit(0)
+        """
+    ) as process:
+        code, out, err, _ = finish(process, 10)
+    assert "child 0" in out, out + err
+    assert code == 0
+
+
+@needs_fork
+def test_multiprocessing_by_fork_runs_agents_in_its_children() -> None:
+    with script(
+        """
+        import multiprocessing
+
+        async def body(run, message):
+            run.write(f"{message}")
+
+        def work(number):
+            return Agent(body).run(number).content
+
+        Agent(body).run("in the parent first")
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            say(*pool.map(work, range(6)))
+        """
+    ) as process:
+        code, out, err, _ = finish(process, 10)
+    assert out.split() == ["0", "1", "2", "3", "4", "5"], err
+    assert code == 0

@@ -1,0 +1,326 @@
+"""Threads, loops and forks, for real: whoever asks gets an answer at once, and the answer is true."""
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import pytest
+
+import softstop
+from softstop import (
+    Agent,
+    Limits,
+    MisuseError,
+    Outcome,
+    Run,
+    RunContent,
+    RunContext,
+    RunEvent,
+    RunStarted,
+    RunStatus,
+    StopCause,
+    StopOutcome,
+    StopPolicy,
+    StopResult,
+    Supervisor,
+)
+
+QUICK = StopPolicy(grace=0.2, abandon_after=0.2, cleanup_timeout=0.2)
+
+
+async def ticks(run: RunContext, message: object) -> str:
+    """Two hundred short steps; two seconds in all."""
+    for number in range(200):
+        async with run.step("tick"):
+            await asyncio.sleep(0.005)
+            run.write(f"{number} ")
+        await asyncio.sleep(0.005)
+    return "done"
+
+
+async def waits(run: RunContext, message: object) -> None:
+    await asyncio.sleep(1_000)
+
+
+def in_thread(work: Callable[[], Any], timeout: float = 10) -> Any:
+    """Run something in a fresh plain thread, in bounded time."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(timeout)
+
+
+# -- many threads, one loop ------------------------------------------------------------------------------------------
+
+
+async def test_eight_threads_that_stop_200_runs_each_get_true_answers_and_nobody_hangs() -> None:
+    count, threads = 200, 8
+    receipts: list[Any] = []
+
+    def stop_all(seed: int, ids: list[str]) -> None:
+        order = random.Random(seed)
+        for run_id in order.sample(ids, len(ids)):
+            receipts.append(supervisor.cancel_run(run_id, f"thread {seed}", mode=order.choice(["turn", "step"])))
+            softstop.cancel_run(f"nobody-{seed}")
+
+    with anyio.fail_after(15):
+        async with Supervisor() as supervisor:
+            runs = [supervisor.start(Agent(ticks if number % 3 else waits)) for number in range(count)]
+            await asyncio.sleep(0.02)
+            ids = [run.run_id for run in runs]
+            async with anyio.create_task_group() as group:
+                for seed in range(threads):
+                    group.start_soon(anyio.to_thread.run_sync, stop_all, seed, ids)
+            outputs = {run.run_id: await run.ended() for run in runs}
+            results = {receipt.run_id: await receipt.wait() for receipt in receipts if receipt}
+    answers: dict[str, Counter[StopOutcome]] = {run_id: Counter() for run_id in ids}
+    for receipt in receipts:
+        answers[receipt.run_id][receipt.outcome] += 1
+    assert len(receipts) == count * threads
+    for run_id, outcomes in answers.items():
+        output = outputs[run_id]
+        assert outcomes[StopOutcome.unknown] == 0
+        assert outcomes[StopOutcome.accepted] <= 1
+        if outcomes[StopOutcome.accepted]:
+            assert output.stop is not None
+            assert output.stop.reason.startswith("thread ")  # type: ignore[union-attr]
+            assert results[run_id] in (StopResult.stopped, StopResult.completed_anyway)
+            assert output.status is (
+                RunStatus.cancelled if results[run_id] is StopResult.stopped else RunStatus.completed
+            )
+        else:
+            assert output.status is RunStatus.completed
+            assert outcomes[StopOutcome.too_late] == threads
+
+
+def test_threads_that_stop_runs_of_a_loop_that_is_closing_never_hang_and_never_raise() -> None:
+    problems: list[BaseException] = []
+    ids: list[str] = []
+    over = threading.Event()
+
+    def hammer() -> None:
+        try:
+            while not over.is_set():
+                for run_id in ids:
+                    softstop.cancel_run(run_id)
+                time.sleep(0.0005)  # noqa: TID251 - a plain thread
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            problems.append(error)
+
+    async def main() -> None:
+        supervisor = Supervisor(policy=QUICK)
+        ids[:] = [supervisor.start(Agent(waits)).run_id for _ in range(10)]
+        await asyncio.sleep(0.01)  # and the loop goes away under ten live runs and eight busy threads
+
+    hammers = [threading.Thread(target=hammer, daemon=True) for _ in range(8)]
+    for thread in hammers:
+        thread.start()
+    for _ in range(10):
+        asyncio.run(main())
+    over.set()
+    for thread in hammers:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in hammers)
+    assert problems == []
+    assert not any(softstop.cancel_run(run_id) for run_id in ids)
+
+
+async def test_a_stop_asked_for_while_the_loop_is_blocked_is_answered_in_no_time_and_lands_at_the_next_boundary() -> (
+    None
+):
+    took: list[float] = []
+
+    def stop_soon() -> None:
+        time.sleep(0.1)  # noqa: TID251 - a plain thread
+        began = time.monotonic()
+        softstop.cancel_run("blocked")
+        took.append(time.monotonic() - began)
+
+    async def body(run: RunContext, message: object) -> None:
+        thread.start()
+        time.sleep(0.3)  # noqa: ASYNC251, TID251 - a tool that blocks the loop
+        async with run.step("refused"):
+            raise NotImplementedError
+
+    thread = threading.Thread(target=stop_soon)
+    with anyio.fail_after(5):
+        async with Supervisor() as supervisor:
+            output = await supervisor.start(Agent(body), run_id="blocked").ended()
+    thread.join(5)
+    assert took[0] < 0.1
+    assert output.status is RunStatus.cancelled
+
+
+# -- many loops ------------------------------------------------------------------------------------------------------
+
+
+def test_eight_loops_in_eight_threads_share_agents_and_stop_each_other_s_runs() -> None:
+    agent, ids, ready = Agent(waits), [f"loop-{number}" for number in range(8)], threading.Barrier(8)
+    outputs: dict[str, Any] = {}
+
+    async def main(number: int) -> None:
+        run = agent.arun("go", run_id=ids[number])
+        await asyncio.to_thread(ready.wait, 5)
+        assert agent.cancel_run(ids[(number + 1) % 8], f"by {number}")
+        outputs[ids[number]] = await run
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(asyncio.run, main(number)) for number in range(8)]:
+            future.result(10)
+    assert {output.status for output in outputs.values()} == {RunStatus.cancelled}
+    assert {run_id: output.stop.reason for run_id, output in outputs.items()} == {
+        run_id: f"by {(number - 1) % 8}" for number, run_id in enumerate(ids)
+    }
+
+
+async def test_a_run_can_be_read_awaited_and_stopped_from_another_loop() -> None:
+    async def elsewhere(run: Run) -> tuple[list[Any], Any, StopResult]:
+        events: list[Any] = []
+
+        async def read() -> None:
+            events.extend([event async for event in run.events()])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await asyncio.sleep(0.05)
+            result = await run.cancel("from another loop").wait()
+        return events, await run.ended(), result
+
+    with anyio.fail_after(5):
+        async with Supervisor() as supervisor:
+            run = supervisor.start(Agent(ticks))
+            events, output, result = await anyio.to_thread.run_sync(lambda: asyncio.run(elsewhere(run)))
+    assert result is StopResult.stopped
+    assert output.stop.reason == "from another loop"
+    assert isinstance(events[0], RunStarted)
+    assert isinstance(events[-1], Outcome)
+    assert "".join(event.content for event in events if isinstance(event, RunContent)) == output.content
+
+
+@pytest.mark.parametrize("how", ["await", "read", "work while reading"])
+async def test_a_caller_on_another_loop_that_is_cancelled_stops_the_run(how: str) -> None:
+    async def elsewhere(run: Run) -> None:
+        with anyio.move_on_after(0.1):
+            if how == "await":
+                await run
+            async for _ in run:
+                if how == "work while reading":
+                    await asyncio.sleep(1_000)
+
+    with anyio.fail_after(5):
+        async with Supervisor() as supervisor:
+            run = supervisor.start(Agent(waits))
+            await anyio.to_thread.run_sync(lambda: asyncio.run(elsewhere(run)))
+            output = await run.ended()
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.caller_gone
+
+
+async def test_a_supervisor_of_another_loop_is_refused() -> None:
+    async def start_there(supervisor: Supervisor) -> None:
+        supervisor.start(Agent(waits))
+
+    async with Supervisor() as supervisor:
+        with pytest.raises(MisuseError, match="another event loop"):
+            await anyio.to_thread.run_sync(lambda: asyncio.run(start_there(supervisor)))
+
+
+# -- the sync door ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sync_run_gives_its_output() -> None:
+    output = Agent(ticks).run("go", limits=Limits(steps=3))
+    assert output.status is RunStatus.cancelled
+    assert output.content == "0 1 2 "
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.step_limit
+
+
+async def test_a_sync_run_inside_a_running_loop_is_refused_and_says_what_to_do() -> None:
+    with pytest.raises(MisuseError, match=r"await agent\.arun"):
+        Agent(ticks).run("go")
+    with pytest.raises(MisuseError, match=r"await agent\.arun"):
+        Agent(ticks).run("go", stream=True)
+
+
+def test_arun_without_a_loop_is_refused_and_says_what_to_do() -> None:
+    with pytest.raises(MisuseError, match=r"agent\.run"):
+        Agent(ticks).arun("go")
+
+
+@pytest.mark.parametrize("wrong", [{"run_id": "no good"}, {"limits": 3}, {"nonsense": 1}])
+def test_misuse_of_a_sync_run_is_told_in_the_caller_s_frame(wrong: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError):
+        Agent(ticks).run("go", **wrong)
+
+
+def test_a_sync_stream_is_an_iterator_of_all_events_that_ends_after_the_outcome() -> None:
+    stream = Agent(ticks).run("go", stream=True, limits=Limits(steps=5))
+    assert iter(stream) is stream
+    events = list(stream)
+    assert events[0].event is RunEvent.run_started
+    assert isinstance(events[-1], Outcome)
+    assert {event.run_id for event in events} == {stream.run_id}
+    assert list(stream) == []
+
+
+def test_a_sync_stream_may_be_left_early_and_the_run_goes_on() -> None:
+    stream = Agent(ticks).run("go", stream=True, limits=Limits(steps=20))
+    for event in stream:
+        if isinstance(event, RunContent):
+            break
+    time.sleep(0.5)  # noqa: TID251 - a plain thread
+    assert list(stream)[-1].event is RunEvent.run_cancelled
+    assert not softstop.cancel_run(stream.run_id)
+
+
+def test_a_sync_run_is_stopped_from_another_thread() -> None:
+    agent, stopped = Agent(waits), []
+
+    def stop_soon() -> None:
+        while not agent.cancel_run("sync-1", "from a thread"):
+            time.sleep(0.01)  # noqa: TID251 - a plain thread
+        stopped.append(True)
+
+    thread = threading.Thread(target=stop_soon)
+    thread.start()
+    output = in_thread(lambda: agent.run("go", run_id="sync-1"))
+    thread.join(5)
+    assert stopped == [True]
+    assert (output.status, output.stop.reason) == (RunStatus.cancelled, "from a thread")
+
+
+def test_sync_runs_of_several_threads_run_side_by_side() -> None:
+    async def short(run: RunContext, message: object) -> object:
+        await asyncio.sleep(0.3)
+        return message
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(lambda number: Agent(short).run(number), range(8)))
+    assert [output.value for output in outputs] == list(range(8))
+    assert time.monotonic() - began < 2
+
+
+def test_a_sync_run_of_a_thread_that_has_a_context_of_its_own_does_not_become_a_member() -> None:
+    async def inner(run: RunContext, message: object) -> str | None:
+        return run.parent_run_id
+
+    async def outer(run: RunContext, message: object) -> Any:
+        async with run.step("tool"):
+            return await anyio.to_thread.run_sync(lambda: Agent(inner).run("go").value)
+
+    assert Agent(outer).run("go").value is None
+
+
+def test_an_exception_of_the_body_is_data_and_not_raised_in_the_caller() -> None:
+    async def fails(run: RunContext, message: object) -> None:
+        raise KeyError("x")
+
+    output = Agent(fails).run("go")
+    assert output.status is RunStatus.failed
+    assert isinstance(output.error, KeyError)
