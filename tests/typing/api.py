@@ -1,0 +1,269 @@
+"""The public API as users write it: never run, only checked, by mypy and pyright in their strict modes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any, assert_never, assert_type
+
+from pydantic import BaseModel, TypeAdapter
+
+import softstop
+from softstop import (
+    Agent,
+    Budget,
+    Event,
+    EventStream,
+    LimitReached,
+    Limits,
+    Outcome,
+    Run,
+    RunCancelled,
+    RunCompleted,
+    RunContent,
+    RunContext,
+    RunEvent,
+    RunFailed,
+    RunLimits,
+    RunNotCancellable,
+    RunNotFound,
+    RunOptions,
+    RunOutput,
+    RunStarted,
+    RunStatus,
+    Source,
+    StepRecord,
+    StopCause,
+    StopMode,
+    StopOutcome,
+    StopPolicy,
+    StopReceipt,
+    StopRequest,
+    StopResult,
+    Supervisor,
+    SyncEventStream,
+    Team,
+    TeamRunEvent,
+    Usage,
+    Workflow,
+    WorkflowRunEvent,
+    cancel_run,
+    parse_event,
+)
+
+# -- bodies ----------------------------------------------------------------------------------------------------------
+
+
+async def words() -> AsyncIterator[str]:
+    yield "word "
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+async def body(run: RunContext, message: str) -> str:
+    async with run.step("search", reserve=Usage(output_tokens=100), interruptible=True) as step:
+        assert_type(step.name, str)
+    async for word in run.stream("write", words()):
+        assert_type(word, str)
+        run.write(word)
+    async with run.stream("count", numbers()) as chunks:
+        async for number in chunks:
+            assert_type(number, int)
+    run.charge(Usage(input_tokens=1, output_tokens=2, cost_nano_usd=3, model="m"))
+    run.charge({"output_tokens": 2})
+    await run.boundary()
+    run.heartbeat()
+    output = await run.member(Agent(other), message, limits=Limits(timeout=5))
+    assert_type(output, RunOutput)
+    run.on_stop(lambda stop: print(stop.cause))
+    run.on_stop(cleanup)
+    assert_type(run.stopping, bool)
+    assert_type(run.stop, StopRequest | None)
+    assert_type(run.usage, Usage)
+    assert_type(run.content, str)
+    assert_type(run.remaining_time, float | None)
+    assert_type(run.run_id, str)
+    assert_type(run.parent_run_id, str | None)
+    assert_type(run.user_id, str | None)
+    assert_type(run.limits, RunLimits)
+    assert_type(run.policy, StopPolicy)
+    return "done"
+
+
+async def cleanup(stop: StopRequest) -> None:
+    assert_type(stop.cause, StopCause)
+    assert_type(stop.mode, StopMode)
+    assert_type(stop.reason, str | None)
+    assert_type(stop.limit, LimitReached | None)
+
+
+async def other(run: RunContext, message: object) -> dict[str, int]:
+    return {"n": 1}
+
+
+async def teller(run: RunContext, message: object) -> AsyncIterator[str]:
+    yield "a generator of text is a body too"
+
+
+class Callable:
+    async def __call__(self, run: RunContext, message: object) -> None: ...
+
+
+agents = [Agent(body), Agent(other), Agent(teller), Agent(Callable())]
+agent = Agent(
+    body,
+    name="storyteller",
+    id="story",
+    description="tells stories",
+    limits=Limits(timeout=30, idle_timeout=5, tokens=10_000, cost_usd=Decimal("0.50"), steps=20),
+    policy=StopPolicy(grace=None, abandon_after=5, cleanup_timeout=10, on_caller_gone="detach"),
+)
+team = Team(members=[agent, agents[1]], body=body, name="Storytelling")
+flow = Workflow(steps=[other, agent, team], name="Story")
+
+
+# -- running ---------------------------------------------------------------------------------------------------------
+
+
+async def users_of_arun() -> None:
+    run = agent.arun("hi", stream=True, run_id="r1", limits=Limits(timeout=5), budgets=[Budget(tokens=5)], user_id="u")
+    assert_type(run, Run)
+    assert_type(run.run_id, str)
+    assert_type(run.status, RunStatus)
+    async for event in run:
+        assert_type(event, Event)
+        assert_type(event.seq, int)
+        assert_type(event.at, float)
+        assert_type(event.metrics, Usage | None)
+        assert_type(event.content, str | None)
+        assert_type(event.source, Source)
+        assert_type(event.run_id, str)
+        if event.event == RunEvent.run_content or event.event == TeamRunEvent.run_content:
+            print(event.content)
+        if event.event == WorkflowRunEvent.workflow_cancelled:
+            break
+        if isinstance(event, RunContent):
+            assert_type(event.content, str)
+        elif isinstance(event, RunCancelled):
+            assert_type(event.cause, StopCause)
+            assert_type(event.reason, str | None)
+            assert_type(event.by, str | None)
+            assert_type(event.via, str | None)
+            assert_type(event.mode, StopMode)
+            assert_type(event.requested_at, float)
+            assert_type(event.stopped_at, float)
+            assert_type(event.abandoned, tuple[str, ...])
+        elif isinstance(event, RunFailed):
+            assert_type(event.error, str)
+        elif isinstance(event, Outcome):
+            assert_type(event.status, RunStatus)
+            assert_type(event.usage, Usage)
+            assert_type(event.content, str)
+            assert_type(event.steps, tuple[StepRecord, ...])
+            assert_type(event.errors, tuple[str, ...])
+
+
+async def users_of_an_output(run: Run) -> None:
+    output = await run
+    assert_type(output, RunOutput)
+    assert_type(output.status, RunStatus)
+    assert_type(output.content, str)
+    assert_type(output.value, Any)
+    assert_type(output.usage.total_tokens, int)
+    assert_type(output.usage.cost_nano_usd, int | None)
+    assert_type(output.members, tuple[RunOutput, ...])
+    assert_type(output.stop, StopRequest | None)
+    assert_type(output.raise_for_status(), RunOutput)
+    async with agent.arun("hi") as owned:
+        assert_type(owned, Run)
+        assert_type(await anext(owned.events()), Event)
+    assert_type(team.arun("hi"), Run)
+    assert_type(flow.arun("hi"), Run)
+
+
+def users_of_run() -> None:
+    assert_type(agent.run("hi"), RunOutput)
+    assert_type(agent.run("hi", stream=False), RunOutput)
+    stream = agent.run("hi", stream=True, run_id="r1")
+    assert_type(stream, SyncEventStream)
+    for event in stream:
+        assert_type(event, Event)
+    assert_type(agent.cancel_run("r1"), bool)
+    assert_type(cancel_run("r1", "enough"), bool)
+    assert_type(softstop.cancel_run("r1", reason="enough"), bool)
+
+
+class Metrics:
+    def notice(self, event: Event) -> None: ...
+
+
+async def users_of_supervisor(options: RunOptions) -> None:
+    async with Supervisor(
+        limits=Limits(timeout=60),
+        policy=StopPolicy(),
+        max_running=10,
+        keep_ended=100,
+        observers=[Metrics()],
+    ) as supervisor:
+        run = supervisor.start(
+            agent, "hi", run_id=None, limits=None, budgets=[], policy=None, user_id=None, session_id=None, metadata={}
+        )
+        supervisor.start(team, "hi", **options)
+        receipt = supervisor.cancel_run(run.run_id, reason="User requested", by="user-7", mode="step", grace=5)
+        assert_type(receipt, StopReceipt)
+        assert_type(receipt.outcome, StopOutcome)
+        assert_type(await receipt.wait(), StopResult)
+        assert_type(receipt.raise_for_status(), StopReceipt)
+        assert_type(run.cancel("enough", mode=StopMode.now), StopReceipt)
+        if receipt:
+            print(receipt.run_id, receipt.status)
+        assert_type(supervisor.get_run("r1"), Run)
+        assert_type(supervisor.list_runs(status="running", user_id="u"), list[Run])
+        assert_type(supervisor.events("r1", after=7), EventStream)
+        assert_type(await supervisor.events("r1").read(), list[Event])
+        assert_type(await supervisor.drain(30, wait=5), int)
+        assert_type(supervisor.abandoned, int)
+
+
+def handlers(receipt: StopReceipt) -> int:
+    try:
+        receipt.raise_for_status()
+    except RunNotFound as error:
+        assert_type(error.run_id, str)
+        return 404
+    except RunNotCancellable as error:
+        assert_type(error.status, str)
+        return 400
+    return 200
+
+
+def told(event: RunCompleted | RunCancelled | RunFailed) -> str:
+    if isinstance(event, RunCompleted):
+        return "completed"
+    if isinstance(event, RunCancelled):
+        return f"cancelled: {event.cause}"
+    if isinstance(event, RunFailed):
+        return event.error
+    assert_never(event)
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+class Letter(BaseModel):
+    event: Event
+    outcome: RunCompleted | RunCancelled
+
+
+def values() -> None:
+    assert_type(parse_event(b"{}"), Event)
+    assert_type(parse_event({}).to_json(), bytes)
+    assert_type(parse_event("{}").to_dict(), dict[str, Any])
+    assert_type(TypeAdapter(RunStarted).validate_json(b"{}"), RunStarted)
+    assert_type(Usage(output_tokens=1) + Usage(), Usage)
+    budget = Budget(tokens=1_000, cost_usd="0.30", name="team")
+    assert_type(budget.spent.tokens, int)
+    assert_type(budget.reserved.nano_usd, int)
+    assert_type(budget.tokens, int | None)
