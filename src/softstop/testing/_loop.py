@@ -23,6 +23,7 @@ SPIN: Final = 10_000  # loop turns at one instant after which each turn takes ti
 TURN: Final = 20e-6  # seconds such a turn takes
 IO_PATIENCE: Final = 0.02  # real seconds that open sockets may take to answer while a timer waits
 LAST_PATIENCE: Final = 10.0  # real seconds that threads and sockets may take while no timer waits
+LAST_TURNS: Final = 10_000  # what a loop that was ended for being busy gets to wind up its tasks
 SLICE: Final = 0.01  # real seconds between two looks at busy threads
 
 
@@ -63,7 +64,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         private._clock_resolution = 1e-9
         private._ready = _Ready(self)
         self._tasks_made = 0
-        self.set_task_factory(self._make_task)
 
     def __repr__(self) -> str:
         return f"<VirtualLoop time={self._now:.9g} turns={self._turns}>"
@@ -109,6 +109,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         finally:
             self._outside.discard(token)
 
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        """Start a task, as every loop does; tasks are numbered, so that sets of them have the same order each time."""
+        if self.get_task_factory() is not None:
+            return super().create_task(coro, **options)
+        self._tasks_made += 1
+        return _NumberedTask(self._tasks_made, coro, loop=self, **options)
+
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
         """Run `func` in a thread, as every loop does; the clock stands meanwhile."""
         token = object()
@@ -122,10 +129,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         with self.outside():
             await super().shutdown_default_executor(*args, **options)
 
-    def _make_task(self, _: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-        self._tasks_made += 1
-        return _NumberedTask(self._tasks_made, work, loop=self, **options)
-
     # -- for the selector ----------------------------------------------------------------------------------------
 
     def begin_turn(self) -> None:
@@ -135,7 +138,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self._turns_at_now > self._spin:
             self._now += self._turn
         if self._max_turns is not None and self._turns > self._max_turns:
-            raise Deadlock(f"still busy after {self._max_turns:,} turns of the loop: {self._waiting()}")
+            most, self._max_turns = self._max_turns, self._turns + LAST_TURNS
+            raise Deadlock(f"still busy after {most:,} turns of the loop: {self._waiting()}")
 
     def begin_call(self) -> None:
         """Count a callback."""
@@ -159,7 +163,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def patience(self, *, sockets: bool) -> float:
         """Real seconds to wait now for threads and sockets before time goes on, or before it is a deadlock."""
         busy = self.busy()
-        if not cast(Any, self)._scheduled:
+        if self._next() is None:
             return LAST_PATIENCE if busy or sockets else 0.0
         if busy - self._given_up:
             return self._patience
@@ -171,15 +175,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         Raises:
             Deadlock: There is none.
         """
-        scheduled = cast("list[asyncio.TimerHandle]", cast(Any, self)._scheduled)
-        if not scheduled:
+        when = self._next()
+        if when is None:
             late = f" for {LAST_PATIENCE:g} real seconds, and so do the threads and sockets" if waited else ""
             raise Deadlock(f"every task waits{late}, and no timer is left to wake one: {self._waiting()}")
         if waited:
             self._given_up |= self.busy()
-        when = scheduled[0].when()
         if when > self._now:
             self._now, self._turns_at_now = when, 0
+
+    def _next(self) -> float | None:
+        """When the next timer fires; None if there is none, or only those at infinity by which some wait for ever."""
+        scheduled = cast("list[asyncio.TimerHandle]", cast(Any, self)._scheduled)
+        return scheduled[0].when() if scheduled and scheduled[0].when() < float("inf") else None
 
     def _waiting(self) -> str:
         tasks = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
@@ -41,9 +42,16 @@ async def test_a_deadline_cuts_a_wait_that_would_never_end() -> None:
     assert anyio.current_time() == 60.0
 
 
-def test_a_wait_for_nothing_is_a_deadlock_at_once_with_the_places_of_all_who_wait() -> None:
+async def wait_for_an_event() -> None:
+    await anyio.Event().wait()
+
+
+@pytest.mark.parametrize("wait", [wait_for_an_event, anyio.sleep_forever])
+def test_a_wait_for_nothing_is_a_deadlock_at_once_with_the_places_of_all_who_wait(
+    wait: Callable[[], Awaitable[None]],
+) -> None:
     async def waits_for_ever() -> None:
-        await anyio.Event().wait()
+        await wait()
 
     async def main() -> None:
         asyncio.current_task().set_name("main task")  # type: ignore[union-attr]
@@ -54,7 +62,7 @@ def test_a_wait_for_nothing_is_a_deadlock_at_once_with_the_places_of_all_who_wai
         run_virtual(main)
     assert "stuck child in " in str(caught.value)
     assert "main task in " in str(caught.value)
-    assert "waits_for_ever (test_virtual_loop.py:" in str(caught.value)
+    assert "(test_virtual_loop.py:" in str(caught.value)
 
 
 def test_a_loop_that_spins_for_ever_ends_after_the_turns_it_was_given() -> None:

@@ -1,0 +1,158 @@
+"""The explorer as a tool: it enumerates, judges, replays and reports; and it finds what users get wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from softstop import Agent, Run, RunContext, RunStatus, Supervisor
+from softstop.errors import LawBroken, MisuseError
+from softstop.testing import CAUSES, Report, mark, scripted, sleep, step, stop_everywhere, stream, write
+from softstop.testing._explore import walk
+from softstop.testing._scene import Trace
+from softstop.testing._schedule import Schedule, Strike
+from softstop.testing._told import merged
+
+SMALL = scripted(write("a"), step("pay", 1.0), stream("s", ["b", "c"], 0.5))
+
+
+def small(supervisor: Supervisor) -> Run:
+    return supervisor.start(SMALL, "go")
+
+
+def test_a_sound_agent_passes_under_every_cause_at_every_point() -> None:
+    report = stop_everywhere(small, pairs=50)
+    assert report.violations == 0
+    assert report.schedules > 500
+    assert set(CAUSES) - {"tokens"} <= set(report.causes)  # it uses no tokens, so no limit of them is reached
+    assert report.outcomes[RunStatus.cancelled] > report.outcomes[RunStatus.completed] > 0
+    assert str(report).startswith(f"{report.schedules:,} schedules, 0 violations, ")
+
+
+def test_the_same_exploration_walks_the_same_schedules() -> None:
+    first, second = ([str(trace.schedule) for trace, _ in walk(small, pairs=20, most=100, seed=7)] for _ in range(2))
+    assert first == second
+    assert first != [str(trace.schedule) for trace, _ in walk(small, pairs=20, most=100, seed=8)]
+
+
+def test_a_schedule_replays_to_the_same_events() -> None:
+    def events(only: str) -> list[object]:
+        ((trace, _),) = walk(small, only=only)
+        return [line[1:] for line in merged(trace.fast) if isinstance(line[0], type)]
+
+    found = [str(trace.schedule) for trace, _ in walk(small, pairs=10, most=30, seed=1)]
+    for text in found:
+        first, second = events(text), events(text)
+        assert [line[1:] for line in first] == [line[1:] for line in second]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule(),
+        Schedule.at(Strike("user", "call", 17)),
+        Schedule.at(Strike("far_then_now", "mark", 3), Strike("read_cancelled", "event", 2)),
+        Schedule((Strike("user_now", "start"),), (("timeout", 1.5),)),
+        Schedule(limits=(("tokens", 7),)),
+    ],
+    ids=str,
+)
+def test_the_text_of_a_schedule_gives_it_back(schedule: Schedule) -> None:
+    assert Schedule.parse(str(schedule)) == schedule
+
+
+def test_a_body_that_lies_about_its_commit_is_found_and_the_schedule_that_shows_it_replays() -> None:
+    async def liar(run: RunContext, message: object) -> None:
+        async with run.step("pay") as paying:
+            mark(run, "begin", "pay", paying.step_id)
+            await anyio.sleep(1)
+            if not run.stopping:  # a shortcut that somebody found clever
+                mark(run, "commit", "pay", paying.step_id)
+
+    def make_run(supervisor: Supervisor) -> Run:
+        return supervisor.start(Agent(liar))
+
+    with pytest.raises(LawBroken, match="told as completed and did not commit") as caught:
+        stop_everywhere(make_run)
+    assert caught.value.invariant == "atomic_steps_are_whole"
+    assert f"only={caught.value.schedule!r}" in str(caught.value)
+    with pytest.raises(LawBroken) as again:
+        stop_everywhere(make_run, only=caught.value.schedule)
+    assert (again.value.invariant, again.value.found) == (caught.value.invariant, caught.value.found)
+
+
+def test_a_check_of_ones_own_is_held_against_every_schedule() -> None:
+    bank: dict[str, int] = {}
+
+    async def transfer(run: RunContext, message: object) -> None:
+        async with run.step("take"):
+            bank["a"] -= 10
+        await anyio.sleep(1)
+        async with run.step("give"):
+            bank["b"] += 10
+
+    def make_run(supervisor: Supervisor) -> Run:
+        bank.update(a=100, b=0)
+        return supervisor.start(Agent(transfer))
+
+    def no_money_is_lost(trace: Trace) -> Iterator[str]:
+        if sum(bank.values()) != 100:
+            yield f"{100 - sum(bank.values())} are gone"
+
+    with pytest.raises(LawBroken, match="also: 10 are gone"):
+        stop_everywhere(make_run, also=no_money_is_lost)
+
+
+def test_a_task_that_a_body_leaves_behind_is_found() -> None:
+    async def careless(run: RunContext, message: object) -> None:
+        asyncio.get_running_loop().create_task(asyncio.sleep(60))
+
+    with pytest.raises(LawBroken, match="tasks that the body made are left"):
+        stop_everywhere(lambda supervisor: supervisor.start(Agent(careless)), causes=["user"])
+
+
+def test_a_scenario_that_never_ends_is_stopped_at_its_horizon() -> None:
+    async def waits(run: RunContext, message: object) -> None:
+        await anyio.sleep_forever()
+
+    report = stop_everywhere(
+        lambda supervisor: supervisor.start(Agent(waits)), causes=["reader_breaks", "user"], horizon=60
+    )
+    assert set(report.outcomes) == {RunStatus.cancelled}
+
+
+def test_limits_are_drawn_from_what_the_undisturbed_run_used() -> None:
+    slow = scripted(sleep(2), step("a"), sleep(4))
+    schedules = {str(trace.schedule) for trace, _ in walk(lambda s: s.start(slow), causes=["timeout", "steps"])}
+    assert {"timeout=1.0", "timeout=2.0", "timeout=4.0", "timeout=6.0", "steps=0", "steps=1"} <= schedules
+
+
+def test_an_unknown_cause_is_misuse() -> None:
+    with pytest.raises(MisuseError, match="'earthquake' is no cause; causes are user, "):
+        stop_everywhere(small, causes=["earthquake"])
+
+
+@pytest.mark.parametrize("text", ["user@call", "earthquake@call:3", "user@call:3; drop", "timeout=soon"])
+def test_what_is_no_schedule_is_misuse(text: str) -> None:
+    with pytest.raises(MisuseError, match="is no part of a schedule"):
+        stop_everywhere(small, only=text)
+
+
+def test_two_ways_that_need_different_callers_are_misuse() -> None:
+    with pytest.raises(MisuseError, match="a run has one caller"):
+        Schedule.at(Strike("await_cancelled", "call", 1), Strike("block_left", "call", 2))
+
+
+async def test_exploring_inside_a_running_loop_is_misuse() -> None:
+    with pytest.raises(MisuseError, match="call it from a plain function"):
+        stop_everywhere(small)
+
+
+def test_reports_add_up() -> None:
+    total = Report()
+    for _ in range(2):
+        total.add(stop_everywhere(small, causes=["user"], most=5))
+    assert total.schedules == 2 * 6
