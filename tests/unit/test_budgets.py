@@ -465,9 +465,7 @@ def test_a_budget_of_tokens_that_are_no_number_is_misuse(wrong: Any) -> None:
         Budget(tokens=wrong)
 
 
-@pytest.mark.parametrize(
-    "wrong", [-1, 0, "free", float("nan"), float("inf"), 10**10, ..., [], {}, "NaN"], ids=repr
-)
+@pytest.mark.parametrize("wrong", [-1, 0, "free", float("nan"), float("inf"), 10**10, ..., [], {}, "NaN"], ids=repr)
 def test_a_budget_of_money_that_is_no_number_is_misuse(wrong: Any) -> None:
     with pytest.raises(MisuseError, match="cost_usd"):
         Budget(cost_usd=wrong)

@@ -6,6 +6,7 @@ from ._explore import stop_everywhere as stop_everywhere
 from ._loop import VirtualLoop as VirtualLoop
 from ._loop import run_virtual as run_virtual
 from ._random import random_agent as random_agent
+from ._scene import Trace as Trace
 from ._schedule import CAUSES as CAUSES
 from ._script import Action as Action
 from ._script import ScriptedBody as ScriptedBody

@@ -151,6 +151,24 @@ async def test_members_are_escalated_before_their_parent() -> None:
     assert told[-1] == ("RunCancelled", "lead")
 
 
+async def test_of_many_graces_that_end_at_one_instant_the_members_are_told_first_and_once() -> None:
+    """Timers of one instant fire in no promised order, so the parent's may be the first."""
+
+    async def lead(run: RunContext, message: object) -> None:
+        async with run.step("outer"), anyio.create_task_group() as group:
+            for number in range(7):
+                group.start_soon(lambda number=number: run.member(Agent(slow), "go", run_id=f"m{number}"))  # type: ignore[misc]
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(lead), run_id="lead")
+        at(3, run.cancel)
+        events = await listen(run)
+        assert now() == 7
+    escalated = [event.run_id for event in events if isinstance(event, RunEscalated)]
+    assert sorted(escalated[:-1]) == [f"m{number}" for number in range(7)]
+    assert escalated[-1] == "lead"
+
+
 @pytest.mark.parametrize("way", ["gather", "TaskGroup", "wait_for", "task"])
 async def test_a_step_outside_the_scope_s_tree_is_cut_too(way: str) -> None:
     interrupted: list[float] = []
