@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
@@ -274,6 +275,9 @@ class Stream(Generic[T]):
     def interrupt(self, *, outlived: bool = False) -> None:
         """End a foreign task's wait for a chunk; in the scope's tree the scope does that, until the body has ended."""
         if (self._foreign or outlived) and self.task is not None and self.waiting and not self._interrupted:
+            if asyncio.current_task() is self.task:  # the source asks by itself: it does not wait yet, perhaps never
+                self.task.get_loop().call_soon(partial(self.interrupt, outlived=outlived))
+                return
             self._interrupted = True
             self.task.cancel("the run is stopping")
 

@@ -21,6 +21,7 @@ from softstop import (
     StopPolicy,
     Supervisor,
     Usage,
+    cancel_run,
 )
 from softstop._run import Run
 
@@ -279,3 +280,32 @@ async def test_a_source_that_another_task_is_closing_is_closed_before_the_outcom
         told = await names(run)
         assert anyio.current_time() == 3
     assert told == ["RunStarted", "StepStarted", "StepCompleted", "RunCompleted"]
+
+
+async def test_a_source_that_stops_its_own_run_as_its_last_word_leaves_no_cancellation_behind() -> None:
+    async def last_word(run: RunContext) -> AsyncIterator[str]:
+        yield "a"
+        cancel_run(run.run_id)
+
+    async def talk(run: RunContext) -> None:
+        async for text in run.stream("talk", last_word(run)):
+            run.write(text)
+        async with run.step("refused"):
+            raise NotImplementedError
+
+    async def pay(run: RunContext) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1)
+        await anyio.sleep(10)
+
+    async def body(run: RunContext, message: object) -> None:
+        await asyncio.gather(pay(run), talk(run))  # noqa: TID251 - users do
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        output = await run.ended()
+        assert anyio.current_time() == 1
+        assert [step.status for step in output.steps] == ["completed", "completed"]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -76,7 +76,9 @@ def nothing_is_left(trace: Trace) -> Broken:
             yield f"run {run.source.name!r} is still in the index of live runs"
     if trace.tasks and not abandoned:
         yield f"tasks are left: {trace.tasks}"
-    rude = any(isinstance(said, Mark) and (said.what == "failed" or said.name == "swallowed") for said in trace.story)
+    rude = any(
+        isinstance(said, Mark) and (said.what == "failed" or said.name.startswith("swallowed")) for said in trace.story
+    )
     if trace.orphans and not abandoned and not rude:  # a gather that failed leaves its other children to themselves
         yield f"tasks that the body made are left: {trace.orphans}"
     if trace.timers and not abandoned:
