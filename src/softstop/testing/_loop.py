@@ -252,6 +252,8 @@ class _VirtualSelector(selectors.BaseSelector):
             if (events := self._real.select(SLICE if patience > SLICE else patience)) or self._called_meanwhile():
                 return events
             patience = loop.patience(sockets=sockets)
+        if self._called_meanwhile():  # a thread calls first and is idle then: it may have done both since the last look
+            return self._real.select(0)
         loop.jump(waited=patience > 0)
         return []
 
