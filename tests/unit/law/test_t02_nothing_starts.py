@@ -22,6 +22,7 @@ from softstop import (
     Usage,
     cancel_run,
 )
+from softstop.budgets import Amount, Claim, exactly
 
 Spawn = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
@@ -257,6 +258,40 @@ async def test_a_step_that_waits_for_room_in_a_budget_ends_at_once_and_claims_no
         assert budget.waiting == 0
         assert budget.reserved.tokens == 80
     assert output.status is RunStatus.cancelled
+    assert budget.reserved.tokens == 0
+
+
+@pytest.mark.parametrize("beside_a_step", [False, True])
+async def test_a_step_that_is_granted_room_in_the_very_turn_of_the_stop_does_not_begin_and_gives_it_back(
+    beside_a_step: bool,
+) -> None:
+    budget = Budget(tokens=100)
+    holder = Claim((budget,), exactly(Amount(80)), (), lambda: None)
+    holder.enter()
+    assert holder.hold is not None
+
+    async def waiter(run: RunContext, message: object) -> None:
+        async def wait() -> None:
+            async with run.step("wait", reserve=Usage(output_tokens=80)):
+                raise NotImplementedError
+
+        async def pay() -> None:
+            if beside_a_step:
+                async with run.step("pay"):
+                    await anyio.sleep(10)
+
+        await asyncio.gather(pay(), wait())  # noqa: TID251 - users do
+
+    def free_and_stop() -> None:
+        holder.withdraw()
+        assert budget.reserved.tokens == 80, "granted to the one who waits"
+        run.cancel()
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(waiter), budgets=[budget])
+        at(3, free_and_stop)
+        events = await listen(run)
+    assert [event.step for event in events if isinstance(event, StepStarted)] == ["pay"] * beside_a_step
     assert budget.reserved.tokens == 0
 
 

@@ -222,6 +222,27 @@ async def test_a_step_that_was_cut_makes_the_run_cancelled_although_the_body_ret
     assert [step.status for step in events[-1].steps] == ["unsettled"]  # type: ignore[attr-defined]
 
 
+async def test_a_step_refused_in_a_stray_task_makes_the_run_cancelled_although_its_body_was_never_interrupted() -> None:
+    stray: list[asyncio.Task[None]] = []
+
+    async def body(run: RunContext, message: object) -> str:
+        async def late() -> None:
+            await anyio.sleep(5)
+            async with run.step("refused"):
+                raise NotImplementedError
+
+        stray.append(asyncio.create_task(late()))  # noqa: TID251 - users do
+        async with run.step("pay"):
+            await anyio.sleep(10)
+        return "as if nothing had happened"
+
+    run, events = await one(body, stop_at=3)
+    assert names(events)[-1] == "RunCancelled"
+    assert run.status is RunStatus.cancelled
+    with pytest.raises(asyncio.CancelledError):
+        await stray[0]
+
+
 async def test_a_member_that_ended_before_the_stop_takes_nothing_from_completion() -> None:
     async def body(run: RunContext, message: object) -> str:
         async with run.step("outer"):

@@ -277,3 +277,33 @@ async def test_a_limit_that_is_reached_while_the_run_is_stopping_already_changes
         events = await listen(run)
     assert names(events).count("RunStopRequested") == 1
     assert events[-1].cause is StopCause.user  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("jump", [3_600.0, -3_600.0])
+async def test_a_jump_of_the_wall_clock_moves_no_deadline(jump: float) -> None:
+    def wall() -> float:
+        return 1_000_000.0 + now() + (jump if now() >= 2 else 0.0)
+
+    async with Supervisor(clock=wall) as supervisor:
+        by_limit = supervisor.start(Agent(sleeper), limits=Limits(timeout=5))
+        by_user = supervisor.start(Agent(spender))
+        at(3, by_user.cancel)
+        assert (await by_limit.ended()).status is RunStatus.cancelled
+        assert now() == 5
+        await by_user.ended()
+    assert by_user.stop is not None
+    assert by_user.stop.requested_at == 1_000_003.0 + jump
+
+
+async def test_a_timeout_that_passes_while_a_step_runs_lands_after_it_and_keeps_its_cause() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("slow"):
+            await anyio.sleep(10)
+        await anyio.sleep(1)
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(timeout=3)).ended()
+        assert now() == 10
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.timeout
+    assert output.stop.limit == LimitReached(kind="timeout", holder="run", limit=3, used=3)
