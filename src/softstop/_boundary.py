@@ -22,7 +22,6 @@ from .errors import unfold
 from .events import BudgetWarning, StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
-REFUSED: Final = "refused: the run is stopping"  # how a step knows it from a stray cancellation
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 LimitCallback = Callable[[StopCause, LimitReached, Budget | None], bool]
@@ -210,7 +209,7 @@ class Boundary:
             await parked
         if self.scope.resting and not self._unwinding and self.in_tree():
             await asyncio.get_running_loop().create_future()  # the next pulse ends it
-        raise asyncio.CancelledError(REFUSED)
+        raise asyncio.CancelledError("refused: the run is stopping")
 
     def in_tree(self) -> bool:
         """Whether a cancel of the run's scope reaches the calling task."""

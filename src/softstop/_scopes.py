@@ -63,7 +63,9 @@ class QuietScope:
     from then on the cancellation is delivered in pulses.
     """
 
-    __slots__ = ("_handle", "_loop", "_pulse", "_reached", "_turns", "inner", "nudged", "outer", "patience", "task")
+    __slots__ = (
+        "_frozen", "_handle", "_loop", "_pulse", "_reached", "_turns", "inner", "nudged", "outer", "patience", "task",
+    )  # fmt: skip
 
     def __init__(self, patience: Callable[[], float] = _impatient, nudged: Callable[[], bool] = _unaided) -> None:
         new = scope_class()
@@ -74,6 +76,7 @@ class QuietScope:
         self._handle: asyncio.Handle | None = None  # the next look or pulse; None unless cancelled and still inside
         self._pulse = PULSE
         self._turns = 0
+        self._frozen = False  # for good: whatever ends in there later must not begin the pulses anew
         self._reached = False  # a delivery was seen to reach a task inside, whatever it did with it
         self.patience = patience  # seconds for which the deliveries so far are enough; asked after each
         self.nudged = nudged  # whether a shield is up whose owner will nudge: no need to look until then
@@ -113,7 +116,7 @@ class QuietScope:
     def cancel(self) -> None:
         """Interrupt everything inside that is not shielded."""
         self.outer.cancel()
-        if self.task is not None:
+        if self.task is not None and not self._frozen:
             self._reaches()
             self._watch_from_now()
             patience = self.patience()
@@ -122,13 +125,14 @@ class QuietScope:
 
     def nudge(self) -> None:
         """A shield inside has just gone: deliver again at once instead of at the next pulse."""
-        if self.outer.cancel_called and self.task is not None:
+        if self.outer.cancel_called and self.task is not None and not self._frozen:
             self.inner.shield = False
             self._deliver_below()
             self._watch_from_now()
 
     def freeze(self) -> None:
         """Deliver nothing any more, for good."""
+        self._frozen = True
         self._unschedule()
         self.inner.shield = True
         self._hush(TURNS, None)

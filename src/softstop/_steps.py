@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 
-from ._boundary import REFUSED, Boundary
+from ._boundary import Boundary
 from ._open import OpenStep, current_step
 from ._scopes import cancelled_around, contains, finish_within, pass_unless_cancelled, scope_class
 from .budgets import Fit, Hold
@@ -124,7 +124,8 @@ class Step:
     def _judge(self, exc: BaseException) -> tuple[StepStatus, BaseException]:
         """How a step ended that raised, and what its caller shall see."""
         if isinstance(exc, asyncio.CancelledError):
-            stray = not (self._was_cut or exc.args == (REFUSED,) or (self._task and self._task.cancelling() > 0))
+            asked_for = self._was_cut or self.boundary.refused  # perhaps in here: gather forgets what was refused
+            stray = not (asked_for or (self._task and self._task.cancelling() > 0))
         else:
             stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)
         error = StepFailed(self.name, safe_error(exc)) if stray else exc

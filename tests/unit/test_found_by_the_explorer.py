@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
 
 import anyio
+import anyio.lowlevel
 
 from softstop import (
     Agent,
@@ -24,6 +26,7 @@ from softstop import (
     cancel_run,
 )
 from softstop._run import Run
+from softstop.testing import VirtualLoop
 
 
 def ask_from_a_thread(run: Run, reason: str, mode: str = "step") -> StopOutcome:
@@ -309,3 +312,54 @@ async def test_a_source_that_stops_its_own_run_as_its_last_word_leaves_no_cancel
         for _ in range(3):
             await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_abandoned_body_is_left_alone_also_when_one_of_its_steps_ends_later() -> None:
+    async def deaf(run: RunContext) -> None:
+        async with run.step("deaf"):
+            until = anyio.current_time() + 3
+            while anyio.current_time() < until:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(until - anyio.current_time())
+        await run.boundary()
+
+    async def body(run: RunContext, message: object) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(deaf(run))
+
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    async with Supervisor(policy=StopPolicy(grace=0, abandon_after=1)) as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        task = run.task
+        run.cancel()
+        assert (await run.ended()).abandoned == ("deaf",)
+        await anyio.sleep(5)
+        turns = loop.turns
+        await anyio.sleep(1_000)
+        assert loop.turns - turns < 10
+        assert task is not None
+        task.cancel()  # nobody waits for an abandoned body but this test
+        for child in asyncio.all_tasks() - {asyncio.current_task()}:
+            child.cancel()
+
+
+async def test_a_refusal_that_came_through_gather_does_not_make_the_step_around_a_failure() -> None:
+    async def inner(run: RunContext) -> None:
+        async with run.step("inner", reserve=Usage(output_tokens=10)):
+            raise NotImplementedError
+
+    async def pay(run: RunContext) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1)
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("outer"):
+            await asyncio.gather(pay(run), inner(run))  # noqa: TID251 - users do
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(tokens=5)).ended()
+    assert output.status is RunStatus.cancelled
+    assert [(step.step, step.status) for step in output.steps] == [("pay", "completed"), ("outer", "unsettled")]
+    assert output.errors == ()
