@@ -288,6 +288,8 @@ class Boundary:
         """Cut every open step: grace is over."""
         for step in tuple(self.open):
             step.cut()
+        for stream in tuple(self.streams):
+            stream.interrupt()
         self.ask()
         self.foreign = 0
         self._cancel_unless_foreign()

@@ -156,7 +156,9 @@ class Stream(Generic[T]):
         "_chunks",
         "_ended",
         "_foreign",
+        "_guard",
         "_inside",
+        "_insist",
         "_interrupted",
         "_names",
         "_pull",
@@ -184,6 +186,8 @@ class Stream(Generic[T]):
         self.waiting = False  # between asking the source and its answer
         self._interrupted = False
         self._foreign = False  # in a task that asyncio started: the scope cannot interrupt it
+        self._guard: anyio.CancelScope | None = None  # around the wait for a chunk of a generator read in a branch
+        self._insist: asyncio.TimerHandle | None = None  # when that generator has cleaned up for long enough
         self.task: asyncio.Task[Any] | None = None  # that began it
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -244,9 +248,19 @@ class Stream(Generic[T]):
         boundary.streams[self] = None
         task = asyncio.current_task()
         self.task = task
-        self._foreign = task is not boundary.scope.task and not self._inside and not boundary.in_tree()
+        if task is not boundary.scope.task and not self._inside:
+            self._foreign = not boundary.in_tree()
+            if self.unwinds and not self._foreign:
+                self.unwinds = False  # not by the scope's patience: the group around would interrupt it a second time
+                pull = self._pull = partial(self._guarded, pull)
         boundary.voice.emit(self._names[0], self.name, self.step_id, "divisible")
         return pull
+
+    async def _guarded(self, pull: Callable[[], Awaitable[T]]) -> T:
+        """Wait for a chunk where a stop can interrupt this wait alone, once, and then keep other cancels out."""
+        with scope_class()() as self._guard:
+            return await pull()
+        raise AssertionError("nobody cancels this scope, so it swallows nothing")
 
     async def _broken(self, exc: BaseException) -> None:
         """The wait for a chunk ended in an exception: the run's stop, somebody else's cancel, or a failure."""
@@ -275,12 +289,20 @@ class Stream(Generic[T]):
 
     def interrupt(self, *, outlived: bool = False) -> None:
         """End a foreign task's wait for a chunk; in the scope's tree the scope does that, until the body has ended."""
-        if (self._foreign or outlived) and self.task is not None and self.waiting and not self._interrupted:
+        alone = self._foreign or outlived or self._guard is not None
+        if alone and self.task is not None and self.waiting and not self._interrupted:
             if asyncio.current_task() is self.task:  # the source asks by itself: it does not wait yet, perhaps never
                 self.task.get_loop().call_soon(partial(self.interrupt, outlived=outlived))
                 return
             self._interrupted = True
             self.task.cancel("the run is stopping")
+            if self._guard is not None:
+                self._guard.shield = True
+                self._insist = self.task.get_loop().call_later(self._boundary.cleanup_timeout, self._lower_guard)
+
+    def _lower_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.shield = False
 
     @property
     def closing(self) -> bool:
@@ -298,7 +320,9 @@ class Stream(Generic[T]):
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         boundary = self._boundary
-        self._pull, self._ended, self.waiting = None, True, False
+        self._pull, self._ended, self.waiting, self._guard = None, True, False, None
+        if self._insist is not None:
+            self._insist.cancel()
         if status == "cut":
             boundary.cut = True
         boundary.note((self.name, self.step_id, "divisible", status))
