@@ -1,6 +1,7 @@
 """T4: a divisible step ends between two chunks; what was received is kept, and the source is closed in bounded time."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import anyio
@@ -367,14 +368,11 @@ async def test_a_source_without_aclose_is_fine() -> None:
 TORN = pytest.mark.xfail(
     strict=True, reason="in a branch the group's own cancel reaches the clean-up of a generator a second time"
 )
-TORN_PERHAPS = pytest.mark.xfail(
-    strict=False, reason="as above if the branch is interrupted before the group: anyio keeps both in a set of objects"
-)
 
 
 @pytest.mark.parametrize(
     "where",
-    ["body", pytest.param("anyio branch", marks=TORN_PERHAPS), pytest.param("asyncio branch", marks=TORN)],
+    ["body", "anyio branch", pytest.param("asyncio branch", marks=TORN)],
 )
 async def test_a_stalled_generator_may_clean_up_wherever_it_is_read(where: str) -> None:
     closed: list[float] = []
@@ -410,6 +408,122 @@ async def test_a_stalled_generator_may_clean_up_wherever_it_is_read(where: str) 
         assert now() == 5
     assert closed == [5]
     assert output.status is RunStatus.cancelled
+
+
+async def test_eight_generators_read_in_branches_all_clean_up_side_by_side() -> None:
+    closed: list[float] = []
+
+    async def connection() -> AsyncIterator[str]:
+        try:
+            yield "hello "
+            await anyio.sleep_forever()
+        finally:
+            await anyio.sleep(2)
+            closed.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        async def write() -> None:
+            async for word in run.stream("write", connection()):
+                run.write(word)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(write)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 5
+    assert closed == [5] * 8
+    assert [step.status for step in output.steps] == ["cut"] * 8
+
+
+async def test_a_generator_in_a_branch_that_will_not_clean_up_is_left_after_cleanup_timeout() -> None:
+    left: list[float] = []
+
+    async def connection() -> AsyncIterator[str]:
+        try:
+            yield "hello "
+            await anyio.sleep_forever()
+        finally:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                left.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        async def write() -> None:
+            async for word in run.stream("write", connection()):
+                run.write(word)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+
+    async with Supervisor(policy=StopPolicy(cleanup_timeout=6)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        assert (await run.ended()).status is RunStatus.cancelled
+        assert now() == 9
+    assert left == [9]
+
+
+@pytest.mark.parametrize("by", ["its own scope", "a failing sibling", "asyncio's timeout"])
+async def test_a_stalled_source_in_a_branch_is_still_interrupted_by_what_is_around_it(by: str) -> None:
+    async def body(run: RunContext, message: object) -> str:
+        async def write() -> None:
+            if by == "its own scope":
+                with anyio.move_on_after(2):
+                    await read()
+            elif by == "asyncio's timeout":
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(2):  # noqa: TID251 - users do
+                        await read()
+            else:
+                await read()
+
+        async def read() -> None:
+            async for word in run.stream("write", connection()):
+                run.write(word)
+
+        async def fail() -> None:
+            await anyio.sleep(2)
+            if by == "a failing sibling":
+                raise KeyError("sibling")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+            group.start_soon(fail)
+        return "done"
+
+    async def connection() -> AsyncIterator[str]:
+        yield "hello "
+        await anyio.sleep_forever()
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body)).ended()
+        assert now() == 2
+    assert output.status is (RunStatus.failed if by == "a failing sibling" else RunStatus.completed)
+    assert output.content.startswith("hello ")
+
+
+async def test_mode_now_interrupts_a_stalled_generator_in_a_branch_too() -> None:
+    async def connection() -> AsyncIterator[str]:
+        yield "hello "
+        await anyio.sleep_forever()
+
+    async def body(run: RunContext, message: object) -> None:
+        async def write() -> None:
+            async for word in run.stream("write", connection()):
+                run.write(word)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+            group.start_soon(anyio.sleep, 1_000)
+
+    run, _ = await one(body, stop_at=3, mode="now")
+    assert now() == 3
+    assert run.status is RunStatus.cancelled
 
 
 async def test_a_branch_that_waits_ends_at_once_although_another_one_s_source_takes_its_time_to_close() -> None:
