@@ -268,6 +268,22 @@ SCENES: dict[str, MakeRun] = {
             policy=StopPolicy(grace=2.0, abandon_after=0.0),
         )
     ),
+    "a deaf step of a TaskGroup that is given up": of(
+        scripted(
+            parallel([sleep(1.0)], [step("a", 0.25, swallow(1.0)), step("b", 0.5)], by="TaskGroup"),
+            policy=StopPolicy(grace=0.0, abandon_after=0.3),
+        )
+    ),
+    "sources beside steps in gather": of(
+        scripted(
+            parallel(
+                [stream("s", ["a "], 0.1, closes_in=0.1), step("a")],
+                [stream("t", ["a ", "b "], 0.25, breaks_after=1)],
+                [step("b", 1.0, stream("u", ["c"], 0.25)), sleep(0.25)],
+                by="gather",
+            )
+        )
+    ),
     "a body that hangs": of(scripted(write("x"), hang())),
     "a step that hangs": of(scripted(on_stop(0.1), step("a", 0.25, hang()), policy=SHORT)),
     "a short grace": of(

@@ -1,4 +1,31 @@
-"""The public test kit: virtual time, scripted bodies, and a proof by exhaustion that your own agent can be stopped."""
+"""The public test kit: virtual time, scripted bodies, and a walk through every stop that can come. Needs no pytest.
+
+Virtual time, where an hour of waiting takes no time and a wait for nothing is an error at once:
+
+```python
+assert run_virtual(an_async_function) == ...
+```
+
+or for every async test, with pytest-asyncio, in `conftest.py`:
+
+```python
+def pytest_asyncio_loop_factories(config, item):
+    return {"virtual": VirtualLoop}
+```
+
+Every stop at every point of a scenario, each time held against the law of a stop, in a plain test function:
+
+```python
+def test_my_agent_can_be_stopped_anywhere() -> None:
+    stop_everywhere(lambda supervisor: supervisor.start(my_agent, "hello"))
+```
+
+Bodies that follow a script, to test guards, observers and limits of your own:
+
+```python
+agent = scripted(write("Paying. "), step("pay", 1.5, charge(tokens=20)), stream("report", ["all ", "done"], every=0.2))
+```
+"""
 
 from ._explore import Exploration as Exploration
 from ._explore import Report as Report
