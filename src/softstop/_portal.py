@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from ._run import Run
@@ -76,13 +77,23 @@ def run_sync(runnable: Runnable, message: object, options: RunOptions) -> RunOut
 
     Ctrl-C stops the run at its next step boundary and is raised when it has ended; a second one does not wait.
     """
-    run = _started(runnable, message, options)
-    return _waited(run, run.ended)
+    started: list[Run] = []  # filled by the loop's thread, so that no moment is left in which nobody knows the run
+    try:
+        run = _started(runnable, message, options, started)
+        return _portal.call(lambda _: run.ended()).result()
+    except KeyboardInterrupt:
+        _end_for_their_caller(started)
+        raise
 
 
 def stream_sync(runnable: Runnable, message: object, options: RunOptions) -> SyncEventStream:
     """Start something from a plain thread and read its events there. The run goes on whether they are read or not."""
-    return SyncEventStream(_started(runnable, message, options))
+    started: list[Run] = []
+    try:
+        return SyncEventStream(_started(runnable, message, options, started))
+    except KeyboardInterrupt:
+        _end_for_their_caller(started)
+        raise
 
 
 class SyncEventStream:
@@ -106,20 +117,21 @@ class SyncEventStream:
         raise StopIteration
 
 
-def _started(runnable: Runnable, message: object, options: RunOptions) -> Run:
+def _started(runnable: Runnable, message: object, options: RunOptions, started: list[Run]) -> Run:
     if asyncio._get_running_loop() is not None:
         raise MisuseError(
             "agent.run() would block the event loop that runs in this thread; use `await agent.arun(...)`"
         )
 
     async def start(supervisor: Supervisor) -> Run:
-        return supervisor.start(runnable, message, **options)
+        started.append(supervisor.start(runnable, message, **options))
+        return started[0]
 
     future = _portal.call(start)
     try:
         return future.result()
     except KeyboardInterrupt:  # the run may be there already, and nobody else would ever stop it
-        _end_for_its_caller(future.result())
+        future.result()
         raise
 
 
@@ -129,10 +141,15 @@ def _waited(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return future.result()
     except KeyboardInterrupt:
-        _end_for_its_caller(run)
+        _end_for_their_caller([run])
         raise
 
 
-def _end_for_its_caller(run: Run) -> None:
-    run.line.ask(StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
-    _portal.call(lambda _: run.ended()).result()
+def _end_for_their_caller(runs: list[Run]) -> None:
+    for run in runs:
+        run.line.ask(StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
+        _portal.call(partial(_ended, run)).result()
+
+
+async def _ended(run: Run, _: Supervisor) -> RunOutput:
+    return await run.ended()

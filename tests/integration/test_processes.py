@@ -22,6 +22,7 @@ def say(*words):
     print(*words, flush=True)
 
 async def waits(run, message):
+    await asyncio.sleep(0.2)  # by now the calling thread waits, too
     say("begun")
     try:
         await asyncio.sleep(1_000)
@@ -30,6 +31,7 @@ async def waits(run, message):
 
 async def pays(run, message):
     async with run.step("pay"):
+        await asyncio.sleep(0.2)  # by now the calling thread waits; an interrupt before that is another test's matter
         say("begun")
         await asyncio.sleep(0.7)
         say("committed")
@@ -99,6 +101,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
         """
         async def slow(run, message):
             async with run.step("pay"):
+                await asyncio.sleep(0.2)
                 say("begun")
                 await asyncio.sleep(20)
                 say("committed")
