@@ -55,7 +55,10 @@ def script(code: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def wait_for(process: subprocess.Popen[str], word: str) -> None:
@@ -67,9 +70,13 @@ def wait_for(process: subprocess.Popen[str], word: str) -> None:
 
 
 def finish(process: subprocess.Popen[str], seconds: float) -> tuple[int, str, str, float]:
+    """Exit code, what it has said since `wait_for`, its errors, and how long it took."""
     began = time.monotonic()
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err, time.monotonic() - began
+    code = process.wait(seconds)
+    took = time.monotonic() - began
+    assert process.stdout is not None
+    assert process.stderr is not None
+    return code, process.stdout.read(), process.stderr.read(), took  # not `communicate`: it loses what is buffered
 
 
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------------
@@ -184,7 +191,7 @@ def test_the_interpreter_ends_promptly_with_live_sync_runs_and_they_get_an_outco
         streams = [Agent(waits).run("go", stream=True) for _ in range(5)]
         for stream in streams:
             next(stream)
-        time.sleep(0.1)
+        time.sleep(0.5)
         say("main is over")
         """
     ) as process:
