@@ -232,7 +232,7 @@ def test_asyncio_run_ends_promptly_with_live_runs_and_a_hundred_open_readers() -
             readers = [aiter(run.events()) for _ in range(100)]
             for reader in readers:
                 await anext(reader)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             keep.extend(readers)
             return run
 
