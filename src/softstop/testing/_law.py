@@ -76,13 +76,16 @@ def nothing_is_left(trace: Trace) -> Broken:
             yield f"run {run.source.name!r} is still in the index of live runs"
     if trace.tasks and not abandoned:
         yield f"tasks are left: {trace.tasks}"
-    rude = any(
-        isinstance(said, Mark) and (said.what == "failed" or said.name.startswith("swallowed")) for said in trace.story
-    )
-    if trace.orphans and not abandoned and not rude:  # a gather that failed leaves its other children to themselves
+    torn = any(isinstance(entry, Mark) and _tears_a_gather(entry) for entry in trace.story)
+    if trace.orphans and not abandoned and not torn:
         yield f"tasks that the body made are left: {trace.orphans}"
     if trace.timers and not abandoned:
         yield f"timers are left: {trace.timers}"
+
+
+def _tears_a_gather(mark: Mark) -> bool:
+    """Whether it lets asyncio leave the other children of a gather, or what wait_for waited for, to themselves."""
+    return mark.what in ("failed", "refused") or mark.name.startswith("swallowed")
 
 
 def only_the_stopped_stop(trace: Trace) -> Broken:

@@ -297,6 +297,8 @@ class Scene:
         if left:
             await asyncio.wait(left, timeout=LINGER)
         trace.late = [event async for event in run.events()]  # after all that could still write
+        for _ in range(len(trace.late) * 4):  # callers that work on each event may lag behind
+            await asyncio.sleep(0)
         stayed = [task for task in self._harness - {asyncio.current_task()} if not task.done()]
         if stayed:
             trace.stuck = f"readers, callers or waiters of the run never ended: {stayed}"
