@@ -22,7 +22,6 @@ def say(*words):
     print(*words, flush=True)
 
 async def waits(run, message):
-    await asyncio.sleep(0.2)  # by now the calling thread waits, too
     say("begun")
     try:
         await asyncio.sleep(1_000)
