@@ -6,12 +6,10 @@ A mutant patches one or two functions by name, so a refactoring that moves them 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from inspect import isawaitable
 from typing import Any
 
 import anyio
-import pytest
 
 from softstop import _life, _scopes, _steps, _stopline
 from softstop._boundary import Boundary
@@ -26,23 +24,7 @@ from softstop.context import RunContext
 from softstop.events import RunStopRequested
 from softstop.stops import RunStatus, StopMode, StopOutcome
 
-Patch = pytest.MonkeyPatch
-Mutant = Callable[[Patch], None]
-MUTANTS: list[Mutant] = []
-
-
-def mutant(plant: Mutant) -> Mutant:
-    MUTANTS.append(plant)
-    return plant
-
-
-def nothing(*args: object, **options: object) -> None:
-    """In place of a function that does something."""
-
-
-async def nothing_async(*args: object, **options: object) -> None:
-    """In place of an async function that does something."""
-
+from .registry import Patch, mutant, nothing, nothing_async
 
 # -- the boundary before and after a step ----------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from softstop.testing import random_agent
 from softstop.testing._explore import walk
 
 from ..scenes import SCENES, MakeRun
-from .planted import MUTANTS, Mutant
+from . import planted as planted
+from .registry import MUTANTS, Mutant
 
 pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
 BOUND = 5_000  # schedules within which a planted bug must be found
