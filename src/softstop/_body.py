@@ -13,17 +13,12 @@ from .context import RunContext
 from .ports import Runnable
 
 
-async def perform(runnable: Runnable, run: RunContext, message: object) -> object:
-    """Do the work of a run and return its value. A body that wrote nothing and returns a string has written it."""
+def perform(runnable: Runnable, run: RunContext, message: object) -> Awaitable[object]:
+    """Begin the work of a run. Awaiting what this returns does it, and gives the value: a body's own coroutine."""
     work = runnable.invoke(run, message)
-    voice, boundary = run._voice, run._boundary
     if hasattr(work, "__anext__"):
-        await _pour(cast("AsyncIterator[str]", work), voice, boundary)
-        return None
-    value: object = await cast("Awaitable[object]", work)
-    if isinstance(value, str) and not voice.content:
-        voice.write(value)
-    return value
+        return _pour(cast("AsyncIterator[str]", work), run._voice, run._boundary)
+    return cast("Awaitable[object]", work)
 
 
 async def _pour(chunks: AsyncIterator[str], voice: Voice, boundary: Boundary) -> None:

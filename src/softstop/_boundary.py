@@ -6,15 +6,13 @@ Order matters everywhere here: look at the record before a shield goes up, commi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
-import anyio
-
-from ._log import wake_all
+from ._log import wake_all, wake_anywhere
 from ._open import OpenStep, OpenStream, current_step, enclosing_holds
-from ._scopes import QuietScope, contains, pass_unless_cancelled
+from ._scopes import QuietScope, Scope, contains, pass_unless_cancelled
 from ._voice import Voice
 from ._wrapup import WrapUp
 from .budgets import CAUSE_OF, Budget, Chain, Claim, Fit, Hold, Unit, Verdict, first_reached
@@ -22,9 +20,17 @@ from .errors import unfold
 from .events import BudgetWarning, StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
+NOTHING: Final[frozenset[OpenStream]] = frozenset()  # one for all: each would be 216 bytes
+LEFT: Final = QuietScope()  # nobody is in it and nobody enters
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
-LimitCallback = Callable[[StopCause, LimitReached, Budget | None], bool]
+
+class Limited(Protocol):
+    """The run, as far as its boundary knows it."""
+
+    def reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> bool:
+        """A limit is reached; tells whether the run may go on instead of being stopped."""
+        ...
 
 
 Record = tuple[str, int, StepKind, StepStatus]  # name, number, kind, status: a `StepRecord` to be
@@ -34,9 +40,9 @@ class Boundary:
     """What one run has open, and whether more may open."""
 
     __slots__ = (
-        "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_records", "_resting", "_steps",
-        "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "chain", "cleanup_timeout",
-        "cut", "foreign", "limited", "most", "on_limit", "open", "over", "paused", "refused", "scope", "streams",
+        "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_records", "_resting", "_run",
+        "_steps", "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "chain", "cleanup_timeout",
+        "cut", "foreign", "limited", "most", "open", "over", "paused", "refused", "scope", "streams",
         "voice", "wrap_up",
     )  # fmt: skip
 
@@ -46,17 +52,17 @@ class Boundary:
         chain: Chain,
         most: int | None,
         cleanup_timeout: float,
-        on_limit: LimitCallback,
+        run: Limited,
         above: Boundary | None = None,
     ) -> None:
         self.voice = voice
         self.chain = chain  # ledgers to draw on, nearest first; empty if nothing is bounded
         self.most = most  # steps that may begin, members' included
         self.cleanup_timeout = cleanup_timeout
-        self.on_limit = on_limit
+        self._run = run
         self._above = above
         self.limited: bool = bool(chain) or most is not None or (above is not None and above.limited)
-        self.scope = QuietScope(self._patience, self._steps_run)
+        self.scope = QuietScope()
         self.alert = False  # asked or paused: what the hot paths look at
         self.asked = False  # nothing may begin any more: a stop is on record, or still in another thread's hands
         self.refused = self.cut = False
@@ -74,7 +80,7 @@ class Boundary:
         self._after_turn = False  # a stop of mode `turn` waits for them
         self._deferred = False  # the scope is to be cancelled once no foreign step runs
         self._failures: tuple[BaseException, ...] = ()
-        self._unwinding: set[OpenStream] = set()  # interrupted, their sources closing: not to be interrupted again
+        self._unwinding: frozenset[OpenStream] = NOTHING  # interrupted and closing: not to be interrupted again
         self._parked: tuple[asyncio.Future[None], ...] = ()
         self._resting: tuple[asyncio.Future[None], ...] = ()  # waiting for the end of a pause
         self._emptied: asyncio.Future[None] | None = None
@@ -137,7 +143,7 @@ class Boundary:
             here = here._above
         if outermost is not None:
             used = LimitReached(kind="steps", holder="run", limit=outermost.most or 0, used=outermost._steps)
-            outermost.on_limit(StopCause.step_limit, used, None)
+            outermost._run.reach_limit(StopCause.step_limit, used)
             await self.refuse()
         while self.chain and (reached := first_reached(self.chain)) is not None:
             await self.without(*reached)
@@ -166,7 +172,7 @@ class Boundary:
 
     async def _claim(self, fit: Fit) -> Claim:
         waiters: list[asyncio.Future[None]] = []
-        claim = Claim(self.chain, fit, enclosing_holds(), lambda: _wake_on(waiters))
+        claim = Claim(self.chain, fit, enclosing_holds(), lambda: wake_anywhere(waiters))
         if claim.enter() is Verdict.waiting:
             waiters.append(asyncio.get_running_loop().create_future())
             try:
@@ -185,7 +191,7 @@ class Boundary:
 
     def run_out(self, budget: Budget, unit: Unit) -> bool:
         """Turn an exhausted ledger into a stop request; True if its owner has found another way."""
-        return self.on_limit(CAUSE_OF[unit], budget.facts(unit), budget)
+        return self._run.reach_limit(CAUSE_OF[unit], budget.facts(unit), budget)
 
     def look_at_ledgers(self) -> None:
         """After spending: warn where a limit comes near, request a stop where one is reached, root before leaf."""
@@ -203,7 +209,7 @@ class Boundary:
         if self.abandoned:
             await asyncio.get_running_loop().create_future()  # an abandoned body gets nothing more, not even an error
         await pass_unless_cancelled()  # the ordinary way out: the run's scope delivers
-        if not self.scope.cancelled and not self.over:  # foreign steps still run (T3), or the loop's turn has not come
+        if not self.scope.interrupted and not self.over:  # foreign steps still run (T3), or its turn has not come
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._parked = (*self._parked, parked)
             await parked
@@ -213,9 +219,9 @@ class Boundary:
 
     def in_tree(self) -> bool:
         """Whether a cancel of the run's scope reaches the calling task."""
-        probe = anyio.CancelScope()
+        probe = Scope()
         with probe:
-            return contains(self.scope.inner, probe)
+            return contains(self.scope, probe)
         return False
 
     def wrapped_up(self) -> None:
@@ -224,7 +230,7 @@ class Boundary:
         if self.wrap_up is not None and self.wrap_up.begun:
             request = self.wrap_up.request()
             assert request.limit is not None
-            self.on_limit(request.cause, request.limit, None)
+            self._run.reach_limit(request.cause, request.limit)
 
     @contextmanager
     def turn(self) -> Generator[None]:
@@ -266,14 +272,14 @@ class Boundary:
         for stream in self.streams:
             task = stream.task
             if stream.waiting and stream.unwinds and task is not None and task.cancelling() > 0:
-                self._unwinding.add(stream)
+                self._unwinding |= {stream}
         return self.cleanup_timeout if self._unwinding else 0.0
 
     def closed(self, stream: OpenStream) -> None:
         """Note that a stream has ended, its source closed."""
         self.streams.pop(stream, None)
         if self._unwinding:
-            self._unwinding.discard(stream)
+            self._unwinding -= {stream}
             if not self._unwinding:
                 self.scope.nudge()
         self._look_whether_emptied()
@@ -281,7 +287,7 @@ class Boundary:
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
             self._deferred = False
-            self.scope.cancel()
+            self.scope.interrupt(self._patience, self._steps_run)
             self._unpark()
 
     def lower_shields(self) -> None:
@@ -302,10 +308,12 @@ class Boundary:
 
     def end(self) -> None:
         """The outcome is published: whatever task of the body is left may begin nothing."""
-        self.over = True
-        self.ask()
-        self._wake_resting()
-        self._unpark()
+        self.over = self.asked = self.alert = True
+        self.scope = LEFT  # of what an ended run keeps, this was a quarter
+        if self._resting:
+            self._wake_resting()
+        if self._parked:
+            self._unpark()
 
     def _unpark(self) -> None:
         parked, self._parked = self._parked, ()
@@ -322,7 +330,7 @@ class Boundary:
             self.foreign -= 1
         if self._deferred:
             self._cancel_unless_foreign()
-        elif self.scope.cancelled:
+        elif self.scope.interrupted:
             self.scope.nudge()
         self._look_whether_emptied()
 
@@ -385,13 +393,3 @@ class Boundary:
     def open_names(self) -> tuple[str, ...]:
         """The names of the atomic steps that are running, in the order in which they began."""
         return tuple(step.name for step in sorted(self.open, key=lambda step: step.step_id))
-
-
-def _wake_on(waiters: list[asyncio.Future[None]]) -> None:
-    """Wake whoever waits for a claim; the budget may have been freed by a run of another loop."""
-    for waiter in waiters:
-        loop = waiter.get_loop()
-        if asyncio._get_running_loop() is loop:
-            wake_all([waiter])
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(wake_all, [waiter])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any, Final
@@ -29,8 +29,8 @@ from .limits import NO_LIMITS, Limits
 from .ports import Owner, Runnable
 from .stops import LimitReached, RunStatus, StopCause, StopMode, StopPolicy, StopRequest
 
+UNDISTURBED: Final = Facts(Ending.returned, stop_requested=False)  # nearly every run; one value for all
 SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before the outcome is published without it
-
 current_run: ContextVar[Life | None] = ContextVar("softstop.current_run", default=None)
 
 
@@ -44,7 +44,7 @@ class Life:
     __slots__ = (
         "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks",
         "_members_gone", "_owner", "_parent", "_value", "_winding_up", "boundary", "line", "loop",
-        "means", "members", "messages", "outcome", "policy", "spec", "status", "task", "voice",
+        "means", "members", "messages", "outcome", "policy", "run_id", "spec", "status", "task", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Life:
         self._owner = owner
         self._parent = parent
         self.spec = spec
+        self.run_id = spec.run_id  # known before the first event
         self.policy = policy
         self.status = RunStatus.pending
         self.loop = asyncio.get_running_loop()
@@ -68,11 +69,9 @@ class Life:
         log = Log(owner.clock, self.loop, owner.observers) if parent is None else parent.voice.log
         stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.voice.stamp)
         self.voice: Voice = WatchedVoice(log, stamp, signs) if signs else Voice(log, stamp)
-        self.boundary: Boundary = Boundary(
-            self.voice, chain, limits.steps, policy.cleanup_timeout, self._reach_limit, above
-        )
+        self.boundary: Boundary = Boundary(self.voice, chain, limits.steps, policy.cleanup_timeout, self, above)
         self.line = StopLine(self)
-        self._bell: Waiters = []
+        self._bell: Waiters | None = None  # who waits for the outcome; a list from the first one on
         self._hooks: tuple[StopHook, ...] = ()
         self.outcome: RunCompleted | RunCancelled | RunFailed | None = None
         self._value: Any = None
@@ -83,16 +82,6 @@ class Life:
         self._failed_first = False  # the body's failure was on record before any stop
         self._winding_up = False  # the body has ended, the outcome is not published yet
         self._members_gone = False  # seen by `end_abandoned`: no member lived any more
-
-    @property
-    def run_id(self) -> str:
-        """The id, known before the first event."""
-        return self.spec.run_id
-
-    @property
-    def parent_run_id(self) -> str | None:
-        """The run this one is a member of."""
-        return self.voice.stamp.parent_run_id
 
     @property
     def source(self) -> Source:
@@ -113,6 +102,7 @@ class Life:
         """Wait for the outcome, from any loop; not as a caller: a cancelled wait does not stop the run."""
         if asyncio.get_running_loop() is self.loop:
             while self.outcome is None:
+                self._bell = self._bell or []
                 await wait_in(self._bell, self.loop)
         elif self.outcome is None:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.wait_for_end(), self.loop))
@@ -124,8 +114,7 @@ class Life:
     def end_abandoned(self) -> None:
         """Not even the cut was heeded: the run ends without its body, which stays owned and counted."""
         if self._waits_for_members():
-            self.line.arm(self.loop.time() + SETTLE, self.end_abandoned)
-            return
+            return self.line.arm(self.loop.time() + SETTLE, self.end_abandoned)
         self._abandoned = self.boundary.names_left() or (self.source.name,)
         self.boundary.abandon()
         if self._hooks:
@@ -142,7 +131,7 @@ class Life:
         gone, self._members_gone = self._members_gone, True
         return bool(self.members) and not gone
 
-    def _reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> bool:
+    def reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> bool:
         """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger.
 
         Returns whether the run may go on instead: it is paused, or has a last answer to give.
@@ -182,15 +171,17 @@ class Life:
         if self.line.sealed:
             raise MisuseError(f"run {self.run_id!r} has ended; its limits no longer matter")
         if changes.get("cost_usd") is not None:
-            self._refuse_unpriced()
+            for run in self._tree():
+                check_priced(run.spec.runnable, "run")
         if self.means is None:
             above = None if self._parent is None else self._parent.means
             self.means = Means(self.loop, NO_LIMITS, (), above, self.boundary.chain)
             if self.status is not RunStatus.pending:
-                self.means.start(self._reach_limit)
+                self.means.start(self.reach_limit)
         if self.means.change(changes):
             assert self.means.own is not None
-            self._draw_on(self.means.own)
+            for run in self._tree():  # a ledger that came after the start counts from now, here and below
+                run.boundary.chain, run.boundary.limited = (*run.boundary.chain, self.means.own), True
         self.boundary.most = self.means.limits.steps
         self.boundary.limited = True
         if wrap_up := self.boundary.wrap_up:
@@ -199,17 +190,10 @@ class Life:
             self.resume()
         self.boundary.look_at_ledgers()
 
-    def _refuse_unpriced(self) -> None:
-        check_priced(self.spec.runnable, "run")
+    def _tree(self) -> Iterator[Life]:
+        yield self
         for member in self.members:
-            member._refuse_unpriced()
-
-    def _draw_on(self, ledger: Budget) -> None:
-        """A ledger that came after the start: it counts from now, for this run and everything below."""
-        boundary = self.boundary
-        boundary.chain, boundary.limited = (*boundary.chain, ledger), True
-        for member in self.members:
-            member._draw_on(ledger)
+            yield from member._tree()
 
     def pause(self, reason: str | None = None) -> None:
         """Hold the run at its next step boundary until `resume()`; steps that have begun are finished.
@@ -237,43 +221,53 @@ class Life:
                 member.resume()
 
     async def drive(self) -> None:
-        """The run's task: the body under its scopes, then the outcome. Catches everything at the run's edge."""
+        """The run's task: the body under its scope, then the outcome. Catches everything at the run's edge."""
         self._take_inboxes()
-        if self.status.ended:
+        if self.status is not RunStatus.pending:
             return
+        self._set_out()
+        ending, interrupt, boundary = Ending.interrupted, None, self.boundary
+        try:
+            with boundary.scope as scope:
+                try:
+                    scope.entered()
+                    value = await perform(self.spec.runnable, RunContext(self), self.spec.message)
+                    if isinstance(value, str) and not self.voice.content:
+                        self.voice.write(value)  # a body that wrote nothing and returns a string has written it
+                    self._value = value
+                    ending = Ending.returned
+                finally:
+                    self._delivered = scope.delivered
+        except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive. It ends this run and no other (T20)
+            interrupt = process_interrupt(exc)
+            ending = self._note(exc) if interrupt is None else Ending.interrupted
+        if interrupt is not None or (self._delivered and ending is not Ending.raised):
+            self.stop_by_process()
+        self._winding_up = True
+        if self.members or self._hooks or boundary.open or boundary.streams:
+            interrupt = await self._wind_up_whatever_comes(ending) or interrupt
+        elif (signal := self._judge(ending)) is not None:
+            self.seal(signal)  # most runs: there is nothing to wait for
+        if interrupt is not None:
+            raise interrupt
+
+    def _set_out(self) -> None:
         self.status = follow(self.status, Signal.start)
         self.voice.emit(RunStarted)
         if self.means is not None:
-            self.means.start(self._reach_limit)
+            self.means.start(self.reach_limit)
         current_run.set(self)
-        if self._parent is None:
-            current_step.set(None)
-        else:
+        if self._parent is not None:
             self.line.inherit(self._parent.line)
-        ending, raised = Ending.interrupted, None
-        try:
-            with self.boundary.scope:
-                try:
-                    self._value = await perform(self.spec.runnable, RunContext(self), self.spec.message)
-                    ending = Ending.returned
-                finally:
-                    self._delivered = self.boundary.scope.delivered
-        except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive. It ends this run and no other (T20)
-            raised = exc
-        interrupt = process_interrupt(raised)
-        if interrupt is not None or (raised is None and self._delivered):
-            self._stop_by_process()
-        elif raised is not None:
-            ending = self._note(raised)
-        interrupt = await self._wind_up_whatever_comes(ending) or interrupt
-        if interrupt is not None:
-            raise interrupt
+        elif current_step.get() is not None:
+            current_step.set(None)
 
     def _take_inboxes(self) -> None:
         """Whatever another thread asked of this run, or of one above it, comes before its start (T10)."""
         here: Life | None = self
         while here is not None:
-            here.line.take_inbox()
+            if here.line.inbox is not None:
+                here.line.take_inbox()
             here = here._parent
 
     async def _wind_up_whatever_comes(self, ending: Ending) -> KeyboardInterrupt | None:
@@ -286,7 +280,7 @@ class Life:
             except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive
                 interrupt = process_interrupt(exc) or interrupt
                 self._errors = (*self._errors, safe_error(exc))
-                self._stop_by_process()
+                self.stop_by_process()
         self.seal(Signal.cancel)
         return interrupt
 
@@ -294,14 +288,14 @@ class Life:
         """What the body raised, as a fact."""
         only_cancelled = all(isinstance(exc, asyncio.CancelledError | BaseExceptionGroup) for exc in unfold(raised))
         if only_cancelled and (self.boundary.asked or self._delivered):
-            self._stop_by_process()
+            self.stop_by_process()
             return Ending.interrupted
         self._failed_first = not self.boundary.asked or self.boundary.failed_first(raised)
         self._error = raised if isinstance(raised, Exception) else StepFailed(self.source.name, safe_error(raised))
         self._errors = (safe_error(raised), *self._errors)  # first: the line that stands for the failure
         return Ending.raised
 
-    def _stop_by_process(self) -> None:
+    def stop_by_process(self) -> None:
         """A native cancel, or the process's own interrupt, with no stop on record: cause `shutdown` (T13)."""
         self.line.take_inbox()
         if self.line.held is None and not self.line.sealed:
@@ -309,21 +303,27 @@ class Life:
 
     async def _wind_up(self, ending: Ending) -> None:
         """After the body: members and begun steps end first, then the outcome follows from the facts."""
-        self._winding_up = True
-        await end_all(lambda: self.members, self._last_will(), self._stop_by_process)
+        if self.members:
+            await end_all(lambda: self.members, self._last_will(), self.stop_by_process)
         if self.boundary.open or self.boundary.streams:
             await self.boundary.close()
-        if self.line.sealed or self._abandoned:  # the outcome did not wait for this
-            return
-        self.line.take_inbox()
-        boundary, stop = self.boundary, self.stop
-        cut = boundary.cut or any(stopped_with(member, self.run_id, stop) for member in self.members)
-        facts = Facts(ending, stop is not None, boundary.refused, cut, self._delivered, self._failed_first)
-        signal = reduce_outcome(facts)
+        signal = self._judge(ending)
         if signal is Signal.cancel and self._hooks:
             await self._end_cancelled()
-        else:
+        elif signal is not None:
             self.seal(signal)
+
+    def _judge(self, ending: Ending) -> Signal | None:
+        """How the run ended, from the facts; None if its outcome did not wait for this."""
+        if self.line.sealed or self._abandoned:
+            return None
+        self.line.take_inbox()
+        stop = self.stop
+        if stop is None and ending is Ending.returned:
+            return reduce_outcome(UNDISTURBED)
+        cut = self.boundary.cut or any(stopped_with(member, self.run_id, stop) for member in self.members)
+        facts = Facts(ending, stop is not None, self.boundary.refused, cut, self._delivered, self._failed_first)
+        return reduce_outcome(facts)
 
     def _last_will(self) -> StopRequest:
         mode = self.stop.mode if self.stop else StopMode.step  # a stop after the turn lets members' turns end
@@ -356,7 +356,7 @@ class Life:
         self.boundary.end()
         live.remove(self.run_id)
         self._owner.run_ended(self)
-        wake_all(self._bell)
+        wake_all(self._bell or [])
 
     def _publish(self, signal: Signal) -> None:
         voice = self.voice

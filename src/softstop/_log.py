@@ -42,7 +42,7 @@ class Log:
         self.full = 1 + LIVE  # the seq at which the log is to be folded: cheaper to compare than a length
         self.live: list[Event] = []
         self._folded: list[Event | _Region] | tuple[()] = ()  # a list from the first fold on: most runs never fold
-        self.waiters: Waiters = []
+        self.waiters: Waiters | None = None  # readers that have seen all; a list from the first one on
 
     def append(self, event: Event) -> None:
         """Add an event that bears the next seq, and wake the readers."""
@@ -117,6 +117,16 @@ def wake_all(waiters: Waiters) -> None:
         if not waiter.done():
             waiter.set_result(None)
     waiters.clear()
+
+
+def wake_anywhere(waiters: Waiters) -> None:
+    """Wake whoever parked, on whichever loop: a budget may have been freed by a run of another one."""
+    for waiter in waiters:
+        loop = waiter.get_loop()
+        if asyncio._get_running_loop() is loop:
+            wake_all([waiter])
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(wake_all, [waiter])
 
 
 class _Region:

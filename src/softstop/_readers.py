@@ -45,7 +45,10 @@ class EventStream:
         while not self._done:
             while log.seq == self._after and self._voice._thread:  # until there is more, or the outcome was the last
                 waiter: asyncio.Future[None] = asyncio.Future(loop=log.loop)
-                log.waiters.append(waiter)
+                if log.waiters is None:
+                    log.waiters = [waiter]
+                else:
+                    log.waiters.append(waiter)
                 try:
                     await waiter  # here and not in a coroutine of its own: every turn of every reader comes by
                 except asyncio.CancelledError:
@@ -72,8 +75,9 @@ class EventStream:
         self._begun = self._reader.cancelling() if self._reader is not None else 0
 
     def _stop_waiting(self, waiter: asyncio.Future[None]) -> None:
-        if waiter in self._log.waiters:
-            self._log.waiters.remove(waiter)
+        waiters = self._log.waiters
+        if waiters and waiter in waiters:
+            waiters.remove(waiter)
         gone, self._gone = self._gone, None
         if gone is not None:
             gone()

@@ -27,6 +27,11 @@ class Run(Life):
     __slots__ = ()
 
     @property
+    def parent_run_id(self) -> str | None:
+        """The run this one is a member of."""
+        return self.voice.stamp.parent_run_id
+
+    @property
     def usage(self) -> Usage:
         """All usage charged so far."""
         return self.voice.usage

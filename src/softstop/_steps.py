@@ -11,11 +11,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-import anyio
-
 from ._boundary import Boundary
 from ._open import OpenStep, current_step
-from ._scopes import cancelled_around, contains, finish_within, pass_unless_cancelled, scope_class
+from ._scopes import Scope, cancelled_around, contains, finish_within, pass_unless_cancelled
 from .budgets import Fit, Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
@@ -60,7 +58,7 @@ class Step:
         self._need = need
         self._names = names
         self._interruptible = interruptible
-        self._scope: anyio.CancelScope | None = None  # set while the step runs
+        self._scope: Scope | None = None  # set while the step runs
         self._task: asyncio.Task[Any] | None = None
         self._was_cut = False
 
@@ -72,13 +70,13 @@ class Step:
             await boundary.admit()
         if self._need is not None and boundary.chain:
             self.hold = await boundary.reserve(self._need)
-        scope = scope_class()(shield=True)
+        scope = Scope(shield=True)
         scope.__enter__()
         if cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin in there either
             scope.__exit__(None, None, None)
             self._give_back()
             await pass_unless_cancelled()
-            scope = scope_class()(shield=True)
+            scope = Scope(shield=True)
             scope.__enter__()
         self._begin(scope)
         return self
@@ -87,11 +85,11 @@ class Step:
         if self.hold is not None:
             self.hold.release()
 
-    def _begin(self, scope: anyio.CancelScope) -> None:
+    def _begin(self, scope: Scope) -> None:
         boundary = self.boundary
         self._scope = scope
         task = self._task = asyncio.current_task()
-        if task is not boundary.scope.task and not contains(boundary.scope.inner, scope):
+        if task is not boundary.scope.task and not contains(boundary.scope, scope):
             self.foreign = True
             boundary.foreign += 1
         self.step_id = boundary.begin()
@@ -186,7 +184,7 @@ class Stream(Generic[T]):
         self.waiting = False  # between asking the source and its answer
         self._interrupted = False
         self._foreign = False  # in a task that asyncio started: the scope cannot interrupt it
-        self._guard: anyio.CancelScope | None = None  # around the wait for a chunk of a generator read in a branch
+        self._guard: Scope | None = None  # around the wait for a chunk of a generator read in a branch
         self._insist: asyncio.TimerHandle | None = None  # when that generator has cleaned up for long enough
         self.task: asyncio.Task[Any] | None = None  # that began it
 
@@ -258,7 +256,7 @@ class Stream(Generic[T]):
 
     async def _guarded(self, pull: Callable[[], Awaitable[T]]) -> T:
         """Wait for a chunk where a stop can interrupt this wait alone, once, and then keep other cancels out."""
-        with scope_class()() as self._guard:
+        with Scope() as self._guard:
             return await pull()
         raise AssertionError("nobody cancels this scope, so it swallows nothing")
 

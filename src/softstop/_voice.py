@@ -114,8 +114,8 @@ class Voice:
     @property
     def content(self) -> str:
         """All text written so far."""
-        folded = self.stamp.folded or ()
-        return "".join((*folded, self.log.text_of(self.stamp, self._since)))
+        folded, text = self.stamp.folded, self.log.text_of(self.stamp, self._since)
+        return "".join((*folded, text)) if folded else text
 
     @property
     def usage(self) -> Usage:

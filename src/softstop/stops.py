@@ -16,6 +16,7 @@ LONGEST_REASON = 1_000
 class RunStatus(StrEnum):
     """Where a run is. The last three are final and written once."""
 
+    __hash__ = str.__hash__  # Enum's own is a Python function
     pending = "pending"
     running = "running"
     stopping = "stopping"

@@ -7,9 +7,9 @@ import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from types import TracebackType
-from typing import Any, Self, Unpack, cast
+from typing import Any, Final, Self, Unpack, cast
 
 import anyio
 
@@ -34,6 +34,8 @@ from .stops import (
     StopRequest,
     user_request,
 )  # fmt: skip
+
+VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # the two top bits are 10
 
 _ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
 
@@ -79,8 +81,9 @@ class Supervisor:
         self._ended: OrderedDict[str, tuple[float, Run]] = OrderedDict()  # with the loop time of their end
         self._queue: deque[Run] = deque()
         self._running = 0  # root runs that have a task and no outcome
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._when_done = self._task_done  # one bound method for all tasks
+        self._tasks: dict[asyncio.Task[None], Run | None] = {}  # not done, with the run that each one drives
+        self._when_done = self._task_done  # one bound method for all tasks, and one context to call it in
+        self._nowhere = Context()
         self._quiet: Waiters = []
         self._outer: Supervisor | None = None  # the ambient one around the block
 
@@ -175,7 +178,8 @@ class Supervisor:
             RunIdTaken: A live run has this id.
             SupervisorClosed: The supervisor drains or was left.
         """
-        self._bind()
+        if asyncio._get_running_loop() is not self._loop or self._loop is None:
+            self._bind()
         if self._closed:
             raise SupervisorClosed
         run = self._register(runnable, message, options, None)
@@ -225,35 +229,38 @@ class Supervisor:
         return output
 
     def _begin(self, run: Run) -> None:
-        run.task = self.spawn(run.drive())
+        run.task = self.spawn(run.drive(), run)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], run: Run | None = None) -> asyncio.Task[None]:
         """The one place that starts tasks which outlive a call; they stay owned until they are done."""
         assert self._loop is not None
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._when_done)
+        self._tasks[task] = run
+        task.add_done_callback(self._when_done, context=self._nowhere)
         return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
+        run = self._tasks.pop(task)
+        if task.cancelled():
+            if run is not None and run.outcome is None:  # natively, before its first step: nothing of it has run
+                run.stop_by_process()
+        else:
             task.exception()  # retrieved: what a run raised is in its outcome, and KeyboardInterrupt went its own way
 
-    def run_ended(self, run: Life) -> None:
+    def run_ended(self, run: Run) -> None:
         """A run has published its outcome; for the run itself."""
         if self._runs.pop(run.run_id, None) is None:
             return
         now = run.loop.time()
-        self._ended[run.run_id] = (now, cast(Run, run))
-        self._ended.move_to_end(run.run_id)
-        while self._ended and (
-            len(self._ended) > self._keep or now - next(iter(self._ended.values()))[0] > self._keep_for
-        ):
-            self._ended.popitem(last=False)
+        ended = self._ended
+        ended[run.run_id] = (now, run)
+        ended.move_to_end(run.run_id)
+        while ended and (len(ended) > self._keep or now - next(iter(ended.values()))[0] > self._keep_for):
+            ended.popitem(last=False)
         if run.parent_run_id is None and run.task is not None:
             self._running -= 1
-            self._admit()
+            if self._queue:
+                self._admit()
         run.task = None  # a remembered run must not keep the caller's context alive; `_tasks` owns it until it is done
         if not self._runs:
             wake_all(self._quiet)
@@ -344,10 +351,8 @@ def _unknown(run_id: str) -> StopReceipt:
 
 def _fresh_id() -> str:
     """A UUID version 7 (RFC 9562): sorts by time, 74 random bits."""
-    ms, random = time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10), "big")
-    value = ms << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    text = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 def current_supervisor() -> Supervisor:

@@ -85,7 +85,7 @@ EXTRAS = [
     "opentelemetry", "hypothesis", "pytest", "langgraph", "agno", "softstop.testing", "softstop.models",
 ]  # fmt: skip
 DEPENDENCIES = """
-import anyio, structlog
+import anyio, anyio._backends._asyncio, structlog
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 anyio.CancelScope
 class Model(BaseModel):

@@ -289,7 +289,7 @@ class Scene:
             return
         for _ in range(SETTLE):
             await asyncio.sleep(0)
-        owned = cast("set[asyncio.Task[Any]]", cast(Any, self._supervisor)._tasks)
+        owned = cast("dict[asyncio.Task[Any], object]", cast(Any, self._supervisor)._tasks).keys()
         left = asyncio.all_tasks() - self._harness
         trace.tasks = [repr(task) for task in left & owned]
         trace.orphans = [repr(task) for task in left - owned]

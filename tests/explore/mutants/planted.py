@@ -51,10 +51,10 @@ def check_only_after_a_step(patch: Patch) -> None:
 
 @mutant
 def no_shield_around_a_step(patch: Patch) -> None:
-    def unshielded() -> Any:
-        return lambda shield=False: anyio.CancelScope()
+    def unshielded(*, shield: bool) -> Any:
+        return anyio.CancelScope()
 
-    patch.setattr(_steps, "scope_class", unshielded)
+    patch.setattr(_steps, "Scope", unshielded)
 
 
 @mutant
@@ -66,7 +66,7 @@ def nested_steps_are_refused_too(patch: Patch) -> None:
 def scope_is_cancelled_although_a_foreign_step_runs(patch: Patch) -> None:
     def cancel(boundary: Boundary) -> None:
         boundary._deferred = False
-        boundary.scope.cancel()
+        boundary.scope.interrupt()
         boundary._unpark()
 
     patch.setattr(Boundary, "_cancel_unless_foreign", cancel)

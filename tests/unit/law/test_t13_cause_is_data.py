@@ -182,6 +182,19 @@ async def test_a_native_cancel_from_outside_is_a_shutdown_now(where: str) -> Non
     assert [step.status for step in outcome.steps] == ([] if where == "wait" else ["unsettled"])
 
 
+async def test_a_native_cancel_before_the_first_step_of_its_task_ends_the_run() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper))
+        assert run.task is not None
+        run.task.cancel()
+        with anyio.fail_after(1):
+            events = await listen(run)
+    outcome = events[-1]
+    assert names(events) == ["RunStopRequested", "RunCancelled"]
+    assert isinstance(outcome, RunCancelled)
+    assert (outcome.cause, outcome.mode) == (StopCause.shutdown, StopMode.now)
+
+
 async def test_a_native_cancel_that_the_body_swallows_is_a_shutdown_all_the_same() -> None:
     async def body(run: RunContext, message: object) -> str:
         with contextlib.suppress(asyncio.CancelledError):
