@@ -10,12 +10,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from ._amounts import Fit
 from ._log import wake_all, wake_anywhere
 from ._open import OpenStep, OpenStream, current_step, enclosing_holds
 from ._scopes import QuietScope, Scope, contains, pass_unless_cancelled
 from ._voice import Voice
 from ._wrapup import WrapUp
-from .budgets import CAUSE_OF, Budget, Chain, Claim, Fit, Hold, Unit, Verdict, first_reached
+from .budgets import CAUSE_OF, Budget, Chain, Claim, Hold, Unit, Verdict, first_reached, grant
 from .errors import unfold
 from .events import BudgetWarning, StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
@@ -159,16 +160,18 @@ class Boundary:
 
     async def reserve(self, fit: Fit) -> Hold:
         """Claim room for a step in every ledger; waits while others may free some, outside any shield."""
-        while True:
+        while (hold := grant(self.chain, fit)) is None:
             claim = await self._claim(fit)
             if claim.refused_by is not None:
                 await self.without(*claim.refused_by)
                 continue
             assert claim.hold is not None
-            if self.asked and not self.inside():
-                claim.hold.release()
-                await self.refuse()
-            return claim.hold
+            hold = claim.hold
+            break
+        if self.asked and not self.inside():
+            hold.release()
+            await self.refuse()
+        return hold
 
     async def _claim(self, fit: Fit) -> Claim:
         waiters: list[asyncio.Future[None]] = []

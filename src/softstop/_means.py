@@ -9,9 +9,10 @@ from typing import TypedDict, Unpack
 
 from pydantic import ValidationError
 
+from ._amounts import Room
 from ._voice import SignOfLife
 from ._watch import TimeWatch
-from .budgets import WARN_AT, Budget, Chain, Room
+from .budgets import WARN_AT, Budget, Chain
 from .errors import MisuseError
 from .limits import NO_LIMITS, Limits
 from .ports import Runnable

@@ -11,10 +11,11 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
+from ._amounts import Fit
 from ._boundary import Boundary
 from ._open import OpenStep, current_step
 from ._scopes import Scope, cancelled_around, contains, finish_within, pass_unless_cancelled
-from .budgets import Fit, Hold
+from .budgets import Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
     ModelRequestCompleted,

@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import ValidationError
 
+from ._amounts import Amount, Fit, Room, least_of
 from .errors import MisuseError
 from .limits import NANO, Limits
 from .stops import LimitReached, StopCause
-from .usage import Usage
 
 _lock = threading.RLock()  # held for integer arithmetic only; one for all, since chains overlap
 if hasattr(os, "register_at_fork"):  # held at a fork, it would stay held in the child
@@ -30,49 +30,10 @@ CAUSE_OF: dict[Unit, StopCause] = {"tokens": StopCause.token_budget, "cost_usd":
 WARN_AT = 0.8  # share of a limit at which one warning is told
 
 
-class Amount(NamedTuple):
-    """Tokens and nano-USD."""
-
-    tokens: int = 0
-    nano_usd: int = 0
-
-    @classmethod
-    def of(cls, usage: Usage) -> Amount:
-        """What a usage takes from a budget; a call without a price takes no money."""
-        return cls(usage.total_tokens, usage.cost_nano_usd or 0)
-
-
-class Room(NamedTuple):
-    """What is free in a ledger or a chain; None where nothing bounds it."""
-
-    tokens: int | None = None
-    nano_usd: int | None = None
-
-    def holds(self, amount: Amount) -> bool:
-        """Whether so much fits."""
-        return (self.tokens is None or amount.tokens <= self.tokens) and (
-            self.nano_usd is None or amount.nano_usd <= self.nano_usd
-        )
-
-
-Fit = Callable[[Room], Amount | None]  # what a step would claim of that room; None if it is too little
-
-
-def exactly(need: Amount) -> Fit:
-    """All or nothing.
-
-    Raises:
-        MisuseError: It is negative.
-    """
-    if need.tokens < 0 or need.nano_usd < 0:
-        raise MisuseError(f"a reservation cannot be negative: {need}")
-    return lambda room: need if room.holds(need) else None
-
-
 class Budget:
     """A ledger of tokens and money that any runs, teams or tenants of the process share.
 
-    `spent` and `reserved` are `Amount`s: `spent` never falls, `reserved` is what begun steps may still spend.
+    `spent` and `reserved` are pairs of `tokens` and `nano_usd`; what is spent never falls.
 
     Args:
         tokens: Input plus output tokens; None counts without a bound.
@@ -81,7 +42,10 @@ class Budget:
         warn_at: Share of a limit at which one `BudgetWarning` is told; None tells none.
     """
 
-    __slots__ = ("_kept", "_limit", "_nested", "_waiting", "_warn_at", "name", "reserved", "spent")
+    __slots__ = (
+        "_held_nano_usd", "_held_tokens", "_kept", "_limit", "_nano_usd", "_nested", "_tokens", "_waiting", "_warn_at",
+        "name",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -95,8 +59,8 @@ class Budget:
         self._warn_at: dict[Unit, float] = {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)  # not yet told
         self._kept = Amount()  # carved out of the limit for a last answer
         self.name = name
-        self.spent = Amount()
-        self.reserved = Amount()
+        self._tokens = self._nano_usd = 0  # spent
+        self._held_tokens = self._held_nano_usd = 0  # reserved
         self._waiting: deque[Claim] = deque()  # first come, first served
         self._nested: deque[Claim] = deque()  # claims of steps inside a step that holds some of this budget
 
@@ -112,6 +76,16 @@ class Budget:
     def cost_usd(self) -> float | None:
         """The money limit in US dollars."""
         return None if self._limit.nano_usd is None else self._limit.nano_usd / NANO
+
+    @property
+    def spent(self) -> Amount:
+        """What was paid."""
+        return Amount(self._tokens, self._nano_usd)
+
+    @property
+    def reserved(self) -> Amount:
+        """What begun steps may still spend."""
+        return Amount(self._held_tokens, self._held_nano_usd)
 
     @property
     def waiting(self) -> int:
@@ -149,18 +123,20 @@ class Budget:
 
     def room(self, mine: Amount | None = None) -> Room:
         """What is free now; with `mine`, what would be free if every hold but that were given back."""
-        held = self.reserved if mine is None else mine
-        free = (
-            None if limit is None else limit - kept - spent - taken
-            for limit, kept, spent, taken in zip(self._limit, self._kept, self.spent, held, strict=True)
+        (tokens, nano_usd), kept = self._limit, self._kept
+        held_tokens, held_nano_usd = (self._held_tokens, self._held_nano_usd) if mine is None else mine
+        return Room(
+            None if tokens is None else tokens - kept.tokens - self._tokens - held_tokens,
+            None if nano_usd is None else nano_usd - kept.nano_usd - self._nano_usd - held_nano_usd,
         )
-        return Room(*free)
 
     def reached(self) -> Unit | None:
         """The first unit of which everything is spent."""
-        for unit, limit, kept, spent in zip(CAUSE_OF, self._limit, self._kept, self.spent, strict=True):
-            if limit is not None and spent >= limit - kept:
-                return unit
+        tokens, nano_usd = self._limit  # asked before and after each step: no loop
+        if tokens is not None and self._tokens >= tokens - self._kept.tokens:
+            return "tokens"
+        if nano_usd is not None and self._nano_usd >= nano_usd - self._kept.nano_usd:
+            return "cost_usd"
         return None
 
     def facts(self, unit: Unit) -> LimitReached:
@@ -171,16 +147,20 @@ class Budget:
 
     def warning(self) -> LimitReached | None:
         """The limit that has come near its end since the last call, once each."""
-        for unit, limit, spent in zip(CAUSE_OF, self._limit, self.spent, strict=True):
-            share = self._warn_at.get(unit)
-            if share is not None and limit is not None and spent >= limit * share:
-                del self._warn_at[unit]
-                return self.facts(unit)
+        if self._warn_at:
+            for unit, limit, spent in zip(CAUSE_OF, self._limit, self.spent, strict=True):
+                share = self._warn_at.get(unit)
+                if share is not None and limit is not None and spent >= limit * share:
+                    del self._warn_at[unit]
+                    return self.facts(unit)
         return None
 
-    def _move(self, spent: Amount, reserved: Amount) -> None:
-        self.spent = Amount(self.spent.tokens + spent.tokens, self.spent.nano_usd + spent.nano_usd)
-        self.reserved = Amount(self.reserved.tokens + reserved.tokens, self.reserved.nano_usd + reserved.nano_usd)
+    def _move(self, tokens: int, nano_usd: int, held_tokens: int, held_nano_usd: int) -> None:
+        """Add to what is spent and what is reserved."""
+        self._tokens += tokens
+        self._nano_usd += nano_usd
+        self._held_tokens += held_tokens
+        self._held_nano_usd += held_nano_usd
 
     def serve(self) -> list[Claim]:
         """Let those who wait try again, oldest first; returns who was decided and so has left all its queues."""
@@ -202,58 +182,53 @@ def _checked(tokens: int | None, cost_usd: Decimal | float | str | None, warn_at
 Chain = tuple[Budget, ...]
 
 
-class Verdict(StrEnum):
-    """What became of a claim."""
-
-    waiting = "waiting"
-    granted = "granted"
-    refused = "refused"
-    withdrawn = "withdrawn"
-
-
 class Hold:
     """What one begun step has claimed and not yet spent, in every ledger of its chain."""
 
-    __slots__ = ("_left", "chain")
+    __slots__ = ("_nano_usd", "_tokens", "chain")
 
     def __init__(self, chain: Chain, amount: Amount) -> None:
-        self.chain, self._left = chain, amount
+        self.chain = chain
+        self._tokens, self._nano_usd = amount
 
     @property
     def left(self) -> Amount:
         """The part that is still reserved."""
-        return self._left
+        return Amount(self._tokens, self._nano_usd)
 
     def spend(self, amount: Amount) -> None:
         """Pay from the hold first, then beyond it."""
-        covered = Amount(min(self._left.tokens, amount.tokens), min(self._left.nano_usd, amount.nano_usd))
-        self._change(amount, covered)
+        with _lock:
+            tokens, nano_usd = amount
+            self._change(tokens, nano_usd, min(self._tokens, tokens), min(self._nano_usd, nano_usd))
 
     def forfeit(self) -> None:
         """Count all that is left as spent: what was really used is not known."""
-        self._change(self._left, self._left)
+        with _lock:
+            self._change(self._tokens, self._nano_usd, self._tokens, self._nano_usd)
 
     def release(self) -> None:
         """Give back what is left. Synchronous, so that no cancellation can come between."""
-        self._change(Amount(), self._left)
-
-    def _change(self, spent: Amount, given: Amount) -> None:
         with _lock:
-            self._left = Amount(self._left.tokens - given.tokens, self._left.nano_usd - given.nano_usd)
-            for budget in self.chain:
-                budget._move(spent, Amount(-given.tokens, -given.nano_usd))
-            serve(self.chain)
+            self._change(0, 0, self._tokens, self._nano_usd)
+
+    def _change(self, tokens: int, nano_usd: int, given_tokens: int, given_nano_usd: int) -> None:
+        self._tokens -= given_tokens
+        self._nano_usd -= given_nano_usd
+        for budget in self.chain:
+            budget._move(tokens, nano_usd, -given_tokens, -given_nano_usd)
+        serve(self.chain)
 
 
 def spend(chain: Chain, amount: Amount) -> None:
     """Pay without a hold."""
     with _lock:
         for budget in chain:
-            budget._move(amount, Amount())
+            budget._move(*amount, 0, 0)
         serve(chain)
 
 
-def serve(chain: Iterable[Budget]) -> None:
+def serve(chain: Chain) -> None:
     """Let those who wait try again, here and wherever somebody waited behind one who is decided by that."""
     left = list(chain)
     for budget in left:
@@ -269,6 +244,36 @@ def first_reached(chain: Chain) -> tuple[Budget, Unit] | None:
         if unit is not None:
             return budget, unit
     return None
+
+
+def least(chain: Chain) -> Room:
+    """The room of a chain: the smallest of each unit."""
+    return chain[0].room() if len(chain) == 1 else least_of(budget.room() for budget in chain)
+
+
+def grant(chain: Chain, fit: Fit) -> Hold | None:
+    """Claim at once where nobody waits and there is room: what nearly every step needs. None: a `Claim` may wait."""
+    with _lock:
+        for budget in chain:
+            if budget._waiting or budget._nested:
+                return None
+        amount = fit(least(chain))
+        return None if amount is None else _take(chain, amount)
+
+
+def _take(chain: Chain, amount: Amount) -> Hold:
+    for budget in chain:
+        budget._move(0, 0, *amount)
+    return Hold(chain, amount)
+
+
+class Verdict(StrEnum):
+    """What became of a claim."""
+
+    waiting = "waiting"
+    granted = "granted"
+    refused = "refused"
+    withdrawn = "withdrawn"
 
 
 class Claim:
@@ -322,11 +327,9 @@ class Claim:
                 self.hold = None
 
     def _settle(self) -> Verdict:
-        amount = self._fit(_least(budget.room() for budget in self.chain))
+        amount = self._fit(least(self.chain))
         if amount is not None and self._first_in_line():
-            for budget in self.chain:
-                budget._move(Amount(), amount)
-            self.hold, self.state = Hold(self.chain, amount), Verdict.granted
+            self.hold, self.state = _take(self.chain, amount), Verdict.granted
         elif amount is None and (kept := self._kept_for_good()) is not None:
             self.refused_by, self.state = self._who_refuses(kept), Verdict.refused
         return self.state
@@ -340,7 +343,7 @@ class Claim:
         while True:
             kept = frozenset(hold for claim in tangled for hold in claim._around)
             stay = [
-                claim for claim in tangled if claim._fit(_least(b.room(_held(b, kept)) for b in claim.chain)) is None
+                claim for claim in tangled if claim._fit(least_of(b.room(_held(b, kept)) for b in claim.chain)) is None
             ]
             if self not in stay:
                 return None
@@ -384,15 +387,3 @@ class Claim:
 def _held(budget: Budget, holds: Iterable[Hold]) -> Amount:
     lefts = [hold.left for hold in holds if any(held is budget for held in hold.chain)]
     return Amount(sum(left.tokens for left in lefts), sum(left.nano_usd for left in lefts))
-
-
-def _least(rooms: Iterable[Room]) -> Room:
-    """The room of a chain: the smallest of each unit."""
-    tokens: int | None = None
-    nano_usd: int | None = None
-    for room in rooms:
-        if room.tokens is not None and (tokens is None or room.tokens < tokens):
-            tokens = room.tokens
-        if room.nano_usd is not None and (nano_usd is None or room.nano_usd < nano_usd):
-            nano_usd = room.nano_usd
-    return Room(tokens, nano_usd)

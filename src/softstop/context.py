@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 from pydantic import ValidationError
 
+from ._amounts import Amount, exactly
 from ._boundary import Boundary
 from ._hooks import StopHook
 from ._means import RunLimits
@@ -16,7 +17,7 @@ from ._open import current_step
 from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import Step, Stream
 from ._voice import Voice
-from .budgets import Amount, Hold, exactly, spend
+from .budgets import Hold, spend
 from .events import UsageRejected
 from .ports import Runnable
 from .stops import StopPolicy, StopRequest

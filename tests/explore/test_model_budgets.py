@@ -12,7 +12,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from softstop import Agent, Budget, Limits, Run, RunContext, Supervisor, Usage
-from softstop.budgets import Amount
+from softstop._amounts import Amount
 from softstop.models import Borrowed, Price
 from softstop.testing import Report, stop_everywhere
 
@@ -31,8 +31,8 @@ class Watched(Budget):
         self.below: list[Run] = []
         self.wrong: list[str] = []
 
-    def _move(self, spent: Amount, reserved: Amount) -> None:
-        super()._move(spent, reserved)
+    def _move(self, *change: int) -> None:
+        super()._move(*change)
         if min(self.reserved) < 0:
             self.wrong.append(f"{self.reserved} is reserved")
         ledgers = [run.means.own for run in self.below if run.means is not None and run.means.own is not None]

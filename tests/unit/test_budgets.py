@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from softstop import Budget, MisuseError, Usage
-from softstop.budgets import Amount, Claim, Hold, Verdict, exactly, first_reached, spend
+from softstop._amounts import Amount, exactly
+from softstop.budgets import Claim, Hold, Verdict, first_reached, spend
 
 DECIDED = (Verdict.granted, Verdict.refused)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from .._amounts import Amount, Room
 from .._boundary import Boundary
 from .._open import enclosing_holds
-from ..budgets import Amount, Budget, Chain, Hold, Room, Unit
+from ..budgets import Budget, Chain, Hold, Unit
 from ..context import RunContext
 from ._prices import Rates
 

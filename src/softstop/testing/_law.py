@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from softstop._amounts import Amount
 from softstop._live import live
-from softstop.budgets import Amount, Budget
+from softstop.budgets import Budget
 from softstop.events import RunStopRequested, UsageRejected
 from softstop.stops import RunStatus, StopCause, StopResult
 

@@ -83,7 +83,7 @@ class Scene:
         self._harness: set[asyncio.Task[Any]] = set()
         self._delayed: list[asyncio.TimerHandle] = []
         self._changed: list[int] = []
-        self._quiet_before = False
+        self._quiet_before = self._charting = False
         self._last_call = -1  # after which no strike comes any more; -1 while the run lives
         self._strikes: dict[str, list[Strike]] = {"start": [], "call": [], "event": [], "mark": []}
         for strike in schedule.strikes:
@@ -145,7 +145,9 @@ class Scene:
         self._delayed.append(loop.call_later(self._horizon, self._ask, StopMode.step, HORIZON))
         for strike in self._strikes["start"]:
             self._strike(strike)
-        loop.on_call(self._on_call)
+        self._charting = not (self._schedule.strikes or self._schedule.limits)
+        if self._charting or self._strikes["call"]:
+            loop.on_call(self._on_call)
         witness.on_event = self._on_event if self._strikes["event"] else None
         witness.on_mark = self._on_mark if self._strikes["mark"] else None
 
@@ -184,13 +186,21 @@ class Scene:
     # -- the stops -----------------------------------------------------------------------------------------------
 
     def _on_call(self, number: int) -> None:
+        strikes = self._strikes["call"]
+        for strike in strikes:
+            if strike.number == number:
+                self._strike(strike)
+        if self._charting:
+            self._chart(number)
+        elif all(strike.number <= number for strike in strikes):
+            self._loop.on_call(None)
+
+    def _chart(self, number: int) -> None:
+        """Note this callback as a point for strikes, unless only what we do ourselves has come since the last one."""
         handle: Any = cast(Any, self._loop)._ready[0]
         if not self._quiet_before and (self._last_call < 0 or number <= self._last_call):
             self._changed.append(number)
         self._quiet_before = getattr(handle._callback, "__self__", None) in self._harness
-        for strike in self._strikes["call"]:
-            if strike.number == number:
-                self._strike(strike)
 
     def _on_event(self, number: int) -> None:
         for strike in self._strikes["event"]:
@@ -287,8 +297,7 @@ class Scene:
         self._enlist(asyncio.current_task())
         if run is None:
             return
-        for _ in range(SETTLE):
-            await asyncio.sleep(0)
+        await _turns(SETTLE, lambda: bool(cast(Any, self._loop)._ready))
         owned = cast("dict[asyncio.Task[Any], object]", cast(Any, self._supervisor)._tasks).keys()
         left = asyncio.all_tasks() - self._harness
         trace.tasks = [repr(task) for task in left & owned]
@@ -297,10 +306,10 @@ class Scene:
         if left:
             await asyncio.wait(left, timeout=LINGER)
         trace.late = [event async for event in run.events()]  # after all that could still write
-        for _ in range(len(trace.late) * 4):  # callers that work on each event may lag behind
-            await asyncio.sleep(0)
-        stayed = [task for task in self._harness - {asyncio.current_task()} if not task.done()]
-        if stayed:
+        stay = [task for task in self._harness if task is not asyncio.current_task()]
+        # callers that work on each event may lag behind
+        await _turns(len(trace.late) * 4, lambda: not all(task.done() for task in stay))
+        if stayed := [task for task in stay if not task.done()]:
             trace.stuck = f"readers, callers or waiters of the run never ended: {stayed}"
 
     def _clear_away(self) -> None:
@@ -317,6 +326,13 @@ class Scene:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         except Deadlock as stuck:
             self.trace.stuck = self.trace.stuck or f"what was left could not be ended: {stuck}"
+
+
+async def _turns(most: int, go_on: Callable[[], bool]) -> None:
+    for _ in range(most):
+        if not go_on():
+            return
+        await asyncio.sleep(0)
 
 
 async def _read(stream: EventStream, into: list[Event]) -> None:

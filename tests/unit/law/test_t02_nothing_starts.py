@@ -22,7 +22,8 @@ from softstop import (
     Usage,
     cancel_run,
 )
-from softstop.budgets import Amount, Claim, exactly
+from softstop._amounts import Amount, exactly
+from softstop.budgets import Claim
 
 Spawn = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
