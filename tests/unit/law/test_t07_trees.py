@@ -222,3 +222,22 @@ async def test_a_member_s_own_stream_shows_the_member_and_those_below_it_only() 
     assert names(events)[0] == "RunStarted"
     assert names(events)[-1] == "RunCancelled"
     assert [event.seq for event in events] == sorted({event.seq for event in events})
+
+
+async def test_a_body_that_gives_up_waiting_for_its_member_stops_that_member_and_goes_on() -> None:
+    async def lead(run: RunContext, message: object) -> str:
+        with anyio.move_on_after(2) as waited:
+            await run.member(Agent(payer_then_more), "go", run_id="m")
+        assert waited.cancelled_caught
+        async with run.step("goes on"):
+            await anyio.sleep(1)
+        return "done"
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(lead)).ended()
+        assert now() == 10, "the outcome waits for the step of the member"
+    assert (output.status, output.stop, output.value) == (RunStatus.completed, None, "done")
+    (member,) = output.members
+    assert member.stop is not None
+    assert (member.stop.cause, member.stop.via) == (StopCause.caller_gone, None)
+    assert [(step.step, step.status) for step in member.steps] == [("pay", "completed")]

@@ -314,3 +314,37 @@ def test_the_default_policy_is_the_law_s() -> None:
     policy = StopPolicy()
     assert (policy.grace, policy.abandon_after, policy.cleanup_timeout) == (30, 5, 10)
     assert (policy.on_caller_gone, policy.finish_model_calls) == ("stop", False)
+
+
+async def test_a_hook_that_a_begun_step_registers_after_the_stop_runs_too() -> None:
+    ran: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        run.on_stop(lambda stop: ran.append("early"))
+        async with run.step("pay"):
+            await anyio.sleep(10)
+            run.on_stop(lambda stop: ran.append("late"))
+        await anyio.sleep(1)
+
+    await one(body, stop_at=3)
+    assert ran == ["late", "early"]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+async def test_each_level_of_members_whose_hooks_hang_adds_one_cleanup_timeout_and_no_more(levels: int) -> None:
+    async def body(run: RunContext, below: int) -> None:
+        async def hang(stop: StopRequest) -> None:
+            await anyio.sleep_forever()
+
+        run.on_stop(hang)
+        if below:
+            await run.member(Agent(body), below - 1)
+        async with run.step("slow"):
+            await anyio.sleep(1_000)
+
+    async with Supervisor(policy=StopPolicy(grace=4, abandon_after=2, cleanup_timeout=6)) as supervisor:
+        run = supervisor.start(Agent(body), levels - 1)
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == pytest.approx(3 + 4 + levels * 6)
+    assert output.abandoned == ()

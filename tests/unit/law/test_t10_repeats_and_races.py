@@ -248,3 +248,23 @@ async def test_a_limit_after_the_stop_changes_neither_cause_nor_reason() -> None
     assert names(events).count("RunStopRequested") == 1
     assert events[-1].cause is StopCause.user  # type: ignore[attr-defined]
     assert events[-1].limit is None  # type: ignore[attr-defined]
+
+
+async def test_nothing_weakens_a_stop_of_mode_now_that_is_under_way() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(100)
+
+    receipts = []
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, lambda: run.cancel(mode="now"))
+        for mode in ("turn", "step", "now"):
+            at(4, lambda mode=mode: receipts.append(run.cancel(mode=mode, grace=100)))  # type: ignore[misc]
+        await run.ended()
+        assert now() == 3 + 5
+        await anyio.sleep(100)
+    assert [receipt.outcome.value for receipt in receipts] == ["already"] * 3
+    assert run.stop is not None
+    assert (run.stop.mode, run.stop.grace) == (StopMode.now, 0)

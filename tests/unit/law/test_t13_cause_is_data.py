@@ -292,3 +292,17 @@ async def test_causes_are_told_for_every_way_a_run_can_be_stopped() -> None:
     assert causes == {
         "by_user": "user", "by_caller": "caller_gone", "by_owner": "caller_gone", "by_shutdown": "shutdown",
     }  # fmt: skip
+
+
+async def test_reason_and_author_are_kept_up_to_a_thousand_characters_and_can_be_sent() -> None:
+    async with Supervisor() as supervisor:
+        run = await begun(supervisor.start(Agent(sleeper)))
+        run.cancel("why " * 10_000, by="\ud800" + "x" * 2_000)
+        outcome = (await listen(run))[-1]
+    assert isinstance(outcome, RunCancelled)
+    for told, begins in ((outcome.reason, "why why "), (outcome.by, "?xxx")):
+        assert told is not None
+        assert len(told) == 1_000
+        assert told.startswith(begins)
+        assert told.endswith("…")
+    assert outcome.to_json()

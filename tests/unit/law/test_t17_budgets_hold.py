@@ -191,3 +191,43 @@ async def test_money_is_exact_and_a_budget_of_money_holds_like_one_of_tokens() -
     assert budget.spent.nano_usd == 3 * 10**8
     assert outputs[3].stop is not None
     assert outputs[3].stop.cause is StopCause.cost_budget
+
+
+async def test_a_step_of_a_member_reserves_in_its_parent_s_limit_and_in_what_the_parent_shares() -> None:
+    shared = Budget(tokens=1_000)
+    seen: list[tuple[float, int]] = []
+
+    async def member(run: RunContext, message: object) -> None:
+        async with run.step("call", reserve=Usage(output_tokens=60)):
+            seen.append((now(), shared.reserved.tokens))
+            await anyio.sleep(1)
+            run.charge(Usage(output_tokens=20))
+
+    async def lead(run: RunContext, message: object) -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(run.member, Agent(member), "go")
+
+    run, _ = await one(lead, limits=Limits(tokens=100), budgets=[shared])
+    assert seen == [(0, 60), (1, 60)], "the second one waits for room in the limit of the parent"
+    assert (run.status, shared.spent.tokens, shared.reserved.tokens) == (RunStatus.completed, 40, 0)
+
+
+async def test_a_deadline_of_the_body_s_own_ends_its_wait_for_room_and_claims_nothing() -> None:
+    budget = Budget(tokens=100)
+
+    async def body(run: RunContext, message: object) -> str:
+        with anyio.move_on_after(2) as waited:
+            async with run.step("call", reserve=Usage(output_tokens=80)):
+                raise NotImplementedError
+        assert waited.cancelled_caught
+        assert (budget.waiting, budget.reserved.tokens) == (0, 80)
+        return "went on"
+
+    async with Supervisor() as supervisor:
+        holder = supervisor.start(spending(80, 10, 5), budgets=[budget])
+        await anyio.sleep(0.5)
+        output = await supervisor.start(Agent(body), budgets=[budget]).ended()
+        assert now() == 2.5
+        await holder.ended()
+    assert (output.status, output.value, output.stop) == (RunStatus.completed, "went on", None)

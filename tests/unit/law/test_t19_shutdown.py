@@ -1,6 +1,7 @@
 """T19: a drain admits nothing, waits, stops all, and cuts what is left at its end; every reader gets an outcome."""
 
 import asyncio
+import inspect
 
 import anyio
 import pytest
@@ -274,3 +275,22 @@ async def test_a_hundred_runs_that_end_one_after_another_are_drained_without_wak
         before = loop.turns  # type: ignore[attr-defined]
         await supervisor.drain()
         assert loop.turns - before < 100 * 12  # type: ignore[attr-defined]
+
+
+def test_the_patience_of_a_drain_is_the_law_s() -> None:
+    patience = inspect.signature(Supervisor.drain).parameters
+    assert (patience["timeout"].default, patience["wait"].default) == (30, 0)
+
+
+async def test_a_run_may_still_start_members_while_a_drain_waits() -> None:
+    async def lead(run: RunContext, message: object) -> str:
+        await anyio.sleep(2)
+        return (await run.member(Agent(payer), "go")).status.value
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        await anyio.sleep(1)
+        await supervisor.drain(wait=20)
+        assert now() == 12
+    assert run.output is not None
+    assert (run.output.status, run.output.value) == (RunStatus.completed, "completed")

@@ -138,6 +138,33 @@ async def test_ended_runs_are_remembered_up_to_keep_ended_and_the_oldest_go_firs
         assert supervisor.cancel_run("r4").outcome.value == "too_late"
 
 
+async def test_ended_runs_are_forgotten_after_keep_ended_for_seconds() -> None:
+    async with Supervisor(keep_ended_for=60) as supervisor:
+        run = supervisor.start(Agent(payer), run_id="r1")
+        await run.ended()
+        await anyio.sleep(60)
+        assert supervisor.get_run("r1") is run
+        await anyio.sleep(1)
+        assert supervisor.list_runs() == []
+        with pytest.raises(RunNotFound):
+            supervisor.get_run("r1")
+        assert supervisor.cancel_run("r1").outcome.value == "unknown"
+
+
+async def test_nothing_is_remembered_with_keep_ended_zero() -> None:
+    async with Supervisor(keep_ended=0) as supervisor:
+        output = await supervisor.start(Agent(payer), run_id="r1").ended()
+        assert output.status is RunStatus.completed
+        assert supervisor.list_runs() == []
+        assert supervisor.cancel_run("r1").outcome.value == "unknown"
+
+
+@pytest.mark.parametrize("wrong", [{"max_running": 0}, {"keep_ended": -1}, {"keep_ended_for": -0.5}], ids=repr)
+def test_a_supervisor_with_numbers_that_cannot_be_meant_is_misuse(wrong: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match=next(iter(wrong))):
+        Supervisor(**wrong)
+
+
 async def test_a_live_run_is_never_forgotten_however_many_end_meanwhile() -> None:
     async def quick(run: RunContext, message: object) -> None:
         return None
