@@ -318,7 +318,8 @@ class Supervisor:
     ) -> list[Run]:
         """Live and remembered runs, oldest first, members included."""
         wanted = None if status is None else RunStatus(status)
-        known = [*(run for _, run in self._ended.values()), *self._runs.values()]
+        remembered = [run for ended, run in self._ended.values() if run.loop.time() - ended <= self._keep_for]
+        known = [*remembered, *self._runs.values()]
         return [
             run
             for run in known
