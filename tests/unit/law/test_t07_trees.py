@@ -1,5 +1,7 @@
 """T7, first tests: stops go down and never up; a member is a value for its parent, which ends after all of them."""
 
+import contextlib
+
 import anyio
 import pytest
 from lawkit import Words, at, listen, names, now, payer, sleeper
@@ -161,16 +163,18 @@ async def test_a_member_s_deadline_is_the_smaller_of_its_own_and_its_parent_s() 
     assert output.members[0].stop.cause is StopCause.timeout
 
 
+@pytest.mark.parametrize("in_a_step", [False, True], ids=["waiting", "in a step"])
 @pytest.mark.parametrize(("own", "asked", "expected"), [(5.0, 20.0, 5.0), (50.0, 20.0, 20.0), (None, 20.0, 20.0)])
 async def test_a_member_s_grace_is_the_smaller_of_its_own_and_its_parent_s(
-    own: float | None, asked: float, expected: float
+    own: float | None, asked: float, expected: float, in_a_step: bool
 ) -> None:
     async def member(run: RunContext, message: object) -> None:
         async with run.step("slow"):
             await anyio.sleep(1_000)
 
     async def lead(run: RunContext, message: object) -> None:
-        await run.member(Agent(member, policy=StopPolicy(grace=own)), "go", run_id="m")
+        async with run.step("outer") if in_a_step else contextlib.nullcontext():
+            await run.member(Agent(member, policy=StopPolicy(grace=own)), "go", run_id="m")
 
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(lead))

@@ -158,7 +158,11 @@ async def test_a_hook_that_hangs_leaves_time_for_the_others() -> None:
         async def hang(stop: StopRequest) -> None:
             await anyio.sleep_forever()
 
-        run.on_stop(lambda stop: ran.append("oldest"))
+        async def takes_a_while(stop: StopRequest) -> None:
+            await anyio.sleep(2)
+            ran.append("oldest")
+
+        run.on_stop(takes_a_while)
         run.on_stop(hang)
         run.on_stop(lambda stop: ran.append("newest"))
         await anyio.sleep(1_000)
