@@ -139,8 +139,8 @@ def count(report: Report, trace: Trace) -> None:
     """Count one schedule."""
     report.schedules += 1
     report.causes[trace.schedule.cause] += 1
-    if trace.root is not None and trace.root.output is not None:
-        report.outcomes[trace.root.output.status] += 1
+    if trace.root is not None and (output := trace.output_of(trace.root)) is not None:
+        report.outcomes[output.status] += 1
 
 
 def _checked(causes: Iterable[str]) -> list[str]:

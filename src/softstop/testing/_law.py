@@ -12,13 +12,13 @@ from softstop.stops import RunStatus, StopCause, StopResult
 
 from ._law_of_runs import OF_RUNS, Broken, one_outcome_and_last
 from ._scene import HORIZON, Trace
-from ._told import Told, merged
+from ._told import same, tell
 from ._witness import Mark
 
 
 def everything_ends(trace: Trace) -> Broken:
     """S01: no schedule leads into a deadlock, and no stop leaves a run alive."""
-    if trace.root is not None and trace.root.output is None:
+    if trace.root is not None and trace.output_of(trace.root) is None:
         yield "the run has no outcome"
 
 
@@ -30,13 +30,12 @@ def seq_is_gapless(trace: Trace) -> Broken:
 
 def readers_agree(trace: Trace) -> Broken:
     """T12, T18: whoever reads, when and how fast ever, reads the same."""
-    whole = merged(trace.fast)
-    if merged(trace.late) != whole:
+    if not same(trace.late, trace.fast):
         yield f"a late reader got {len(trace.late)} events, a fast one {len(trace.fast)}"
-    if merged(trace.lagging) != whole:
+    if not same(trace.lagging, trace.fast):
         yield f"a lagging reader got {len(trace.lagging)} events, a fast one {len(trace.fast)}"
     for after, events in trace.joined:
-        if merged(events) != merged([event for event in trace.fast if event.seq > after]):
+        if not same(events, [event for event in trace.fast if event.seq > after]):
             yield f"a reader that joined after {after} got {[event.seq for event in events]} of {len(trace.fast)}"
 
 
@@ -44,7 +43,7 @@ def receipts_agree(trace: Trace) -> Broken:
     """T11: what a receipt's `wait()` tells is what became of the run."""
     runs = {run.run_id: run for run in trace.runs}
     for place, asked in enumerate(trace.asked):
-        output = runs[asked.run_id].output if asked.run_id in runs else None
+        output = trace.output_of(runs[asked.run_id]) if asked.run_id in runs else None
         if not asked.receipt or output is None:
             continue
         wanted = {
@@ -71,7 +70,7 @@ def budgets_balance(trace: Trace) -> Broken:
 
 def nothing_is_left(trace: Trace) -> Broken:
     """No task, no timer, no open step and no entry in the process's index stays behind."""
-    abandoned = any(run.output is not None and run.output.abandoned for run in trace.runs)
+    abandoned = any(output.abandoned for run in trace.runs if (output := trace.output_of(run)) is not None)
     for run in trace.runs:
         if live.get(run.run_id) is not None:
             yield f"run {run.source.name!r} is still in the index of live runs"
@@ -126,10 +125,9 @@ def breaches(trace: Trace) -> Iterator[tuple[str, str]]:
     for whole in OF_TREES:
         for found in whole(trace):
             yield whole.__name__, found
-    for run in trace.runs:
-        told = Told(trace, run)
+    for told in tell(trace):
         for check in OF_RUNS:
             if told.outcome is None and check is not one_outcome_and_last:
                 continue
             for found in check(told):
-                yield check.__name__, f"run {run.source.name!r}: {found}"
+                yield check.__name__, f"run {told.run.source.name!r}: {found}"

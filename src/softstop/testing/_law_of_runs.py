@@ -33,7 +33,7 @@ def one_outcome_and_last(told: Told) -> Broken:
     if len(told.outcomes) != 1:
         yield f"{len(told.outcomes)} outcome events"
         return
-    if told.events and told.events[-1] != told.outcome:
+    if told.events and told.events[-1] is not told.outcome:
         yield f"after the outcome comes {told.events[-1]!r}"
     late = [entry for place, entry in told.entries if place > told.ended and not isinstance(entry, Mark)]
     if late:
@@ -276,7 +276,7 @@ def hooks_come_after_the_last_step(told: Told) -> Broken:
 
 def members_end_first(told: Told) -> Broken:
     """T7: a member's outcome precedes its parent's, and stands in the parent's output."""
-    output, members = told.run.output, told.run.members
+    output, members = told.output, told.run.members
     for place, entry in enumerate(told.trace.story):
         if isinstance(entry, Outcome) and entry.parent_run_id == told.run_id and place > told.ended:
             yield f"member {entry.source.name!r} ended after its parent"
@@ -286,7 +286,7 @@ def members_end_first(told: Told) -> Broken:
 
 def output_agrees(told: Told) -> Broken:
     """T13: status, output and outcome event say the same."""
-    output, outcome = told.run.output, told.outcome
+    output, outcome = told.output, told.outcome
     if output is None or outcome is None or not told.run.status.ended:
         yield f"it has an outcome event and no output; its status is {told.run.status}"
     elif (output.status, output.content, output.usage) != (outcome.status, outcome.content, outcome.usage):

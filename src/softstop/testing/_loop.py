@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import threading
 import time
@@ -94,6 +95,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Raise `Deadlock` after so many further turns; None lets a busy loop spin."""
         self._max_turns = None if turns is None else self._turns + turns
 
+    def pending(self) -> bool:
+        """Whether anything is to happen at this very instant, after the callback that runs."""
+        return bool(cast(Any, self)._ready) or (self._next() or math.inf) <= self._now
+
     def timers(self) -> list[asyncio.TimerHandle]:
         """Timers that were neither run nor cancelled, soonest first."""
         scheduled = cast("list[asyncio.TimerHandle]", cast(Any, self)._scheduled)
@@ -181,7 +186,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _next(self) -> float | None:
         """When the next timer fires; None if there is none, or only those at infinity by which some wait for ever."""
         scheduled = cast("list[asyncio.TimerHandle]", cast(Any, self)._scheduled)
-        return scheduled[0].when() if scheduled and scheduled[0].when() < float("inf") else None
+        return scheduled[0].when() if scheduled and scheduled[0].when() < math.inf else None
 
     def _waiting(self) -> str:
         tasks = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())

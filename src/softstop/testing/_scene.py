@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from softstop._readers import EventStream
 from softstop._run import Run
+from softstop._spec import RunOutput
 from softstop.errors import Deadlock
 from softstop.events import Event
 from softstop.stops import StopCause, StopMode, StopReceipt, StopRequest, StopResult
@@ -66,6 +67,13 @@ class Trace:
     calls: tuple[int, ...] = ()  # callbacks before which something could have changed
     marks: int = 0
     events: int = 0
+    _outputs: dict[str, RunOutput | None] = field(default_factory=dict[str, "RunOutput | None"])
+
+    def output_of(self, run: Run) -> RunOutput | None:
+        """What a run came to, made once: an output is a tree, and the law looks at it from every side."""
+        if run.run_id not in self._outputs:
+            self._outputs[run.run_id] = run.output
+        return self._outputs[run.run_id]
 
 
 class Left(Exception):
@@ -297,7 +305,7 @@ class Scene:
         self._enlist(asyncio.current_task())
         if run is None:
             return
-        await _turns(SETTLE, lambda: bool(cast(Any, self._loop)._ready))
+        await _turns(SETTLE, self._loop.pending)
         owned = cast("dict[asyncio.Task[Any], object]", cast(Any, self._supervisor)._tasks).keys()
         left = asyncio.all_tasks() - self._harness
         trace.tasks = [repr(task) for task in left & owned]

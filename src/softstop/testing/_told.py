@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeVar
+from operator import is_, itemgetter
+from typing import Any, TypeVar
 
 from softstop._life import SETTLE, Life
 from softstop._run import Run
@@ -23,33 +23,40 @@ from ._scene import Trace
 from ._witness import Mark, What
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+Entries = list[tuple[int, Mark | Event]]
 FOR_EVER = 1 << 60
 
 
 class Told:
     """One run's part of the story. Numbers are places in the story of the whole tree; -1 is before it."""
 
-    def __init__(self, trace: Trace, run: Run) -> None:
+    def __init__(self, trace: Trace, run: Run, entries: Entries, events: list[Event]) -> None:
         self.trace, self.run, self.run_id = trace, run, run.run_id
-        self.entries = [(place, entry) for place, entry in enumerate(trace.story) if entry.run_id == run.run_id]
-        self.events = [event for event in trace.fast if event.run_id == run.run_id]
-        self.outcomes = list(self.of(Outcome))
+        self.entries, self.events = entries, events
+        self._events_of: dict[type[Event], list[tuple[int, Any]]] = {}
+        self._marks_of: dict[What, list[tuple[int, Mark]]] = {}
+        for place, entry in entries:
+            if isinstance(entry, Mark):
+                self._marks_of.setdefault(entry.what, []).append((place, entry))
+            else:
+                self._events_of.setdefault(type(entry), []).append((place, entry))
+        self.outcomes = self.of(Outcome)
         self.ended = self.outcomes[0][0] if self.outcomes else FOR_EVER
         self.outcome = self.outcomes[0][1] if self.outcomes else None
-        self.started = bool(list(self.of(RunStarted)))
-        self.requests = list(self.of(RunStopRequested))
+        self.started = bool(self.of(RunStarted))
+        self.requests = self.of(RunStopRequested)
         self.abandoned: tuple[str, ...] = getattr(self.outcome, "abandoned", ())
-        self.scripted = any(
-            isinstance(entry, Mark) and entry.what in ("returned", "raised") for _, entry in self.entries
-        )
+        self.output = trace.output_of(run)
+        self.scripted = bool(self.marks("returned", "raised"))
 
-    def of(self, kind: type[E]) -> Iterator[tuple[int, E]]:
+    def of(self, kind: type[E]) -> list[tuple[int, E]]:
         """Its structural events of a kind, with their places."""
-        return ((place, entry) for place, entry in self.entries if isinstance(entry, kind))
+        return _in_order([found for each, found in self._events_of.items() if issubclass(each, kind)])
 
-    def marks(self, *what: What) -> Iterator[tuple[int, Mark]]:
+    def marks(self, *what: What) -> list[tuple[int, Mark]]:
         """Its marks of some kinds, with their places."""
-        return ((place, entry) for place, entry in self.entries if isinstance(entry, Mark) and entry.what in what)
+        return _in_order([found for each in what if (found := self._marks_of.get(each))])
 
     @property
     def stopped_from(self) -> int:
@@ -101,8 +108,32 @@ class Told:
         return ends + policy.abandon_after + policy.cleanup_timeout + below
 
 
+def _in_order(kinds: list[list[tuple[int, T]]]) -> list[tuple[int, T]]:
+    if len(kinds) == 1:
+        return kinds[0]
+    return sorted([entry for kind in kinds for entry in kind], key=itemgetter(0))
+
+
+def tell(trace: Trace) -> list[Told]:
+    """Each run's part, in the order of `trace.runs`."""
+    entries: dict[str, Entries] = {run.run_id: [] for run in trace.runs}
+    events: dict[str, list[Event]] = {run.run_id: [] for run in trace.runs}
+    for placed in enumerate(trace.story):
+        if (mine := entries.get(placed[1].run_id)) is not None:
+            mine.append(placed)
+    for event in trace.fast:
+        if (its := events.get(event.run_id)) is not None:
+            its.append(event)
+    return [Told(trace, run, entries[run.run_id], events[run.run_id]) for run in trace.runs]
+
+
 def _levels_below(run: Life) -> int:
     return max((1 + _levels_below(member) for member in run.members), default=0)
+
+
+def same(some: list[Event], others: list[Event]) -> bool:
+    """Whether two readers have got the same; what one of them got merged may have come piece by piece to the other."""
+    return (len(some) == len(others) and all(map(is_, some, others))) or merged(some) == merged(others)
 
 
 def merged(events: list[Event]) -> list[tuple[object, ...]]:
