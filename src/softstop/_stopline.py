@@ -38,14 +38,14 @@ class Stoppable(Protocol):
 class StopLine:
     """Where every request to stop a run arrives, of every cause and from every thread."""
 
-    __slots__ = ("_escalated", "_run", "_timer", "held", "inbox", "sealed")
+    __slots__ = ("_patient", "_run", "_timer", "held", "inbox", "sealed")
 
     def __init__(self, run: Stoppable) -> None:
         self._run = run
         self.held: Deadline | None = None  # the stop on record and when its grace ends
         self.inbox: StopRequest | None = None  # asked for by another thread, not yet on record
         self.sealed = False  # the outcome is decided: later stops are too late. Written under the index's lock
-        self._escalated = False  # the steps were cut, and what is left of the time is `abandon_after`
+        self._patient = True  # False once steps are cut or callbacks run: no later request moves that deadline
         self._timer: asyncio.TimerHandle | None = None  # the end of whatever patience is under way
 
     @property
@@ -157,9 +157,7 @@ class StopLine:
         run.status = follow(run.status, Signal.stop)
         for member in run.live_members():
             member.ask(request.model_copy(update={"via": run.run_id}))
-        if (
-            self.held is not held or self._escalated
-        ):  # what came after the cut must not begin `abandon_after` anew (T10)
+        if self.held is not held or not self._patient:  # must not begin `abandon_after` anew (T10)
             return
         if request.mode is StopMode.now:
             self._escalate(announce=bool(run.boundary.open))
@@ -168,7 +166,7 @@ class StopLine:
             run.boundary.stop_after_turn()
         else:
             run.boundary.cancel_scope()
-        self.arm(held.ends, self._escalate)
+        self._arm(held.ends, self._escalate)
 
     def inherit(self, parent: StopLine) -> None:
         """A member started in a begun step of a stopping parent gets the stop with what is left of the grace (T2)."""
@@ -178,6 +176,11 @@ class StopLine:
             self.request(held.request.model_copy(update={"via": parent._run.run_id, "grace": left}))
 
     def arm(self, when: float, action: Callable[[], None]) -> None:
+        """Set the run's last deadline: from now on no stop request, however strong, puts another one in its place."""
+        self._patient = False
+        self._arm(when, action)
+
+    def _arm(self, when: float, action: Callable[[], None]) -> None:
         """Set the one timer of the stop, in place of the one before."""
         self.disarm()
         if when < NEVER:
@@ -191,11 +194,11 @@ class StopLine:
 
     def _escalate(self, *, announce: bool = True) -> None:
         """Grace is over: members first, then this run's own steps are cut (T8)."""
-        self._escalated = True
+        self._patient = False
         run = self._run
         for member in run.live_members():
             member.ask(StopRequest(cause=StopCause.parent, mode=StopMode.now, via=run.run_id))
         if announce:
             run.voice.emit(RunEscalated, run.boundary.open_names())
         run.boundary.lower_shields()
-        self.arm(run.loop.time() + run.policy.abandon_after, run.end_abandoned)
+        self._arm(run.loop.time() + run.policy.abandon_after, run.end_abandoned)

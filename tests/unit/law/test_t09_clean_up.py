@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -352,3 +353,40 @@ async def test_each_level_of_members_whose_hooks_hang_adds_one_cleanup_timeout_a
         output = await run.ended()
         assert now() == pytest.approx(3 + 4 + levels * 6)
     assert output.abandoned == ()
+
+
+async def deaf_clean_up(run: RunContext, message: object) -> None:
+    async def deaf(stop: StopRequest) -> None:
+        until = now() + 60
+        while now() < until:
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep(until - now())
+
+    run.on_stop(deaf)
+    await anyio.sleep(1_000)
+
+
+@pytest.mark.parametrize("stop", [{"mode": "now"}, {"grace": 0}, {"grace": 1}], ids=repr)
+async def test_a_stronger_stop_gives_a_deaf_hook_no_more_time(stop: dict[str, Any]) -> None:
+    async with Supervisor(policy=StopPolicy(grace=4, abandon_after=2, cleanup_timeout=6)) as supervisor:
+        run = supervisor.start(Agent(deaf_clean_up))
+        at(3, run.cancel)
+        at(5, lambda: run.cancel(**stop))
+        events = await listen(run)
+        assert now() == pytest.approx(3 + 6, abs=0.2)
+        await anyio.sleep(60)
+    assert "RunEscalated" not in names(events), "no step is cut"
+    assert events[-1].abandoned == ("on_stop",)  # type: ignore[attr-defined]
+
+
+async def test_the_end_of_a_parent_s_grace_gives_a_deaf_hook_of_its_member_no_more_time() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(deaf_clean_up), "go")
+
+    async with Supervisor(policy=StopPolicy(grace=4, abandon_after=2, cleanup_timeout=6)) as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == pytest.approx(3 + 6, abs=0.3)
+        await anyio.sleep(60)
+    assert [member.abandoned for member in output.members] == [("on_stop",)]
