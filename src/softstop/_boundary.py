@@ -74,7 +74,7 @@ class Boundary:
         self.begun = 0
         self.foreign = 0  # begun steps in tasks outside the scope's tree; while > 0 the scope must not be cancelled
         self.open: dict[OpenStep, None] = {}  # in the order of their begin; an empty set would take three times as much
-        self.streams: dict[OpenStream, None] = {}
+        self.streams: tuple[OpenStream, ...] = ()  # there are few of them: an empty dict for all runs would be dearer
         self._records: list[Record] | None = None
         self._steps = 0  # begun here and in members
         self._turns = 0  # model turns under way
@@ -257,7 +257,7 @@ class Boundary:
 
     def cancel_scope(self) -> None:
         """Interrupt what is in no step, unless that would reach a foreign task's begun step natively (T3)."""
-        for stream in tuple(self.streams):
+        for stream in self.streams:
             stream.interrupt()
         self._wake_resting()
         self._deferred = True
@@ -280,7 +280,7 @@ class Boundary:
 
     def closed(self, stream: OpenStream) -> None:
         """Note that a stream has ended, its source closed."""
-        self.streams.pop(stream, None)
+        self.streams = tuple([other for other in self.streams if other is not stream])
         if self._unwinding:
             self._unwinding -= {stream}
             if not self._unwinding:
@@ -297,7 +297,7 @@ class Boundary:
         """Cut every open step: grace is over."""
         for step in tuple(self.open):
             step.cut()
-        for stream in tuple(self.streams):
+        for stream in self.streams:
             stream.interrupt()
         self.ask()
         self.foreign = 0
@@ -360,7 +360,7 @@ class Boundary:
         """After the body: wait for begun steps in tasks that outlived it, close the sources left open."""
         self._unpark()
         loop = asyncio.get_running_loop()
-        for stream in tuple(self.streams):
+        for stream in self.streams:
             stream.interrupt(outlived=True)
         patience = loop.time() + self.cleanup_timeout
         while self.open or (loop.time() < patience and any(s.waiting or s.closing for s in self.streams)):
@@ -371,7 +371,7 @@ class Boundary:
             finally:
                 if timer is not None:
                     timer.cancel()
-        for stream in tuple(self.streams):
+        for stream in self.streams:
             await stream.aclose()
 
     def records(self) -> tuple[StepRecord, ...]:

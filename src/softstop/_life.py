@@ -226,21 +226,21 @@ class Life:
         if self.status is not RunStatus.pending:
             return
         self._set_out()
-        ending, interrupt, boundary = Ending.interrupted, None, self.boundary
+        ending, interrupt, boundary, scope = Ending.interrupted, None, self.boundary, self.boundary.scope
+        raised: BaseException | None = None
+        scope.enter()
         try:
-            with boundary.scope as scope:
-                try:
-                    scope.entered()
-                    value = await perform(self.spec.runnable, RunContext(self), self.spec.message)
-                    if isinstance(value, str) and not self.voice.content:
-                        self.voice.write(value)  # a body that wrote nothing and returns a string has written it
-                    self._value = value
-                    ending = Ending.returned
-                finally:
-                    self._delivered = scope.delivered
+            value = await perform(self.spec.runnable, RunContext(self), self.spec.message)
+            if isinstance(value, str) and not self.voice.content:
+                self.voice.write(value)  # a body that wrote nothing and returns a string has written it
+            self._value, ending = value, Ending.returned
         except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive. It ends this run and no other (T20)
-            interrupt = process_interrupt(exc)
-            ending = self._note(exc) if interrupt is None else Ending.interrupted
+            raised = exc
+        self._delivered = scope.delivered
+        raised = scope.leave(raised)
+        if raised is not None:
+            interrupt = process_interrupt(raised)
+            ending = self._note(raised) if interrupt is None else Ending.interrupted
         if interrupt is not None or (self._delivered and ending is not Ending.raised):
             self.stop_by_process()
         self._winding_up = True

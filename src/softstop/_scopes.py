@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from inspect import isawaitable
+from math import inf
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from anyio._backends._asyncio import CancelScope
@@ -36,6 +37,10 @@ def _below(scope: Scope) -> Iterator[Scope]:
             yield from _below(child)
 
 
+def _tasks_in(scope: Scope) -> set[asyncio.Task[Any]]:
+    return scope._tasks  # pyright: ignore[reportUnknownMemberType]
+
+
 class QuietScope(Scope):
     """anyio's cancel scope, which while it is `interrupted` delivers in pulses and looks uncancelled in between.
 
@@ -46,9 +51,10 @@ class QuietScope(Scope):
     """
 
     __slots__ = ("_pulses",)
+    _host_task: asyncio.Task[Any] | None
 
-    def __init__(self, *, shield: bool = False) -> None:
-        super().__init__(shield=shield)
+    def __init__(self, *, deadline: float = inf, shield: bool = False) -> None:
+        super().__init__(deadline, shield)
         self._pulses: _Pulses | None = None  # from the interruption on
 
     def __exit__(
@@ -80,10 +86,19 @@ class QuietScope(Scope):
         reached = self._pulses is not None and self._pulses.reached
         return reached or (self._host_task is not None and self._host_task.cancelling() > 0)
 
-    def entered(self) -> None:
-        """Say so right after entering, where `interrupt` may have been called before."""
+    def enter(self) -> None:
+        """Enter as `with` does; that would hold another object in the task of each run, for as long as it lives."""
+        self.__enter__()
         if self._pulses is not None:
             self._pulses.begin()
+
+    def leave(self, raised: BaseException | None) -> BaseException | None:
+        """Leave as `with` does. Returns what is left of what was raised: nothing, if it was this scope's own doing."""
+        try:
+            swallowed = self.__exit__(None if raised is None else type(raised), raised, None)
+        except BaseException as rest:  # noqa: BLE001, ASYNC103 - the part of a group that is not its own; handed on
+            return rest
+        return None if swallowed else raised
 
     def interrupt(self, patience: Callable[[], float] = _impatient, nudged: Callable[[], bool] = _unaided) -> None:
         """Interrupt everything inside that is not shielded.
@@ -205,7 +220,8 @@ class _Pulses:
 
     def _look(self) -> bool:
         """Look whether somebody inside and behind no shield has a cancellation, and remember that it was so."""
-        found = any(task.cancelling() > 0 for scope in _below(self._scope) for task in scope._tasks)
+        inside = [_tasks_in(scope) for scope in _below(self._scope)]
+        found = any(task.cancelling() > 0 for tasks in inside for task in tasks)
         self.reached = self.reached or found
         return found
 

@@ -244,7 +244,7 @@ class Stream(Generic[T]):
         self._inside = boundary.inside()
         pull = self._pull = aiter(self._source).__anext__
         self.step_id = boundary.begin()
-        boundary.streams[self] = None
+        boundary.streams = (*boundary.streams, self)
         task = asyncio.current_task()
         self.task = task
         if task is not boundary.scope.task and not self._inside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Mapping
 from functools import partial
 from threading import get_ident
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from pydantic import ValidationError
 
@@ -63,12 +63,20 @@ class RunContext:
     """
 
     def __init__(self, run: LiveRun) -> None:
-        self.write = run.voice.write
         self._run = run
         self._voice = run.voice
         self._boundary = run.boundary
         self._loop = run.voice.log.loop
         self._responses_seen: dict[str, Usage] | None = None  # by provider's response id; made with the first
+
+    if not TYPE_CHECKING:  # else every misspelt name would pass for a method
+
+        def __getattr__(self, name: str) -> Callable[[str], None]:
+            """Bind `write` at its first use: many runs are open, and most of them are silent."""
+            if name != "write":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self.write = self._voice.write
+            return self.write
 
     @property
     def _responses(self) -> dict[str, Usage]:
