@@ -24,7 +24,7 @@ class Limits(BaseModel):
         warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is told; None is 0.8.
         on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
             start and lets a model use it for one last answer without tools, then stops; "pause" waits at the next
-            boundary until the limit is raised.
+            boundary until the limit is raised. A shared `Budget` that is used up always stops.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -82,14 +82,16 @@ Note = Annotated[str, BeforeValidator(_one_bounded_line)]
 class StopPolicy(BaseModel):
     """How a run lets itself be stopped. Given to a supervisor, an agent or a run; the nearest wins.
 
-    A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, whatever the run does; in a tree of runs
-    one more `cleanup_timeout` for each level of members whose callbacks use up theirs.
+    A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, 45 by default, whatever the run does. The
+    `on_stop` callbacks of a run come after its members have ended, so each level of members below it may take one more
+    `cleanup_timeout`; code that ignores even its cut adds a fifth of a second for each level.
 
     Args:
         grace: Seconds a begun atomic step may still take; None waits for ever.
         abandon_after: Seconds a step that was cut may take to end before the run ends without it.
         cleanup_timeout: Seconds for all `on_stop` callbacks together, and for closing one source.
-        on_caller_gone: "stop" a run whose awaiting caller was cancelled, or "detach" and let it go on.
+        on_caller_gone: "stop" a run whose caller was cancelled in `await run` or `async for ... in run`, or "detach"
+            and let it go on.
         finish_model_calls: Treat model answers as atomic steps: they are paid to the end and kept whole.
     """
 
@@ -114,7 +116,10 @@ class StopPolicy(BaseModel):
 
 
 class LimitReached(BaseModel):
-    """Which limit stopped the run: what it counts, whose it is, its number and how far it was used."""
+    """Which limit was reached, or nearly, in a warning: what it counts, whose it is, its number, how far it was used.
+
+    `holder` is "run" for a limit of a run, else the name of the `Budget`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -135,7 +140,8 @@ class LimitReached(BaseModel):
 class StopRequest(BaseModel):
     """One request to stop, as it was recorded. The first one fixes cause, reason and author.
 
-    `grace` is the policy's when None was not asked for explicitly; `via` is the parent run it came through;
+    `grace` is the policy's where the caller gave none, None if that waits for ever, and 0 for mode "now"; `via` is the
+    parent run it came through;
     `requested_at` is wall-clock seconds since the epoch; `limit` is set where a limit or budget asked.
     """
 

@@ -50,7 +50,7 @@ class Supervisor:
         keep_ended: Ended runs that are remembered for replay, output and `too_late`.
         keep_ended_for: Seconds after which an ended run is forgotten.
         observers: Told of every event but content.
-        clock: Wall-clock seconds for `at`; deadlines use the loop's clock.
+        clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class Supervisor:
         """Admit nothing more, stop every live run with cause `shutdown`, and wait until all have an outcome.
 
         Args:
-            timeout: Seconds after which what is left is stopped with mode `now`.
+            timeout: Seconds after which what is left is stopped with mode `now`, as a second call with 0 does.
             wait: Seconds that runs get to end by themselves first.
 
         Returns:
-            How many runs were live when called.
+            How many runs were live when called, members included.
 
         Raises:
             MisuseError: Called from inside one of its runs, which would wait for itself.
@@ -152,8 +152,16 @@ class Supervisor:
         self._bind().call_soon(self._stop_all, mode)
 
     def _stop_all(self, mode: StopMode) -> None:
-        request = StopRequest(cause=StopCause.shutdown, mode=mode)
+        now = self.clock()
+        requests: dict[
+            float | None, StopRequest
+        ] = {}  # by grace; a copy for each run would be a third of what it costs
         for run in [run for run in self._runs.values() if run.parent_run_id is None]:
+            grace = 0.0 if mode is StopMode.now else run.policy.grace
+            request = requests.get(grace)
+            if request is None:
+                request = StopRequest(cause=StopCause.shutdown, mode=mode, grace=grace, requested_at=now)
+                requests[grace] = request
             run.line.ask(request)
 
     async def _all_ended(self) -> None:
@@ -316,7 +324,13 @@ class Supervisor:
     def list_runs(
         self, *, status: RunStatus | str | None = None, user_id: str | None = None, session_id: str | None = None
     ) -> list[Run]:
-        """Live and remembered runs, oldest first, members included."""
+        """Live and remembered runs, oldest first, members included.
+
+        Raises:
+            MisuseError: No such status.
+        """
+        if status is not None and status not in RunStatus.__members__:
+            raise MisuseError(f"status is one of {', '.join(RunStatus)}, not {status!r:.80}")
         wanted = None if status is None else RunStatus(status)
         remembered = [run for ended, run in self._ended.values() if run.loop.time() - ended <= self._keep_for]
         known = [*remembered, *self._runs.values()]

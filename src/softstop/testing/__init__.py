@@ -27,6 +27,9 @@ agent = scripted(write("Paying. "), step("pay", 1.5, charge(tokens=20)), stream(
 ```
 """
 
+from softstop.errors import Deadlock as Deadlock
+from softstop.errors import LawBroken as LawBroken
+
 from ._explore import Exploration as Exploration
 from ._explore import Report as Report
 from ._explore import stop_everywhere as stop_everywhere

@@ -293,5 +293,7 @@ async def test_runs_can_be_listed_by_status_user_and_session() -> None:
         assert supervisor.list_runs(status="completed") == [mine]
         assert supervisor.list_runs(user_id="u2") == [other]
         assert supervisor.list_runs(session_id="s1", status=RunStatus.running) == [other]
+        with pytest.raises(MisuseError, match="pending, running, stopping, cancelled, completed, failed"):
+            supervisor.list_runs(status="done")
         other.cancel()
     assert len(await listen(mine)) == 5
