@@ -38,7 +38,7 @@ def _below(scope: Scope) -> Iterator[Scope]:
 
 
 def _tasks_in(scope: Scope) -> set[asyncio.Task[Any]]:
-    return scope._tasks  # pyright: ignore[reportUnknownMemberType]
+    return scope._tasks  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class QuietScope(Scope):
@@ -220,8 +220,11 @@ class _Pulses:
 
     def _look(self) -> bool:
         """Look whether somebody inside and behind no shield has a cancellation, and remember that it was so."""
-        inside = [_tasks_in(scope) for scope in _below(self._scope)]
-        found = any(task.cancelling() > 0 for tasks in inside for task in tasks)
+        host = self._scope._host_task
+        found = host in self._scope._tasks and host.cancelling() > 0  # nearly always: it is in no scope of its own
+        if not found:
+            inside = [_tasks_in(scope) for scope in _below(self._scope)]
+            found = any(task.cancelling() > 0 for tasks in inside for task in tasks)
         self.reached = self.reached or found
         return found
 
