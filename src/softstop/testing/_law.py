@@ -68,6 +68,11 @@ def budgets_balance(trace: Trace) -> Broken:
             yield f"budget {budget.name!r} has {spent} tokens spent, its runs used {used}"
 
 
+def ledgers_hold(trace: Trace) -> Broken:
+    """T17: at every moment what is reserved adds up, no bound is passed, and what was spent is what was used."""
+    yield from trace.ledgers.wrong.values()
+
+
 def nothing_is_left(trace: Trace) -> Broken:
     """No task, no timer, no open step and no entry in the process's index stays behind."""
     abandoned = any(output.abandoned for run in trace.runs if (output := trace.output_of(run)) is not None)
@@ -112,8 +117,8 @@ def callers_that_leave_stop_their_run(trace: Trace) -> Broken:
 
 
 OF_TREES: tuple[Callable[[Trace], Broken], ...] = (
-    everything_ends, seq_is_gapless, readers_agree, receipts_agree, budgets_balance, nothing_is_left,
-    only_the_stopped_stop, callers_that_leave_stop_their_run,
+    everything_ends, seq_is_gapless, readers_agree, receipts_agree, ledgers_hold, budgets_balance,
+    nothing_is_left, only_the_stopped_stop, callers_that_leave_stop_their_run,
 )  # fmt: skip
 
 

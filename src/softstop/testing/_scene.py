@@ -19,6 +19,7 @@ from softstop.events import Event
 from softstop.stops import StopCause, StopMode, StopReceipt, StopRequest, StopResult
 from softstop.supervisor import Supervisor
 
+from ._ledgers import Ledgers
 from ._loop import VirtualLoop
 from ._schedule import Schedule, Strike
 from ._witness import Mark, Witness, watching
@@ -63,6 +64,7 @@ class Trace:
     tasks: list[str] = field(default_factory=list[str])  # of the supervisor's, left behind
     orphans: list[str] = field(default_factory=list[str])  # of the body's own making, left behind
     timers: list[str] = field(default_factory=list[str])
+    ledgers: Ledgers = field(default_factory=Ledgers)
     spent_before: dict[int, int] = field(default_factory=dict[int, int])  # tokens, by id of a budget
     calls: tuple[int, ...] = ()  # callbacks before which something could have changed
     marks: int = 0
@@ -136,6 +138,8 @@ class Scene:
             async with supervisor:
                 trace.root = self._run = self._make_run(supervisor)
                 trace.spent_before = {id(budget): budget.spent.tokens for budget in self._run.boundary.chain}
+                trace.ledgers.watch(self._run)
+                self._witness.look = trace.ledgers.notice
                 self._surround(self._run)
                 await self._over
         except Left:

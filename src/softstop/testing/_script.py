@@ -126,12 +126,12 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
     """An atomic step that takes `seconds`, with actions `inside` after half of them. 0 seconds do not wait at all."""
 
     async def play(run: RunContext) -> None:
-        around = _around.get()
+        around, need = _around.get(), options.get("reserve")
         begun = run.step(name, **options)
         try:
             async with begun:
                 token = _around.set(begun.step_id)
-                mark(run, "begin", name, begun.step_id, around=around)
+                mark(run, "begin", name, begun.step_id, around=around, value=0 if need is None else need.total_tokens)
                 try:
                     await _sleep(seconds / 2)
                     await _play(run, inside)
@@ -140,7 +140,7 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
                     _around.reset(token)
                 mark(run, "commit", name, begun.step_id, around=around)
         except asyncio.CancelledError:
-            if not begun.step_id and options.get("reserve") is not None:
+            if not begun.step_id and need is not None:
                 mark(run, "refused", name, around=around)
             raise
 
@@ -211,8 +211,8 @@ def charge(tokens: int = 0, *, nano_usd: int | None = None, report: dict[str, An
     """Count usage: `tokens` of output, or whatever `report` a provider might send."""
 
     async def play(run: RunContext) -> None:
-        mark(run, "charged", "charge", value=tokens if report is None else 0)
         run.charge(Usage(output_tokens=tokens, cost_nano_usd=nano_usd) if report is None else report)
+        mark(run, "charged", "charge", _around.get(), value=tokens if report is None else 0)
 
     return Action(_text("charge", tokens, nano_usd=nano_usd, report=report), play)
 

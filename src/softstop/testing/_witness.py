@@ -25,7 +25,8 @@ class Mark(NamedTuple):
     """A body's own word about what it does.
 
     `step_id` is 0 for what is no step; `around` is the step that encloses it, 0 if none does; `value` is the text that
-    was written or made, or the tokens that were charged, or which of several is meant; `at` is loop time.
+    was written or made, the tokens that were charged, or that a step which begins has reserved, or which of several is
+    meant; `at` is loop time.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class Witness:
     def __init__(self) -> None:
         self.story: list[Mark | Event] = []
         self.events = 0  # in the story so far
+        self.look: Callable[[Mark | Event], None] = _look_nowhere  # told of every entry first, as things stand then
         self.on_event: Callable[[int], None] | None = None  # told right after the n-th event was recorded
         self.on_mark: Callable[[int], None] | None = None  # told right after the n-th mark was made, inside the body
 
@@ -50,14 +52,20 @@ class Witness:
         """Take note of an event."""
         self.story.append(event)
         self.events += 1
+        self.look(event)
         if self.on_event is not None:
             self.on_event(self.events)
 
     def hear(self, said: Mark) -> None:
         """Take note of a mark."""
         self.story.append(said)
+        self.look(said)
         if self.on_mark is not None:
             self.on_mark(len(self.story) - self.events)
+
+
+def _look_nowhere(entry: Mark | Event) -> None:
+    """Before the run is there."""
 
 
 watching: ContextVar[Witness | None] = ContextVar("softstop.testing.witness", default=None)
