@@ -18,6 +18,7 @@ from ._spec import RunOptions, RunOutput, RunSpec
 from ._steps import Step, Stream
 from ._voice import Voice
 from .budgets import Hold, spend
+from .errors import MisuseError
 from .events import UsageRejected
 from .ports import Runnable
 from .stops import StopPolicy, StopRequest
@@ -171,9 +172,14 @@ class RunContext:
             reserve: What the step may spend at most. It waits until every limit and budget has room for that,
                 and the unspent part is given back at its end; without it nothing is claimed beforehand.
             interruptible: Cutting it by force leaves no doubt what happened: it is told as `cut`, not `unsettled`.
+
+        Raises:
+            MisuseError: What is to be reserved is no Usage.
         """
         if reserve is None:
             return Step(self._boundary, name, None, interruptible=interruptible)
+        if not isinstance(reserve, Usage):
+            raise MisuseError(f"reserve= takes a Usage(output_tokens=...), not {type(reserve).__name__}")
         return Step(self._boundary, name, exactly(Amount.of(reserve)), interruptible=interruptible)
 
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
@@ -252,7 +258,8 @@ class RunContext:
     def on_stop(self, callback: StopHook) -> None:
         """Call `callback(stop)`, sync or async, if this run ends cancelled: after its last step, newest callback first.
 
-        All callbacks together have `cleanup_timeout` seconds; they cannot change the outcome.
+        All callbacks together have `cleanup_timeout` seconds; they cannot change the outcome. One that is registered
+        while they run, or later, is not called.
         """
         self._run.add_hook(callback)
 

@@ -25,6 +25,9 @@ class Limits(BaseModel):
         on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
             start and lets a model use it for one last answer without tools, then stops; "pause" waits at the next
             boundary until the limit is raised. A shared `Budget` that is used up always stops.
+
+    Raises:
+        pydantic.ValidationError: An unknown name, or a number that is no bound.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -93,6 +93,9 @@ class StopPolicy(BaseModel):
         on_caller_gone: "stop" a run whose caller was cancelled in `await run` or `async for ... in run`, or "detach"
             and let it go on.
         finish_model_calls: Treat model answers as atomic steps: they are paid to the end and kept whole.
+
+    Raises:
+        pydantic.ValidationError: An unknown name, or a number out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

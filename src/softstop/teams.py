@@ -75,6 +75,8 @@ class Team(Startable):
         limits: Limits = NO_LIMITS,
         policy: StopPolicy | None = None,
     ) -> None:
+        if not isinstance(cast(object, members), list | tuple):
+            raise MisuseError(f"a team takes a list of members: Team([writer, editor]), not {type(members).__name__}")
         self.members: tuple[Runnable, ...] = tuple(_member(member) for member in members)
         if not self.members:
             raise MisuseError("a team needs members: Team([writer, editor])")

@@ -306,6 +306,9 @@ def prepare(step: Any) -> Playable:
         return _Lenient(prepare(step.step))
     if isinstance(step, Parallel | Loop | Condition | Router):
         return step
+    if isinstance(step, list | tuple):
+        told = type(cast(object, step)).__name__
+        raise MisuseError(f"{A_STEP}, not {told}; Parallel and Loop take their steps one by one: Parallel(one, other)")
     if isinstance(step, type) or hasattr(step, "invoke") or not callable(step):
         return _Leaf(check_runnable(step, A_STEP))
     if is_async(step):

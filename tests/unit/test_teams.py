@@ -270,6 +270,7 @@ def blocking(run: RunContext, message: object) -> None: ...
     ("arguments", "told"),
     [
         ({"members": []}, "needs members"),
+        ({"members": waits()}, "a team takes a list of members: .*, not Agent"),
         ({"members": ["Writer"]}, "a member of a team is an agent, a team or a workflow, not str"),
         ({"members": [Agent]}, "a member of a team is an agent, a team or a workflow, not Agent"),
         ({"members": [sane]}, "a member of a team is an agent, a team or a workflow, not function"),

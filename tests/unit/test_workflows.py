@@ -640,7 +640,7 @@ def generator(run: RunContext, value: object) -> Any:
         (lambda: Workflow([BestEffort("x")]), "a step is .*, not str"),
         (lambda: Workflow([[shout]]), "a step is .*, not list"),
         (lambda: Parallel(), "Parallel needs at least one step"),
-        (lambda: Parallel([shout]), "a step is .*, not list"),
+        (lambda: Parallel([shout]), "a step is .*, not list; .*: Parallel\\(one, other\\)"),
         (lambda: Loop(max=3), "Loop needs at least one step"),
         (lambda: Loop(shout, max=0), "from 1 on, not 0"),
         (lambda: Loop(shout, max=True), "from 1 on, not True"),

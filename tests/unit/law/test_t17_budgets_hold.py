@@ -1,5 +1,7 @@
 """T17, first tests: a step reserves its bound in the whole chain, waits while others may free room, or is refused."""
 
+from typing import Any
+
 import anyio
 import pytest
 from lawkit import at, listen, now, one
@@ -8,6 +10,7 @@ from softstop import (
     Agent,
     Budget,
     Limits,
+    MisuseError,
     RunContext,
     RunOutput,
     RunStatus,
@@ -158,6 +161,17 @@ async def test_two_steps_that_each_wait_for_the_other_s_room_do_not_wait_for_eve
     statuses = sorted(output.status.value for output in outputs)
     assert statuses == ["cancelled", "completed"]
     assert budget.reserved.tokens == 0
+
+
+@pytest.mark.parametrize("wrong", [100, {"output_tokens": 100}, "100"], ids=repr)
+async def test_a_reservation_that_is_no_usage_is_misuse_and_begins_nothing(wrong: Any) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with pytest.raises(MisuseError, match="reserve= takes a Usage"):
+            run.step("call", reserve=wrong)
+
+    run, _ = await one(body)
+    assert run.output is not None
+    assert (run.output.status, run.output.steps) == (RunStatus.completed, ())
 
 
 @pytest.mark.parametrize("end", ["stop", "cut", "fail"])
