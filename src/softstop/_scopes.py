@@ -37,6 +37,11 @@ def _below(scope: Scope) -> Iterator[Scope]:
             yield from _below(child)
 
 
+def host_of(scope: Scope) -> asyncio.Task[Any] | None:
+    """The task that has entered a scope and not left it; `asyncio.current_task()` takes longer before 3.12."""
+    return scope._host_task  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
 def _tasks_in(scope: Scope) -> set[asyncio.Task[Any]]:
     return scope._tasks  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
@@ -221,7 +226,7 @@ class _Pulses:
     def _look(self) -> bool:
         """Look whether somebody inside and behind no shield has a cancellation, and remember that it was so."""
         host = self._scope._host_task
-        found = host in self._scope._tasks and host.cancelling() > 0  # nearly always: it is in no scope of its own
+        found = host in _tasks_in(self._scope) and host.cancelling() > 0  # nearly always: it is in no scope of its own
         if not found:
             inside = [_tasks_in(scope) for scope in _below(self._scope)]
             found = any(task.cancelling() > 0 for tasks in inside for task in tasks)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self, TypedDict, TypeVar
+from typing import Any, NamedTuple, Self, TypedDict, TypeVar, cast
 
+from ._ids import fresh_id
 from .budgets import Budget
 from .errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
 from .events import StepRecord
@@ -55,14 +56,14 @@ class RunSpec(NamedTuple):
     history: tuple[Any, ...] = ()
 
     @classmethod
-    def check(cls, runnable: Runnable, message: object, options: RunOptions, fresh_id: str) -> Self:
+    def check(cls, runnable: Runnable, message: object, options: RunOptions) -> Self:
         """Build a spec from a caller's keywords.
 
         Raises:
             MisuseError: An unknown keyword, a malformed id, or a value of the wrong type.
         """
         if not options:
-            return cls(runnable, message, fresh_id)
+            return cls(runnable, message, fresh_id())
         unknown = set(options) - set(RunOptions.__annotations__)
         if unknown:
             raise MisuseError(
@@ -70,13 +71,16 @@ class RunSpec(NamedTuple):
             )
         run_id = options.get("run_id")
         if run_id is None:
-            run_id = fresh_id
+            run_id = fresh_id()
         elif not _ID.fullmatch(_typed(run_id, str, "run_id") or ""):
             raise MisuseError(
                 f"run_id must be 1 to 64 ASCII letters, digits and ._:- starting with a letter or digit: {run_id!r:.80}"
             )
         limits = _typed(options.get("limits"), Limits, "limits") or NO_LIMITS
-        budgets = tuple(options.get("budgets") or ())
+        given: object = options.get("budgets") or ()
+        if not isinstance(given, list | tuple):
+            raise MisuseError(f"budgets takes a list: budgets=[...], not {type(given).__name__}")
+        budgets = tuple(cast("Sequence[Budget]", given))
         for budget in budgets:
             _typed(budget, Budget, "each of budgets")
         policy = _typed(options.get("policy"), StopPolicy, "policy")
@@ -107,8 +111,9 @@ def _typed(value: Any, kind: type[T], name: str) -> T | None:
 class RunOutput:
     """What a run came to. A run that was stopped or that failed is told as data, not as an exception.
 
-    `content` is the text that was written, up to the stop; `value` what the body returned; `stop` the request that
-    was recorded, also when the run completed anyway; `members` the outputs of member runs in the order of their start;
+    `content` is the text that was written, up to the stop; `value` what the body returned; `usage` what the run charged
+    itself, without its members; `stop` the request that was recorded, also when the run completed anyway; `members` the
+    outputs of member runs, with usages of their own, in the order of their start;
     `errors` what failed besides, one bounded line each; `messages` the conversation of an agent with a model, in
     pydantic-ai's types and valid to continue from.
     """

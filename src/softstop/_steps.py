@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from ._amounts import Fit
 from ._boundary import Boundary
 from ._open import OpenStep, current_step
-from ._scopes import Scope, cancelled_around, contains, finish_within, pass_unless_cancelled
+from ._scopes import Scope, cancelled_around, contains, finish_within, host_of, pass_unless_cancelled
 from .budgets import Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
@@ -89,7 +89,7 @@ class Step:
     def _begin(self, scope: Scope) -> None:
         boundary = self.boundary
         self._scope = scope
-        task = self._task = asyncio.current_task()
+        self._task = task = host_of(scope)
         if task is not boundary.scope.task and not contains(boundary.scope, scope):
             self.foreign = True
             boundary.foreign += 1

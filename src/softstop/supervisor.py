@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, ContextVar
 from types import TracebackType
-from typing import Any, Final, Self, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 import anyio
 
@@ -34,8 +33,6 @@ from .stops import (
     StopRequest,
     user_request,
 )  # fmt: skip
-
-VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # the two top bits are 10
 
 _ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
 
@@ -153,9 +150,7 @@ class Supervisor:
 
     def _stop_all(self, mode: StopMode) -> None:
         now = self.clock()
-        requests: dict[
-            float | None, StopRequest
-        ] = {}  # by grace; a copy for each run would be a third of what it costs
+        requests: dict[float | None, StopRequest] = {}  # by grace: a copy for each run would be a third of its cost
         for run in [run for run in self._runs.values() if run.parent_run_id is None]:
             grace = 0.0 if mode is StopMode.now else run.policy.grace
             request = requests.get(grace)
@@ -209,7 +204,7 @@ class Supervisor:
             raise MisuseError(f"cannot run {type(runnable).__name__}; wrap it: Agent(...)")
         if isinstance(options.get("continue_from"), str):
             options = {**options, "continue_from": self._output_of(cast(str, options.get("continue_from")))}
-        spec = RunSpec.check(runnable, message, options, _fresh_id())
+        spec = RunSpec.check(runnable, message, options)
         limits = spec.limits.over(runnable.limits)
         if parent is None:
             limits = limits.over(self.limits)
@@ -362,12 +357,6 @@ class Supervisor:
 
 def _unknown(run_id: str) -> StopReceipt:
     return StopReceipt(run_id, StopOutcome.unknown, None)
-
-
-def _fresh_id() -> str:
-    """A UUID version 7 (RFC 9562): sorts by time, 74 random bits."""
-    text = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 def current_supervisor() -> Supervisor:

@@ -11,6 +11,7 @@ from lawkit import at, begun, listen, now, one, payer, sleeper
 
 from softstop import (
     Agent,
+    Budget,
     Limits,
     MisuseError,
     RunContext,
@@ -234,7 +235,7 @@ def test_an_id_is_taken_if_and_only_if_it_is_plain(text: str) -> None:
         0 < len(text) <= 64 and all(c.isascii() and (c.isalnum() or c in "._:-") for c in text) and text[0].isalnum()
     )
     try:
-        taken = RunSpec.check(Agent(payer), None, {"run_id": text}, "fresh").run_id == text
+        taken = RunSpec.check(Agent(payer), None, {"run_id": text}).run_id == text
     except MisuseError:
         taken = False
     assert taken is plain
@@ -259,7 +260,8 @@ async def test_ids_of_live_runs_are_unique_in_the_process_over_loops_too() -> No
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"limit": 3}, {"limits": 3}, {"limits": {"timeout": 3}}, {"budgets": [3]}, {"policy": "stop"},
+        {"limit": 3}, {"limits": 3}, {"limits": {"timeout": 3}}, {"budgets": [3]}, {"budgets": Budget()},
+        {"policy": "stop"},
         {"timeout": 30}, {"run_ids": "x"},
     ],
     ids=repr,
