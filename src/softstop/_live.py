@@ -21,6 +21,7 @@ class Index(Generic[RunT]):
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.orphans = threading.RLock()  # held by whoever writes the outcomes of runs whose loop is closed
         self._runs: dict[str, RunT] = {}
 
     def add(self, run_id: str, run: RunT) -> None:
@@ -46,6 +47,7 @@ class Index(Generic[RunT]):
     def after_fork(self) -> None:
         """A forked child owns none of its parent's runs, and a lock held at the fork would stay held."""
         self.lock = threading.Lock()
+        self.orphans = threading.RLock()
         self._runs = {}
 
 

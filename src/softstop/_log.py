@@ -115,7 +115,10 @@ def wake_all(waiters: Waiters) -> None:
     """Wake whoever parked, once."""
     for waiter in waiters:
         if not waiter.done():
-            waiter.set_result(None)
+            try:
+                waiter.set_result(None)
+            except RuntimeError:  # its loop is closed, and whoever waited there is gone with it
+                continue
     waiters.clear()
 
 

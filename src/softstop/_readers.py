@@ -40,7 +40,7 @@ class EventStream:
         log = self._log
         if self._gone is not None and self._reader is None:
             self._note_reader()  # before it has waited for anything: the first events may be there already
-        if get_ident() != log.thread:
+        if get_ident() != log.thread and not log.loop.is_closed():  # a closed one's log does not change any more
             return await self._next_from_afar()
         while not self._done:
             while log.seq == self._after and self._voice._thread:  # until there is more, or the outcome was the last

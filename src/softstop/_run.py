@@ -39,6 +39,7 @@ class Run(Life):
     @property
     def output(self) -> RunOutput | None:
         """What the run came to; None while it lives."""
+        self.line.bury_orphan()
         event = self.outcome
         if event is None:
             return None
@@ -73,9 +74,11 @@ class Run(Life):
 
     def events(self, after: int = 0) -> EventStream:
         """Read the events with a `seq` above `after`. Whoever reads here never stops the run."""
+        self.line.bury_orphan()
         return EventStream(self.voice, after)
 
     def __aiter__(self) -> EventStream:
+        self.line.bury_orphan()
         return EventStream(self.voice, 0, self._caller_gone)
 
     def __await__(self) -> Generator[Any, None, RunOutput]:
@@ -101,6 +104,7 @@ class Run(Life):
 
     async def ended(self) -> RunOutput:
         """Wait for the outcome without being its caller: a cancelled wait does not stop the run."""
+        self.line.bury_orphan()
         await self.wait_for_end()
         output = self.output
         assert output is not None

@@ -14,6 +14,7 @@ from .events import RunCancelled, RunCompleted, RunEscalated, RunFailed, RunStop
 from .stops import RunStatus, StopCause, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, StopResult
 
 NEVER: Final = float("inf")
+ORPHANED: Final = StopRequest(cause=StopCause.shutdown, mode=StopMode.now, reason="its event loop was closed")
 
 
 class Stoppable(Protocol):
@@ -66,6 +67,7 @@ class StopLine:
 
     def _ask_from_afar(self, request: StopRequest) -> StopReceipt:
         """Another thread asks: leave a flag that every boundary sees, then wake the loop. Touches no scope (A15)."""
+        self.bury_orphan()
         run = self._run
         with live.lock:
             held = self.held
@@ -80,8 +82,9 @@ class StopLine:
         if merged is not None:
             try:
                 run.loop.call_soon_threadsafe(self.take_inbox)
-            except RuntimeError:  # the loop is closed, and whatever ran there is gone with it
-                return StopReceipt(run.run_id, StopOutcome.too_late, run.status)
+            except RuntimeError:  # the loop was closed this very moment, and whatever ran there is gone with it
+                self.bury_orphan()
+                return self._receipt(StopOutcome.too_late)
         return receipt
 
     def take_inbox(self) -> None:
@@ -108,6 +111,7 @@ class StopLine:
         return StopReceipt(self._run.run_id, verdict, self._run.status, self._result)
 
     async def _result(self) -> StopResult:
+        self.bury_orphan()
         await self._run.wait_for_end()
         outcome = self._run.outcome
         if isinstance(outcome, RunCancelled):
@@ -145,10 +149,7 @@ class StopLine:
         deferred = run.boundary.defers(request.mode)
         if not deferred:
             run.boundary.ask()
-        run.voice.emit(
-            RunStopRequested, request.cause, request.reason, request.by, request.via, request.mode, request.grace,
-            request.requested_at, request.limit,
-        )  # fmt: skip
+        self._announce(request)
         if self.held is not held:  # an observer of that event has asked for a stronger stop: it has acted on it
             return
         if run.status is RunStatus.pending:
@@ -167,6 +168,33 @@ class StopLine:
         else:
             run.boundary.cancel_scope()
         self._arm(held.ends, self._escalate)
+
+    def _announce(self, request: StopRequest) -> None:
+        self._run.voice.emit(
+            RunStopRequested, request.cause, request.reason, request.by, request.via, request.mode, request.grace,
+            request.requested_at, request.limit,
+        )  # fmt: skip
+
+    def bury_orphan(self) -> None:
+        """If the run's loop is closed, nothing of the run can go on: whoever finds it writes its outcome (T12)."""
+        if not self.sealed and self._run.loop.is_closed():
+            with live.orphans:
+                self._bury()
+
+    def _bury(self) -> None:
+        run = self._run
+        if self.sealed:  # another thread has found it as well
+            return
+        for member in run.live_members():
+            member.bury_orphan()
+        asked, self.inbox = self.inbox, None
+        if self.held is None:
+            self.held = self._deadline(asked or ORPHANED)
+            run.boundary.ask()
+            self._announce(self.held.request)
+            if run.status is not RunStatus.pending:
+                run.status = follow(run.status, Signal.stop)
+        run.seal(Signal.cancel)
 
     def inherit(self, parent: StopLine) -> None:
         """A member started in a begun step of a stopping parent gets the stop with what is left of the grace (T2)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, ContextVar
 from types import TracebackType
@@ -18,6 +18,7 @@ from ._live import defaults, live
 from ._log import Waiters, wait_in, wake_all
 from ._means import check_priced
 from ._readers import EventStream
+from ._remembered import Remembered
 from ._run import Run
 from ._spec import RunOptions, RunOutput, RunSpec
 from .errors import MisuseError, RunNotFound, SupervisorClosed
@@ -44,8 +45,8 @@ class Supervisor:
         limits: Limits of every run that does not say otherwise, field by field.
         policy: How runs let themselves be stopped where neither they nor their agent say so.
         max_running: Root runs that run at the same time; further ones wait as `pending`. None bounds nothing.
-        keep_ended: Ended runs that are remembered for replay, output and `too_late`.
-        keep_ended_for: Seconds after which an ended run is forgotten.
+        keep_ended: Ended root runs that are remembered, with their members, for replay, output and `too_late`.
+        keep_ended_for: Seconds after which an ended root run is forgotten.
         observers: Told of every event but content.
         clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock.
     """
@@ -69,13 +70,12 @@ class Supervisor:
         self.policy = policy or StopPolicy()
         self.clock = clock
         self._max_running = max_running
-        self._keep, self._keep_for = keep_ended, keep_ended_for
         self._observers = tuple(observers)
         self._journal = Journal()
         self._loop: asyncio.AbstractEventLoop | None = None  # the loop of its runs, from the first use on
         self._closed = False
         self._runs: dict[str, Run] = {}  # not ended, members included
-        self._ended: OrderedDict[str, tuple[float, Run]] = OrderedDict()  # with the loop time of their end
+        self._ended = Remembered(keep_ended, keep_ended_for)
         self._queue: deque[Run] = deque()
         self._running = 0  # root runs that have a task and no outcome
         self._tasks: dict[asyncio.Task[None], Run | None] = {}  # not done, with the run that each one drives
@@ -254,12 +254,7 @@ class Supervisor:
         """A run has published its outcome; for the run itself."""
         if self._runs.pop(run.run_id, None) is None:
             return
-        now = run.loop.time()
-        ended = self._ended
-        ended[run.run_id] = (now, run)
-        ended.move_to_end(run.run_id)
-        while ended and (len(ended) > self._keep or now - next(iter(ended.values()))[0] > self._keep_for):
-            ended.popitem(last=False)
+        self._ended.add(run)
         if run.parent_run_id is None and run.task is not None:
             self._running -= 1
             if self._queue:
@@ -271,6 +266,7 @@ class Supervisor:
     def _admit(self) -> None:
         while self._queue and (self._max_running is None or self._running < self._max_running):
             run = self._queue.popleft()
+            run.line.bury_orphan()
             if not run.status.ended:
                 self._running += 1
                 self._begin(run)
@@ -327,11 +323,11 @@ class Supervisor:
         if status is not None and status not in RunStatus.__members__:
             raise MisuseError(f"status is one of {', '.join(RunStatus)}, not {status!r:.80}")
         wanted = None if status is None else RunStatus(status)
-        remembered = [run for ended, run in self._ended.values() if run.loop.time() - ended <= self._keep_for]
-        known = [*remembered, *self._runs.values()]
+        roots = [*self._ended.roots(), *(run for run in self._runs.values() if run.parent_run_id is None)]
         return [
-            run
-            for run in known
+            cast(Run, run)
+            for root in roots
+            for run in root.tree()
             if (wanted is None or run.status is wanted)
             and (user_id is None or run.spec.user_id == user_id)
             and (session_id is None or run.spec.session_id == session_id)
@@ -346,13 +342,7 @@ class Supervisor:
         return self.get_run(run_id).events(after)
 
     def _find(self, run_id: str) -> Run | None:
-        run = self._runs.get(run_id)
-        if run is None and run_id in self._ended:
-            ended, run = self._ended[run_id]
-            if run.loop.time() - ended > self._keep_for:
-                del self._ended[run_id]
-                return None
-        return run
+        return self._runs.get(run_id) or self._ended.find(run_id)
 
 
 def _unknown(run_id: str) -> StopReceipt:
