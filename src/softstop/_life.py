@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from threading import get_ident
 from typing import Any, Final
@@ -15,7 +15,7 @@ from ._live import live
 from ._log import Log, Waiters, wait_in, wake_all
 from ._machine import Ending, Facts, Signal, follow, reduce_outcome
 from ._means import LimitChanges, Means, RunLimits, check_priced, means_of
-from ._members import end_all, living, stopped_with
+from ._members import end_all, joined, living, stopped_with
 from ._open import current_step
 from ._spec import RunOptions, RunSpec
 from ._stopline import StopLine
@@ -58,7 +58,7 @@ class Life:
         self.status = RunStatus.pending
         self.loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None  # set by the supervisor when the run may start
-        self.members: tuple[Life, ...] = ()
+        self.members: Sequence[Life] = ()  # a list from the first one on
         self.messages: tuple[Any, ...] = ()  # the conversation with a model, kept valid by the body
         above = None if parent is None else parent.boundary
         inherited = () if above is None else above.chain
@@ -171,7 +171,7 @@ class Life:
         if self.line.sealed:
             raise MisuseError(f"run {self.run_id!r} has ended; its limits no longer matter")
         if changes.get("cost_usd") is not None:
-            for run in self._tree():
+            for run in self.tree():
                 check_priced(run.spec.runnable, "run")
         if self.means is None:
             above = None if self._parent is None else self._parent.means
@@ -180,20 +180,20 @@ class Life:
                 self.means.start(self.reach_limit)
         if self.means.change(changes):
             assert self.means.own is not None
-            for run in self._tree():  # a ledger that came after the start counts from now, here and below
+            for run in self.tree():  # a ledger that came after the start counts from now, here and below
                 run.boundary.chain, run.boundary.limited = (*run.boundary.chain, self.means.own), True
-        self.boundary.most = self.means.limits.steps
-        self.boundary.limited = True
+        self.boundary.most, self.boundary.limited = self.means.limits.steps, True
         if wrap_up := self.boundary.wrap_up:
             wrap_up.reconsider()
         if self.boundary.paused and first_reached(self.boundary.chain) is None:
             self.resume()
         self.boundary.look_at_ledgers()
 
-    def _tree(self) -> Iterator[Life]:
+    def tree(self) -> Iterator[Life]:
+        """This run and all below it, in the order of their start."""
         yield self
         for member in self.members:
-            yield from member._tree()
+            yield from member.tree()
 
     def pause(self, reason: str | None = None) -> None:
         """Hold the run at its next step boundary until `resume()`; steps that have begun are finished.
@@ -383,7 +383,7 @@ class Life:
         if boundary.over:  # a task that outlived the run: there is no log any more that a member could write into
             raise asyncio.CancelledError("refused: the run has ended")
         member: Life = self._owner.launch_member(runnable, message, options, self)
-        self.members = (*self.members, member)
+        self.members = joined(self.members, member)
         if boundary.asked and not boundary.inside():
             boundary.refused = True
             self.line.take_inbox()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ._stopline import StopLine
 from .stops import RunStatus, StopRequest
+
+T = TypeVar("T")
 
 
 class Member(Protocol):
@@ -17,6 +19,14 @@ class Member(Protocol):
     status: RunStatus
 
     async def wait_for_end(self) -> None: ...
+
+
+def joined(members: Sequence[T], member: T) -> list[T]:
+    """The members with one more: the same list from the first one on, since there may be very many."""
+    if not isinstance(members, list):
+        return [member]
+    members.append(member)
+    return members
 
 
 def living(members: Sequence[Member]) -> list[StopLine]:

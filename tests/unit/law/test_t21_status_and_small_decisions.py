@@ -139,6 +139,23 @@ async def test_ended_runs_are_remembered_up_to_keep_ended_and_the_oldest_go_firs
         assert supervisor.cancel_run("r4").outcome.value == "too_late"
 
 
+async def test_a_member_is_remembered_as_long_as_its_root_is() -> None:
+    async def quick(run: RunContext, message: object) -> str:
+        return "done"
+
+    async def leads(run: RunContext, message: object) -> None:
+        for number in range(5):
+            await run.member(Agent(quick), None, run_id=f"{run.run_id}-m{number}")
+
+    async with Supervisor(keep_ended=1) as supervisor:
+        await supervisor.start(Agent(leads), run_id="r1").ended()
+        assert [run.run_id for run in supervisor.list_runs()] == ["r1", *(f"r1-m{number}" for number in range(5))]
+        assert supervisor.cancel_run("r1-m0").outcome.value == "too_late"
+        await supervisor.start(Agent(leads), run_id="r2").ended()
+        assert {run.run_id.split("-")[0] for run in supervisor.list_runs()} == {"r2"}
+        assert supervisor.cancel_run("r1-m0").outcome.value == "unknown"
+
+
 async def test_ended_runs_are_forgotten_after_keep_ended_for_seconds() -> None:
     async with Supervisor(keep_ended_for=60) as supervisor:
         run = supervisor.start(Agent(payer), run_id="r1")
