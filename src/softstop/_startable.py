@@ -71,6 +71,9 @@ class Startable(ABC):
     ) -> RunOutput | SyncEventStream:
         """Run from a plain thread: wait for the output, or with `stream=True` iterate over the events.
 
+        Ctrl-C while it waits stops the run at its next step boundary and is raised when the run has ended; a second
+        one does not wait for that.
+
         Raises:
             MisuseError: An event loop runs in this thread, or an option is wrong.
         """

@@ -26,7 +26,7 @@ from .usage import Usage
 
 
 class RunStarted(Event):
-    """The run crossed its first boundary; always the first event of its own stream."""
+    """The run has begun; the first event of its own stream, unless it was stopped before and never begins."""
 
     __slots__ = ()
 
@@ -131,7 +131,7 @@ class ModelRequestCompleted(StepCompleted):
 
 
 class RunStopRequested(Event):
-    """A stop was recorded, or made stronger. The run ends at its next step boundary."""
+    """A stop was recorded, or made stronger. The run ends at its next step boundary, with mode `now` at once."""
 
     __slots__ = ("_by", "_cause", "_grace", "_limit", "_mode", "_reason", "_requested_at", "_via")
     FIELDS = ("cause", "reason", "by", "via", "mode", "grace", "requested_at", "limit")
@@ -152,7 +152,7 @@ class RunStopRequested(Event):
 
 
 class RunEscalated(Event):
-    """The grace of a stop ran out while these steps were still running: they are being cut."""
+    """The grace of a stop ran out, or its mode is `now`: these steps are still running and are being cut."""
 
     __slots__ = ("_steps",)
     FIELDS = ("steps",)
@@ -164,7 +164,7 @@ class RunEscalated(Event):
 
 
 class UsageRejected(Event):
-    """A provider reported usage that cannot be true; it was not counted, and what was reserved stays spent."""
+    """A provider reported usage that cannot be true: it is not counted, what its step had reserved counts as spent."""
 
     __slots__ = ("_problem",)
     FIELDS = ("problem",)

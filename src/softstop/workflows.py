@@ -49,8 +49,8 @@ class Workflow(Startable):
     its text if it returned none.
 
     A step that fails, or is stopped on its own, fails the workflow with an error that names it, unless it is wrapped in
-    `BestEffort`. When the workflow is stopped, the step that is open ends at its own boundary and is told as `cut`; the
-    outputs of the steps so far are in `RunOutput.members`.
+    `BestEffort`. When the workflow is stopped, the step that is open ends at its own boundary and is told as `cut`,
+    unless it completed anyway; the outputs of the steps so far are in `RunOutput.members`.
 
     Args:
         steps: At least one.
