@@ -101,7 +101,11 @@ class Budget:
         new = _checked(tokens, cost_usd, None)
         for unit, old, wanted in zip(CAUSE_OF, self._limit, new, strict=True):
             if wanted is not None and (old is None or wanted < old):
-                raise MisuseError(f"raise_to: {unit} of {self.name} is {old}, which {wanted} would not raise")
+                scale = 1 if unit == "tokens" else NANO
+                has = "no limit" if old is None else f"a limit of {old / scale:,.9g}"
+                raise MisuseError(
+                    f"raise_to: {self.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise"
+                )
         self.change(Room(*(old if wanted is None else wanted for old, wanted in zip(self._limit, new, strict=True))))
 
     def change(self, limit: Room) -> None:
