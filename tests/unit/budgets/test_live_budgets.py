@@ -169,7 +169,7 @@ async def test_a_raised_budget_lets_waiting_steps_go_on() -> None:
 async def test_raising_below_the_old_limit_is_misuse() -> None:
     with pytest.raises(MisuseError, match="team has a limit of 1,000 of tokens, which 10 would not raise"):
         Budget(tokens=1_000, name="team").raise_to(tokens=10)
-    with pytest.raises(MisuseError, match="team has a limit of 0.3 of cost_usd, which 0.2 would not raise"):
+    with pytest.raises(MisuseError, match=r"team has a limit of 0\.3 of cost_usd, which 0\.2 would not raise"):
         Budget(cost_usd="0.3", name="team").raise_to(cost_usd="0.2")
     with pytest.raises(MisuseError, match="team has no limit of cost_usd, which 1 would not raise"):
         Budget(tokens=1_000, name="team").raise_to(cost_usd=1)
