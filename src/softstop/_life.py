@@ -23,7 +23,7 @@ from ._voice import Voice, WatchedVoice
 from ._wrapup import open_reserve
 from .budgets import Budget, first_reached
 from .context import RunContext
-from .errors import MisuseError, StepFailed, process_interrupt, safe_error, unfold
+from .errors import MOST_ERRORS, MisuseError, StepFailed, process_interrupt, safe_error, unfold
 from .events import RunCancelled, RunCompleted, RunContinued, RunFailed, RunPaused, RunStarted, Source, Stamp
 from .limits import NO_LIMITS, Limits
 from .ports import Owner, Runnable
@@ -397,4 +397,4 @@ class Life:
 
     def add_error(self, line: str) -> None:
         """Have the outcome tell of something that went wrong and did not fail the run."""
-        self._errors = (*self._errors, line)
+        self._errors = (*self._errors, line)[:MOST_ERRORS]

@@ -14,7 +14,7 @@ from .events import StepRecord
 from .limits import NO_LIMITS, Limits
 from .ports import Runnable
 from .stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
-from .usage import NO_USAGE, Usage
+from .usage import NO_USAGE, Tally, Usage
 
 T = TypeVar("T")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
@@ -112,10 +112,10 @@ class RunOutput:
     """What a run came to. A run that was stopped or that failed is told as data, not as an exception.
 
     `content` is the text that was written, up to the stop; `value` what the body returned; `usage` what the run charged
-    itself, without its members; `stop` the request that was recorded, also when the run completed anyway; `members` the
-    outputs of member runs, with usages of their own, in the order of their start;
-    `errors` what failed besides, one bounded line each; `messages` the conversation of an agent with a model, in
-    pydantic-ai's types and valid to continue from.
+    itself, and `total_usage` with all its members; `stop` the request that was recorded, also when the run completed
+    anyway; `members` the outputs of member runs in the order of their start; `errors` what failed besides, at most a
+    hundred bounded lines; `messages` the conversation of an agent with a model, in pydantic-ai's types and valid to
+    continue from.
     """
 
     run_id: str
@@ -130,6 +130,16 @@ class RunOutput:
     abandoned: tuple[str, ...] = ()
     messages: tuple[Any, ...] = field(default=(), repr=False)
     error: BaseException | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def total_usage(self) -> Usage:
+        """What this run and all below it have charged."""
+        tally, left = Tally(), [self]
+        while left:
+            output = left.pop()
+            tally.add(output.usage)
+            left.extend(output.members)
+        return tally.total()
 
     def raise_for_status(self) -> Self:
         """Return the output of a completed run.

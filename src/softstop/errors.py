@@ -133,6 +133,7 @@ class LawBroken(SoftstopError):
         return f"{self.invariant}: {self.found}; replay it with stop_everywhere(..., only={self.schedule!r})"
 
 
+MOST_ERRORS = 100  # lines of an outcome that tell of what failed besides
 MOST_TOLD = 8  # exceptions of a group that are told in its line
 
 

@@ -413,6 +413,22 @@ async def test_a_member_may_narrow_the_budget_but_never_widen_it() -> None:
     assert output.members[0].usage.total_tokens == 60
 
 
+async def test_total_usage_is_that_of_the_whole_tree_and_usage_the_run_s_own() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        run.charge(Usage(input_tokens=1))
+        await in_a_group(run, [charges(30, "a"), charges(20, "b", times=4)])
+
+    async def head(run: RunContext, message: object) -> None:
+        await run.member(Agent(lead), "go")
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(head)).ended()
+    below = [member.usage.total_tokens for member in output.members[0].members]
+    assert output.usage.total_tokens == 0
+    assert output.members[0].usage.total_tokens == 1
+    assert output.total_usage.total_tokens == 1 + sum(below) > 100
+
+
 async def test_the_step_limit_of_the_parent_counts_the_steps_of_all_below() -> None:
     async def lead(run: RunContext, message: object) -> None:
         await run.member(charges(1, "a", times=3), "go", run_id="a")

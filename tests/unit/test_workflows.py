@@ -481,6 +481,12 @@ async def test_a_loop_that_uses_up_its_rounds_says_so_and_goes_on() -> None:
     assert output.errors == ("'Refine' ended after all 3 rounds, and until() did not hold yet",)
 
 
+async def test_an_outcome_tells_of_at_most_a_hundred_failures() -> None:
+    output = await played(Workflow([Loop(BestEffort(fails("no ink", "Printer")), max=130)]))
+    assert output.status is RunStatus.completed
+    assert len(output.errors) == 100
+
+
 async def test_a_loop_without_until_plays_all_its_rounds() -> None:
     output = await played(Workflow([Loop(shout, max=3)]))
     assert (output.content, output.errors) == ("go!!!", ())
