@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import anyio
 
 from softstop import Agent, Budget, Limits, Run, RunContext, StopPolicy, StopRequest, Supervisor, Usage
 from softstop.testing import (
+    Action,
     boundary,
     charge,
     fail,
@@ -154,9 +156,10 @@ def shared_budget(supervisor: Supervisor) -> Run:
     async def body(run: RunContext, message: object) -> None:
         async def spend(name: str, most: int, seconds: float, used: int) -> None:
             async with run.step(name, reserve=Usage(output_tokens=most)) as spending:
-                mark(run, "begin", name, spending.step_id)
+                mark(run, "begin", name, spending.step_id, value=most)
                 await anyio.sleep(seconds)
                 run.charge(Usage(output_tokens=used))
+                mark(run, "charged", name, spending.step_id, value=used)
                 mark(run, "commit", name, spending.step_id)
 
         async with anyio.create_task_group() as group:
@@ -166,6 +169,32 @@ def shared_budget(supervisor: Supervisor) -> Run:
         await spend("d", 10, 0.1, 10)
 
     return supervisor.start(Agent(body), None, budgets=[budget], limits=Limits(tokens=35))
+
+
+def tree_of_ledgers(supervisor: Supervisor) -> Run:
+    """Members with limits of their own that share a budget, under a run's limit and a tenant's tokens and money.
+
+    Some charge more than they have reserved, and some charge without; one reserves inside of what it has reserved.
+    """
+    tenant, team = Budget(tokens=60, cost_usd="0.000000055", name="tenant"), Budget(tokens=30, name="team")
+
+    def pay(name: str, most: int, used: int, seconds: float = 0.5, *inside: Action) -> Action:
+        reserve = Usage(output_tokens=most, cost_nano_usd=most)
+        return step(name, seconds, charge(used, nano_usd=used), *inside, reserve=reserve)
+
+    first = scripted(
+        pay("a", 10, 8), parallel([pay("b", 8, 8)], [pay("c", 8, 4, 1.0)]), name="first", limits=Limits(tokens=25)
+    )
+    second = scripted(pay("outer", 8, 3, 0.5, pay("inner", 4, 2)), charge(1, nano_usd=1), pay("d", 2, 4), name="second")
+    third = scripted(pay("e", 4, 6), step("f", 0.25), member(pay("g", 3, 3), limits=Limits(tokens=5)), name="third")
+
+    async def lead(run: RunContext, message: object) -> None:
+        async with anyio.create_task_group() as group:
+            for runnable in (first, second):
+                group.start_soon(partial(run.member, runnable, message, budgets=[team]))
+            group.start_soon(run.member, third, message)
+
+    return supervisor.start(Agent(lead), None, budgets=[tenant], limits=Limits(tokens=50))
 
 
 def never_overspent(trace: object) -> list[str]:
@@ -308,6 +337,7 @@ SCENES: dict[str, MakeRun] = {
         )
     ),
     "one ledger for three branches": shared_budget,
+    "a tree of ledgers": tree_of_ledgers,
     "slow sources": of(
         scripted(
             stream("s", ["a", "b"], 0.25, closes_in=0.25),

@@ -70,9 +70,10 @@ def talker(**settings: Any) -> Agent:
 
 def test_a_stop_anywhere_in_a_run_that_wraps_up_keeps_the_law(tell: Tell) -> None:
     ends: set[tuple[object, ...]] = set()
+    agent = talker()
 
     def make_run(supervisor: Supervisor) -> Run:
-        return supervisor.start(talker(), "go", limits=Limits(tokens=2_000, on_exhausted="wrap_up"))
+        return supervisor.start(agent, "go", limits=Limits(tokens=2_000, on_exhausted="wrap_up"))
 
     def check(trace: Any) -> Iterator[str]:
         if trace.root is not None and trace.root.output is not None:
@@ -93,10 +94,11 @@ def test_a_stop_anywhere_in_a_run_that_wraps_up_keeps_the_law(tell: Tell) -> Non
 @pytest.mark.parametrize("settings", [{}, {"max_tokens": 100}], ids=["unbounded", "bounded"])
 def test_a_stop_anywhere_leaves_a_shared_ledger_balanced_at_every_moment(settings: dict[str, Any], tell: Tell) -> None:
     budgets: list[Watched] = []
+    agent = talker(**settings)
 
     async def body(run: RunContext, message: object) -> None:
         for number in range(3):
-            member = run.start_member(talker(**settings), f"go {number}", limits=Limits(tokens=3_000))
+            member = run.start_member(agent, f"go {number}", limits=Limits(tokens=3_000))
             budgets[-1].below.append(member)
         for member in budgets[-1].below:
             await member

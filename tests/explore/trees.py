@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 
 from softstop import (
     Agent,
     BestEffort,
+    Budget,
     Condition,
     Event,
     Limits,
@@ -27,9 +28,11 @@ from softstop import (
     StepStarted,
     StopPolicy,
     Team,
+    Usage,
     Workflow,
 )
 from softstop.testing import (
+    Action,
     charge,
     fail,
     mark,
@@ -72,6 +75,34 @@ def failer(name: str = "Failer", after: float = 0.75) -> Agent:
 
 def deaf(name: str = "Deaf", seconds: float = 4.0) -> Agent:
     return scripted(on_stop(0.1), step("endure", 0.5, swallow(seconds)), name=name)
+
+
+def spender(rng: random.Random) -> Agent:
+    """Reserves and charges, beside and inside other steps: less than it has reserved, as much, more, or without."""
+
+    def spend() -> Action:
+        most = rng.choice((2, 5, 10))
+        used = charge(rng.choice((0, most // 2, most, most + 3)), nano_usd=rng.choice((0, 4)))
+        inside = [spend()] if rng.random() < 0.2 else []
+        reserve = Usage(output_tokens=most, cost_nano_usd=5) if rng.random() < 0.8 else None
+        return step(f"spend {most}", rng.choice((0.0, 0.25, 0.5)), used, *inside, reserve=reserve)  # type: ignore[typeddict-item]
+
+    branches = [[spend() for _ in range(rng.randint(1, 2))] for _ in range(rng.randint(1, 3))]
+    return scripted(spend(), parallel(*branches), name="Spender", limits=tokens(rng))
+
+
+def tokens(rng: random.Random) -> Limits:
+    """A limit of tokens, every other time."""
+    return Limits(tokens=rng.choice((8, 20, 40))) if rng.random() < 0.5 else Limits()
+
+
+def under(budget: Budget, runnable: Any) -> Agent:
+    """One that shares a budget with others."""
+
+    async def body(run: RunContext, message: object) -> None:
+        await run.member(runnable, message, budgets=[budget])
+
+    return Agent(body, name=f"Under {budget.name}")
 
 
 def slow(name: str = "Slow") -> Agent:
@@ -186,28 +217,45 @@ TREES: dict[str, Callable[[], Any]] = {
 
 
 def random_tree(seed: int) -> Workflow:
-    """A workflow drawn from a seed, at most three levels above its leaves; every other one has rude agents in it."""
+    """A workflow drawn from a seed, at most three levels above its leaves; every other one has rude agents in it.
+
+    Some levels have a limit of tokens, and some members share one of two budgets.
+    """
     rng = random.Random(seed)
-    return Workflow([_step(rng, 3) for _ in range(rng.randint(1, 3))], name=f"tree-{seed}", policy=QUICK)
+    dice = _Dice(rng, [Budget(tokens=30, name="north"), Budget(tokens=50, cost_usd="0.00000004", name="south")])
+    steps = [dice.step(3) for _ in range(rng.randint(1, 3))]
+    return Workflow(steps, name=f"tree-{seed}", limits=tokens(rng), policy=QUICK)
 
 
-def _step(rng: random.Random, depth: int) -> Any:
-    leaves: list[Callable[[], Any]] = [
-        lambda: random_agent(rng.randrange(10_000), manners=rng.random() < 0.5), writer, payer, tidy, failer,
-    ]  # fmt: skip
-    nodes: list[Callable[[], Any]] = [
-        lambda: Parallel(*_steps(rng, depth)),
-        lambda: Loop(*_steps(rng, depth), until=lambda value: False, max=rng.randint(1, 2)),
-        lambda: Condition(lambda value: bool(value), _step(rng, depth - 1), _step(rng, depth - 1)),
-        lambda: Team([member for member in _steps(rng, 1) if hasattr(member, "invoke")] or [payer()], name=f"t{depth}"),
-        lambda: Workflow(_steps(rng, depth), name=f"w{depth}"),
-        lambda: BestEffort(_step(rng, depth - 1)),
-    ]
-    return rng.choice(leaves if depth == 0 or rng.random() < 0.3 else nodes)()
+class _Dice(NamedTuple):
+    """Draws nodes and leaves."""
 
+    rng: random.Random
+    budgets: list[Budget]
 
-def _steps(rng: random.Random, depth: int) -> list[Any]:
-    return [_step(rng, depth - 1) for _ in range(rng.randint(1, 3))]
+    def step(self, depth: int) -> Any:
+        rng = self.rng
+        leaves: list[Callable[[], Any]] = [
+            lambda: random_agent(rng.randrange(10_000), manners=rng.random() < 0.5), writer, payer, tidy, failer,
+            lambda: spender(rng), lambda: under(rng.choice(self.budgets), spender(rng)),
+        ]  # fmt: skip
+        nodes: list[Callable[[], Any]] = [
+            lambda: Parallel(*self.steps(depth)),
+            lambda: Loop(*self.steps(depth), until=lambda value: False, max=rng.randint(1, 2)),
+            lambda: Condition(lambda value: bool(value), self.step(depth - 1), self.step(depth - 1)),
+            lambda: self.team(depth),
+            lambda: under(rng.choice(self.budgets), self.team(depth)),
+            lambda: Workflow(self.steps(depth), name=f"w{depth}", limits=tokens(rng)),
+            lambda: BestEffort(self.step(depth - 1)),
+        ]
+        return rng.choice(leaves if depth == 0 or rng.random() < 0.3 else nodes)()
+
+    def steps(self, depth: int) -> list[Any]:
+        return [self.step(depth - 1) for _ in range(self.rng.randint(1, 3))]
+
+    def team(self, depth: int) -> Team:
+        members = [member for member in self.steps(1) if hasattr(member, "invoke")] or [payer()]
+        return Team(members, name=f"t{depth}", limits=tokens(self.rng))
 
 
 # -- what must hold in a tree --------------------------------------------------------------------------------------

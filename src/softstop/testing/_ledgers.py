@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from threading import get_ident
 
-from softstop._run import Run
-from softstop.budgets import Budget
+from softstop._life import Life
+from softstop.budgets import Budget, Chain
 from softstop.events import Event, UsageRejected
 
 from ._witness import Mark
@@ -21,67 +22,100 @@ class Ledgers:
 
     def __init__(self) -> None:
         self.wrong: dict[tuple[str, str], str] = {}  # the first finding of each kind in each ledger
-        self._root: Run | None = None
+        self._root: Life | None = None
+        self._drawing: dict[str, _Drawing] = {}  # all runs of the tree
         self._seen: dict[int, _Seen] = {}
-        self._numbers: dict[str, int] = {}  # of runs, as bits
+        self._nested: list[tuple[_Seen, _Seen]] = []  # whoever draws on the first one draws on the second one too
         self._claims: dict[tuple[str, int], int] = {}  # tokens a step reserved and has not charged, by run and step
-        self._bounded: dict[str, int] = {}  # tokens a run charged within what its steps had reserved
-        self._rejected = False
         self._thread = get_ident()
 
-    def watch(self, root: Run) -> None:
+    def watch(self, root: Life) -> None:
         """Begin with this run; nothing of it has happened yet."""
         self._root = root
-        self.look()
+        self._look()
 
     def notice(self, entry: Event | Mark) -> None:
         """Something was told; look at all ledgers."""
-        if isinstance(entry, UsageRejected):
-            self._rejected = True  # what its step had reserved is about to count as spent
-        elif isinstance(entry, Mark):
+        if isinstance(entry, Mark):
             self._hear(entry)
+        elif isinstance(entry, UsageRejected):  # what its step had reserved is about to count as spent
+            for seen in self._seen.values():
+                seen.rejected = True
         if get_ident() == self._thread:
-            self.look()
+            self._look()
 
     def _hear(self, mark: Mark) -> None:
         step = mark.run_id, mark.step_id
-        if mark.what == "begin" and isinstance(mark.value, int):
+        if mark.what == "begin" and mark.value and isinstance(mark.value, int):
             self._claims[step] = mark.value
         elif mark.what == "charged" and step in self._claims:
             covered = min(self._claims[step], int(mark.value))
             self._claims[step] = self._claims[step] - covered if mark.value else 0  # a bad report forfeits all
-            self._bounded[mark.run_id] = self._bounded.get(mark.run_id, 0) + covered
+            for seen in self._drawing[mark.run_id].ledgers:
+                seen.unbounded -= covered
 
-    def look(self) -> None:
-        """Hold all ledgers against the law as they are now."""
-        if self._root is None:
-            return
+    def _look(self) -> None:
+        for drawing in self._drawing.values():
+            drawing.count()
+        if any(drawing.changed() for drawing in self._drawing.values()) or not self._drawing:
+            self._take_stock()
         for seen in self._seen.values():
-            seen.begin()
-        for run in _tree(self._root):
-            if chain := run.boundary.chain:
-                usage, bit = run.usage, self._numbers.setdefault(run.run_id, 1 << len(self._numbers))
-                bounded = self._bounded.get(run.run_id, 0)
-                for budget in chain:
-                    if id(budget) not in self._seen:
-                        self._seen[id(budget)] = _Seen(budget)
-                    self._seen[id(budget)].add(bit, usage.total_tokens, usage.cost_nano_usd, bounded)
-        for seen in self._seen.values():
-            for kind, what in seen.judge(rejected=self._rejected):
+            for kind, what in seen.judge():
                 self.wrong.setdefault((seen.budget.name, kind), f"ledger {seen.budget.name!r} {what}")
-        self._compare()
+        for inner, outer in self._nested:
+            if inner.tokens > outer.tokens or inner.nano_usd > outer.nano_usd:
+                what = f"{outer.budget.reserved} reserved, {inner.budget.name!r} below it {inner.budget.reserved}"
+                self.wrong.setdefault((outer.budget.name, "less"), f"ledger {outer.budget.name!r} has {what}")
 
-    def _compare(self) -> None:
-        """Whatever is reserved by some runs is also reserved in each ledger that all of them draw on."""
-        all_seen = list(self._seen.values())
-        for inner in all_seen if len(all_seen) > 1 else ():
-            for outer in all_seen:
-                if not inner.runs & ~outer.runs and any(map(int.__gt__, inner.reserved, outer.reserved)):
-                    self.wrong.setdefault(
-                        (outer.budget.name, "less"),
-                        f"ledger {outer.budget.name!r} has {outer.reserved} reserved, {inner.budget.name!r} below it "
-                        f"{inner.reserved}",
-                    )
+    def _take_stock(self) -> None:
+        """A run or a ledger has come."""
+        drawn: dict[int, set[str]] = {}
+        for run in () if self._root is None else _tree(self._root):
+            for budget in run.boundary.chain:
+                if id(budget) not in self._seen:
+                    self._seen[id(budget)] = _Seen(budget)
+                drawn.setdefault(id(budget), set()).add(run.run_id)
+            if run.run_id not in self._drawing:
+                self._drawing[run.run_id] = _Drawing(run)
+            self._drawing[run.run_id].take_stock([self._seen[id(budget)] for budget in run.boundary.chain])
+        self._nested = [
+            (self._seen[one], self._seen[other])
+            for one in drawn
+            for other in drawn
+            if one != other and drawn[one] <= drawn[other]
+        ]
+
+
+class _Drawing:
+    """One run, and what it has used."""
+
+    def __init__(self, run: Life) -> None:
+        self.run = run
+        self.ledgers: list[_Seen] = []
+        self._members = 0
+        self._chain: Chain = ()
+        self._tokens = self._nano_usd = 0
+        self.count()
+
+    def count(self) -> None:
+        """Add what it has used since the last time to its ledgers."""
+        tally = self.run.voice.tally
+        if tally is None or (tally.tokens, tally.cost) == (self._tokens, self._nano_usd):
+            return
+        tokens, nano_usd = tally.tokens - self._tokens, tally.cost - self._nano_usd
+        self._tokens, self._nano_usd = tally.tokens, tally.cost
+        for seen in self.ledgers:
+            seen.used_tokens += tokens
+            seen.used_nano_usd += nano_usd
+            seen.unbounded += tokens
+
+    def changed(self) -> bool:
+        """Whether it has got a member or a ledger."""
+        return len(self.run.members) != self._members or self.run.boundary.chain is not self._chain
+
+    def take_stock(self, ledgers: list[_Seen]) -> None:
+        """From now on it draws on these."""
+        self.ledgers, self._members, self._chain = ledgers, len(self.run.members), self.run.boundary.chain
 
 
 class _Seen:
@@ -89,52 +123,34 @@ class _Seen:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.runs = 0  # those that draw on it, as bits
-        self.reserved = budget.reserved
-        self._spent_before = budget.spent
-        self._before: dict[int, tuple[int, int]] = {}  # tokens and money that a run had used when it was first seen
-        self._most: float = 0  # the highest token limit so far
-        self._over = max(0.0, sum((self._spent_before.tokens, self.reserved.tokens)) - self._limit())
-        self._tokens = self._cost = self._unbounded = 0
-        self._priced = True
+        self.rejected = False
+        self.used_tokens = self.used_nano_usd = self.unbounded = 0
+        self.tokens, self.nano_usd = budget.reserved  # as it was at the last look
+        self._before = budget.spent
+        self._most = -math.inf  # the highest limit so far
+        self._over = max(0, self._before.tokens + self.tokens - self._limit())
 
     def _limit(self) -> float:
-        return float("inf") if self.budget.tokens is None else self.budget.tokens
+        return math.inf if (limit := self.budget.tokens) is None else limit
 
-    def begin(self) -> None:
-        """Count anew."""
-        self._tokens = self._cost = self._unbounded = 0
-
-    def add(self, bit: int, tokens: int, cost: int | None, bounded: int) -> None:
-        """Count what one run has used; a sum with an unknown part tells nothing about money."""
-        if not self.runs & bit:
-            self.runs |= bit
-            self._before[bit] = tokens, cost or 0
-        tokens_before, cost_before = self._before[bit]
-        self._tokens += tokens - tokens_before
-        self._cost += (cost or 0) - cost_before
-        self._unbounded += tokens - bounded
-        self._priced = self._priced and (cost is not None or not tokens)
-
-    def judge(self, *, rejected: bool) -> Iterator[tuple[str, str]]:
+    def judge(self) -> Iterator[tuple[str, str]]:
         """What is wrong with it now, with a name for the kind of it."""
-        budget = self.budget
-        reserved, now = budget.reserved, budget.spent
-        self.reserved = reserved
-        if reserved.tokens < 0 or reserved.nano_usd < 0:
-            yield "negative", f"has {reserved} reserved"
-        spent, cost = now.tokens - self._spent_before.tokens, now.nano_usd - self._spent_before.nano_usd
-        if spent < self._tokens or (spent > self._tokens and not rejected):
-            yield "tokens", f"has {spent} tokens spent, the runs that draw on it used {self._tokens}"
-        if self._priced and (cost < self._cost or (cost > self._cost and not rejected)):
-            yield "cost", f"has {cost} nano-USD spent, the runs that draw on it used {self._cost}"
+        budget, before = self.budget, self._before
+        self.tokens, self.nano_usd = budget.reserved
+        now, nano_usd = budget.spent
+        if self.tokens < 0 or self.nano_usd < 0:
+            yield "negative", f"has {budget.reserved} reserved"
+        spent, paid = now - before.tokens, nano_usd - before.nano_usd
+        if spent != self.used_tokens and not (self.rejected and spent > self.used_tokens):
+            yield "tokens", f"has {spent} tokens spent, the runs that draw on it used {self.used_tokens}"
+        if paid != self.used_nano_usd and not (self.rejected and paid > self.used_nano_usd):
+            yield "money", f"has {paid} nano-USD spent, the runs that draw on it used {self.used_nano_usd}"
         self._most = max(self._most, self._limit())
-        over = now.tokens + reserved.tokens - self._most
-        if over > self._over + self._unbounded:
-            yield "over", f"is {over:g} tokens over its limit, and {self._unbounded} were spent without a bound"
+        if (over := now + self.tokens - self._most) > self._over + self.unbounded:
+            yield "over", f"is {over:g} tokens over its limit, of which {self.unbounded} were charged without a bound"
 
 
-def _tree(run: Run) -> Iterator[Run]:
+def _tree(run: Life) -> Iterator[Life]:
     yield run
     for member in run.members:
-        yield from _tree(member)  # type: ignore[arg-type]  # a Life that is a Run, as all are
+        yield from _tree(member)

@@ -5,7 +5,6 @@ A mutant patches one or two functions by name, so a refactoring that moves them 
 
 from __future__ import annotations
 
-import asyncio
 from inspect import isawaitable
 from typing import Any
 
@@ -187,29 +186,6 @@ def usage_is_metered_twice(patch: Patch) -> None:
             voice._pending.add(usage)
 
     patch.setattr(Voice, "charge", twice)
-
-
-# -- budgets ---------------------------------------------------------------------------------------------------------
-
-
-@mutant
-def hold_is_not_released(patch: Patch) -> None:
-    patch.setattr(Step, "_give_back", nothing)
-
-
-@mutant
-def hold_is_released_after_an_await(patch: Patch) -> None:
-    patch.setattr(Step, "_give_back", nothing)
-    leave = Step.__aexit__
-
-    async def leave_then_release(step: Step, *exc: Any) -> bool:
-        swallowed = await leave(step, *exc)
-        await asyncio.sleep(0)
-        if step.hold is not None:
-            step.hold.release()
-        return swallowed
-
-    patch.setattr(Step, "__aexit__", leave_then_release)
 
 
 # -- the outcome -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from softstop.testing._explore import walk
 
 from ..scenes import SCENES, MakeRun
 from . import planted as planted
+from . import planted_in_ledgers as planted_in_ledgers
 from .registry import MUTANTS, Mutant
 
 pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
