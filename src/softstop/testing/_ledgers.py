@@ -37,6 +37,8 @@ class Ledgers:
     def notice(self, entry: Event | Mark) -> None:
         """Something was told; look at all ledgers."""
         if isinstance(entry, Mark):
+            if not self._seen:
+                return  # a ledger comes with a run, and a run with an event
             self._hear(entry)
         elif isinstance(entry, UsageRejected):  # what its step had reserved is about to count as spent
             for seen in self._seen.values():
@@ -55,9 +57,12 @@ class Ledgers:
                 seen.unbounded -= covered
 
     def _look(self) -> None:
+        grown = not self._drawing
         for drawing in self._drawing.values():
-            drawing.count()
-        if any(drawing.changed() for drawing in self._drawing.values()) or not self._drawing:
+            if drawing.ledgers:
+                drawing.count()
+            grown = grown or drawing.changed()
+        if grown:
             self._take_stock()
         for seen in self._seen.values():
             for kind, what in seen.judge():
@@ -115,6 +120,7 @@ class _Drawing:
 
     def take_stock(self, ledgers: list[_Seen]) -> None:
         """From now on it draws on these."""
+        self.count()
         self.ledgers, self._members, self._chain = ledgers, len(self.run.members), self.run.boundary.chain
 
 
