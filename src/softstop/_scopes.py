@@ -147,11 +147,11 @@ class _Pulses:
         """The scope delivers; watch what comes of it."""
         if self._frozen:
             return
-        self._look()
-        self._watch_from_now()
-        patience = self._patience()
+        reaches, patience = self._look(), self._patience()
         if patience:
             self._rest(patience)
+        elif reaches or self._scope._cancel_handle is not None or not self._nudged():
+            self._watch_from_now()  # else all inside are behind shields whose owners nudge when they go
 
     def nudge(self) -> None:
         if not self._frozen:
