@@ -300,8 +300,10 @@ class Stream(Generic[T]):
                 self._insist = self.task.get_loop().call_later(self._boundary.cleanup_timeout, self._lower_guard)
 
     def _lower_guard(self) -> None:
-        if self._guard is not None:
-            self._guard.shield = False
+        boundary = self._boundary
+        if self._guard is not None and not (boundary.abandoned or boundary.over):
+            self._guard.shield = False  # the group around delivers again, on every turn of the loop
+            boundary.scope.nudge()  # which silences it after a few
 
     @property
     def closing(self) -> bool:

@@ -1,7 +1,7 @@
 """T8: when grace ends the step is cut, then given up; whatever the body does with that, the CPU stays quiet."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 import pytest
@@ -479,4 +479,41 @@ async def test_a_deaf_branch_beside_a_step_is_as_quiet() -> None:
         assert worst <= 20
         run.cancel(mode="now")
         await run.ended()
+    await anyio.sleep(LAST)
+
+
+@pytest.mark.parametrize("cleanup_timeout", [1.0, 6.0], ids=["before the run is given up", "after it"])
+@pytest.mark.parametrize("mode", ["step", "now"])
+async def test_a_generator_in_a_branch_that_will_not_clean_up_is_as_quiet_when_its_time_is_over(
+    cleanup_timeout: float, mode: str
+) -> None:
+    async def source(run: RunContext) -> AsyncIterator[str]:
+        try:
+            yield "word"
+            await anyio.sleep(1_000)
+        finally:
+            await retries(run)
+
+    async def body(run: RunContext, message: object) -> None:
+        async def read() -> None:
+            async for _ in run.stream("read", source(run)):
+                pass
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            group.start_soon(anyio.sleep, 1_000)
+
+    deliveries.clear()
+    loop = asyncio.get_running_loop()
+    policy = StopPolicy(grace=3, abandon_after=2, cleanup_timeout=cleanup_timeout)
+    async with Supervisor(policy=policy) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, lambda: run.cancel(mode=mode))
+        assert (await run.ended()).abandoned == ("read",)
+        count, before = len(deliveries), loop.turns  # type: ignore[attr-defined]
+        await anyio.sleep(60)
+        assert loop.turns - before < 20  # type: ignore[attr-defined]
+        worst = max((sum(start <= when < start + 1 for when in deliveries) for start in deliveries), default=0)
+        assert worst <= 20, f"{worst} deliveries in one second"
+        assert len(deliveries) == count, "delivered to an abandoned body"
     await anyio.sleep(LAST)
