@@ -349,7 +349,7 @@ def test_whoever_finds_an_orphan_writes_its_outcome(find: Callable[[Run], None])
 
 def test_a_tree_of_orphans_ends_from_the_leaves_up_and_keeps_the_stop_on_record() -> None:
     async def lead(run: RunContext, message: object) -> None:
-        member = run.start_member(Agent(sleeper), "go", run_id="m")
+        member = run.start_member(Agent(payer), "go", run_id="m")
         await begun(member)
         cancel_run(run.run_id, "asked before")
 
