@@ -174,12 +174,11 @@ class Boundary:
         return hold
 
     async def _claim(self, fit: Fit) -> Claim:
-        waiters: list[asyncio.Future[None]] = []
-        claim = Claim(self.chain, fit, enclosing_holds(), lambda: wake_anywhere(waiters))
-        if claim.enter() is Verdict.waiting:
-            waiters.append(asyncio.get_running_loop().create_future())
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        claim = Claim(self.chain, fit, enclosing_holds(), lambda: wake_anywhere([waiter]))
+        if claim.enter() is Verdict.waiting:  # from here on a run of another loop may decide it, in its own thread
             try:
-                await waiters[0]
+                await waiter
             except BaseException:
                 claim.withdraw()
                 raise
@@ -263,9 +262,6 @@ class Boundary:
         self._deferred = True
         self._cancel_unless_foreign()
 
-    def _steps_run(self) -> bool:
-        return bool(self.open)
-
     def _patience(self) -> float:
         """While generators that were interrupted clean up, one interruption is enough: they may have to wait for that.
 
@@ -290,7 +286,7 @@ class Boundary:
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
             self._deferred = False
-            self.scope.interrupt(self._patience, self._steps_run)
+            self.scope.interrupt(self._patience)
             self._unpark()
 
     def lower_shields(self) -> None:

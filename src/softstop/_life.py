@@ -17,6 +17,7 @@ from ._machine import Ending, Facts, Signal, follow, reduce_outcome
 from ._means import LimitChanges, Means, RunLimits, check_priced, means_of
 from ._members import end_all, joined, living, stopped_with
 from ._open import current_step
+from ._scopes import SETTLE
 from ._spec import RunOptions, RunSpec
 from ._stopline import StopLine
 from ._voice import Voice, WatchedVoice
@@ -30,7 +31,6 @@ from .ports import Owner, Runnable
 from .stops import LimitReached, RunStatus, StopCause, StopMode, StopPolicy, StopRequest
 
 UNDISTURBED: Final = Facts(Ending.returned, stop_requested=False)  # nearly every run; one value for all
-SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before the outcome is published without it
 current_run: ContextVar[Life | None] = ContextVar("softstop.current_run", default=None)
 
 
@@ -228,7 +228,7 @@ class Life:
         self._set_out()
         ending, interrupt, boundary, scope = Ending.interrupted, None, self.boundary, self.boundary.scope
         raised: BaseException | None = None
-        scope.enter()
+        scope.__enter__()
         try:
             value = await perform(self.spec.runnable, RunContext(self), self.spec.message)
             if isinstance(value, str) and not self.voice.content:

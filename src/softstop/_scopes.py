@@ -17,16 +17,12 @@ Scope = CancelScope  # asyncio's own: `anyio.CancelScope()` looks the backend up
 TURNS: Final = 3  # loop turns of anyio's own delivery before a task that stays is left in peace
 PULSE: Final = 0.06  # seconds until the next delivery to a task that stays: with TURNS, below 20 in any second
 SLOWEST_PULSE: Final = 1.0
+SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before its run goes on without it
 NEVER_YET: Final = float("-inf")  # the effective deadline where a scope is cancelled
-POLL: Final = 0.25  # seconds until a cancel that found nobody to deliver to looks again
 
 
 def _impatient() -> float:
     return 0.0
-
-
-def _unaided() -> bool:
-    return False
 
 
 def _below(scope: Scope) -> Iterator[Scope]:
@@ -91,32 +87,29 @@ class QuietScope(Scope):
         reached = self._pulses is not None and self._pulses.reached
         return reached or (self._host_task is not None and self._host_task.cancelling() > 0)
 
-    def enter(self) -> None:
-        """Enter as `with` does; that would hold another object in the task of each run, for as long as it lives."""
-        self.__enter__()
-        if self._pulses is not None:
-            self._pulses.begin()
-
     def leave(self, raised: BaseException | None) -> BaseException | None:
-        """Leave as `with` does. Returns what is left of what was raised: nothing, if it was this scope's own doing."""
+        """Leave as `with` does, which would hold another object in the task of each run for as long as it lives.
+
+        Returns what is left of what was raised: nothing, if it was this scope's own doing.
+        """
         try:
             swallowed = self.__exit__(None if raised is None else type(raised), raised, None)
         except BaseException as rest:  # noqa: BLE001, ASYNC103 - the part of a group that is not its own; handed on
             return rest
         return None if swallowed else raised
 
-    def interrupt(self, patience: Callable[[], float] = _impatient, nudged: Callable[[], bool] = _unaided) -> None:
-        """Interrupt everything inside that is not shielded.
-
-        Args:
-            patience: Tells for how many seconds the deliveries so far are enough; asked after each.
-            nudged: Tells whether a shield is up whose owner will nudge, so that there is no need to look until then.
-        """
+    def interrupt(self, patience: Callable[[], float] = _impatient) -> None:
+        """Interrupt everything inside that is not shielded; `patience` tells for how long a delivery is enough."""
         if self._pulses is None:
-            self._pulses = _Pulses(self, patience, nudged)
+            self._pulses = _Pulses(self, patience)
             self.cancel()
-        if self._host_task is not None:
-            self._pulses.begin()
+
+    def _deliver_cancellation(self, origin: Scope) -> bool:
+        """As anyio does on every turn while a task stays, and again whenever a shield inside has gone."""
+        stays = super()._deliver_cancellation(origin)
+        if origin is self and self._pulses is not None:
+            self._pulses.delivered(stays=stays)
+        return stays
 
     def nudge(self) -> None:
         """A shield inside has just gone: deliver again at once instead of at the next pulse."""
@@ -132,31 +125,40 @@ class QuietScope(Scope):
 class _Pulses:
     """How the cancellation of one scope is delivered: for a few turns, then again and again, ever more slowly."""
 
-    __slots__ = ("_frozen", "_handle", "_loop", "_nudged", "_patience", "_pulse", "_scope", "_turns", "reached")
+    __slots__ = ("_frozen", "_handle", "_loop", "_patience", "_pulse", "_scope", "_turns", "reached")
 
-    def __init__(self, scope: QuietScope, patience: Callable[[], float], nudged: Callable[[], bool]) -> None:
-        self._scope, self._patience, self._nudged = scope, patience, nudged
+    def __init__(self, scope: QuietScope, patience: Callable[[], float]) -> None:
+        self._scope, self._patience = scope, patience
         self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.Handle | None = None  # the next look or pulse; None before the scope is entered and after
+        self._handle: asyncio.Handle | None = None  # the next pulse, while delivery rests
         self._pulse = PULSE
         self._turns = TURNS
         self._frozen = False  # for good: whatever ends in there later must not begin the pulses anew
         self.reached = False  # a delivery was seen to reach a task inside, whatever it did with it
 
-    def begin(self) -> None:
-        """The scope delivers; watch what comes of it."""
-        if self._frozen:
-            return
+    def delivered(self, *, stays: bool) -> None:
+        """Note a delivery, after which a task stays or not, and rest after some."""
+        self._turns -= 1
         reaches, patience = self._look(), self._patience()
         if patience:
             self._rest(patience)
-        elif reaches or self._scope._cancel_handle is not None or not self._nudged():
-            self._watch_from_now()  # else all inside are behind shields whose owners nudge when they go
+        elif reaches and self._turns <= 0:
+            self._rest(self._pulse)
+            self._pulse = min(self._pulse * 1.5, SLOWEST_PULSE)
+        elif reaches and not stays:  # by a group's scope, which goes on alone
+            self.end()
+            self._handle = self._loop.call_soon(self._watch)
+        elif not stays:  # all are gone or behind shields
+            self._turns, self._pulse = TURNS, PULSE
+
+    def _watch(self) -> None:
+        self.delivered(stays=False)
 
     def nudge(self) -> None:
         if not self._frozen:
+            self.end()
+            self._turns, self._pulse = TURNS, PULSE
             self._deliver()
-            self._watch_from_now()
 
     def freeze(self) -> None:
         self._frozen = True
@@ -169,26 +171,6 @@ class _Pulses:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-
-    def _watch_from_now(self) -> None:
-        self.end()
-        self._turns, self._pulse = TURNS, PULSE
-        self._handle = self._loop.call_soon(self._watch)
-
-    def _watch(self) -> None:
-        self._turns -= 1
-        reaches, patience = self._look(), self._patience()
-        if patience:
-            self._rest(patience)
-        elif self._turns > 0:
-            self._handle = self._loop.call_soon(self._watch)
-        elif reaches:
-            self._rest(self._pulse)
-        elif self._nudged():
-            self._handle = None
-        else:  # behind shields that are not ours, so that nobody tells when they go
-            wait = POLL * 4**-(self._turns)
-            self._handle = self._loop.call_later(wait, self._watch)
 
     def _rest(self, seconds: float) -> None:
         self.end()
@@ -207,18 +189,12 @@ class _Pulses:
         if turns:
             self._handle = self._loop.call_soon(self._hush, turns - 1, seconds)
         else:
-            self._handle = None if seconds is None else self._loop.call_later(seconds, self._beat)
-
-    def _beat(self) -> None:
-        self._deliver()
-        self._look()
-        self._pulse = min(self._pulse * 1.5, SLOWEST_PULSE)
-        self._rest(self._pulse)
+            self._handle = None if seconds is None else self._loop.call_later(seconds, self._deliver)
 
     def _deliver(self) -> None:
         self._scope._cancel_called = True
         for scope in _below(self._scope):
-            if scope._cancel_called:
+            if scope._cancel_called or scope is self._scope:
                 if scope._cancel_handle is not None:
                     scope._cancel_handle.cancel()  # or there would be two chains of deliveries, and one never rests
                 scope._deliver_cancellation(scope)
@@ -237,17 +213,20 @@ class _Pulses:
 async def finish_within(seconds: float, work: Callable[[], object]) -> bool:
     """Call `work` and await what it returns, shielded and for at most `seconds`; tell whether it ended by itself.
 
-    The bound is a cancellation, so code that swallows it can still stay; whoever calls this has a bound of its own.
+    The bound is a cancellation, so code that goes on swallowing it can still stay, and is then left in peace; whoever
+    calls this has a bound of its own.
     """
+    loop = asyncio.get_running_loop()
     with QuietScope(shield=True) as quiet:
-        timer = asyncio.get_running_loop().call_later(seconds, quiet.interrupt)
+        timers = loop.call_later(seconds, quiet.interrupt), loop.call_later(seconds + SETTLE, quiet.freeze)
         try:
             result = work()
             if isawaitable(result):
                 await result
             return True
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
     return False
 
 

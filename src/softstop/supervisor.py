@@ -13,13 +13,14 @@ from typing import Any, Self, Unpack, cast
 import anyio
 
 from ._journal import Journal
-from ._life import SETTLE, Life, current_run
+from ._life import Life, current_run
 from ._live import defaults, live
 from ._log import Waiters, wait_in, wake_all
 from ._means import check_priced
 from ._readers import EventStream
 from ._remembered import Remembered
 from ._run import Run
+from ._scopes import SETTLE
 from ._spec import RunOptions, RunOutput, RunSpec
 from .errors import MisuseError, RunNotFound, SupervisorClosed
 from .limits import NO_LIMITS, Limits

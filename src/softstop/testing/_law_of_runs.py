@@ -72,8 +72,8 @@ def usage_is_the_sum_of_metrics(told: Told) -> Broken:
 
 def nothing_starts_after_a_stop(told: Told) -> Broken:
     """T2: once a stop is accepted no step and no member begins, but inside a begun atomic step."""
-    stopped = told.stopped_from
-    if stopped == FOR_EVER or _waits_for_a_turn(told):
+    stopped = _stopped_for_good(told)
+    if stopped == FOR_EVER:
         return
     if any(place >= stopped for place, _ in told.of(RunStarted)):
         yield "it began although a stop had been accepted before"
@@ -89,9 +89,11 @@ def nothing_starts_after_a_stop(told: Told) -> Broken:
             yield f"member {entry.run_id!r} began after the stop was accepted"
 
 
-def _waits_for_a_turn(told: Told) -> bool:
-    modes = {request.mode for _, request in told.requests}
-    return modes == {StopMode.turn} and any("Model" in type(entry).__name__ for _, entry in told.entries)
+def _stopped_for_good(told: Told) -> int:
+    """The place from which on nothing may begin; a stop of mode `turn` lets the turn under way go on."""
+    if not any("Model" in type(entry).__name__ for _, entry in told.entries):
+        return told.stopped_from
+    return min((place for place, request in told.requests if request.mode is not StopMode.turn), default=FOR_EVER)
 
 
 def every_step_is_told(told: Told) -> Broken:

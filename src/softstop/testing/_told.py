@@ -5,8 +5,9 @@ from __future__ import annotations
 from operator import is_, itemgetter
 from typing import Any, TypeVar
 
-from softstop._life import SETTLE, Life
+from softstop._life import Life
 from softstop._run import Run
+from softstop._scopes import SETTLE
 from softstop.events import (
     Event,
     Outcome,

@@ -356,6 +356,12 @@ async def child_of_an_anyio_group(run: RunContext) -> None:
         group.start_soon(retries, run)
 
 
+async def behind_a_shield_of_its_own_first(run: RunContext) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(2.5)
+    await retries(run)
+
+
 async def source_that_retries(run: RunContext) -> None:
     class Source:
         def __aiter__(self) -> "Source":
@@ -371,7 +377,7 @@ async def source_that_retries(run: RunContext) -> None:
 
 NOISY = [
     retries, retries_in_a_step, slow_child_of_an_asyncio_group, shielded_task_in_a_loop, awaitable_that_refuses,
-    child_of_an_anyio_group, source_that_retries,
+    child_of_an_anyio_group, behind_a_shield_of_its_own_first, source_that_retries,
 ]  # fmt: skip
 deliveries: list[float] = []
 

@@ -366,6 +366,31 @@ async def deaf_clean_up(run: RunContext, message: object) -> None:
     await anyio.sleep(1_000)
 
 
+async def test_a_hook_that_was_left_behind_is_left_in_peace() -> None:
+    interrupted: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def deaf(stop: StopRequest) -> None:
+            until = now() + 60
+            while now() < until:
+                try:
+                    await anyio.sleep(until - now())
+                except asyncio.CancelledError:
+                    interrupted.append(now())
+
+        run.on_stop(deaf)
+        await anyio.sleep(1_000)
+
+    async with Supervisor(policy=StopPolicy(cleanup_timeout=6)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert output.abandoned == ("on_stop",)
+        count = len(interrupted)
+        await anyio.sleep(60)
+        assert 0 < len(interrupted) == count
+
+
 @pytest.mark.parametrize("stop", [{"mode": "now"}, {"grace": 0}, {"grace": 1}], ids=repr)
 async def test_a_stronger_stop_gives_a_deaf_hook_no_more_time(stop: dict[str, Any]) -> None:
     async with Supervisor(policy=StopPolicy(grace=4, abandon_after=2, cleanup_timeout=6)) as supervisor:
