@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 
 import anyio
 import pytest
@@ -20,6 +21,8 @@ from softstop import (
     Supervisor,
     Usage,
 )
+from softstop._amounts import Amount, exactly
+from softstop.budgets import Claim, Verdict
 
 
 def now() -> float:
@@ -339,6 +342,31 @@ async def test_an_exhausted_limit_may_pause_and_raising_it_resumes() -> None:
     assert output.value == "done"
     assert kinds.count("RunPaused") == kinds.count("RunContinued") == 1
     assert "RunStopRequested" not in kinds
+
+
+async def test_room_that_another_thread_frees_in_the_instant_a_step_begins_to_wait_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = Budget(tokens=10)
+    held = Claim((budget,), exactly(Amount(10, 0)), (), lambda: None)
+    held.enter()
+    enter = Claim.enter
+
+    def enter_while_another_thread_frees_it(claim: Claim) -> Verdict:
+        verdict = enter(claim)
+        thread = threading.Thread(target=held.withdraw)
+        thread.start()
+        thread.join()
+        return verdict
+
+    async def body(run: RunContext, message: object) -> None:
+        await spend(run, 10, reserve=10)
+
+    monkeypatch.setattr(Claim, "enter", enter_while_another_thread_frees_it)
+    async with Supervisor() as supervisor:
+        with anyio.fail_after(5):
+            output = await supervisor.start(Agent(body), None, budgets=[budget])
+    assert output.usage.total_tokens == 10
 
 
 @pytest.mark.explore
