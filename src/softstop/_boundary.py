@@ -41,8 +41,8 @@ class Boundary:
     """What one run has open, and whether more may open."""
 
     __slots__ = (
-        "_above", "_after_turn", "_deferred", "_emptied", "_failures", "_parked", "_records", "_resting", "_run",
-        "_steps", "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "chain", "cleanup_timeout",
+        "_above", "_after_turn", "_deferred", "_dismissed", "_emptied", "_failures", "_parked", "_records", "_resting",
+        "_run", "_steps", "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "chain", "cleanup_timeout",
         "cut", "foreign", "limited", "most", "open", "over", "paused", "refused", "scope", "streams",
         "voice", "wrap_up",
     )  # fmt: skip
@@ -70,7 +70,7 @@ class Boundary:
         self.paused = False
         self.wrap_up: WrapUp | None = None  # set by a body that has a model, which could give a last answer
         self.over = False  # the outcome is published
-        self.abandoned = False  # ... without waiting for the body
+        self.abandoned = self._dismissed = False  # ... without waiting for the body; which has been told at a boundary
         self.begun = 0
         self.foreign = 0  # begun steps in tasks outside the scope's tree; while > 0 the scope must not be cancelled
         self.open: dict[OpenStep, None] = {}  # in the order of their begin; an empty set would take three times as much
@@ -208,8 +208,11 @@ class Boundary:
     async def refuse(self) -> None:
         """Do not let the caller pass: ends in a cancellation, however the calling task is related to the scope."""
         self.refused = True
-        if self.abandoned:
-            await asyncio.get_running_loop().create_future()  # an abandoned body gets nothing more, not even an error
+        if self.abandoned:  # a body that came back late may unwind; one that comes back once more gets nothing at all
+            if self._dismissed:
+                await asyncio.get_running_loop().create_future()
+            self._dismissed = True
+            raise asyncio.CancelledError("refused: the run has ended without waiting for this")
         await pass_unless_cancelled()  # the ordinary way out: the run's scope delivers
         if not self.scope.interrupted and not self.over:  # foreign steps still run (T3), or its turn has not come
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()

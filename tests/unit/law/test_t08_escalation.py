@@ -264,6 +264,48 @@ async def test_late_events_of_an_abandoned_body_are_dropped_and_counted() -> Non
         assert supervisor.abandoned == 0
 
 
+async def test_an_abandoned_body_that_comes_back_unwinds_at_the_next_boundary() -> None:
+    ends: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            async with run.step("hang"):
+                await retries(run)
+            async with run.step("next"):
+                ends.append("began")
+        finally:
+            ends.append("unwound")
+
+    deliveries.clear()
+    async with Supervisor(policy=StopPolicy(grace=1, abandon_after=1)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        output = await run.ended()
+        assert (output.abandoned, ends, supervisor.abandoned) == (("hang",), [], 1)
+        await anyio.sleep(LAST)
+        assert (ends, supervisor.abandoned) == (["unwound"], 0)
+
+
+async def test_an_abandoned_body_that_will_not_leave_its_boundaries_waits_there_and_turns_no_loop() -> None:
+    refused: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        await retries(run)
+        while len(refused) < 2:
+            try:
+                await run.boundary()
+            except asyncio.CancelledError:
+                refused.append(now())
+
+    deliveries.clear()
+    async with Supervisor(policy=StopPolicy(grace=1, abandon_after=1)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        await run.ended()
+        await anyio.sleep(LAST)
+        assert len(refused) == 1
+
+
 async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget() -> None:
     budget = Budget(tokens=1_000)
 
