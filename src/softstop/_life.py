@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import Any, Final
 
+from ._across import across
 from ._body import perform
 from ._boundary import Boundary
 from ._hooks import StopHook, call_hooks, check_hook
@@ -105,7 +106,7 @@ class Life:
                 self._bell = self._bell or []
                 await wait_in(self._bell, self.loop)
         elif self.outcome is None:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.wait_for_end(), self.loop))
+            await across(self.loop, self.wait_for_end)
 
     def live_members(self) -> Iterable[StopLine]:
         """The stop lines of the members that have not ended."""
@@ -318,8 +319,7 @@ class Life:
         if self.line.sealed or self._abandoned:
             return None
         self.line.take_inbox()
-        stop = self.stop
-        if stop is None and ending is Ending.returned:
+        if (stop := self.stop) is None and ending is Ending.returned:
             return reduce_outcome(UNDISTURBED)
         cut = self.boundary.cut or any(stopped_with(member, self.run_id, stop) for member in self.members)
         facts = Facts(ending, stop is not None, self.boundary.refused, cut, self._delivered, self._failed_first)

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from ._across import submit
 from ._run import Run
 from ._spec import RunOptions, RunOutput
 from .errors import MisuseError
@@ -37,7 +38,7 @@ class Portal:
     def call(self, work: Callable[[Supervisor], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run a coroutine on the background loop, in a fresh context: the calling thread's run is not its parent."""
         loop, supervisor = self._serving()
-        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, work(supervisor), loop)
+        return contextvars.Context().run(submit, loop, partial(work, supervisor))
 
     def _serving(self) -> tuple[asyncio.AbstractEventLoop, Supervisor]:
         with self._lock:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from threading import get_ident
 from typing import Any
 
+from ._across import across
 from ._voice import Voice
 from .events import Event
 
@@ -84,8 +85,7 @@ class EventStream:
 
     async def _next_from_afar(self) -> Event:
         """A reader on another loop: ask the run's own for a batch."""
-        there = asyncio.run_coroutine_threadsafe(self.read(), self._log.loop)
-        events: list[Event] = await asyncio.wrap_future(there)
+        events = await across(self._log.loop, self.read)
         self._batch = iter(events)
         for event in self._batch:
             return event

@@ -134,7 +134,8 @@ class RunOutput:
     @property
     def total_usage(self) -> Usage:
         """What this run and all below it have charged."""
-        tally, left = Tally(), [self]
+        tally = Tally()
+        left: list[RunOutput] = [self]
         while left:
             output = left.pop()
             tally.add(output.usage)

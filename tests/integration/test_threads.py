@@ -1,9 +1,11 @@
 """Threads, loops and forks, for real: whoever asks gets an answer at once, and the answer is true."""
 
 import asyncio
+import gc
 import random
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -324,3 +326,29 @@ def test_an_exception_of_the_body_is_data_and_not_raised_in_the_caller() -> None
     output = Agent(fails).run("go")
     assert output.status is RunStatus.failed
     assert isinstance(output.error, KeyError)
+
+
+def test_a_wait_for_a_run_whose_loop_never_turns_again_leaves_no_coroutine_behind() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await asyncio.sleep(1_000)
+
+    async def start() -> softstop.Run:
+        return Agent(body).arun("go")
+
+    async def wait(run: softstop.Run) -> None:
+        with anyio.move_on_after(0.2):
+            await run
+
+    loop = asyncio.new_event_loop()
+    run = loop.run_until_complete(start())
+    waiting = threading.Thread(target=asyncio.run, args=(wait(run),))
+    waiting.start()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        loop.close()
+        gc.collect()
+    assert [str(warning.message) for warning in told if "never awaited" in str(warning.message)] == []
+    assert run.output is not None
+    assert run.output.status is RunStatus.cancelled

@@ -204,6 +204,9 @@ class _NumberedTask(asyncio.Task[Any]):
         return self._number
 
 
+_take: Callable[[deque[asyncio.Handle]], asyncio.Handle] = deque.popleft  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+
+
 class _Ready(deque[asyncio.Handle]):
     """The loop's queue of callbacks, which tells the loop when it takes one."""
 
@@ -211,12 +214,12 @@ class _Ready(deque[asyncio.Handle]):
         super().__init__()
         self._loop = loop
 
-    def popleft(self, take: Callable[[deque[asyncio.Handle]], asyncio.Handle] = deque.popleft) -> asyncio.Handle:
+    def popleft(self) -> asyncio.Handle:
         loop = self._loop
         loop._calls += 1
         if loop._breakpoints is not None:
             loop._breakpoints(loop._calls)
-        return take(self)  # what `super()` would find; this is the hottest line of an exploration
+        return _take(self)  # what `super()` would find; this is the hottest line of an exploration
 
 
 class _VirtualSelector(selectors.BaseSelector):
