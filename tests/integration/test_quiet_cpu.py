@@ -1,4 +1,4 @@
-"""A body that will not stop costs no CPU, measured on the real loop: before it is given up and after."""
+"""Bodies that will not stop cost no CPU, measured on the real loop: before it is given up and after."""
 
 import asyncio
 import time
@@ -74,29 +74,32 @@ async def share_of_a_core(seconds: float) -> float:
     return (time.process_time() - cpu) / (time.monotonic() - began)
 
 
-@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 @pytest.mark.parametrize("mode", ["step", "now"])
-async def test_a_deaf_body_takes_less_than_a_twentieth_of_a_core(
-    body: Callable[[RunContext, Deaf], Awaitable[None]], mode: str
-) -> None:
-    async def whole(run: RunContext, message: Deaf) -> None:
-        await body(run, message)
+async def test_deaf_bodies_of_all_kinds_take_less_than_a_twentieth_of_a_core_together(mode: str) -> None:
+    def whole(body: Callable[[RunContext, Deaf], Awaitable[None]]) -> Agent:
+        async def run_it(run: RunContext, message: Deaf) -> None:
+            await body(run, message)
 
-    deaf = Deaf()
+        return Agent(run_it, name=body.__name__)
+
+    deaf = {body.__name__: Deaf() for body in BODIES}
     with anyio.fail_after(10):
         async with Supervisor(policy=StopPolicy(grace=0.6, abandon_after=0.6)) as supervisor:
-            run = supervisor.start(Agent(whole), deaf)
+            runs = [supervisor.start(whole(body), deaf[body.__name__]) for body in BODIES]
             await asyncio.sleep(0.05)
-            run.cancel(mode=mode)
+            for run in runs:
+                run.cancel(mode=mode)
             before = await share_of_a_core(0.5)
-            await run.ended()
-            given_up = time.monotonic()
+            given_up: dict[str, float] = {}
+            for run in runs:
+                assert (await run.ended()).abandoned
+                given_up[run.source.name] = time.monotonic()
             after = await share_of_a_core(0.5)
-            assert run.output is not None
-            assert run.output.abandoned
-        await asyncio.sleep(max(0.0, deaf.left) + 0.05)
-    assert before < 0.05, f"{before:.0%} of a core while the stop is under way"
-    assert after < 0.05, f"{after:.0%} of a core after the run was given up"
-    assert not [when for when in deaf.deliveries if when > given_up + 0.01 and when < deaf.until]
-    rate = max((sum(start <= when < start + 1 for when in deaf.deliveries) for start in deaf.deliveries), default=0)
-    assert rate <= 20
+        await asyncio.sleep(max(0.0, *(each.left for each in deaf.values())) + 0.05)
+    assert before < 0.05, f"{before:.0%} of a core while the stops are under way"
+    assert after < 0.05, f"{after:.0%} of a core after the runs were given up"
+    for name, each in deaf.items():
+        late = [when for when in each.deliveries if when > given_up[name] + 0.01 and when < each.until]
+        assert not late, f"{name} was interrupted after it was given up"
+        rate = max((sum(start <= when < start + 1 for when in each.deliveries) for start in each.deliveries), default=0)
+        assert rate <= 20, f"{name} was interrupted {rate} times in a second"
