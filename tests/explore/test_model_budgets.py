@@ -116,6 +116,6 @@ def test_a_stop_anywhere_leaves_a_shared_ledger_balanced_at_every_moment(setting
         if budget.spent.tokens != used:
             yield f"{budget.spent.tokens} tokens are spent, the members used {used}"
 
-    report = stop_everywhere(make_run, also=check, most=1_200)
+    report = stop_everywhere(make_run, also=check, most=700)
     tell(report)
     assert report.violations == 0
