@@ -265,7 +265,7 @@ class Boundary:
         self._deferred = True
         self._cancel_unless_foreign()
 
-    def _patience(self) -> float:
+    def patience(self) -> float:
         """While generators that were interrupted clean up, one interruption is enough: they may have to wait for that.
 
         Other sources clean up in `aclose`, behind a shield, and are interrupted again: the first one may be swallowed,
@@ -289,7 +289,7 @@ class Boundary:
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
             self._deferred = False
-            self.scope.interrupt(self._patience)
+            self.scope.interrupt(self)
             self._unpark()
 
     def lower_shields(self) -> None:
@@ -326,14 +326,14 @@ class Boundary:
     def left(self, step: OpenStep, record: Record) -> None:
         """Note that a step has ended, shield down, everything committed."""
         self.note(record)
-        if self.asked and record[3] in ("cut", "unsettled"):  # a step that was cut and ended whole hinders nothing (T5)
-            self.cut = True
         if step.foreign and self.foreign:
             self.foreign -= 1
-        if self._deferred:
-            self._cancel_unless_foreign()
-        elif self.scope.interrupted:
-            self.scope.nudge()
+        if self.asked:
+            self.cut = self.cut or record[3] in ("cut", "unsettled")  # one that was cut and ended whole hinders nothing
+            if self._deferred:
+                self._cancel_unless_foreign()
+            elif self.scope.interrupted:
+                self.scope.nudge()
         self._look_whether_emptied()
 
     def _look_whether_emptied(self) -> None:

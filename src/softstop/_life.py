@@ -110,7 +110,7 @@ class Life:
 
     def live_members(self) -> Iterable[StopLine]:
         """The stop lines of the members that have not ended."""
-        return living(self.members)
+        return living(self.members) if self.members else ()
 
     def end_abandoned(self) -> None:
         """Not even the cut was heeded: the run ends without its body, which stays owned and counted."""

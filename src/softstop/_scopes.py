@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from inspect import isawaitable
 from math import inf
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio._backends._asyncio import CancelScope
@@ -15,14 +15,27 @@ from anyio._backends._asyncio import CancelScope
 Scope = CancelScope  # asyncio's own: `anyio.CancelScope()` looks the backend up at each call, a third of the cost
 
 TURNS: Final = 3  # loop turns of anyio's own delivery before a task that stays is left in peace
+AFRESH: Final = 1  # the same after a shield inside has gone: it is for one task, and reaches its deaf siblings too
 PULSE: Final = 0.06  # seconds until the next delivery to a task that stays: with TURNS, below 20 in any second
 SLOWEST_PULSE: Final = 1.0
 SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before its run goes on without it
 NEVER_YET: Final = float("-inf")  # the effective deadline where a scope is cancelled
 
 
-def _impatient() -> float:
-    return 0.0
+class Insider(Protocol):
+    """Who knows what goes on inside a scope."""
+
+    def patience(self) -> float:
+        """For how many seconds the deliveries so far are enough; asked after each."""
+        ...
+
+
+class _Nobody:
+    def patience(self) -> float:
+        return 0.0
+
+
+NOBODY: Final = _Nobody()
 
 
 def _below(scope: Scope) -> Iterator[Scope]:
@@ -98,10 +111,10 @@ class QuietScope(Scope):
             return rest
         return None if swallowed else raised
 
-    def interrupt(self, patience: Callable[[], float] = _impatient) -> None:
-        """Interrupt everything inside that is not shielded; `patience` tells for how long a delivery is enough."""
+    def interrupt(self, insider: Insider = NOBODY) -> None:
+        """Interrupt everything inside that is not shielded."""
         if self._pulses is None:
-            self._pulses = _Pulses(self, patience)
+            self._pulses = _Pulses(self, insider)
             self.cancel()
 
     def _deliver_cancellation(self, origin: Scope) -> bool:
@@ -125,10 +138,10 @@ class QuietScope(Scope):
 class _Pulses:
     """How the cancellation of one scope is delivered: for a few turns, then again and again, ever more slowly."""
 
-    __slots__ = ("_frozen", "_handle", "_loop", "_patience", "_pulse", "_scope", "_turns", "reached")
+    __slots__ = ("_frozen", "_handle", "_insider", "_loop", "_pulse", "_scope", "_turns", "reached")
 
-    def __init__(self, scope: QuietScope, patience: Callable[[], float]) -> None:
-        self._scope, self._patience = scope, patience
+    def __init__(self, scope: QuietScope, insider: Insider) -> None:
+        self._scope, self._insider = scope, insider
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None  # the next pulse, while delivery rests
         self._pulse = PULSE
@@ -138,8 +151,10 @@ class _Pulses:
 
     def delivered(self, *, stays: bool) -> None:
         """Note a delivery, after which a task stays or not, and rest after some."""
+        if self._scope._host_task is None:
+            return  # anyio's last one comes after the scope was left
         self._turns -= 1
-        reaches, patience = self._look(), self._patience()
+        reaches, patience = self._look(), self._insider.patience()
         if patience:
             self._rest(patience)
         elif reaches and self._turns <= 0:
@@ -155,10 +170,13 @@ class _Pulses:
         self.delivered(stays=False)
 
     def nudge(self) -> None:
-        if not self._frozen:
+        if self._frozen:
+            return
+        self._turns, self._pulse = AFRESH, PULSE
+        if not self._scope._cancel_called or self._scope._cancel_handle is None:  # else it delivers in the next turn
             self.end()
-            self._turns, self._pulse = TURNS, PULSE
-            self._deliver()
+            self._scope._cancel_called = True
+            self._handle = self._loop.call_soon(self._deliver)  # whose shield has gone is running, so not now
 
     def freeze(self) -> None:
         self._frozen = True

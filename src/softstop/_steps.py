@@ -73,7 +73,8 @@ class Step:
             self.hold = await boundary.reserve(self._need)
         scope = Scope(shield=True)
         scope.__enter__()
-        if cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin in there either
+        usual = scope._parent_scope is boundary.scope and not boundary.alert
+        if not usual and cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin there either
             scope.__exit__(None, None, None)
             self._give_back()
             await pass_unless_cancelled()
@@ -107,7 +108,8 @@ class Step:
         if exc is not None:
             status, error = self._judge(exc)
         boundary, scope = self.boundary, self._scope
-        self._give_back()
+        if self.hold is not None:
+            self._give_back()
         told = safe_error(error) if status == "failed" and error is not None else None
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, told)  # the commit, behind the shield (T3)
         current_step.set(self.around)

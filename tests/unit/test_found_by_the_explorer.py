@@ -26,7 +26,7 @@ from softstop import (
     cancel_run,
 )
 from softstop._run import Run
-from softstop.testing import VirtualLoop
+from softstop.testing import VirtualLoop, parallel, scripted, step, stop_everywhere, stream
 
 
 def ask_from_a_thread(run: Run, reason: str, mode: str = "step") -> StopOutcome:
@@ -363,3 +363,10 @@ async def test_a_refusal_that_came_through_gather_does_not_make_the_step_around_
     assert output.status is RunStatus.cancelled
     assert [(step.step, step.status) for step in output.steps] == [("pay", "completed"), ("outer", "unsettled")]
     assert output.errors == ()
+
+
+def test_a_source_that_unwinds_in_a_foreign_branch_leaves_no_pulse_behind() -> None:
+    inner = parallel([stream("read", [], 1.0, closes_in=0.1)], [step("short", 0.1)], by="TaskGroup")
+    body = parallel([step("long", 0.5)], [inner], by="wait_for")
+    report = stop_everywhere(lambda supervisor: supervisor.start(scripted(body), "go"), most=200)
+    assert report.violations == 0

@@ -24,7 +24,7 @@ from ._witness import Mark
 
 Broken = Iterator[str]
 MOST_A_SECOND = 20
-MOST_FOR_NEWS = 4
+MOST_FOR_NEWS = 1
 EPSILON = 1e-6  # seconds of virtual time: sums of floats
 
 
