@@ -65,7 +65,8 @@ class Log:
         count = len(self.live) - keep
         if count <= 0:
             return
-        old, self.live = self.live[:count], self.live[count:]
+        old = self.live[:count]
+        del self.live[:count]  # always the same list: whoever writes much holds its `append`
         self._first += count
         self.full = self._first + LIVE
         folded = self._folded = self._folded or []

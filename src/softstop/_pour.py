@@ -19,13 +19,14 @@ async def pour(chunks: AsyncIterator[str], voice: Voice, boundary: Boundary) -> 
     question which thread this is are an eighth of a delta's whole way. What is unusual still goes through it.
     """
     log, stamp, write, count = voice.log, voice.stamp, voice.write, 0
-    clock, build, longest = log.clock, new_event, LONGEST
+    clock, build, longest, append = log.clock, new_event, LONGEST, log.live.append
     usual = type(voice) is Voice
     async for text in chunks:
         if (
             usual
             and type(text) is str
-            and 0 < len(text) <= longest
+            and text
+            and len(text) <= longest
             and text.isascii()
             and voice._thread
             and voice._pending is None
@@ -37,7 +38,7 @@ async def pour(chunks: AsyncIterator[str], voice: Voice, boundary: Boundary) -> 
             event._at = clock()
             event._metrics = None
             event._content = text
-            log.live.append(event)
+            append(event)
             if log.waiters:
                 wake_all(log.waiters)
             if seq >= log.full:
