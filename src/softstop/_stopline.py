@@ -223,9 +223,10 @@ class StopLine:
     def _escalate(self, *, announce: bool = True) -> None:
         """Grace is over: members first, then this run's own steps are cut (T8)."""
         self._patient = False
-        run = self._run
-        for member in run.live_members():
-            member.ask(StopRequest(cause=StopCause.parent, mode=StopMode.now, via=run.run_id))
+        run, held = self._run, self.held
+        assert held is not None
+        for member in run.live_members():  # one that has only just been started has no stop on record yet: this is it
+            member.ask(held.request.model_copy(update={"mode": StopMode.now, "grace": 0.0, "via": run.run_id}))
         if announce:
             run.voice.emit(RunEscalated, run.boundary.open_names())
         run.boundary.lower_shields()

@@ -245,3 +245,19 @@ async def test_a_body_that_gives_up_waiting_for_its_member_stops_that_member_and
     assert member.stop is not None
     assert (member.stop.cause, member.stop.via) == (StopCause.caller_gone, None)
     assert [(step.step, step.status) for step in member.steps] == [("pay", "completed")]
+
+
+async def test_a_member_started_as_the_grace_ends_is_stopped_for_the_reason_of_its_parent() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(10)
+            await run.start_member(Agent(sleeper), None)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(3, lambda: run.cancel("enough", by="user-7", grace=7))
+        output = await run.ended()
+    [member] = output.members
+    assert member.stop is not None
+    assert (member.stop.cause, member.stop.reason, member.stop.by) == (StopCause.user, "enough", "user-7")
+    assert (member.stop.mode, member.stop.via) == ("now", run.run_id)
