@@ -250,8 +250,8 @@ async def test_a_body_that_gives_up_waiting_for_its_member_stops_that_member_and
 async def test_a_member_started_as_the_grace_ends_is_stopped_for_the_reason_of_its_parent() -> None:
     async def lead(run: RunContext, message: object) -> None:
         async with run.step("pay"):
-            await anyio.sleep(10)
-            await run.start_member(Agent(sleeper), None)
+            at(10, lambda: run.start_member(Agent(sleeper), None))  # in the same turn of the loop as the cut, before it
+            await anyio.sleep(20)
 
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(lead))
