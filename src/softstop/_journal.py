@@ -29,7 +29,11 @@ class Journal:
         if isinstance(event, RunStarted):
             log = self._bound(event.run_id)
             self._loggers[event.run_id] = (log, event.at)
-            log.info("run.started", kind=event.source.kind, agent=event.source.name, parent_run_id=event.parent_run_id)
+            source, above = event.source, event.parent_run_id
+            if above is None:
+                log.info("run.started", kind=source.kind, agent=source.name)
+            else:
+                log.info("run.started", kind=source.kind, agent=source.name, parent_run_id=above)
         elif isinstance(event, RunStopRequested):
             log, _ = self._logger(event)
             log.debug("run.stop_requested", cause=event.cause.value, mode=event.mode.value, grace_s=event.grace)
@@ -54,13 +58,15 @@ class Journal:
 
 
 def _totals(event: Outcome, started: float) -> dict[str, object]:
+    usage = event.usage
     totals: dict[str, object] = {
-        "status": event.status.value,
-        "total_tokens": event.usage.total_tokens,
-        "cost_nano_usd": event.usage.cost_nano_usd,
+        "status": event.STATUS,
+        "total_tokens": usage.total_tokens,
         "steps": len(event.steps),
         "duration_s": round(event.at - started, 3),
     }
+    if usage.cost_nano_usd is not None:
+        totals["cost_nano_usd"] = usage.cost_nano_usd
     if isinstance(event, RunCancelled):
         totals |= {"cause": event.cause.value, "abandoned": len(event.abandoned)}
     return totals
