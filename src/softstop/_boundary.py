@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from ._amounts import Fit
 from ._log import wake_all, wake_anywhere
-from ._open import OpenStep, OpenStream, current_step, enclosing_holds
+from ._open import NO_STEPS, OpenStep, OpenStream, current_step, enclosing_holds
 from ._scopes import QuietScope, Scope, contains, pass_unless_cancelled
 from ._voice import Voice
 from ._wrapup import WrapUp
@@ -73,7 +73,7 @@ class Boundary:
         self.abandoned = self._dismissed = False  # ... without waiting for the body; which has been told at a boundary
         self.begun = 0
         self.foreign = 0  # begun steps in tasks outside the scope's tree; while > 0 the scope must not be cancelled
-        self.open: dict[OpenStep, None] = {}  # in the order of their begin; an empty set would take three times as much
+        self.open: dict[OpenStep, None] = NO_STEPS  # in the order of their begin
         self.streams: tuple[OpenStream, ...] = ()  # there are few of them: an empty dict for all runs would be dearer
         self._records: list[Record] | None = None
         self._steps = 0  # begun here and in members

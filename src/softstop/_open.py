@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from .budgets import Hold
 
@@ -58,6 +58,7 @@ class OpenStream(Protocol):
         ...
 
 
+NO_STEPS: Final[dict[OpenStep, None]] = {}  # of all runs that have begun none yet; never filled
 current_step: ContextVar[OpenStep | None] = ContextVar("softstop.current_step", default=None)
 
 

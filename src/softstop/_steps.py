@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from ._amounts import Fit
 from ._boundary import Boundary
-from ._open import OpenStep, current_step
+from ._open import NO_STEPS, OpenStep, current_step
 from ._scopes import Scope, cancelled_around, contains, finish_within, host_of, pass_unless_cancelled
 from .budgets import Hold
 from .errors import MisuseError, StepFailed, safe_error
@@ -95,7 +95,10 @@ class Step:
             self.foreign = True
             boundary.foreign += 1
         self.step_id = boundary.begin()
-        boundary.open[self] = None
+        if boundary.open is NO_STEPS:
+            boundary.open = {self: None}
+        else:
+            boundary.open[self] = None
         self.around = current_step.get()
         current_step.set(self)
         boundary.voice.emit(self._names[0], self.name, self.step_id, "atomic")

@@ -55,7 +55,7 @@ class RunContext:
     Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
     """
 
-    __slots__ = ("_boundary", "_loop", "_responses_seen", "_run", "_voice", "write")
+    __slots__ = ("_boundary", "_responses_seen", "_run", "_voice", "write")
 
     write: Callable[[str], None]
     """Publish a piece of content: `run.write("text")`. Never waits; empty text is no event.
@@ -67,7 +67,6 @@ class RunContext:
         self._run = run
         self._voice = run.voice
         self._boundary = run.boundary
-        self._loop = run.voice.log.loop
         self._responses_seen: dict[str, Usage] | None = None  # by provider's response id; made with the first
 
     if not TYPE_CHECKING:  # else every misspelt name would pass for a method
@@ -152,7 +151,7 @@ class RunContext:
     def remaining_time(self) -> float | None:
         """Seconds until the run's own or a parent's timeout; None without one."""
         ends_at = self._run.ends_at
-        return None if ends_at is None else max(0.0, ends_at - self._loop.time())
+        return None if ends_at is None else max(0.0, ends_at - self._voice.log.loop.time())
 
     @property
     def messages(self) -> tuple[Any, ...]:
@@ -207,7 +206,7 @@ class RunContext:
         """
         if get_ident() != self._voice.log.thread:
             again = partial(self.charge, usage, response_id=response_id, cumulative=cumulative)
-            self._loop.call_soon_threadsafe(again)
+            self._voice.log.loop.call_soon_threadsafe(again)
             return
         boundary = self._boundary
         step = current_step.get()

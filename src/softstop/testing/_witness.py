@@ -87,4 +87,4 @@ def mark(run: RunContext, what: What, name: str, step_id: int = 0, *, around: in
     """
     witness = watching.get()
     if witness is not None:
-        witness.hear(Mark(run.run_id, what, name, step_id, around, value, run._loop.time()))
+        witness.hear(Mark(run.run_id, what, name, step_id, around, value, run._voice.log.loop.time()))
