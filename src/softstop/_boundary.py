@@ -160,14 +160,12 @@ class Boundary:
 
     async def reserve(self, fit: Fit) -> Hold:
         """Claim room for a step in every ledger; waits while others may free some, outside any shield."""
-        while (hold := grant(self.chain, fit)) is None:
+        hold = grant(self.chain, fit)
+        while hold is None:
             claim = await self._claim(fit)
+            hold = claim.hold
             if claim.refused_by is not None:
                 await self.without(*claim.refused_by)
-                continue
-            assert claim.hold is not None
-            hold = claim.hold
-            break
         if self.asked and not self.inside():
             hold.release()
             await self.refuse()
@@ -312,10 +310,8 @@ class Boundary:
         """The outcome is published: whatever task of the body is left may begin nothing."""
         self.over = self.asked = self.alert = True
         self.scope = LEFT  # of what an ended run keeps, this was a quarter
-        if self._resting:
-            self._wake_resting()
-        if self._parked:
-            self._unpark()
+        self._wake_resting()
+        self._unpark()
 
     def _unpark(self) -> None:
         parked, self._parked = self._parked, ()

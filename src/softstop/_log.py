@@ -19,7 +19,6 @@ from .ports import Observer
 from .usage import Tally
 
 LIVE: Final = 2_048  # events kept whole at the end of the log; above that the older half is folded
-LONGEST: Final = 16_384  # characters of one content event; longer text becomes several
 
 T = TypeVar("T", bound=Event)
 

@@ -81,7 +81,7 @@ def run_sync(runnable: Runnable, message: object, options: RunOptions) -> RunOut
     started: list[Run] = []  # filled by the loop's thread, so that no moment is left in which nobody knows the run
     try:
         run = _started(runnable, message, options, started)
-        return _portal.call(lambda _: run.ended()).result()
+        return _wait_for(run)
     except KeyboardInterrupt:
         _end_for_their_caller(started)
         raise
@@ -149,8 +149,8 @@ def _waited(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 def _end_for_their_caller(runs: list[Run]) -> None:
     for run in runs:
         run.line.ask(StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
-        _portal.call(partial(_ended, run)).result()
+        _wait_for(run)
 
 
-async def _ended(run: Run, _: Supervisor) -> RunOutput:
-    return await run.ended()
+def _wait_for(run: Run) -> RunOutput:
+    return _portal.call(lambda _: run.ended()).result()

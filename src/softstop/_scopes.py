@@ -180,9 +180,7 @@ class _Pulses:
 
     def freeze(self) -> None:
         self._frozen = True
-        self.end()
-        self._scope._cancel_called = False
-        self._hush(TURNS, None)
+        self._rest(None)
 
     def end(self) -> None:
         """Leave no callback behind."""
@@ -190,7 +188,8 @@ class _Pulses:
             self._handle.cancel()
             self._handle = None
 
-    def _rest(self, seconds: float) -> None:
+    def _rest(self, seconds: float | None) -> None:
+        """Deliver nothing for so long; with None for good."""
         self.end()
         self._scope._cancel_called = False
         self._hush(TURNS, seconds)
@@ -212,7 +211,7 @@ class _Pulses:
     def _deliver(self) -> None:
         self._scope._cancel_called = True
         for scope in _below(self._scope):
-            if scope._cancel_called or scope is self._scope:
+            if scope._cancel_called:
                 if scope._cancel_handle is not None:
                     scope._cancel_handle.cancel()  # or there would be two chains of deliveries, and one never rests
                 scope._deliver_cancellation(scope)

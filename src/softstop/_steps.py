@@ -111,8 +111,7 @@ class Step:
         if exc is not None:
             status, error = self._judge(exc)
         boundary, scope = self.boundary, self._scope
-        if self.hold is not None:
-            self._give_back()
+        self._give_back()
         told = safe_error(error) if status == "failed" and error is not None else None
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, told)  # the commit, behind the shield (T3)
         current_step.set(self.around)

@@ -182,8 +182,7 @@ class Supervisor:
             RunIdTaken: A live run has this id.
             SupervisorClosed: The supervisor drains or was left.
         """
-        if asyncio._get_running_loop() is not self._loop or self._loop is None:
-            self._bind()
+        self._bind()
         if self._closed:
             raise SupervisorClosed
         run = self._register(runnable, message, options, None)

@@ -24,8 +24,8 @@ from softstop import (
     Source,
     Usage,
 )
-from softstop._log import LIVE, LONGEST, Log
-from softstop._voice import Voice
+from softstop._log import LIVE, Log
+from softstop._voice import LONGEST, Voice
 from softstop.events import Stamp
 from softstop.testing import run_virtual
 

@@ -365,6 +365,21 @@ async def test_a_source_without_aclose_is_fine() -> None:
     assert (run.status, events[-1].content) == (RunStatus.cancelled, "xxx")
 
 
+async def slow_to_close(closed: list[float]) -> AsyncIterator[str]:
+    """A source that stalls after its first word, takes two seconds to clean up, and notes when it has."""
+    try:
+        yield "hello "
+        await anyio.sleep_forever()
+    finally:
+        await anyio.sleep(2)
+        closed.append(now())
+
+
+async def write_out(run: RunContext, source: AsyncIterator[str]) -> None:
+    async for word in run.stream("write", source):
+        run.write(word)
+
+
 TORN = pytest.mark.xfail(
     strict=True, reason="in a branch the group's own cancel reaches the clean-up of a generator a second time"
 )
@@ -377,18 +392,9 @@ TORN = pytest.mark.xfail(
 async def test_a_stalled_generator_may_clean_up_wherever_it_is_read(where: str) -> None:
     closed: list[float] = []
 
-    async def connection() -> AsyncIterator[str]:
-        try:
-            yield "hello "
-            await anyio.sleep_forever()
-        finally:
-            await anyio.sleep(2)
-            closed.append(now())
-
     async def body(run: RunContext, message: object) -> None:
         async def write() -> None:
-            async for word in run.stream("write", connection()):
-                run.write(word)
+            await write_out(run, slow_to_close(closed))
 
         if where == "body":
             await write()
@@ -413,18 +419,9 @@ async def test_a_stalled_generator_may_clean_up_wherever_it_is_read(where: str) 
 async def test_eight_generators_read_in_branches_all_clean_up_side_by_side() -> None:
     closed: list[float] = []
 
-    async def connection() -> AsyncIterator[str]:
-        try:
-            yield "hello "
-            await anyio.sleep_forever()
-        finally:
-            await anyio.sleep(2)
-            closed.append(now())
-
     async def body(run: RunContext, message: object) -> None:
         async def write() -> None:
-            async for word in run.stream("write", connection()):
-                run.write(word)
+            await write_out(run, slow_to_close(closed))
 
         async with anyio.create_task_group() as group:
             for _ in range(8):
@@ -454,8 +451,7 @@ async def test_a_generator_in_a_branch_that_will_not_clean_up_is_left_after_clea
 
     async def body(run: RunContext, message: object) -> None:
         async def write() -> None:
-            async for word in run.stream("write", connection()):
-                run.write(word)
+            await write_out(run, connection())
 
         async with anyio.create_task_group() as group:
             group.start_soon(write)
@@ -514,8 +510,7 @@ async def test_mode_now_interrupts_a_stalled_generator_in_a_branch_too() -> None
 
     async def body(run: RunContext, message: object) -> None:
         async def write() -> None:
-            async for word in run.stream("write", connection()):
-                run.write(word)
+            await write_out(run, connection())
 
         async with anyio.create_task_group() as group:
             group.start_soon(write)

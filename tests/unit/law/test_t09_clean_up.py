@@ -1,7 +1,6 @@
 """T9: `on_stop` hooks run once, after the last step, shielded and bounded, see what was done and change nothing."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -172,23 +171,28 @@ async def test_a_hook_that_hangs_leaves_time_for_the_others() -> None:
     assert ran == ["newest", "oldest"]
 
 
+async def deaf_clean_up(run: RunContext, message: list[float]) -> None:
+    """A body whose callback ignores its interruptions for a minute, and notes them in the message."""
+
+    async def deaf(stop: StopRequest) -> None:
+        until = now() + 60
+        while now() < until:
+            try:
+                await anyio.sleep(until - now())
+            except asyncio.CancelledError:
+                message.append(now())
+
+    run.on_stop(deaf)
+    await anyio.sleep(1_000)
+
+
 async def test_a_hook_that_swallows_its_cut_cannot_hold_the_outcome_back() -> None:
-    async def body(run: RunContext, message: object) -> None:
-        async def deaf(stop: StopRequest) -> None:
-            until = now() + 30
-            while now() < until:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await anyio.sleep(until - now())
-
-        run.on_stop(deaf)
-        await anyio.sleep(1_000)
-
     async with Supervisor(policy=StopPolicy(cleanup_timeout=6)) as supervisor:
-        run = supervisor.start(Agent(body))
+        run = supervisor.start(Agent(deaf_clean_up), [])
         at(3, run.cancel)
         output = await run.ended()
         assert now() <= 9.5
-        await anyio.sleep(30)
+        await anyio.sleep(60)
     assert output.status is RunStatus.cancelled
 
 
@@ -355,34 +359,10 @@ async def test_each_level_of_members_whose_hooks_hang_adds_one_cleanup_timeout_a
     assert output.abandoned == ()
 
 
-async def deaf_clean_up(run: RunContext, message: object) -> None:
-    async def deaf(stop: StopRequest) -> None:
-        until = now() + 60
-        while now() < until:
-            with contextlib.suppress(asyncio.CancelledError):
-                await anyio.sleep(until - now())
-
-    run.on_stop(deaf)
-    await anyio.sleep(1_000)
-
-
 async def test_a_hook_that_was_left_behind_is_left_in_peace() -> None:
     interrupted: list[float] = []
-
-    async def body(run: RunContext, message: object) -> None:
-        async def deaf(stop: StopRequest) -> None:
-            until = now() + 60
-            while now() < until:
-                try:
-                    await anyio.sleep(until - now())
-                except asyncio.CancelledError:
-                    interrupted.append(now())
-
-        run.on_stop(deaf)
-        await anyio.sleep(1_000)
-
     async with Supervisor(policy=StopPolicy(cleanup_timeout=6)) as supervisor:
-        run = supervisor.start(Agent(body))
+        run = supervisor.start(Agent(deaf_clean_up), interrupted)
         at(3, run.cancel)
         output = await run.ended()
         assert output.abandoned == ("on_stop",)
@@ -394,7 +374,7 @@ async def test_a_hook_that_was_left_behind_is_left_in_peace() -> None:
 @pytest.mark.parametrize("stop", [{"mode": "now"}, {"grace": 0}, {"grace": 1}], ids=repr)
 async def test_a_stronger_stop_gives_a_deaf_hook_no_more_time(stop: dict[str, Any]) -> None:
     async with Supervisor(policy=StopPolicy(grace=4, abandon_after=2, cleanup_timeout=6)) as supervisor:
-        run = supervisor.start(Agent(deaf_clean_up))
+        run = supervisor.start(Agent(deaf_clean_up), [])
         at(3, run.cancel)
         at(5, lambda: run.cancel(**stop))
         events = await listen(run)
@@ -406,7 +386,7 @@ async def test_a_stronger_stop_gives_a_deaf_hook_no_more_time(stop: dict[str, An
 
 async def test_the_end_of_a_parent_s_grace_gives_a_deaf_hook_of_its_member_no_more_time() -> None:
     async def lead(run: RunContext, message: object) -> None:
-        await run.member(Agent(deaf_clean_up), "go")
+        await run.member(Agent(deaf_clean_up), [])
 
     async with Supervisor(policy=StopPolicy(grace=4, abandon_after=2, cleanup_timeout=6)) as supervisor:
         run = supervisor.start(Agent(lead))
