@@ -449,3 +449,20 @@ async def test_the_stop_of_one_run_refuses_nothing_in_another() -> None:
         at(2.5, stopped.cancel)
         assert (await other.ended()).status is RunStatus.completed
         assert (await stopped.ended()).status is RunStatus.cancelled
+
+
+async def test_a_step_in_a_cancelled_scope_of_the_body_s_own_does_not_begin() -> None:
+    began: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        with anyio.CancelScope() as mine:
+            mine.cancel()
+            async with run.step("pay"):
+                began.append("pay")
+        async with run.step("next"):
+            began.append("next")
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body)).ended()
+    assert output.status is RunStatus.completed
+    assert began == [step.step for step in output.steps] == ["next"]

@@ -461,6 +461,31 @@ async def test_a_body_that_stays_sees_at_most_20_deliveries_a_second_and_none_on
     await anyio.sleep(LAST)
 
 
+async def test_a_branch_whose_step_ends_beside_a_deaf_one_is_stopped_at_once_and_not_at_the_next_pulse() -> None:
+    left: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def pays() -> None:
+            async with run.step("pay"):
+                await anyio.sleep(10)
+            try:
+                await anyio.sleep(1_000)
+            finally:
+                left.append(now())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(retries, run)
+            group.start_soon(pays)
+
+    deliveries.clear()
+    async with Supervisor(policy=StopPolicy(grace=20, abandon_after=5)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        await run.ended()
+    assert left == [10]
+    await anyio.sleep(LAST)
+
+
 async def test_a_hundred_deaf_runs_are_as_quiet_as_one() -> None:
     loop = asyncio.get_running_loop()
     bodies = [deaf(30, step=None) for _ in range(100)]
