@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from ._amounts import Fit
 from ._log import wake_all, wake_anywhere
 from ._open import NO_STEPS, OpenStep, OpenStream, current_step, enclosing_holds
-from ._scopes import QuietScope, Scope, contains, pass_unless_cancelled
+from ._scopes import QuietScope, Scope, lies_in, pass_unless_cancelled
 from ._voice import Voice
 from ._wrapup import WrapUp
 from .budgets import CAUSE_OF, Budget, Chain, Claim, Hold, Unit, Verdict, first_reached, grant
@@ -22,7 +22,7 @@ from .events import BudgetWarning, StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
 NOTHING: Final[frozenset[OpenStream]] = frozenset()  # one for all: each would be 216 bytes
-LEFT: Final = QuietScope()  # nobody is in it and nobody enters
+UNDISTURBED: Final = QuietScope()  # nobody is in it and nobody enters
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 
@@ -44,7 +44,7 @@ class Boundary:
         "_above", "_after_turn", "_deferred", "_dismissed", "_emptied", "_failures", "_parked", "_records", "_resting",
         "_run", "_steps", "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "chain", "cleanup_timeout",
         "cut", "foreign", "limited", "most", "open", "over", "paused", "refused", "scope", "streams",
-        "voice", "wrap_up",
+        "task", "voice", "wrap_up",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +63,8 @@ class Boundary:
         self._run = run
         self._above = above
         self.limited: bool = bool(chain) or most is not None or (above is not None and above.limited)
-        self.scope = QuietScope()
+        self.task: asyncio.Task[Any] | None = None  # that drives the run, while the body is under way
+        self.scope = UNDISTURBED  # one of its own, around all of the body, from the interruption on
         self.alert = False  # asked or paused: what the hot paths look at
         self.asked = False  # nothing may begin any more: a stop is on record, or still in another thread's hands
         self.refused = self.cut = False
@@ -72,14 +73,14 @@ class Boundary:
         self.over = False  # the outcome is published
         self.abandoned = self._dismissed = False  # ... without waiting for the body; which has been told at a boundary
         self.begun = 0
-        self.foreign = 0  # begun steps in tasks outside the scope's tree; while > 0 the scope must not be cancelled
+        self.foreign = 0  # begun steps in tasks outside the body's tree; while > 0 the body must not be interrupted
         self.open: dict[OpenStep, None] = NO_STEPS  # in the order of their begin
         self.streams: tuple[OpenStream, ...] = ()  # there are few of them: an empty dict for all runs would be dearer
         self._records: list[Record] | None = None
         self._steps = 0  # begun here and in members
         self._turns = 0  # model turns under way
         self._after_turn = False  # a stop of mode `turn` waits for them
-        self._deferred = False  # the scope is to be cancelled once no foreign step runs
+        self._deferred = False  # the body is to be interrupted once no foreign step runs
         self._failures: tuple[BaseException, ...] = ()
         self._unwinding: frozenset[OpenStream] = NOTHING  # interrupted and closing: not to be interrupted again
         self._parked: tuple[asyncio.Future[None], ...] = ()
@@ -221,10 +222,9 @@ class Boundary:
         raise asyncio.CancelledError("refused: the run is stopping")
 
     def in_tree(self) -> bool:
-        """Whether a cancel of the run's scope reaches the calling task."""
-        probe = Scope()
-        with probe:
-            return contains(self.scope, probe)
+        """Whether an interruption of the body reaches the calling task."""
+        with Scope() as probe:
+            return lies_in(probe, self.task)
         return False
 
     def wrapped_up(self) -> None:
@@ -287,6 +287,10 @@ class Boundary:
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
             self._deferred = False
+            if self.scope is UNDISTURBED:
+                self.scope = QuietScope()
+                if self.task is not None:
+                    self.scope.enclose(self.task)
             self.scope.interrupt(self)
             self._unpark()
 
@@ -301,6 +305,16 @@ class Boundary:
         self._cancel_unless_foreign()
         self.scope.nudge()
 
+    @property
+    def delivered(self) -> bool:
+        """Whether a cancellation was thrown into the body's own task, or the run's into another of its tree."""
+        return self.scope.reached or (self.task is not None and self.task.cancelling() > 0)
+
+    def leave(self, raised: BaseException | None) -> BaseException | None:
+        """Note that the body has ended, and return what it raised unless that was the run's own interruption."""
+        self.task = None
+        return raised if self.scope is UNDISTURBED else self.scope.leave(raised)
+
     def abandon(self) -> None:
         """Give up on the body: nothing of it is waited for or interrupted any more."""
         self.abandoned = True
@@ -309,7 +323,7 @@ class Boundary:
     def end(self) -> None:
         """The outcome is published: whatever task of the body is left may begin nothing."""
         self.over = self.asked = self.alert = True
-        self.scope = LEFT  # of what an ended run keeps, this was a quarter
+        self.scope = UNDISTURBED  # an ended run is kept for a while, and need not keep that
         self._wake_resting()
         self._unpark()
 

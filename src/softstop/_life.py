@@ -227,9 +227,8 @@ class Life:
         if self.status is not RunStatus.pending:
             return
         self._set_out()
-        ending, interrupt, boundary, scope = Ending.interrupted, None, self.boundary, self.boundary.scope
+        ending, interrupt, boundary = Ending.interrupted, None, self.boundary
         raised: BaseException | None = None
-        scope.__enter__()
         try:
             value = await perform(self.spec.runnable, RunContext(self), self.spec.message)
             if isinstance(value, str) and not self.voice.content:
@@ -237,8 +236,8 @@ class Life:
             self._value, ending = value, Ending.returned
         except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive. It ends this run and no other (T20)
             raised = exc
-        self._delivered = scope.delivered
-        raised = scope.leave(raised)
+        self._delivered = boundary.delivered
+        raised = boundary.leave(raised)
         if raised is not None:
             interrupt = process_interrupt(raised)
             ending = self._note(raised) if interrupt is None else Ending.interrupted
@@ -254,6 +253,7 @@ class Life:
 
     def _set_out(self) -> None:
         self.status = follow(self.status, Signal.start)
+        self.boundary.task = self.task
         self.voice.emit(RunStarted)
         if self.means is not None:
             self.means.start(self.reach_limit)

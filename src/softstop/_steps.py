@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from ._amounts import Fit
 from ._boundary import Boundary
 from ._open import NO_STEPS, OpenStep, current_step
-from ._scopes import Scope, cancelled_around, contains, finish_within, host_of, pass_unless_cancelled
+from ._scopes import Scope, cancelled_around, finish_within, host_of, lies_in, pass_unless_cancelled
 from .budgets import Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
@@ -73,8 +73,7 @@ class Step:
             self.hold = await boundary.reserve(self._need)
         scope = Scope(shield=True)
         scope.__enter__()
-        usual = scope._parent_scope is boundary.scope and not boundary.alert
-        if not usual and cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin there either
+        if scope._parent_scope is not None and cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin there either
             scope.__exit__(None, None, None)
             self._give_back()
             await pass_unless_cancelled()
@@ -91,7 +90,7 @@ class Step:
         boundary = self.boundary
         self._scope = scope
         self._task = task = host_of(scope)
-        if task is not boundary.scope.task and not contains(boundary.scope, scope):
+        if task is not boundary.task and not lies_in(scope, boundary.task):
             self.foreign = True
             boundary.foreign += 1
         self.step_id = boundary.begin()
@@ -251,7 +250,7 @@ class Stream(Generic[T]):
         boundary.streams = (*boundary.streams, self)
         task = asyncio.current_task()
         self.task = task
-        if task is not boundary.scope.task and not self._inside:
+        if task is not boundary.task and not self._inside:
             self._foreign = not boundary.in_tree()
             if self.unwinds and not self._foreign:
                 self.unwinds = False  # not by the scope's patience: the group around would interrupt it a second time
