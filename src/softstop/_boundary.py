@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ._amounts import Fit
 from ._log import wake_all, wake_anywhere
@@ -396,12 +396,3 @@ class Boundary:
                 for name, number, kind, status in (*(self._records or ()), *still)
             ]
         )
-
-    def names_left(self) -> tuple[str, ...]:
-        """The names of all steps that are running, streams included, in the order in which they began."""
-        numbered = [(step.step_id, step.name) for step in self.open]
-        return tuple(name for _, name in sorted(numbered + [(stream.step_id, stream.name) for stream in self.streams]))
-
-    def open_names(self) -> tuple[str, ...]:
-        """The names of the atomic steps that are running, in the order in which they began."""
-        return tuple(step.name for step in sorted(self.open, key=lambda step: step.step_id))

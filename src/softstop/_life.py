@@ -17,7 +17,7 @@ from ._log import Log, Waiters, wait_in, wake_all
 from ._machine import Ending, Facts, Signal, follow, reduce_outcome
 from ._means import LimitChanges, Means, RunLimits, check_priced, means_of
 from ._members import end_all, joined, living, stopped_with
-from ._open import current_step
+from ._open import current_step, names_of
 from ._scopes import SETTLE
 from ._spec import RunOptions, RunSpec
 from ._stopline import StopLine
@@ -116,7 +116,7 @@ class Life:
         """Not even the cut was heeded: the run ends without its body, which stays owned and counted."""
         if self._waits_for_members():
             return self.line.arm(self.loop.time() + SETTLE, self.end_abandoned)
-        self._abandoned = self.boundary.names_left() or (self.source.name,)
+        self._abandoned = names_of((*self.boundary.open, *self.boundary.streams)) or (self.source.name,)
         self.boundary.abandon()
         if self._hooks:
             self._owner.spawn(self._end_cancelled())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
@@ -60,6 +61,11 @@ class OpenStream(Protocol):
 
 NO_STEPS: Final[dict[OpenStep, None]] = {}  # of all runs that have begun none yet; never filled
 current_step: ContextVar[OpenStep | None] = ContextVar("softstop.current_step", default=None)
+
+
+def names_of(opened: Iterable[OpenStep | OpenStream]) -> tuple[str, ...]:
+    """What they are called, in the order in which they began."""
+    return tuple([one.name for one in sorted(opened, key=lambda one: one.step_id)])
 
 
 def enclosing_holds() -> list[Hold]:

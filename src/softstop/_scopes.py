@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 import anyio
-from anyio._backends._asyncio import CancelScope, TaskState, _task_states
+from anyio._backends._asyncio import CancelScope, TaskState
+from anyio._backends._asyncio import _task_states as STATES  # pyright: ignore[reportUnknownVariableType]
 
 Scope = CancelScope  # asyncio's own: `anyio.CancelScope()` looks the backend up at each call, a third of the cost
 
@@ -87,20 +88,22 @@ class QuietScope(Scope):
         return super().__exit__(exc_type, exc, trace)
 
     def enclose(self, task: asyncio.Task[Any]) -> None:
-        """Enter on behalf of a task that waits, around everything it is in: as if it had done so before all else.
+        """Enter for a task that is under way, around all it is in, as if it had done so before anything else.
 
-        So a run has no scope before somebody interrupts it, and nearly none is ever interrupted: entering and leaving
+        So a run has no scope until somebody interrupts it, and nearly none is ever interrupted: to enter and leave one
         would be an eighth of a short run's time, and a quarter of an idle one's memory.
         """
         self._host_task = task
-        state = _task_states.get(task)
+        state: TaskState | None = STATES.get(task)  # pyright: ignore[reportUnknownMemberType]
         if state is None:
-            state = _task_states[task] = TaskState(None, None)
+            state = STATES[task] = TaskState(None, None)
         if state.cancel_scope is None:
             state.cancel_scope = self
-            self._tasks.add(task)
+            _tasks_in(self).add(task)
         else:
-            _outermost(state.cancel_scope)._reparent(self)
+            top = _outermost(state.cancel_scope)
+            top._parent_scope = self
+            self._child_scopes.add(top)
         self._active = True
 
     @property
@@ -289,4 +292,4 @@ def lies_in(scope: Scope, task: asyncio.Task[Any] | None) -> bool:
     A task that asyncio started (gather, TaskGroup, wait_for before 3.12) has a tree of its own, however it was spawned.
     anyio has no public way to ask; `_parent_scope` is guarded by a test of this function.
     """
-    return task is not None and _outermost(scope)._host_task is task
+    return task is not None and host_of(_outermost(scope)) is task

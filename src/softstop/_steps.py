@@ -73,7 +73,7 @@ class Step:
             self.hold = await boundary.reserve(self._need)
         scope = Scope(shield=True)
         scope.__enter__()
-        if scope._parent_scope is not None and cancelled_around(scope):  # a scope of the body's own, perhaps: nothing may begin there either
+        if scope._parent_scope is not None and cancelled_around(scope):  # perhaps the body's own
             scope.__exit__(None, None, None)
             self._give_back()
             await pass_unless_cancelled()

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from ._boundary import Boundary
 from ._live import live
 from ._machine import Deadline, Signal, follow, judge
+from ._open import names_of
 from ._voice import Voice
 from .events import RunCancelled, RunCompleted, RunEscalated, RunFailed, RunStopRequested
 from .stops import RunStatus, StopCause, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, StopResult
@@ -228,6 +229,6 @@ class StopLine:
         for member in run.live_members():  # one that has only just been started has no stop on record yet: this is it
             member.ask(held.request.model_copy(update={"mode": StopMode.now, "grace": 0.0, "via": run.run_id}))
         if announce:
-            run.voice.emit(RunEscalated, run.boundary.open_names())
+            run.voice.emit(RunEscalated, names_of(run.boundary.open))
         run.boundary.lower_shields()
         self._arm(run.loop.time() + run.policy.abandon_after, run.end_abandoned)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextvars import Context, ContextVar
+from itertools import islice
 from types import TracebackType
-from typing import Any, Self, Unpack, cast
+from typing import Any, Final, Self, Unpack, cast
 
 import anyio
 
@@ -36,6 +37,7 @@ from .stops import (
     user_request,
 )  # fmt: skip
 
+AT_ONCE: Final = 50  # runs that a drain asks in one turn: they end before the garbage collector looks at them
 _ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
 
 
@@ -146,10 +148,20 @@ class Supervisor:
         return count
 
     def _ask_all(self, mode: StopMode) -> None:
+        self._queue.clear()  # what waits for admission is asked like the others, and begins no more
         # From a callback: anyio writes the repr of the task that cancels into each cancellation, a third of its cost.
-        self._bind().call_soon(self._stop_all, mode)
+        self._bind().call_soon(self._ask_some, self._stops(mode))
 
-    def _stop_all(self, mode: StopMode) -> None:
+    def _ask_some(self, stops: Iterator[tuple[Run, StopRequest]]) -> None:
+        """Ask some runs now, the others in later turns: the loop stays awake, and ended runs make room for the next."""
+        some = list(islice(stops, AT_ONCE))
+        for run, request in some:
+            run.line.ask(request)
+        if some:
+            self._bind().call_soon(self._ask_some, stops)
+
+    def _stops(self, mode: StopMode) -> Iterator[tuple[Run, StopRequest]]:
+        """Every root run, and what it is to be asked."""
         now = self.clock()
         requests: dict[float | None, StopRequest] = {}  # by grace: a copy for each run would be a third of its cost
         for run in [run for run in self._runs.values() if run.parent_run_id is None]:
@@ -158,7 +170,7 @@ class Supervisor:
             if request is None:
                 request = StopRequest(cause=StopCause.shutdown, mode=mode, grace=grace, requested_at=now)
                 requests[grace] = request
-            run.line.ask(request)
+            yield run, request
 
     async def _all_ended(self) -> None:
         while self._runs:

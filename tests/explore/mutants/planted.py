@@ -292,7 +292,7 @@ def abandoned_outcome_is_missing(patch: Patch) -> None:
 
 @mutant
 def abandoned_steps_are_not_named(patch: Patch) -> None:
-    patch.setattr(Boundary, "names_left", lambda boundary: ())
+    patch.setattr(_life, "names_of", lambda opened: ())
 
 
 @mutant

@@ -277,6 +277,39 @@ async def test_a_hundred_runs_that_end_one_after_another_are_drained_without_wak
         assert loop.turns - before < 100 * 12  # type: ignore[attr-defined]
 
 
+async def test_a_drain_of_many_runs_does_not_hold_the_loop_until_all_are_asked() -> None:
+    async with Supervisor() as supervisor:
+        runs = [supervisor.start(Agent(sleeper)) for _ in range(500)]
+        await anyio.sleep(1)
+        seen: set[int] = set()
+
+        def count_the_asked() -> None:
+            seen.add(sum(run.stopping for run in runs))
+            if len(seen) < 5:
+                asyncio.get_running_loop().call_soon(count_the_asked)
+
+        asyncio.get_running_loop().call_soon(count_the_asked)
+        assert await supervisor.drain() == 500
+    assert len(seen - {0, 500}) >= 3, "some were asked and others not yet, turn after turn"
+    assert {run.status for run in runs} == {RunStatus.cancelled}
+    assert {run.stop.requested_at for run in runs if run.stop} == {runs[0].stop.requested_at if runs[0].stop else None}
+
+
+async def test_a_drain_that_has_begun_to_ask_begins_no_run_that_waits_for_admission() -> None:
+    begun: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        begun.append(run.run_id)
+        await anyio.sleep(1_000)
+
+    async with Supervisor(max_running=1) as supervisor:
+        runs = [supervisor.start(Agent(body)) for _ in range(300)]
+        await anyio.sleep(1)
+        assert await supervisor.drain() == 300
+    assert begun == [runs[0].run_id]
+    assert {run.status for run in runs} == {RunStatus.cancelled}
+
+
 def test_the_patience_of_a_drain_is_the_law_s() -> None:
     patience = inspect.signature(Supervisor.drain).parameters
     assert (patience["timeout"].default, patience["wait"].default) == (30, 0)

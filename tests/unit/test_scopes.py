@@ -1,0 +1,192 @@
+"""The scope of an interrupted run is put around whatever its body is in at that moment; it swallows nothing else."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import pytest
+
+from softstop import Agent, Run, RunContext, RunStatus, Supervisor
+from softstop._scopes import QuietScope, Scope, lies_in
+
+Passed = list[str]
+Body = Callable[[RunContext, Passed], Coroutine[Any, Any, None]]
+
+
+async def in_no_scope(run: RunContext, passed: Passed) -> None:
+    await anyio.sleep(1_000)
+    passed.append("the wait")
+
+
+async def in_scopes_of_its_own(run: RunContext, passed: Passed) -> None:
+    with anyio.move_on_after(900), anyio.CancelScope() as inner:
+        await anyio.sleep(1_000)
+    passed.append(f"its own scopes, {inner.cancelled_caught}")
+
+
+async def after_a_scope_of_its_own(run: RunContext, passed: Passed) -> None:
+    with anyio.move_on_after(0.5) as first:
+        await anyio.sleep(1_000)
+    assert first.cancelled_caught
+    await anyio.sleep(1_000)
+    passed.append("the wait")
+
+
+async def among_children(run: RunContext, passed: Passed) -> None:
+    async def child() -> None:
+        with anyio.CancelScope():
+            await anyio.sleep(1_000)
+        passed.append("a child's scope")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(child)
+        group.start_soon(child)
+    passed.append("the group")
+
+
+async def while_a_scope_of_its_own_ends(run: RunContext, passed: Passed) -> None:
+    with anyio.CancelScope() as own:
+        own.cancel()
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(5)
+        await anyio.sleep(1_000)
+    await anyio.lowlevel.checkpoint()
+    passed.append("a scope that was ending")
+
+
+async def in_a_shield(run: RunContext, passed: Passed) -> None:
+    with anyio.CancelScope(), anyio.CancelScope(shield=True):
+        await anyio.sleep(5)
+        passed.append("the shield")
+    await anyio.lowlevel.checkpoint()
+    passed.append("after the shield")
+
+
+async def by_itself(run: RunContext, passed: Passed) -> None:
+    with anyio.CancelScope() as own:
+        cancel_me()
+        passed.append("its own call")
+        await anyio.sleep(1_000)
+    passed.append(f"its own scope, {own.cancelled_caught}")
+
+
+async def and_opens_another_scope(run: RunContext, passed: Passed) -> None:
+    try:
+        await anyio.sleep(1_000)
+    finally:
+        with anyio.CancelScope() as late:
+            await anyio.lowlevel.checkpoint()
+        passed.append(f"a scope in its clean-up, {late.cancelled_caught}")
+
+
+mine: list[Run] = []
+
+
+def cancel_me() -> None:
+    mine[-1].cancel()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (in_no_scope, []),
+        (in_scopes_of_its_own, []),
+        (after_a_scope_of_its_own, []),
+        (among_children, []),
+        (while_a_scope_of_its_own_ends, []),
+        (in_a_shield, ["the shield"]),
+        (by_itself, ["its own call"]),
+        (and_opens_another_scope, []),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_a_stop_reaches_a_body_wherever_it_waits_and_no_scope_of_the_body_swallows_it(
+    body: Body, expected: Passed
+) -> None:
+    passed: Passed = []
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), passed)
+        mine.append(run)
+        await anyio.sleep(1)
+        run.cancel()
+        output = await run.ended()
+    assert output.status is RunStatus.cancelled
+    assert output.errors == ()
+    assert passed == expected
+
+
+async def test_the_scope_of_an_interrupted_body_is_left_by_its_task_as_it_was_found() -> None:
+    found: list[int] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            await anyio.sleep(1_000)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            found.append(task.cancelling())
+            raise
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        task = run.task
+        run.cancel()
+        await run.ended()
+        await anyio.sleep(1)
+    assert task is not None
+    assert found == [1]
+    assert (task.cancelling(), task.cancelled(), task.done()) == (0, False, True)
+
+
+async def test_a_native_cancel_before_the_stop_is_not_taken_for_the_stops_own() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await anyio.sleep(1_000)  # cancelled natively, and goes on all the same
+        await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        assert run.task is not None
+        run.task.cancel()
+        await anyio.sleep(1)
+        run.cancel("asked")
+        output = await run.ended()
+    assert output.status is RunStatus.cancelled
+    assert output.stop is not None
+    assert output.stop.reason == "asked"
+
+
+async def test_a_scope_lies_in_the_tree_of_the_task_that_entered_the_outermost_one() -> None:
+    host = asyncio.current_task()
+    seen: dict[str, bool] = {}
+
+    async def look(name: str) -> None:
+        with Scope() as scope:
+            seen[name] = lies_in(scope, host)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(look, "anyio child")
+    await look("itself")
+    await asyncio.gather(look("asyncio child"))
+    assert seen == {"anyio child": True, "itself": True, "asyncio child": False}
+
+
+async def test_a_scope_that_encloses_a_task_lies_around_all_that_task_is_in() -> None:
+    async def work() -> None:
+        with Scope() as own:
+            scopes.append(own)
+            await anyio.sleep(10)
+
+    scopes: list[Scope] = []
+    task = asyncio.create_task(work())
+    await anyio.sleep(1)
+    around = QuietScope()
+    around.enclose(task)
+    assert lies_in(scopes[0], task)
+    around.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not scopes[0].cancelled_caught
