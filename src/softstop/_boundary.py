@@ -287,12 +287,15 @@ class Boundary:
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
             self._deferred = False
-            if self.scope is UNDISTURBED:
-                self.scope = QuietScope()
-                if self.task is not None:
-                    self.scope.enclose(self.task)
-            self.scope.interrupt(self)
+            self._interrupt()
             self._unpark()
+
+    def _interrupt(self) -> None:
+        if self.scope is UNDISTURBED:
+            self.scope = QuietScope()
+            if self.task is not None:
+                self.scope.enclose(self.task)
+        self.scope.interrupt(self)
 
     def lower_shields(self) -> None:
         """Cut every open step: grace is over."""
@@ -311,7 +314,7 @@ class Boundary:
         return self.scope.reached or (self.task is not None and self.task.cancelling() > 0)
 
     def leave(self, raised: BaseException | None) -> BaseException | None:
-        """Note that the body has ended, and return what it raised unless that was the run's own interruption."""
+        """The body has ended: return what it raised, unless that was the run's own interruption."""
         self.task = None
         return raised if self.scope is UNDISTURBED else self.scope.leave(raised)
 
@@ -387,12 +390,7 @@ class Boundary:
         """How each step ended, in the order in which they did; steps still open count as abandoned."""
         if not (self._records or self.open or self.streams):
             return ()
-        still: list[Record] = [(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
-        for stream in self.streams:
-            still.append((stream.name, stream.step_id, "divisible", "abandoned"))  # noqa: PERF401 - narrows the tuple
-        return tuple(
-            [
-                StepRecord(step=name, step_id=number, kind=kind, status=status)
-                for name, number, kind, status in (*(self._records or ()), *still)
-            ]
-        )
+        ended = [StepRecord(*record) for record in self._records or ()]
+        atomic = [StepRecord(step.name, step.step_id, "atomic", "abandoned") for step in self.open]
+        divisible = [StepRecord(stream.name, stream.step_id, "divisible", "abandoned") for stream in self.streams]
+        return (*ended, *atomic, *divisible)

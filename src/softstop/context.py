@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Mapping
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
 from pydantic import ValidationError
 
@@ -55,28 +55,13 @@ class RunContext:
     Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
     """
 
-    __slots__ = ("_boundary", "_responses_seen", "_run", "_voice", "write")
-
-    write: Callable[[str], None]
-    """Publish a piece of content: `run.write("text")`. Never waits; empty text is no event.
-
-    A MisuseError if it is not a string. The voice's own method and not a wrapper: no call is hotter.
-    """
+    __slots__ = ("_boundary", "_responses_seen", "_run", "_voice")
 
     def __init__(self, run: LiveRun) -> None:
         self._run = run
         self._voice = run.voice
         self._boundary = run.boundary
         self._responses_seen: dict[str, Usage] | None = None  # by provider's response id; made with the first
-
-    if not TYPE_CHECKING:  # else every misspelt name would pass for a method
-
-        def __getattr__(self, name: str) -> Callable[[str], None]:
-            """Bind `write` at its first use: many runs are open, and most of them are silent."""
-            if name != "write":
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self.write = self._voice.write
-            return self.write
 
     @property
     def _responses(self) -> dict[str, Usage]:
@@ -162,6 +147,14 @@ class RunContext:
     def messages(self, messages: tuple[Any, ...]) -> None:
         if not self._voice.closed:  # what an abandoned body adds is too late
             self._run.messages = messages
+
+    def write(self, text: str) -> None:
+        """Publish a piece of content. Never waits; empty text is no event.
+
+        Raises:
+            MisuseError: It is not a string.
+        """
+        self._voice.write(text)
 
     def step(self, name: str, *, reserve: Usage | None = None, interruptible: bool = False) -> Step:
         """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, whatever asks for a stop.

@@ -65,7 +65,7 @@ def nested_steps_are_refused_too(patch: Patch) -> None:
 def scope_is_cancelled_although_a_foreign_step_runs(patch: Patch) -> None:
     def cancel(boundary: Boundary) -> None:
         boundary._deferred = False
-        boundary.scope.interrupt()
+        boundary._interrupt()
         boundary._unpark()
 
     patch.setattr(Boundary, "_cancel_unless_foreign", cancel)
