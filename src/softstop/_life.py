@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from threading import get_ident
 from typing import Any, Final
 
@@ -12,26 +13,26 @@ from ._across import across
 from ._body import perform
 from ._boundary import Boundary
 from ._hooks import StopHook, call_hooks, check_hook
+from ._limited import change_limits, limit_reached
 from ._live import live
 from ._log import Log, Waiters, wait_in, wake_all
 from ._machine import Ending, Facts, Signal, follow, reduce_outcome
-from ._means import LimitChanges, Means, RunLimits, check_priced, means_of
+from ._means import Means, RunLimits, means_of
 from ._members import end_all, joined, living, stopped_with
 from ._open import current_step, names_of
 from ._scopes import SETTLE
 from ._spec import RunOptions, RunSpec
 from ._stopline import StopLine
 from ._voice import Voice, WatchedVoice
-from ._wrapup import open_reserve
-from .budgets import Budget, first_reached
+from .budgets import Budget
 from .context import RunContext
-from .errors import MOST_ERRORS, MisuseError, StepFailed, process_interrupt, safe_error, unfold
+from .errors import MOST_ERRORS, StepFailed, process_interrupt, safe_error, unfold
 from .events import RunCancelled, RunCompleted, RunContinued, RunFailed, RunPaused, RunStarted, Source, Stamp
 from .limits import NO_LIMITS, Limits
 from .ports import Owner, Runnable
 from .stops import LimitReached, RunStatus, StopCause, StopMode, StopPolicy, StopRequest
 
-UNDISTURBED: Final = Facts(Ending.returned, stop_requested=False)  # nearly every run; one value for all
+UNDISTURBED: Final = reduce_outcome(Facts(Ending.returned, stop_requested=False))  # nearly every run
 current_run: ContextVar[Life | None] = ContextVar("softstop.current_run", default=None)
 
 
@@ -44,15 +45,15 @@ class Life:
 
     __slots__ = (
         "__weakref__", "_abandoned", "_bell", "_delivered", "_error", "_errors", "_failed_first", "_hooks",
-        "_members_gone", "_owner", "_parent", "_value", "_winding_up", "boundary", "line", "loop",
-        "means", "members", "messages", "outcome", "policy", "run_id", "spec", "status", "task", "voice",
+        "_members_gone", "_owner", "_value", "_winding_up", "boundary", "line", "loop",
+        "means", "members", "messages", "outcome", "parent", "policy", "run_id", "spec", "status", "task", "voice",
     )  # fmt: skip
 
     def __init__(
         self, owner: Owner, spec: RunSpec, limits: Limits, policy: StopPolicy, parent: Life | None = None
     ) -> None:
         self._owner = owner
-        self._parent = parent
+        self.parent = parent
         self.spec = spec
         self.run_id = spec.run_id  # known before the first event
         self.policy = policy
@@ -133,62 +134,18 @@ class Life:
         return bool(self.members) and not gone
 
     def reach_limit(self, cause: StopCause, limit: LimitReached, ledger: Budget | None = None) -> bool:
-        """A limit is a stop request (T16), made to the outermost run that draws on the exhausted ledger.
-
-        Returns whether the run may go on instead: it is paused, or has a last answer to give.
-        """
-        run, above = self, self._parent
-        while ledger is not None and above is not None and any(ledger is other for other in above.boundary.chain):
-            run, above = above, above._parent
-        if run.line.sealed or run.line.held is not None:
-            return False
-        request = StopRequest(cause=cause, reason=str(limit), limit=limit)
-        if ledger is not None and run.means is not None and ledger is run.means.own and run._outlives(ledger, request):
-            return True
-        run.line.request(request)
-        return False
-
-    def _outlives(self, ledger: Budget, request: StopRequest) -> bool:
-        if self.limits.now.on_exhausted == "pause":
-            self.pause(request.reason)
-            return True
-        if (wrap_up := self.boundary.wrap_up) and ledger.keeps_back:  # it is for the last answer, not for members
-            wrap_up.begin(ledger, request.cause)
-            for member in self.live_members():
-                member.ask(wrap_up.request(self.run_id))
-        return open_reserve(ledger)
+        """A limit is reached; tells whether the run may go on instead of being stopped."""
+        return limit_reached(self, cause, limit, ledger)
 
     @property
     def limits(self) -> RunLimits:
         """The limits in force; `run.limits.update(tokens=...)` changes them."""
-        return RunLimits(lambda: NO_LIMITS if self.means is None else self.means.limits, self._change_limits)
+        return RunLimits(lambda: NO_LIMITS if self.means is None else self.means.limits, partial(change_limits, self))
 
     @property
     def ends_at(self) -> float | None:
         """Loop time of the nearest timeout, own or inherited."""
         return None if self.means is None else self.means.ends_at
-
-    def _change_limits(self, changes: LimitChanges) -> None:
-        if self.line.sealed:
-            raise MisuseError(f"run {self.run_id!r} has ended; its limits no longer matter")
-        if changes.get("cost_usd") is not None:
-            for run in self.tree():
-                check_priced(run.spec.runnable, "run")
-        if self.means is None:
-            above = None if self._parent is None else self._parent.means
-            self.means = Means(self.loop, NO_LIMITS, (), above, self.boundary.chain)
-            if self.status is not RunStatus.pending:
-                self.means.start(self.reach_limit)
-        if self.means.change(changes):
-            assert self.means.own is not None
-            for run in self.tree():  # a ledger that came after the start counts from now, here and below
-                run.boundary.chain, run.boundary.limited = (*run.boundary.chain, self.means.own), True
-        self.boundary.most, self.boundary.limited = self.means.limits.steps, True
-        if wrap_up := self.boundary.wrap_up:
-            wrap_up.reconsider()
-        if self.boundary.paused and first_reached(self.boundary.chain) is None:
-            self.resume()
-        self.boundary.look_at_ledgers()
 
     def tree(self) -> Iterator[Life]:
         """This run and all below it, in the order of their start."""
@@ -222,7 +179,9 @@ class Life:
                 member.resume()
 
     async def drive(self) -> None:
-        """The run's task: the body under its scope, then the outcome. Catches everything at the run's edge."""
+        """The run's task: the body, then the outcome. Catches everything at the run's edge."""
+        if self.task is None:  # an eager task factory runs this within `start`, which shall return at once
+            await asyncio.sleep(0)
         self._take_inboxes()
         if self.status is not RunStatus.pending:
             return
@@ -258,8 +217,8 @@ class Life:
         if self.means is not None:
             self.means.start(self.reach_limit)
         current_run.set(self)
-        if self._parent is not None:
-            self.line.inherit(self._parent.line)
+        if self.parent is not None:
+            self.line.inherit(self.parent.line)
         elif current_step.get() is not None:
             current_step.set(None)
 
@@ -269,7 +228,7 @@ class Life:
         while here is not None:
             if here.line.inbox is not None:
                 here.line.take_inbox()
-            here = here._parent
+            here = here.parent
 
     async def _wind_up_whatever_comes(self, ending: Ending) -> KeyboardInterrupt | None:
         """Wind up; a native cancel in those last waits hastens them once, and never costs the outcome."""
@@ -316,11 +275,14 @@ class Life:
 
     def _judge(self, ending: Ending) -> Signal | None:
         """How the run ended, from the facts; None if its outcome did not wait for this."""
-        if self.line.sealed or self._abandoned:
+        line = self.line
+        if line.sealed or self._abandoned:
             return None
-        self.line.take_inbox()
-        if (stop := self.stop) is None and ending is Ending.returned:
-            return reduce_outcome(UNDISTURBED)
+        if line.inbox is not None:
+            line.take_inbox()
+        stop = line.stop
+        if stop is None and ending is Ending.returned:
+            return UNDISTURBED
         cut = self.boundary.cut or any(stopped_with(member, self.run_id, stop) for member in self.members)
         facts = Facts(ending, stop is not None, self.boundary.refused, cut, self._delivered, self._failed_first)
         return reduce_outcome(facts)

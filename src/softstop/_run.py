@@ -111,7 +111,7 @@ class Run(Life):
         return output
 
     def _caller_gone(self) -> None:
-        if self._parent is not None and self._parent.line.asked:
+        if self.parent is not None and self.parent.line.asked:
             return  # its parent's body was stopped while it waited: this run has got that stop, in its own mode
         if self.policy.on_caller_gone == "stop":
             self.line.ask(StopRequest(cause=StopCause.caller_gone))

@@ -49,6 +49,9 @@ class RunContent(Event):
         """The piece of text."""
         return self._content
 
+    def _own(self) -> dict[str, Any]:  # spelled out: nearly every event that is sent is one of these
+        return {"seq": self._seq, "at": self._at, "metrics": self._metrics, "content": self._content}
+
 
 StepKind = Literal["atomic", "divisible"]
 StepStatus = Literal["completed", "failed", "cut", "unsettled", "abandoned"]

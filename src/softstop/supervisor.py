@@ -214,7 +214,7 @@ class Supervisor:
     def _register(self, runnable: Runnable, message: object, options: RunOptions, parent: Life | None) -> Run:
         if not hasattr(runnable, "invoke") or not hasattr(runnable, "source"):
             raise MisuseError(f"cannot run {type(runnable).__name__}; wrap it: Agent(...)")
-        if isinstance(options.get("continue_from"), str):
+        if options and isinstance(options.get("continue_from"), str):
             options = {**options, "continue_from": self._output_of(cast(str, options.get("continue_from")))}
         spec = RunSpec.check(runnable, message, options)
         limits = spec.limits.over(runnable.limits)

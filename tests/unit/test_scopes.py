@@ -170,7 +170,7 @@ async def test_a_scope_lies_in_the_tree_of_the_task_that_entered_the_outermost_o
     async with anyio.create_task_group() as group:
         group.start_soon(look, "anyio child")
     await look("itself")
-    await asyncio.gather(look("asyncio child"))
+    await asyncio.get_running_loop().create_task(look("asyncio child"))
     assert seen == {"anyio child": True, "itself": True, "asyncio child": False}
 
 
@@ -181,7 +181,7 @@ async def test_a_scope_that_encloses_a_task_lies_around_all_that_task_is_in() ->
             await anyio.sleep(10)
 
     scopes: list[Scope] = []
-    task = asyncio.create_task(work())
+    task = asyncio.get_running_loop().create_task(work())
     await anyio.sleep(1)
     around = QuietScope()
     around.enclose(task)

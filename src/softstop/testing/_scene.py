@@ -353,9 +353,9 @@ async def _read(stream: EventStream, into: list[Event]) -> None:
 
 
 def _by_start(run: Run) -> int:
-    depth, here = 0, cast(Any, run)._parent
+    depth, here = 0, cast(Any, run).parent
     while here is not None:
-        depth, here = depth + 1, here._parent
+        depth, here = depth + 1, here.parent
     return depth
 
 

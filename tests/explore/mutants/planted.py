@@ -257,7 +257,7 @@ def a_members_own_stop_stops_its_parent(patch: Patch) -> None:
 
     def climb(line: StopLine, held: Deadline) -> None:
         act(line, held)
-        parent = getattr(line._run, "_parent")  # noqa: B009
+        parent = line._run.parent  # type: ignore[attr-defined]
         if parent is not None and held.request.via is None and not parent.status.ended:
             parent.line.ask(held.request)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -169,6 +171,24 @@ async def test_an_eager_stop_before_the_first_turn_of_a_started_run_begins_nothi
         run = supervisor.start(Agent(body))
         run.cancel()
         assert names(await listen(run)) == ["RunStopRequested", "RunCancelled"]
+
+
+EAGERLY = [asyncio.eager_task_factory] if sys.version_info >= (3, 12) else []
+
+
+@pytest.mark.parametrize("factory", [None, *EAGERLY], ids=["usual", "eager"][: 1 + len(EAGERLY)])
+async def test_a_run_begins_after_the_call_that_starts_it_also_where_tasks_are_started_eagerly(factory: Any) -> None:
+    async def body(run: RunContext, message: object) -> str:
+        async with run.step("pay"):
+            return "paid"
+
+    asyncio.get_running_loop().set_task_factory(factory)
+    async with Supervisor(max_running=1) as supervisor:
+        refused, first, second = (supervisor.start(Agent(body)) for _ in range(3))
+        assert first.status is refused.status is RunStatus.pending
+        refused.cancel()
+        assert [(await run.ended()).value for run in (refused, first, second)] == [None, "paid", "paid"]
+    assert supervisor.abandoned == 0
 
 
 # -- waits in no step ------------------------------------------------------------------------------------------------
