@@ -102,6 +102,7 @@ class Life:
 
     async def wait_for_end(self) -> None:
         """Wait for the outcome, from any loop; not as a caller: a cancelled wait does not stop the run."""
+        self.line.bury_orphan()
         if asyncio.get_running_loop() is self.loop:
             while self.outcome is None:
                 self._bell = self._bell or []

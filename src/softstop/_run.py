@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, cast
 
@@ -74,12 +74,14 @@ class Run(Life):
 
     def events(self, after: int = 0) -> EventStream:
         """Read the events with a `seq` above `after`. Whoever reads here never stops the run."""
-        self.line.bury_orphan()
-        return EventStream(self.voice, after)
+        return self._read(after, None)
 
     def __aiter__(self) -> EventStream:
+        return self._read(0, self._caller_gone)
+
+    def _read(self, after: int, gone: Callable[[], None] | None) -> EventStream:
         self.line.bury_orphan()
-        return EventStream(self.voice, 0, self._caller_gone)
+        return EventStream(self.voice, after, gone)
 
     def __await__(self) -> Generator[Any, None, RunOutput]:
         return self._await_as_caller().__await__()
@@ -104,7 +106,6 @@ class Run(Life):
 
     async def ended(self) -> RunOutput:
         """Wait for the outcome without being its caller: a cancelled wait does not stop the run."""
-        self.line.bury_orphan()
         await self.wait_for_end()
         output = self.output
         assert output is not None

@@ -112,7 +112,6 @@ class StopLine:
         return StopReceipt(self._run.run_id, verdict, self._run.status, self._result)
 
     async def _result(self) -> StopResult:
-        self.bury_orphan()
         await self._run.wait_for_end()
         outcome = self._run.outcome
         if isinstance(outcome, RunCancelled):

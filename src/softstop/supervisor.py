@@ -23,7 +23,7 @@ from ._remembered import Remembered
 from ._run import Run
 from ._scopes import SETTLE
 from ._spec import RunOptions, RunOutput, RunSpec
-from .errors import MisuseError, RunNotFound, SupervisorClosed
+from .errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
 from .limits import NO_LIMITS, Limits
 from .ports import Observer, Runnable
 from .stops import (
@@ -233,7 +233,11 @@ class Supervisor:
         for budget in run.boundary.chain:
             if budget.cost_usd is not None:
                 check_priced(runnable, budget.name)
-        live.add(run.run_id, run)
+        try:
+            live.add(run.run_id, run)
+        except RunIdTaken:
+            cast(Run, live.get(run.run_id) or run).line.bury_orphan()  # if it is one, its id is free
+            live.add(run.run_id, run)
         self._runs[run.run_id] = run
         return run
 

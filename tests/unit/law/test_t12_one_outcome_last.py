@@ -322,7 +322,22 @@ def by_a_reader_in_a_thread(run: Run) -> None:
         threads.submit(by_a_reader, run).result()
 
 
-FINDERS = [by_a_stop, by_a_stop_by_its_id, by_a_reader, by_a_reader_in_a_thread, by_a_caller, by_its_output]
+def by_a_run_that_wants_its_id(run: Run) -> None:
+    async def again() -> RunStatus:
+        return (await Supervisor().start(Agent(chatty), run_id=run.run_id, limits=Limits(steps=0))).status
+
+    assert asyncio.run(again()) is RunStatus.cancelled
+
+
+FINDERS = [
+    by_a_run_that_wants_its_id,
+    by_a_stop,
+    by_a_stop_by_its_id,
+    by_a_reader,
+    by_a_reader_in_a_thread,
+    by_a_caller,
+    by_its_output,
+]
 
 
 @pytest.mark.parametrize("find", FINDERS, ids=lambda find: find.__name__)
