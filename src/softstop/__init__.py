@@ -1,5 +1,6 @@
 """An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done."""
 
+from ._here import cancel_run as cancel_run
 from ._means import RunLimits as RunLimits
 from ._portal import SyncEventStream as SyncEventStream
 from ._readers import EventStream as EventStream
@@ -58,7 +59,6 @@ from .stops import StopReceipt as StopReceipt
 from .stops import StopRequest as StopRequest
 from .stops import StopResult as StopResult
 from .supervisor import Supervisor as Supervisor
-from .supervisor import cancel_run as cancel_run
 from .teams import BestEffort as BestEffort
 from .teams import Team as Team
 from .usage import Usage as Usage

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Literal, Unpack, overload
 
+from ._here import cancel_run, start_here
 from ._portal import SyncEventStream, run_sync, stream_sync
 from ._run import Run
 from ._spec import RunOptions, RunOutput
@@ -14,7 +15,6 @@ from .context import RunContext
 from .events import Source
 from .limits import Limits
 from .stops import StopPolicy
-from .supervisor import cancel_run, start_here
 
 
 class Startable(ABC):

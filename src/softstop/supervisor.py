@@ -15,7 +15,7 @@ import anyio
 
 from ._journal import Journal
 from ._life import Life, current_run
-from ._live import defaults, live
+from ._live import live
 from ._log import Waiters, wait_in, wake_all
 from ._means import check_priced
 from ._readers import EventStream
@@ -38,7 +38,7 @@ from .stops import (
 )  # fmt: skip
 
 AT_ONCE: Final = 50  # runs that a drain asks in one turn: they end before the garbage collector looks at them
-_ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
+ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
 
 
 class Supervisor:
@@ -89,14 +89,14 @@ class Supervisor:
 
     async def __aenter__(self) -> Self:
         self._bind()
-        self._outer = _ambient.get()
-        _ambient.set(self)
+        self._outer = ambient.get()
+        ambient.set(self)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _ambient.set(self._outer)  # not reset(token): that fails where a test fixture leaves in another context
+        ambient.set(self._outer)  # not reset(token): that fails where a test fixture leaves in another context
         with anyio.CancelScope(shield=True):  # bounded by the policies of the runs
             if exc is None:
                 await self.drain()
@@ -363,39 +363,3 @@ class Supervisor:
 
 def _unknown(run_id: str) -> StopReceipt:
     return StopReceipt(run_id, StopOutcome.unknown, None)
-
-
-def current_supervisor() -> Supervisor:
-    """The supervisor whose block we are in, else the default one of this event loop.
-
-    Raises:
-        MisuseError: No event loop is running.
-    """
-    supervisor = _ambient.get()
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
-    if supervisor is not None and supervisor._loop is loop:
-        return supervisor
-    return cast(Supervisor, defaults.of(loop, Supervisor))
-
-
-def start_here(runnable: Runnable, message: object, options: RunOptions) -> Run:
-    """Start a run where the caller stands: as a member inside a body, else under the current supervisor."""
-    parent = current_run.get()
-    if parent is not None and asyncio._get_running_loop() is parent.loop:
-        given_up = parent.boundary.abandoned  # such a body starts nothing any more (T2)
-        if given_up or not parent.status.ended:
-            return cast(Run, parent.start_member(runnable, message, options))
-    return current_supervisor().start(runnable, message, **options)
-
-
-def cancel_run(run_id: str, reason: str | None = None) -> bool:
-    """Ask any live run of this process to stop at its next step boundary; from any thread, without waiting.
-
-    Returns:
-        Whether the run is stopping now. False for an unknown id and for a run that has ended; nothing is remembered.
-    """
-    run = live.get(run_id)
-    return bool(cast(Run, run).cancel(reason)) if run is not None else False
