@@ -10,15 +10,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
-from ._amounts import Fit
-from ._log import wake_all, wake_anywhere
-from ._open import NO_STEPS, OpenStep, OpenStream, current_step, enclosing_holds
+from ._log import wake_all
+from ._open import NO_STEPS, OpenStep, OpenStream, current_step
 from ._scopes import QuietScope, Scope, lies_in, pass_unless_cancelled
 from ._voice import Voice
 from ._wrapup import WrapUp
-from .budgets import CAUSE_OF, Budget, Chain, Claim, Hold, Unit, Verdict, first_reached, grant
+from .budgets import Budget, Chain
 from .errors import unfold
-from .events import BudgetWarning, StepKind, StepRecord, StepStatus
+from .events import StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
 NOTHING: Final[frozenset[OpenStream]] = frozenset()  # one for all: each would be 216 bytes
@@ -41,10 +40,10 @@ class Boundary:
     """What one run has open, and whether more may open."""
 
     __slots__ = (
-        "_above", "_after_turn", "_deferred", "_dismissed", "_emptied", "_failures", "_parked", "_records", "_resting",
-        "_run", "_steps", "_turns", "_unwinding", "abandoned", "alert", "asked", "begun", "chain", "cleanup_timeout",
-        "cut", "foreign", "limited", "most", "open", "over", "paused", "refused", "scope", "streams",
-        "task", "voice", "wrap_up",
+        "_after_turn", "_deferred", "_dismissed", "_emptied", "_failures", "_parked", "_records", "_resting",
+        "_turns", "_unwinding", "abandoned", "above", "alert", "asked", "begun", "chain", "cleanup_timeout",
+        "cut", "foreign", "limited", "most", "open", "over", "paused", "refused", "run", "scope", "steps",
+        "streams", "task", "voice", "wrap_up",
     )  # fmt: skip
 
     def __init__(
@@ -60,8 +59,8 @@ class Boundary:
         self.chain = chain  # ledgers to draw on, nearest first; empty if nothing is bounded
         self.most = most  # steps that may begin, members' included
         self.cleanup_timeout = cleanup_timeout
-        self._run = run
-        self._above = above
+        self.run = run
+        self.above = above
         self.limited: bool = bool(chain) or most is not None or (above is not None and above.limited)
         self.task: asyncio.Task[Any] | None = None  # that drives the run, while the body is under way
         self.scope = UNDISTURBED  # one of its own, around all of the body, from the interruption on
@@ -73,11 +72,11 @@ class Boundary:
         self.over = False  # the outcome is published
         self.abandoned = self._dismissed = False  # ... without waiting for the body; which has been told at a boundary
         self.begun = 0
-        self.foreign = 0  # begun steps in tasks outside the body's tree; while > 0 the body must not be interrupted
+        self.foreign = 0  # steps begun in tasks outside the body's tree, sources closing there: the body has to wait
         self.open: dict[OpenStep, None] = NO_STEPS  # in the order of their begin
         self.streams: tuple[OpenStream, ...] = ()  # there are few of them: an empty dict for all runs would be dearer
         self._records: list[Record] | None = None
-        self._steps = 0  # begun here and in members
+        self.steps = 0  # begun here and in members
         self._turns = 0  # model turns under way
         self._after_turn = False  # a stop of mode `turn` waits for them
         self._deferred = False  # the body is to be interrupted once no foreign step runs
@@ -90,10 +89,10 @@ class Boundary:
     async def cross(self) -> None:
         """One step boundary: return if the run may go on, else end the calling task's wait here."""
         if self.alert and not self.inside():
-            await self._halt()
+            await self.halt()
         await pass_unless_cancelled()
 
-    async def _halt(self) -> None:
+    async def halt(self) -> None:
         """Wait while the run is paused; go no further if it is stopping."""
         while self.paused and not self.asked:
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -131,78 +130,14 @@ class Boundary:
         step = current_step.get()
         return step is not None and step.boundary is self and step in self.open
 
-    async def admit(self) -> None:
-        """A boundary before a step of a run with a stop or a limit: the record, step limits, exhausted ledgers."""
-        if self.inside():
-            return
-        if self.alert:
-            await self._halt()
-        outermost: Boundary | None = None
-        here: Boundary | None = self
-        while here is not None:  # root before leaf: the outermost limit is the one told (T16)
-            if here.most is not None and here._steps >= here.most:
-                outermost = here
-            here = here._above
-        if outermost is not None:
-            used = LimitReached(kind="steps", holder="run", limit=outermost.most or 0, used=outermost._steps)
-            outermost._run.reach_limit(StopCause.step_limit, used)
-            await self.refuse()
-        while self.chain and (reached := first_reached(self.chain)) is not None:
-            await self.without(*reached)
-
     def begin(self) -> int:
         """Count a step and give it its number."""
         here: Boundary | None = self
         while here is not None:
-            here._steps += 1
-            here = here._above
+            here.steps += 1
+            here = here.above
         self.begun += 1
         return self.begun
-
-    async def reserve(self, fit: Fit) -> Hold:
-        """Claim room for a step in every ledger; waits while others may free some, outside any shield."""
-        hold = grant(self.chain, fit)
-        while hold is None:
-            claim = await self._claim(fit)
-            hold = claim.hold
-            if claim.refused_by is not None:
-                await self.without(*claim.refused_by)
-        if self.asked and not self.inside():
-            hold.release()
-            await self.refuse()
-        return hold
-
-    async def _claim(self, fit: Fit) -> Claim:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        claim = Claim(self.chain, fit, enclosing_holds(), lambda: wake_anywhere([waiter]))
-        if claim.enter() is Verdict.waiting:  # from here on a run of another loop may decide it, in its own thread
-            try:
-                await waiter
-            except BaseException:
-                claim.withdraw()
-                raise
-        return claim
-
-    async def without(self, budget: Budget, unit: Unit) -> None:
-        """A ledger has no room: return if there will be, having waited if the run is paused; else refuse."""
-        if not self.run_out(budget, unit):
-            await self.refuse()
-        if self.alert:
-            await self._halt()
-
-    def run_out(self, budget: Budget, unit: Unit) -> bool:
-        """Turn an exhausted ledger into a stop request; True if its owner has found another way."""
-        return self._run.reach_limit(CAUSE_OF[unit], budget.facts(unit), budget)
-
-    def look_at_ledgers(self) -> None:
-        """After spending: warn where a limit comes near, request a stop where one is reached, root before leaf."""
-        for budget in self.chain:
-            warning = budget.warning()
-            if warning is not None:
-                self.voice.emit(BudgetWarning, warning)
-        reached = first_reached(self.chain)
-        if reached is not None:
-            self.run_out(*reached)
 
     async def refuse(self) -> None:
         """Do not let the caller pass: ends in a cancellation, however the calling task is related to the scope."""
@@ -226,14 +161,6 @@ class Boundary:
         with Scope() as probe:
             return lies_in(probe, self.task)
         return False
-
-    def wrapped_up(self) -> None:
-        """The last answer was given: the run ends cancelled, by the limit that was reached."""
-        self.refused = True
-        if self.wrap_up is not None and self.wrap_up.begun:
-            request = self.wrap_up.request()
-            assert request.limit is not None
-            self._run.reach_limit(request.cause, request.limit)
 
     @contextmanager
     def turn(self) -> Generator[None]:
@@ -339,15 +266,20 @@ class Boundary:
     def left(self, step: OpenStep, record: Record) -> None:
         """Note that a step has ended, shield down, everything committed."""
         self.note(record)
-        if step.foreign and self.foreign:
-            self.foreign -= 1
         if self.asked:
             self.cut = self.cut or record[3] in ("cut", "unsettled")  # one that was cut and ended whole hinders nothing
-            if self._deferred:
-                self._cancel_unless_foreign()
-            elif self.scope.interrupted:
+            if self.scope.interrupted:
                 self.scope.nudge()
+        if step.foreign:
+            self.foreign_ended()
         self._look_whether_emptied()
+
+    def foreign_ended(self) -> None:
+        """One thing less that an interruption of the body would tear."""
+        if self.foreign:
+            self.foreign -= 1
+        if self._deferred:
+            self._cancel_unless_foreign()
 
     def _look_whether_emptied(self) -> None:
         if self._emptied is not None and not self.open and not self._emptied.done():

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from ._boundary import Boundary
 from ._means import LimitChanges, Means, check_priced
 from ._spec import RunSpec
+from ._spending import look_at_ledgers
 from ._stopline import StopLine
 from ._wrapup import open_reserve
 from .budgets import Budget, first_reached
@@ -92,4 +93,4 @@ def change_limits(run: LimitedRun, changes: LimitChanges) -> None:
         boundary.wrap_up.reconsider()
     if boundary.paused and first_reached(boundary.chain) is None:
         run.resume()
-    boundary.look_at_ledgers()
+    look_at_ledgers(boundary)

@@ -15,6 +15,7 @@ from ._amounts import Fit
 from ._boundary import Boundary
 from ._open import NO_STEPS, OpenStep, current_step
 from ._scopes import Scope, cancelled_around, finish_within, host_of, lies_in, pass_unless_cancelled
+from ._spending import admit, reserve
 from .budgets import Hold
 from .errors import MisuseError, StepFailed, safe_error
 from .events import (
@@ -68,9 +69,9 @@ class Step:
             raise MisuseError(f"step {self.name!r} was entered before; call run.step(...) for each step")
         boundary = self.boundary
         if boundary.alert or boundary.limited:
-            await boundary.admit()
+            await admit(boundary)
         if self._need is not None and boundary.chain:
-            self.hold = await boundary.reserve(self._need)
+            self.hold = await reserve(boundary, self._need)
         scope = Scope(shield=True)
         scope.__enter__()
         if scope._parent_scope is not None and cancelled_around(scope):  # perhaps the body's own
@@ -159,6 +160,7 @@ class Stream(Generic[T]):
         "_ended",
         "_foreign",
         "_guard",
+        "_holds",
         "_inside",
         "_insist",
         "_interrupted",
@@ -189,7 +191,8 @@ class Stream(Generic[T]):
         self._interrupted = False
         self._foreign = False  # in a task that asyncio started: the scope cannot interrupt it
         self._guard: Scope | None = None  # around the wait for a chunk of a generator read in a branch
-        self._insist: asyncio.TimerHandle | None = None  # when that generator has cleaned up for long enough
+        self._holds = False  # the body is not interrupted while the source, read in a foreign task, cleans up
+        self._insist: asyncio.TimerHandle | None = None  # when the source has cleaned up for long enough
         self.task: asyncio.Task[Any] | None = None  # that began it
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -229,7 +232,7 @@ class Stream(Generic[T]):
         if self._pull is None:
             try:
                 if boundary.alert or boundary.limited:
-                    await boundary.admit()
+                    await admit(boundary)
                 await pass_unless_cancelled()
             except BaseException:
                 await self._close_source()  # noqa: ASYNC102 - shielded
@@ -293,6 +296,10 @@ class Stream(Generic[T]):
         """End a foreign task's wait for a chunk; in the scope's tree the scope does that, until the body has ended."""
         alone = self._foreign or outlived or self._guard is not None
         if alone and self.task is not None and self.waiting and not self._interrupted:
+            if self._foreign and self._insist is None and not outlived:  # the body's end would tear the clean-up
+                self._holds = True
+                self._boundary.foreign += 1
+                self._insist = self.task.get_loop().call_later(self._boundary.cleanup_timeout, self._give_way)
             if asyncio.current_task() is self.task:  # the source asks by itself: it does not wait yet, perhaps never
                 self.task.get_loop().call_soon(partial(self.interrupt, outlived=outlived))
                 return
@@ -301,6 +308,14 @@ class Stream(Generic[T]):
             if self._guard is not None:
                 self._guard.shield = True
                 self._insist = self.task.get_loop().call_later(self._boundary.cleanup_timeout, self._lower_guard)
+        elif not self.waiting:
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Keep the body from being interrupted no longer."""
+        if self._holds:
+            self._holds = False
+            self._boundary.foreign_ended()
 
     def _lower_guard(self) -> None:
         boundary = self._boundary
@@ -332,6 +347,7 @@ class Stream(Generic[T]):
         boundary.note((self.name, self.step_id, "divisible", status))
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
         boundary.closed(self)
+        self._give_way()
 
     async def _close_source(self) -> None:
         close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)

@@ -15,6 +15,7 @@ from ._hooks import StopHook
 from ._means import RunLimits
 from ._open import current_step
 from ._spec import RunOptions, RunOutput, RunSpec
+from ._spending import look_at_ledgers
 from ._steps import Step, Stream
 from ._voice import Voice
 from .budgets import Hold, spend
@@ -221,7 +222,7 @@ class RunContext:
             self._voice.emit(UsageRejected, f"{where or 'usage'}: {first['msg']}"[:200])
             if hold is not None:
                 hold.forfeit()
-                self._boundary.look_at_ledgers()
+                look_at_ledgers(self._boundary)
             return None
 
     def _new_part(self, usage: Usage, response_id: str, *, cumulative: bool) -> Usage | None:
@@ -241,7 +242,7 @@ class RunContext:
                 spend(boundary.chain, Amount.of(usage))
             else:
                 hold.spend(Amount.of(usage))
-            boundary.look_at_ledgers()
+            look_at_ledgers(boundary)
 
     def heartbeat(self) -> None:
         """Tell an idle limit that the run is alive although it has nothing to say."""

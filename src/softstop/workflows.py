@@ -12,6 +12,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from ._spec import RunOutput
+from ._spending import admit
 from ._startable import Startable, slug
 from .agents import Agent, Body, check_arguments, is_async, name_of
 from .context import RunContext
@@ -277,7 +278,7 @@ async def perform(step: Playable, run: RunContext, value: Any) -> Any:
         return await step.play(run, value)
     boundary, voice = run._boundary, run._voice
     if boundary.alert or boundary.limited:
-        await boundary.admit()
+        await admit(boundary)
     number = boundary.begin()
     voice.emit(StepStarted, step.name, number, "divisible")
     status: StepStatus = "cut"

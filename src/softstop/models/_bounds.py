@@ -8,6 +8,7 @@ from typing import Final
 from .._amounts import Amount, Room
 from .._boundary import Boundary
 from .._open import enclosing_holds
+from .._spending import reserve
 from ..budgets import Budget, Chain, Hold, Unit
 from ..context import RunContext
 from ._prices import Rates
@@ -57,7 +58,7 @@ async def claim(run: RunContext, asked: Callable[[], int], most_output: int | No
     if not boundary.chain:
         return Bound(None, most_output)
     fit = _Fit(boundary.chain, asked, MOST_OUTPUT if most_output is None else most_output, rates)
-    hold = await boundary.reserve(fit)
+    hold = await reserve(boundary, fit)
     if fit.output is None:
         return Bound(hold, most_output)
     if fit.output == fit.most_output:

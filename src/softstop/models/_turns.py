@@ -12,6 +12,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.tools import ToolDefinition
 
 from .._scopes import finish_within
+from .._spending import without, wrapped_up
 from .._steps import MODEL_REQUEST, TOOL_CALL, Step, Stream
 from .._wrapup import WrapUp
 from ..context import RunContext
@@ -116,7 +117,7 @@ class ModelBody:
         with ExitStack() as turn:
             asked = await self._ask(run, model, history, turn)
             if asked.is_last:
-                run._boundary.wrapped_up()
+                wrapped_up(run._boundary)
                 return True
             if history.calls:
                 async with anyio.create_task_group() as calls:
@@ -127,7 +128,7 @@ class ModelBody:
             if asked.cut_off_by is None:
                 return True
             if not _is_wrapping_up(run):  # it is, if that answer used up all but the reserve
-                await run._boundary.without(*asked.cut_off_by)  # ends here, unless the limit leaves another way
+                await without(run._boundary, *asked.cut_off_by)  # ends here, unless the limit leaves another way
             history.go_on()
             return False
 

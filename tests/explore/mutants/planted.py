@@ -30,7 +30,7 @@ from .registry import Patch, mutant, nothing, nothing_async
 
 @mutant
 def no_check_of_the_record_before_a_step(patch: Patch) -> None:
-    patch.setattr(Boundary, "admit", nothing_async)
+    patch.setattr(_steps, "admit", nothing_async)
     patch.setattr(_steps, "cancelled_around", lambda scope: False)
 
 

@@ -380,15 +380,7 @@ async def write_out(run: RunContext, source: AsyncIterator[str]) -> None:
         run.write(word)
 
 
-TORN = pytest.mark.xfail(
-    strict=True, reason="in a branch the group's own cancel reaches the clean-up of a generator a second time"
-)
-
-
-@pytest.mark.parametrize(
-    "where",
-    ["body", "anyio branch", pytest.param("asyncio branch", marks=TORN)],
-)
+@pytest.mark.parametrize("where", ["body", "anyio branch", "asyncio branch"])
 async def test_a_stalled_generator_may_clean_up_wherever_it_is_read(where: str) -> None:
     closed: list[float] = []
 
