@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 from lawkit import Words, at, listen, names, now, one, words
 
-from softstop import Agent, RunContext, RunStatus, StepCompleted, StepStarted, StopPolicy, Supervisor
+from softstop import Agent, RunContext, RunStatus, StepCompleted, StepStarted, StopPolicy, Supervisor, cancel_run
 
 TELLING = "word1 word2 word3 "
 
@@ -406,6 +407,96 @@ async def test_a_stalled_generator_may_clean_up_wherever_it_is_read(where: str) 
         assert now() == 5
     assert closed == [5]
     assert output.status is RunStatus.cancelled
+
+
+async def in_asyncio_branches(*branches: Coroutine[Any, Any, object]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for branch in branches:
+            tasks.create_task(branch)
+
+
+async def test_a_source_that_closes_slowly_is_closed_before_its_asyncio_group_is_cancelled() -> None:
+    class Slow(Words):
+        async def aclose(self) -> None:
+            await anyio.sleep(2)
+            await super().aclose()
+
+    source = Slow(stall_at=1)
+
+    async def body(run: RunContext, message: object) -> None:
+        async def write() -> None:
+            async for word in run.stream("write", source):
+                run.write(word)
+
+        await in_asyncio_branches(write(), asyncio.sleep(1_000))
+
+    run, events = await one(body, stop_at=3)
+    assert (source.closed, source.closed_at) == (1, 5)
+    assert (run.status, events[-1].content) == (RunStatus.cancelled, "word1 ")
+
+
+async def test_a_clean_up_in_an_asyncio_branch_holds_the_stop_up_for_its_own_time_and_no_longer() -> None:
+    ended: list[tuple[str, float]] = []
+
+    async def never_clean() -> AsyncIterator[str]:
+        try:
+            yield "hello "
+            await anyio.sleep_forever()
+        finally:
+            try:
+                await anyio.sleep(1_000)
+            finally:
+                ended.append(("torn", now()))
+
+    async def body(run: RunContext, message: object) -> None:
+        await in_asyncio_branches(write_out(run, never_clean()), asyncio.sleep(1_000))
+
+    run, _ = await one(body, stop_at=3, policy=StopPolicy(cleanup_timeout=4))
+    assert run.status is RunStatus.cancelled
+    assert ended == [("torn", 7)]
+    assert now() == 7
+
+
+async def test_a_source_in_an_asyncio_branch_that_asks_for_the_stop_itself_cleans_up() -> None:
+    closed: list[float] = []
+
+    async def asks(run: RunContext) -> AsyncIterator[str]:
+        try:
+            yield "hello "
+            await anyio.sleep(3)
+            cancel_run(run.run_id)
+            await anyio.sleep_forever()
+        finally:
+            await anyio.sleep(2)
+            closed.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        await in_asyncio_branches(write_out(run, asks(run)), asyncio.sleep(1_000))
+
+    run, _ = await one(body)
+    assert run.status is RunStatus.cancelled
+    assert closed == [5]
+
+
+async def test_a_source_in_an_asyncio_branch_that_swallows_the_stop_does_not_hold_it_up() -> None:
+    async def deaf() -> AsyncIterator[str]:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep(1_000)
+            yield "still here "
+
+    async def body(run: RunContext, message: object) -> None:
+        async def write() -> None:
+            async for word in run.stream("write", deaf()):
+                run.write(word)
+                await anyio.sleep(1_000)
+
+        await in_asyncio_branches(write(), asyncio.sleep(1_000))
+
+    run, events = await one(body, stop_at=3, policy=StopPolicy(cleanup_timeout=4, grace=20))
+    assert run.status is RunStatus.cancelled
+    assert events[-1].content == "still here "
+    assert now() == 7
 
 
 async def test_eight_generators_read_in_branches_all_clean_up_side_by_side() -> None:
