@@ -172,7 +172,7 @@ class Boundary:
             self._turns -= 1
             if self._after_turn and not self._turns and not self.asked:
                 self.ask()
-                self.cancel_scope()
+                self.end_waits()
 
     def defers(self, mode: StopMode) -> bool:
         """Whether a stop of this mode waits for the end of a turn."""
@@ -182,7 +182,7 @@ class Boundary:
         """Let the turn under way end, and nothing after it."""
         self._after_turn = True
 
-    def cancel_scope(self) -> None:
+    def end_waits(self) -> None:
         """Interrupt what is in no step, unless that would reach a foreign task's begun step natively (T3)."""
         for stream in self.streams:
             stream.interrupt()

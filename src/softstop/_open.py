@@ -21,7 +21,7 @@ class OpenStep(Protocol):
 
     name: str
     step_id: int
-    foreign: bool  # its task lies outside the scope's tree: a cancel of the scope would tear it natively
+    foreign: bool  # its task lies outside the body's tree: an interruption of the body would tear it natively
     hold: Hold | None
     around: OpenStep | None
 

@@ -166,7 +166,7 @@ class StopLine:
         if deferred:
             run.boundary.stop_after_turn()
         else:
-            run.boundary.cancel_scope()
+            run.boundary.end_waits()
         self._arm(held.ends, self._escalate)
 
     def _announce(self, request: StopRequest) -> None:
