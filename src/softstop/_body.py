@@ -27,5 +27,5 @@ async def _pour(chunks: AsyncIterator[str], voice: Voice, boundary: Boundary) ->
         await pour(chunks, voice, boundary)
     finally:
         close = getattr(chunks, "aclose", None)
-        if close is not None:
+        if close is not None and getattr(chunks, "ag_frame", chunks) is not None:  # else a generator that has ended
             await finish_within(boundary.cleanup_timeout, close)  # noqa: ASYNC102 - shielded
