@@ -20,6 +20,7 @@ AFRESH: Final = 1  # the same after a shield inside has gone: it is for one task
 PULSE: Final = 0.06  # seconds until the next delivery to a task that stays: with TURNS, below 20 in any second
 SLOWEST_PULSE: Final = 1.0
 SETTLE: Final = 0.1  # seconds that cut-off clean-up gets to unwind before its run goes on without it
+REASON: Final = "Cancelled via cancel scope of softstop"  # as anyio's begin; its own hold the asking task's repr
 NEVER_YET: Final = float("-inf")  # the effective deadline where a scope is cancelled
 
 
@@ -136,7 +137,9 @@ class QuietScope(Scope):
         """Interrupt everything inside that is not shielded."""
         if self._pulses is None:
             self._pulses = _Pulses(self, insider)
-            self.cancel()
+            self._cancel_called, self._cancel_reason = True, REASON
+            if self._host_task is not None:
+                self._deliver_cancellation(self)
 
     def _deliver_cancellation(self, origin: Scope) -> bool:
         """As anyio does on every turn while a task stays, and again whenever a shield inside has gone."""

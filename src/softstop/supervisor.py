@@ -149,16 +149,15 @@ class Supervisor:
 
     def _ask_all(self, mode: StopMode) -> None:
         self._queue.clear()  # what waits for admission is asked like the others, and begins no more
-        # From a callback: anyio writes the repr of the task that cancels into each cancellation, a third of its cost.
-        self._bind().call_soon(self._ask_some, self._stops(mode))
+        self._ask_some(self._stops(mode))
 
     def _ask_some(self, stops: Iterator[tuple[Run, StopRequest]]) -> None:
         """Ask some runs now, the others in later turns: the loop stays awake, and ended runs make room for the next."""
         some = list(islice(stops, AT_ONCE))
-        for run, request in some:
-            run.line.ask(request)
         if some:
             self._bind().call_soon(self._ask_some, stops)
+        for run, request in some:
+            run.line.ask(request)
 
     def _stops(self, mode: StopMode) -> Iterator[tuple[Run, StopRequest]]:
         """Every root run, and what it is to be asked."""
