@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from ._interior import Interior
 from ._log import wake_all
 from ._open import NO_STEPS, OpenStep, OpenStream, current_step
-from ._scopes import QuietScope, Scope, lies_in, pass_unless_cancelled
+from ._scopes import Scope, pass_unless_cancelled
 from ._voice import Voice
 from ._wrapup import WrapUp
 from .budgets import Budget, Chain
@@ -21,7 +22,6 @@ from .events import StepKind, StepRecord, StepStatus
 from .stops import LimitReached, StopCause, StopMode
 
 NOTHING: Final[frozenset[OpenStream]] = frozenset()  # one for all: each would be 216 bytes
-UNDISTURBED: Final = QuietScope()  # nobody is in it and nobody enters
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 
@@ -42,8 +42,8 @@ class Boundary:
     __slots__ = (
         "_after_turn", "_deferred", "_dismissed", "_emptied", "_failures", "_parked", "_records", "_resting",
         "_turns", "_unwinding", "abandoned", "above", "alert", "asked", "begun", "chain", "cleanup_timeout",
-        "cut", "foreign", "limited", "most", "open", "over", "paused", "refused", "run", "scope", "steps",
-        "streams", "task", "voice", "wrap_up",
+        "cut", "foreign", "interior", "limited", "most", "open", "over", "paused", "refused", "run", "steps",
+        "streams", "voice", "wrap_up",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +62,7 @@ class Boundary:
         self.run = run
         self.above = above
         self.limited: bool = bool(chain) or most is not None or (above is not None and above.limited)
-        self.task: asyncio.Task[Any] | None = None  # that drives the run, while the body is under way
-        self.scope = UNDISTURBED  # one of its own, around all of the body, from the interruption on
+        self.interior = Interior()
         self.alert = False  # asked or paused: what the hot paths look at
         self.asked = False  # nothing may begin any more: a stop is on record, or still in another thread's hands
         self.refused = self.cut = False
@@ -148,18 +147,18 @@ class Boundary:
             self._dismissed = True
             raise asyncio.CancelledError("refused: the run has ended without waiting for this")
         await pass_unless_cancelled()  # the ordinary way out: the run's scope delivers
-        if not self.scope.interrupted and not self.over:  # foreign steps still run (T3), or its turn has not come
+        if not self.interior.scope.interrupted and not self.over:  # foreign steps run (T3), or its turn has not come
             parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._parked = (*self._parked, parked)
             await parked
-        if self.scope.resting and not self._unwinding and self.in_tree():
+        if self.interior.scope.resting and not self._unwinding and self.in_tree():
             await asyncio.get_running_loop().create_future()  # the next pulse ends it
         raise asyncio.CancelledError("refused: the run is stopping")
 
     def in_tree(self) -> bool:
         """Whether an interruption of the body reaches the calling task."""
         with Scope() as probe:
-            return lies_in(probe, self.task)
+            return self.interior.holds(probe)
         return False
 
     @contextmanager
@@ -208,21 +207,14 @@ class Boundary:
         if self._unwinding:
             self._unwinding -= {stream}
             if not self._unwinding:
-                self.scope.nudge()
+                self.interior.scope.nudge()
         self._look_whether_emptied()
 
     def _cancel_unless_foreign(self) -> None:
         if self.foreign == 0:
             self._deferred = False
-            self._interrupt()
+            self.interior.interrupt(self)
             self._unpark()
-
-    def _interrupt(self) -> None:
-        if self.scope is UNDISTURBED:
-            self.scope = QuietScope()
-            if self.task is not None:
-                self.scope.enclose(self.task)
-        self.scope.interrupt(self)
 
     def lower_shields(self) -> None:
         """Cut every open step: grace is over."""
@@ -233,27 +225,17 @@ class Boundary:
         self.ask()
         self.foreign = 0
         self._cancel_unless_foreign()
-        self.scope.nudge()
-
-    @property
-    def delivered(self) -> bool:
-        """Whether a cancellation was thrown into the body's own task, or the run's into another of its tree."""
-        return self.scope.reached or (self.task is not None and self.task.cancelling() > 0)
-
-    def leave(self, raised: BaseException | None) -> BaseException | None:
-        """The body has ended: return what it raised, unless that was the run's own interruption."""
-        self.task = None
-        return raised if self.scope is UNDISTURBED else self.scope.leave(raised)
+        self.interior.scope.nudge()
 
     def abandon(self) -> None:
         """Give up on the body: nothing of it is waited for or interrupted any more."""
         self.abandoned = True
-        self.scope.freeze()
+        self.interior.scope.freeze()
 
     def end(self) -> None:
         """The outcome is published: whatever task of the body is left may begin nothing."""
         self.over = self.asked = self.alert = True
-        self.scope = UNDISTURBED  # an ended run is kept for a while, and need not keep that
+        self.interior.forget()
         self._wake_resting()
         self._unpark()
 
@@ -268,8 +250,8 @@ class Boundary:
         self.note(record)
         if self.asked:
             self.cut = self.cut or record[3] in ("cut", "unsettled")  # one that was cut and ended whole hinders nothing
-            if self.scope.interrupted:
-                self.scope.nudge()
+            if self.interior.scope.interrupted:
+                self.interior.scope.nudge()
         if step.foreign:
             self.foreign_ended()
         self._look_whether_emptied()

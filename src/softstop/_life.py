@@ -181,7 +181,7 @@ class Life:
 
     async def drive(self) -> None:
         """The run's task: the body, then the outcome. Catches everything at the run's edge."""
-        if self.task is None:  # an eager task factory runs this within `start`, which shall return at once
+        if self.task is None and not self.status.ended:  # run eagerly, by its loop's task factory, within `start`
             await asyncio.sleep(0)
         self._take_inboxes()
         if self.status is not RunStatus.pending:
@@ -196,8 +196,8 @@ class Life:
             self._value, ending = value, Ending.returned
         except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive. It ends this run and no other (T20)
             raised = exc
-        self._delivered = boundary.delivered
-        raised = boundary.leave(raised)
+        self._delivered = boundary.interior.delivered
+        raised = boundary.interior.leave(raised)
         if raised is not None:
             interrupt = process_interrupt(raised)
             ending = self._note(raised) if interrupt is None else Ending.interrupted
@@ -213,7 +213,8 @@ class Life:
 
     def _set_out(self) -> None:
         self.status = follow(self.status, Signal.start)
-        self.boundary.task = self.task
+        assert self.task is not None
+        self.boundary.interior.begin(self.task)
         self.voice.emit(RunStarted)
         if self.means is not None:
             self.means.start(self.reach_limit)

@@ -10,8 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 import anyio
-from anyio._backends._asyncio import CancelScope, TaskState
-from anyio._backends._asyncio import _task_states as STATES  # pyright: ignore[reportUnknownVariableType]
+from anyio._backends._asyncio import CancelScope
 
 Scope = CancelScope  # asyncio's own: `anyio.CancelScope()` looks the backend up at each call, a third of the cost
 
@@ -86,26 +85,26 @@ class QuietScope(Scope):
         if self._pulses is not None:
             self._pulses.end()
             self._cancel_called = True  # again, so that it swallows what it has thrown
-        return super().__exit__(exc_type, exc, trace)
+        try:
+            return super().__exit__(exc_type, exc, trace)
+        except RuntimeError:  # a scope inside was left open, by a generator that nobody closed
+            self.freeze()
+            self._host_task = None
+            raise
 
-    def enclose(self, task: asyncio.Task[Any]) -> None:
+    def enclose(self, task: asyncio.Task[Any], innermost: Scope | None) -> Scope:
         """Enter for a task that is under way, around all it is in, as if it had done so before anything else.
 
-        So a run has no scope until somebody interrupts it, and nearly none is ever interrupted: to enter and leave one
-        would be an eighth of a short run's time, and a quarter of an idle one's memory.
+        Returns the innermost scope that the task is in now: this one, if it was in none.
         """
-        self._host_task = task
-        state: TaskState | None = STATES.get(task)  # pyright: ignore[reportUnknownMemberType]
-        if state is None:
-            state = STATES[task] = TaskState(None, None)
-        if state.cancel_scope is None:
-            state.cancel_scope = self
+        self._host_task, self._active = task, True
+        if innermost is None:
             _tasks_in(self).add(task)
-        else:
-            top = _outermost(state.cancel_scope)
-            top._parent_scope = self
-            self._child_scopes.add(top)
-        self._active = True
+            return self
+        top = _outermost(innermost)
+        top._parent_scope = self
+        self._child_scopes.add(top)
+        return innermost
 
     @property
     def interrupted(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from ._amounts import Fit
 from ._boundary import Boundary
 from ._open import NO_STEPS, OpenStep, current_step
-from ._scopes import Scope, cancelled_around, finish_within, host_of, lies_in, pass_unless_cancelled
+from ._scopes import Scope, cancelled_around, finish_within, host_of, pass_unless_cancelled
 from ._spending import admit, reserve
 from .budgets import Hold
 from .errors import MisuseError, StepFailed, safe_error
@@ -72,14 +72,12 @@ class Step:
             await admit(boundary)
         if self._need is not None and boundary.chain:
             self.hold = await reserve(boundary, self._need)
-        scope = Scope(shield=True)
-        scope.__enter__()
+        scope = boundary.interior.shield()
         if scope._parent_scope is not None and cancelled_around(scope):  # perhaps the body's own
             scope.__exit__(None, None, None)
             self._give_back()
             await pass_unless_cancelled()
-            scope = Scope(shield=True)
-            scope.__enter__()
+            scope = boundary.interior.shield()
         self._begin(scope)
         return self
 
@@ -91,7 +89,7 @@ class Step:
         boundary = self.boundary
         self._scope = scope
         self._task = task = host_of(scope)
-        if task is not boundary.task and not lies_in(scope, boundary.task):
+        if task is not boundary.interior.task and not boundary.interior.holds(scope):
             self.foreign = True
             boundary.foreign += 1
         self.step_id = boundary.begin()
@@ -253,7 +251,7 @@ class Stream(Generic[T]):
         boundary.streams = (*boundary.streams, self)
         task = asyncio.current_task()
         self.task = task
-        if task is not boundary.task and not self._inside:
+        if task is not boundary.interior.task and not self._inside:
             self._foreign = not boundary.in_tree()
             if self.unwinds and not self._foreign:
                 self.unwinds = False  # not by the scope's patience: the group around would interrupt it a second time
@@ -321,7 +319,7 @@ class Stream(Generic[T]):
         boundary = self._boundary
         if self._guard is not None and not (boundary.abandoned or boundary.over):
             self._guard.shield = False  # the group around delivers again, on every turn of the loop
-            boundary.scope.nudge()  # which silences it after a few
+            boundary.interior.scope.nudge()  # which silences it after a few
 
     @property
     def closing(self) -> bool:

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 import softstop
@@ -229,6 +231,69 @@ async def test_a_supervisor_of_another_loop_is_refused() -> None:
     async with Supervisor() as supervisor:
         with pytest.raises(MisuseError, match="another event loop"):
             await anyio.to_thread.run_sync(lambda: asyncio.run(start_there(supervisor)))
+
+
+# -- a body that waits for a thread ----------------------------------------------------------------------------------
+
+
+def looks_itself() -> None:
+    while True:
+        anyio.from_thread.check_cancelled()
+        time.sleep(0.005)  # noqa: TID251 - a plain thread
+
+
+def calls_back() -> None:
+    anyio.from_thread.run(anyio.sleep, 1_000)
+
+
+class Stalled:
+    """A source that stalls, and notes that it was closed."""
+
+    closed = False
+
+    def __aiter__(self) -> "Stalled":
+        return self
+
+    async def __anext__(self) -> str:
+        await asyncio.sleep(1_000)
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("work", [looks_itself, calls_back])
+async def test_a_stop_reaches_a_thread_that_looks_for_it_and_what_a_thread_has_called_back(
+    work: Callable[[], None],
+) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await anyio.to_thread.run_sync(work)
+
+    await stopped_while_its_thread_works(body)
+
+
+async def test_a_stop_reaches_a_stream_that_is_read_by_what_a_thread_has_called_back() -> None:
+    source = Stalled()
+
+    async def body(run: RunContext, message: object) -> None:
+        async def read() -> None:
+            async for _ in run.stream("read", source):
+                raise NotImplementedError
+
+        await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(read))
+
+    await stopped_while_its_thread_works(body)
+    assert source.closed
+
+
+async def stopped_while_its_thread_works(body: Callable[[RunContext, object], Any]) -> None:
+    async with Supervisor(policy=StopPolicy(grace=5, abandon_after=5)) as supervisor:
+        run = supervisor.start(Agent(body))
+        await asyncio.sleep(0.1)
+        run.cancel()
+        with anyio.fail_after(3):
+            output = await run.ended()
+    assert (output.status, output.abandoned, output.errors) == (RunStatus.cancelled, (), ())
 
 
 # -- the sync door ---------------------------------------------------------------------------------------------------

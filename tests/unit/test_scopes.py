@@ -1,13 +1,17 @@
 """The scope of an interrupted run is put around whatever its body is in at that moment; it swallows nothing else."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 
-from softstop import Agent, Run, RunContext, RunStatus, Supervisor
+from softstop import Agent, Run, RunContext, RunStatus, StopPolicy, Supervisor
 from softstop._scopes import QuietScope, Scope, lies_in
 
 Passed = list[str]
@@ -184,9 +188,95 @@ async def test_a_scope_that_encloses_a_task_lies_around_all_that_task_is_in() ->
     task = asyncio.get_running_loop().create_task(work())
     await anyio.sleep(1)
     around = QuietScope()
-    around.enclose(task)
+    assert around.enclose(task, scopes[0]) is scopes[0]
     assert lies_in(scopes[0], task)
     around.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not scopes[0].cancelled_caught
+
+
+async def test_a_body_that_is_in_no_scope_is_still_asked_for_one_by_a_child_of_another_group() -> None:
+    ended: list[float] = []
+
+    async def deaf(*, task_status: TaskStatus[None]) -> None:
+        while asyncio.get_running_loop().time() < 4:
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep(3)
+        ended.append(asyncio.get_running_loop().time())
+        task_status.started()
+
+    async with anyio.create_task_group() as group:
+
+        async def body(run: RunContext, message: object) -> None:
+            await group.start(deaf)
+
+        async with Supervisor(policy=StopPolicy(grace=1, abandon_after=1)) as supervisor:
+            run = supervisor.start(Agent(body))
+            await anyio.sleep(1)
+            loop = asyncio.get_running_loop()
+            before = loop.turns  # type: ignore[attr-defined]
+            run.cancel()
+            await run.ended()
+            assert loop.turns - before < 100, "its start is interrupted in pulses as well"  # type: ignore[attr-defined]
+            await anyio.sleep(10)
+    assert ended
+
+
+async def test_nothing_of_an_abandoned_body_is_kept_once_it_has_ended() -> None:
+    class Big:
+        pass
+
+    left: list[weakref.ref[Any]] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        big = Big()
+        left.append(weakref.ref(big))
+        run.messages = (big,)
+        while asyncio.get_running_loop().time() < 6:
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep(1)
+        raise RuntimeError("late")
+
+    async with Supervisor(policy=StopPolicy(grace=1, abandon_after=1), keep_ended=0) as supervisor:
+        run = supervisor.start(Agent(body))
+        left.append(weakref.ref(run))
+        await anyio.sleep(0.5)
+        assert run.task is not None
+        left.append(weakref.ref(run.task))
+        run.cancel()
+        assert (await run.ended()).abandoned
+        del run
+        await anyio.sleep(10)
+        assert supervisor.abandoned == 0
+        gc.collect()
+        assert [reference() for reference in left] == [None] * 3
+
+
+async def leaves_a_scope_open(run: RunContext, message: object) -> str:
+    async def source() -> AsyncIterator[int]:
+        with anyio.CancelScope():
+            yield 1
+
+    numbers = source()
+    run.messages = (numbers,)  # so that nobody closes it
+    await anext(numbers)
+    await anyio.sleep(3)
+    return "done"
+
+
+async def test_a_scope_that_was_left_open_does_not_fail_a_body() -> None:
+    async with Supervisor() as supervisor:
+        assert (await supervisor.start(Agent(leaves_a_scope_open))).value == "done"
+
+
+async def test_a_scope_that_was_left_open_keeps_no_interruption_going() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(leaves_a_scope_open))
+        await anyio.sleep(1)
+        run.cancel()
+        assert (await run.ended()).status is RunStatus.cancelled
+        loop = asyncio.get_running_loop()
+        before = loop.turns  # type: ignore[attr-defined]
+        await anyio.sleep(60)
+        assert loop.turns - before < 10  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from softstop import _life, _scopes, _steps, _stopline
+from softstop import _interior, _life, _scopes, _steps, _stopline
 from softstop._boundary import Boundary
 from softstop._life import Life
 from softstop._log import Log
@@ -53,7 +53,7 @@ def no_shield_around_a_step(patch: Patch) -> None:
     def unshielded(*, shield: bool) -> Any:
         return anyio.CancelScope()
 
-    patch.setattr(_steps, "Scope", unshielded)
+    patch.setattr(_interior, "Scope", unshielded)
 
 
 @mutant
@@ -65,7 +65,7 @@ def nested_steps_are_refused_too(patch: Patch) -> None:
 def scope_is_cancelled_although_a_foreign_step_runs(patch: Patch) -> None:
     def cancel(boundary: Boundary) -> None:
         boundary._deferred = False
-        boundary._interrupt()
+        boundary.interior.interrupt(boundary)
         boundary._unpark()
 
     patch.setattr(Boundary, "_cancel_unless_foreign", cancel)
