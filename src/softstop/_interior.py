@@ -80,6 +80,8 @@ class Interior(TaskState):
             raised = self.scope.leave(raised)
         else:
             self.scope = UNDISTURBED
+        if self.task is not None:
+            del STATES[self.task]
         self.task = self._innermost = None
         return raised
 
