@@ -32,7 +32,7 @@ from .limits import NO_LIMITS, Limits
 from .ports import Owner, Runnable
 from .stops import LimitReached, RunStatus, StopCause, StopMode, StopPolicy, StopRequest
 
-UNDISTURBED: Final = reduce_outcome(Facts(Ending.returned, stop_requested=False))  # nearly every run
+UNSTOPPED: Final = reduce_outcome(Facts(Ending.returned, stop_requested=False))  # nearly every run
 current_run: ContextVar[Life | None] = ContextVar("softstop.current_run", default=None)
 
 
@@ -284,7 +284,7 @@ class Life:
             line.take_inbox()
         stop = line.stop
         if stop is None and ending is Ending.returned:
-            return UNDISTURBED
+            return UNSTOPPED
         cut = self.boundary.cut or any(stopped_with(member, self.run_id, stop) for member in self.members)
         facts = Facts(ending, stop is not None, self.boundary.refused, cut, self._delivered, self._failed_first)
         return reduce_outcome(facts)
