@@ -227,7 +227,8 @@ class Stream(Generic[T]):
         boundary = self._boundary
         if self._ended:
             raise StopAsyncIteration
-        if self._pull is None:
+        pull = self._pull
+        if pull is None:
             try:
                 if boundary.alert or boundary.limited:
                     await admit(boundary)
@@ -235,13 +236,15 @@ class Stream(Generic[T]):
             except BaseException:
                 await self._close_source()  # noqa: ASYNC102 - shielded
                 raise
-            return self._begin()
+            pull = self._begin()
+            if not boundary.alert:  # or an observer of that event has asked for a stop
+                return pull
         if self._inside and boundary.inside():
-            return self._pull
+            return pull
         if boundary.asked:
             await self.aclose()
         await boundary.cross()
-        return self._pull
+        return pull
 
     def _begin(self) -> Callable[[], Awaitable[T]]:
         boundary = self._boundary
@@ -291,22 +294,28 @@ class Stream(Generic[T]):
             raise error from exc
 
     def interrupt(self, *, outlived: bool = False) -> None:
-        """End a foreign task's wait for a chunk; in the scope's tree the scope does that, until the body has ended."""
+        """End a foreign task's wait for a chunk; in the body's tree its scope does that, until the body has ended.
+
+        Where the source cleans up in a foreign task, the body waits for that: what ends the body would tear it.
+        """
         alone = self._foreign or outlived or self._guard is not None
-        if alone and self.task is not None and self.waiting and not self._interrupted:
-            if self._foreign and self._insist is None and not outlived:  # the body's end would tear the clean-up
-                self._holds = True
-                self._boundary.foreign += 1
-                self._insist = self.task.get_loop().call_later(self._boundary.cleanup_timeout, self._give_way)
-            if asyncio.current_task() is self.task:  # the source asks by itself: it does not wait yet, perhaps never
-                self.task.get_loop().call_soon(partial(self.interrupt, outlived=outlived))
-                return
+        if not alone or self.task is None or self._interrupted:
+            return
+        loop, patience = self.task.get_loop(), self._boundary.cleanup_timeout
+        runs = asyncio.current_task() is self.task  # so it does not wait yet, perhaps never
+        if self._foreign and self._insist is None and not outlived and (runs or self.waiting or self._ended):
+            self._holds = True
+            self._boundary.foreign += 1
+            self._insist = loop.call_later(patience, self._give_way)
+        if runs:
+            loop.call_soon(partial(self.interrupt, outlived=outlived))
+        elif self.waiting:
             self._interrupted = True
             self.task.cancel("the run is stopping")
             if self._guard is not None:
                 self._guard.shield = True
-                self._insist = self.task.get_loop().call_later(self._boundary.cleanup_timeout, self._lower_guard)
-        elif not self.waiting:
+                self._insist = loop.call_later(patience, self._lower_guard)
+        elif not self._ended:
             self._give_way()
 
     def _give_way(self) -> None:
@@ -338,14 +347,15 @@ class Stream(Generic[T]):
     def _end(self, status: StepStatus, error: str | None) -> None:
         boundary = self._boundary
         self._pull, self._ended, self.waiting, self._guard = None, True, False, None
-        if self._insist is not None:
-            self._insist.cancel()
         if status == "cut":
             boundary.cut = True
         boundary.note((self.name, self.step_id, "divisible", status))
         boundary.voice.emit(self._names[1], self.name, self.step_id, status, error)
         boundary.closed(self)
+        self.task = None
         self._give_way()
+        if self._insist is not None:
+            self._insist.cancel()
 
     async def _close_source(self) -> None:
         close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)

@@ -162,6 +162,17 @@ def sources_are_closed(told: Told) -> Broken:
         yield f"chunks were lost between source and body: {dict(made - wrote)}"
 
 
+def clean_up_is_whole(told: Told) -> Broken:
+    """T4: a source may clean up for `cleanup_timeout` before a stop tears that; a body's own failure may tear it."""
+    patience = told.run.policy.cleanup_timeout
+    begun = min((event.requested_at for _, event in told.requests), default=float("-inf"))
+    failed = [place for place, _ in told.marks("failed")]
+    for place, mark in told.marks("close"):
+        torn = mark.value == "torn" and place < told.ended
+        if torn and not told.forced(place) and not any(at < place for at in failed) and mark.at < begun + patience:
+            yield f"the clean-up of the source of {mark.name!r} was torn"
+
+
 def accepted_means_stopped(told: Told) -> Broken:
     """T5, T6, T12: after an accepted stop a run completes only unhindered, and fails only if it had failed before."""
     stopped, outcome, natively = told.stopped_from, told.outcome, told.run_id in told.trace.natively
@@ -298,6 +309,6 @@ def output_agrees(told: Told) -> Broken:
 OF_RUNS: tuple[Callable[[Told], Broken], ...] = (
     one_outcome_and_last, begins_properly, content_is_what_was_delivered, usage_is_the_sum_of_metrics,
     nothing_starts_after_a_stop, every_step_is_told, atomic_steps_are_whole, grace_is_granted, sources_are_closed,
-    accepted_means_stopped, failures_are_told, first_cause_wins, interruptions_are_few, ends_in_time,
+    clean_up_is_whole, accepted_means_stopped, failures_are_told, first_cause_wins, interruptions_are_few, ends_in_time,
     hooks_come_after_the_last_step, members_end_first, output_agrees,
 )  # fmt: skip

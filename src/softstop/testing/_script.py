@@ -158,16 +158,21 @@ def stream(
     async def source(run: RunContext, opened: list[Stream[str]]) -> AsyncGenerator[str]:
         step_id = opened[0].step_id
         mark(run, "open", name, step_id, around=_around.get())
+        how = "interrupted"  # one that cleans up because it has ended looks like one that stalls
         try:
             for chunk in chunks:
                 await _sleep(every)
                 mark(run, "made", name, step_id, value=chunk)
                 yield chunk
+        except BaseException:
+            how = "torn"
+            raise
         finally:
             try:
                 await _sleep(closes_in)  # noqa: ASYNC102 - a source is not always careful
+                how = "whole"
             finally:
-                mark(run, "close", name, step_id)
+                mark(run, "close", name, step_id, value=how)
 
     async def play(run: RunContext) -> None:
         opened: list[Stream[str]] = []

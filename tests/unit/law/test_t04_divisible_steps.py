@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 from lawkit import Words, at, listen, names, now, one, words
 
-from softstop import Agent, RunContext, RunStatus, StepCompleted, StepStarted, StopPolicy, Supervisor, cancel_run
+from softstop import Agent, Event, RunContext, RunStatus, StepCompleted, StepStarted, StopPolicy, Supervisor, cancel_run
 
 TELLING = "word1 word2 word3 "
 
@@ -497,6 +497,47 @@ async def test_a_source_in_an_asyncio_branch_that_swallows_the_stop_does_not_hol
     assert run.status is RunStatus.cancelled
     assert events[-1].content == "still here "
     assert now() == 7
+
+
+async def test_a_source_left_in_an_asyncio_branch_closes_whole_if_the_stop_comes_meanwhile() -> None:
+    closed: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def write() -> None:
+            async with run.stream("write", slow_to_close(closed)) as pieces:
+                async for word in pieces:
+                    run.write(word)
+                    break
+
+        await in_asyncio_branches(write(), asyncio.sleep(1_000))
+
+    run, _ = await one(body, stop_at=1)
+    assert (run.status, closed, now()) == (RunStatus.cancelled, [2], 2)
+
+
+async def test_a_stream_that_is_stopped_as_it_is_told_never_asks_its_source() -> None:
+    class Watcher:
+        def notice(self, event: Event) -> None:
+            if isinstance(event, StepStarted):
+                cancel_run(event.run_id)
+
+    class Asked(Words):
+        asked = 0
+
+        async def __anext__(self) -> str:
+            self.asked += 1
+            return await super().__anext__()
+
+    source = Asked()
+
+    async def body(run: RunContext, message: object) -> None:
+        async for _ in run.stream("write", source):
+            raise NotImplementedError
+
+    async with Supervisor(observers=[Watcher()]) as supervisor:
+        run = supervisor.start(Agent(body))
+        assert (await run.ended()).status is RunStatus.cancelled
+    assert (source.asked, source.closed, now()) == (0, 1, 0)
 
 
 async def test_eight_generators_read_in_branches_all_clean_up_side_by_side() -> None:
