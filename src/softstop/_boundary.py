@@ -286,10 +286,10 @@ class Boundary:
         """After the body: wait for begun steps in tasks that outlived it, close the sources left open."""
         self._unpark()
         loop = asyncio.get_running_loop()
-        for stream in self.streams:
-            stream.interrupt(outlived=True)
         patience = loop.time() + self.cleanup_timeout
         while self.open or (loop.time() < patience and any(s.waiting or s.closing for s in self.streams)):
+            for stream in self.streams:  # also those that begin only now
+                stream.interrupt(outlived=True)
             self._emptied = emptied = loop.create_future()  # what another task reads or closes is not closed from here
             timer = None if self.open else loop.call_at(patience, wake_all, [emptied])
             try:
@@ -297,6 +297,8 @@ class Boundary:
             finally:
                 if timer is not None:
                     timer.cancel()
+            if timer is None:  # what the last step's task has begun after it gets as much time
+                patience = loop.time() + self.cleanup_timeout
         for stream in self.streams:
             await stream.aclose()
 

@@ -195,7 +195,7 @@ class _Pulses:
     def nudge(self) -> None:
         if self._frozen:
             return
-        self._turns, self._pulse = AFRESH, PULSE
+        self._turns, self._pulse = max(self._turns, AFRESH), PULSE
         if not self._scope._cancel_called or self._scope._cancel_handle is None:  # else it delivers in the next turn
             self.end()
             self._scope._cancel_called = True

@@ -26,7 +26,7 @@ from softstop import (
     cancel_run,
 )
 from softstop._run import Run
-from softstop.testing import VirtualLoop, parallel, scripted, step, stop_everywhere, stream
+from softstop.testing import VirtualLoop, fail, hang, parallel, scripted, sleep, step, stop_everywhere, stream, swallow
 
 
 def ask_from_a_thread(run: Run, reason: str, mode: str = "step") -> StopOutcome:
@@ -369,4 +369,18 @@ def test_a_source_that_unwinds_in_a_foreign_branch_leaves_no_pulse_behind() -> N
     inner = parallel([stream("read", [], 1.0, closes_in=0.1)], [step("short", 0.1)], by="TaskGroup")
     body = parallel([step("long", 0.5)], [inner], by="wait_for")
     report = stop_everywhere(lambda supervisor: supervisor.start(scripted(body), "go"), most=200)
+    assert report.violations == 0
+
+
+def test_a_nested_step_that_ends_as_the_stop_comes_leaves_its_deaf_branch_quiet() -> None:
+    branch = [step("outer", 0.1, sleep(0.0), step("inner", 0.1)), swallow(1.0)]
+    report = stop_everywhere(lambda supervisor: supervisor.start(scripted(parallel(branch, [hang()])), "go"), pairs=0)
+    assert report.violations == 0
+
+
+def test_a_stream_that_follows_the_last_step_of_a_task_that_outlived_the_body_is_closed_before_the_outcome() -> None:
+    left_behind = [step("long", 0.5), stream("late", ["a", "b"], 0.1)]
+    body = parallel(left_behind, [fail("oops")], by="gather")
+    policy = StopPolicy(cleanup_timeout=0.2)
+    report = stop_everywhere(lambda supervisor: supervisor.start(scripted(body, policy=policy), "go"), most=300)
     assert report.violations == 0
