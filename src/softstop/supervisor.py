@@ -117,6 +117,8 @@ class Supervisor:
     async def drain(self, timeout: float = 30.0, wait: float = 0.0) -> int:  # noqa: ASYNC109 - the drain's own number
         """Admit nothing more, stop every live run with cause `shutdown`, and wait until all have an outcome.
 
+        Many runs are asked in small groups, turn after turn of the loop, so that it stays awake.
+
         Args:
             timeout: Seconds after which what is left is stopped with mode `now`, as a second call with 0 does.
             wait: Seconds that runs get to end by themselves first.
