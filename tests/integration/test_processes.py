@@ -15,6 +15,7 @@ import pytest
 SRC = Path(__file__).parents[2] / "src"
 PRELUDE = """
 import asyncio, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 import softstop
 from softstop import Agent, Budget, Limits, RunStatus, StopPolicy, Supervisor, Usage
 
