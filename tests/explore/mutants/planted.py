@@ -72,17 +72,6 @@ def scope_is_cancelled_although_a_foreign_step_runs(patch: Patch) -> None:
 
 
 @mutant
-def a_source_closing_in_a_foreign_task_does_not_hold_the_body(patch: Patch) -> None:
-    interrupt = Stream.interrupt
-
-    def at_once(stream: Stream[Any], *, outlived: bool = False) -> None:
-        interrupt(stream, outlived=outlived)
-        stream._give_way()
-
-    patch.setattr(Stream, "interrupt", at_once)
-
-
-@mutant
 def a_cut_step_is_told_as_completed(patch: Patch) -> None:
     patch.setattr(Step, "_judge", lambda step, exc: ("completed", exc))
 
