@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 from softstop.errors import Deadlock
