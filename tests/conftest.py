@@ -12,11 +12,13 @@ from blockbuster import BlockBuster
 
 import softstop
 import softstop.testing
-from softstop._live import live
+from softstop.supervisor.registry import registry
 from softstop.testing import VirtualLoop
 
+pytest.register_assert_rewrite("kit")
+
 HERE = Path(__file__).parent
-VIRTUAL = (HERE / "unit", HERE / "explore")
+VIRTUAL = (HERE / "law", HERE / "unit", HERE / "explore")
 SETTLE_TURNS = 20
 WAITS = ("time.", "socket.", "ssl.", "sqlite3.", "threading.", "builtins.")
 _loops: list[VirtualLoop] = []  # the loop of the test that runs
@@ -75,12 +77,12 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
             _assert_nothing_is_left(leaves_tasks=item.get_closest_marker("leaves_tasks") is not None)
         return result
     finally:
-        live._runs.clear()
+        registry._runs.clear()
         _loops.clear()
 
 
 def _assert_nothing_is_left(*, leaves_tasks: bool) -> None:
-    assert not live._runs, f"live runs are left: {list(live._runs.values())}"
+    assert not registry._runs, f"live runs are left: {list(registry._runs.values())}"
     for loop in _loops:
         if leaves_tasks or loop.is_closed():
             continue

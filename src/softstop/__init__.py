@@ -1,17 +1,5 @@
 """An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done."""
 
-from ._here import cancel_run as cancel_run
-from ._means import RunLimits as RunLimits
-from ._portal import SyncEventStream as SyncEventStream
-from ._readers import EventStream as EventStream
-from ._run import Run as Run
-from ._spec import RunOptions as RunOptions
-from ._spec import RunOutput as RunOutput
-from ._steps import Step as Step
-from ._steps import Stream as Stream
-from .agents import Agent as Agent
-from .budgets import Budget as Budget
-from .context import RunContext as RunContext
 from .errors import BudgetExceeded as BudgetExceeded
 from .errors import MemberFailed as MemberFailed
 from .errors import MisuseError as MisuseError
@@ -48,7 +36,24 @@ from .events import ToolCallStarted as ToolCallStarted
 from .events import UsageRejected as UsageRejected
 from .events import WorkflowRunEvent as WorkflowRunEvent
 from .events import parse_event as parse_event
+from .law.budgets import Budget as Budget
 from .limits import Limits as Limits
+from .log.reader import EventStream as EventStream
+from .runnables.agents import Agent as Agent
+from .runnables.teams import BestEffort as BestEffort
+from .runnables.teams import Team as Team
+from .runnables.workflows import Condition as Condition
+from .runnables.workflows import Loop as Loop
+from .runnables.workflows import Parallel as Parallel
+from .runnables.workflows import Router as Router
+from .runnables.workflows import Workflow as Workflow
+from .runs.allowance import RunLimits as RunLimits
+from .runs.context import RunContext as RunContext
+from .runs.run import Run as Run
+from .runs.spec import RunOptions as RunOptions
+from .runs.spec import RunOutput as RunOutput
+from .runs.steps import Step as Step
+from .runs.streams import Stream as Stream
 from .stops import LimitReached as LimitReached
 from .stops import RunStatus as RunStatus
 from .stops import StopCause as StopCause
@@ -58,12 +63,14 @@ from .stops import StopPolicy as StopPolicy
 from .stops import StopReceipt as StopReceipt
 from .stops import StopRequest as StopRequest
 from .stops import StopResult as StopResult
-from .supervisor import Supervisor as Supervisor
-from .teams import BestEffort as BestEffort
-from .teams import Team as Team
+from .supervisor.current import cancel_run as cancel_run
+from .supervisor.current import current_run as current_run
+from .supervisor.defaults import configure as configure
+from .supervisor.portal import SyncEventStream as SyncEventStream
+from .supervisor.supervisor import Supervisor as Supervisor
+from .supervisor.supervisor import SupervisorStatistics as SupervisorStatistics
 from .usage import Usage as Usage
-from .workflows import Condition as Condition
-from .workflows import Loop as Loop
-from .workflows import Parallel as Parallel
-from .workflows import Router as Router
-from .workflows import Workflow as Workflow
+
+for _value in list(vars().values()):  # so that a repr reads softstop.Run, wherever that is written
+    if getattr(_value, "__module__", "").startswith("softstop.") and not hasattr(_value, "__dataclass_fields__"):
+        _value.__module__ = __name__  # pydantic looks up the types of a dataclass's fields where it was written

@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree whose branches say who can mend it. No run, no HTTP code, no I/O.
+"""All exceptions, as a tree whose branches say what the caller can do; and errors as bounded lines of text.
 
 SoftstopError
     MisuseError             fix the call
@@ -9,16 +9,16 @@ SoftstopError
     RunStopped              raised only by `raise_for_status()`: the run was cancelled
         BudgetExceeded      ... because a limit or budget ran out: give more
     RunErrored              raised only by `raise_for_status()`: the run failed
-    StepFailed              a step's own code raised what would tear down more than the step
+    StepFailed              a step's own code raised CancelledError, SystemExit or the like
     MemberFailed            a team or workflow cannot go on without one of its members
-    Deadlock                testing only: nothing is left that could make progress
-    LawBroken               testing only: a schedule broke the law of a stop
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+import pydantic
 
 
 class SoftstopError(Exception):
@@ -26,7 +26,7 @@ class SoftstopError(Exception):
 
 
 class MisuseError(SoftstopError):
-    """The call cannot mean what it says; raised in the caller's frame, nothing was started."""
+    """The call is wrong; raised in the caller's frame, nothing was started."""
 
 
 class RunIdTaken(MisuseError):
@@ -59,7 +59,7 @@ class RunNotFound(SoftstopError):
 
 
 class RunNotCancellable(SoftstopError):
-    """The run had ended before the stop was asked for."""
+    """The run had ended before the stop was requested."""
 
     def __init__(self, run_id: str, status: str) -> None:
         self.run_id, self.status = run_id, status
@@ -70,7 +70,7 @@ class RunNotCancellable(SoftstopError):
 
 
 class RunStopped(SoftstopError):
-    """A run was cancelled, told as an exception by `RunOutput.raise_for_status()`."""
+    """A run was cancelled; raised by `RunOutput.raise_for_status()`."""
 
     def __init__(self, run_id: str, cause: str, reason: str | None) -> None:
         self.run_id, self.cause, self.reason = run_id, cause, reason
@@ -82,7 +82,15 @@ class RunStopped(SoftstopError):
 
 
 class BudgetExceeded(RunStopped):
-    """A run was cancelled because a limit or a shared budget ran out."""
+    """A limit or a shared budget ran out.
+
+    Raised by `raise_for_status()` of a run that was cancelled for that, and by a reservation inside a begun step that
+    finds no room: the step may handle it, and the run stops at its next boundary.
+    """
+
+    def __str__(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return f"run {self.run_id!r} ran out of its {self.cause}{why}; what is done is kept, raise the limit for more"
 
 
 class RunErrored(SoftstopError):
@@ -108,7 +116,7 @@ class StepFailed(SoftstopError):
 
 
 class MemberFailed(SoftstopError):
-    """A member or step whose result was needed has none; what it raised itself is `__cause__`."""
+    """A member or step has no result, and the run needs it; the member's own exception is `__cause__`."""
 
     def __init__(self, member: str, problem: str) -> None:
         self.member, self.problem = member, problem
@@ -118,27 +126,34 @@ class MemberFailed(SoftstopError):
         return f"{self.member!r} {self.problem}; to go on without it, wrap it: BestEffort(...)"
 
 
-class Deadlock(SoftstopError):
-    """Every task waits and no timer is left: on a virtual loop that is an error at once."""
+M = TypeVar("M", bound=pydantic.BaseModel)
 
 
-class LawBroken(SoftstopError):
-    """A schedule broke an invariant of the law; the message names it and how to replay that schedule alone."""
+def checked(model: type[M], values: Mapping[str, Any], what: str) -> M:
+    """Validate a value of a pydantic model.
 
-    def __init__(self, invariant: str, found: str, schedule: str) -> None:
-        self.invariant, self.found, self.schedule = invariant, found, schedule
-        super().__init__(invariant, found, schedule)
+    Raises:
+        MisuseError: With the first problem in one line: "`what`: field: problem".
+    """
+    try:
+        return model.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise MisuseError(f"{what}: {first_problem(error)}") from None
 
-    def __str__(self) -> str:
-        return f"{self.invariant}: {self.found}; replay it with stop_everywhere(..., only={self.schedule!r})"
+
+def first_problem(error: pydantic.ValidationError) -> str:
+    """The first problem in one line, without the value, which may be long or private."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:60]
+    return f"{where or 'value'}: {first['msg']}"[:200]
 
 
-MOST_ERRORS = 100  # lines of an outcome that tell of what failed besides
-MOST_TOLD = 8  # exceptions of a group that are told in its line
+MOST_ERRORS = 100  # lines in the `errors` of an outcome
+MOST_IN_GROUP = 8  # exceptions of a group in its line
 
 
 def unfold(exc: BaseException | None) -> Iterator[BaseException]:
-    """An exception and, if it is a group, everything inside it."""
+    """Yield an exception and, if it is a group, all exceptions inside it."""
     if exc is not None:
         yield exc
     if isinstance(exc, BaseExceptionGroup):
@@ -147,20 +162,20 @@ def unfold(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def process_interrupt(exc: BaseException | None) -> KeyboardInterrupt | None:
-    """The KeyboardInterrupt in an exception: it is the process's, never a run's (T20)."""
+    """The KeyboardInterrupt in an exception or group: it belongs to the process, not to a run (T20)."""
     return next((inner for inner in unfold(exc) if isinstance(inner, KeyboardInterrupt)), None)
 
 
 def safe_error(exc: BaseException, cap: int = 500) -> str:
-    """One bounded line about an exception, even if its `str()` raises; a group is told as what is in it. No locals."""
+    """Describe an exception in one bounded line, even if its `str()` raises; a group by its exceptions. No locals."""
     if not isinstance(exc, BaseExceptionGroup):
-        return one_line(_told(exc), cap)
+        return one_line(_described(exc), cap)
     inside = [inner for inner in unfold(cast(BaseException, exc)) if not isinstance(inner, BaseExceptionGroup)]
-    more = f"; and {len(inside) - MOST_TOLD} more" if len(inside) > MOST_TOLD else ""
-    return one_line("; ".join(map(_told, inside[:MOST_TOLD])) + more, cap)
+    more = f"; and {len(inside) - MOST_IN_GROUP} more" if len(inside) > MOST_IN_GROUP else ""
+    return one_line("; ".join(map(_described, inside[:MOST_IN_GROUP])) + more, cap)
 
 
-def _told(exc: BaseException) -> str:
+def _described(exc: BaseException) -> str:
     try:
         text = str(exc)
     except Exception as hostile:  # noqa: BLE001  - the error path must survive a hostile __str__
@@ -170,6 +185,6 @@ def _told(exc: BaseException) -> str:
 
 
 def one_line(text: str, cap: int = 500) -> str:
-    """The text on one line, with at most `cap` characters, fit to be sent."""
+    """The text on one line, with at most `cap` characters, encodable as UTF-8."""
     line = " ".join(text.encode("utf-8", "replace").decode().split())
     return line if len(line) <= cap else line[: cap - 1] + "…"

@@ -1,4 +1,4 @@
-"""Numbers that bound one run and everything below it. Values only: nothing here measures or stops."""
+"""The limits of one run and its members, as values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False
 
 
 class Limits(BaseModel):
-    """Bounds of one run, its members included. None means no bound. Reaching one is a stop request, not an exception.
+    """Limits of one run, its members included; None is no limit. Reaching one is a stop request, not an exception.
 
     Args:
         timeout: Seconds from the start of the run.
@@ -21,13 +21,13 @@ class Limits(BaseModel):
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
-        warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is told; None is 0.8.
+        warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is emitted; None is 0.8.
         on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
             start and lets a model use it for one last answer without tools, then stops; "pause" waits at the next
             boundary until the limit is raised. A shared `Budget` that is used up always stops.
 
     Raises:
-        pydantic.ValidationError: An unknown name, or a number that is no bound.
+        pydantic.ValidationError: An unknown name, or a number out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -57,7 +57,7 @@ class Limits(BaseModel):
 
 
 def nano_usd(usd: Decimal) -> int:
-    """US dollars in integer nano-USD, rounded half up; no Decimal arithmetic, whose context any step may change."""
+    """US dollars in integer nano-USD, rounded half up; no Decimal arithmetic, whose context a step may change."""
     numerator, denominator = usd.as_integer_ratio()
     return (2 * numerator * NANO + denominator) // (2 * denominator)
 

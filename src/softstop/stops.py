@@ -1,4 +1,4 @@
-"""Why, how and with what result a run is stopped: the vocabulary of a stop. No run, no task, no clock."""
+"""Why, how and with what result a run is stopped: the vocabulary of a stop."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .errors import MisuseError, RunNotCancellable, RunNotFound
+from .errors import RunNotCancellable, RunNotFound, checked
 
 LONGEST_REASON = 1_000
 
 
 class RunStatus(StrEnum):
-    """Where a run is. The last three are final and written once."""
+    """The status of a run. The last three are final and written once."""
 
-    __hash__ = str.__hash__  # Enum's own is a Python function
     pending = "pending"
     running = "running"
     stopping = "stopping"
@@ -34,7 +33,7 @@ _FINAL = frozenset({RunStatus.cancelled, RunStatus.completed, RunStatus.failed})
 
 
 class StopCause(StrEnum):
-    """Who or what asked for the stop; a closed set."""
+    """Who or what requested the stop; a closed set."""
 
     user = "user"
     timeout = "timeout"
@@ -52,7 +51,7 @@ BUDGET_CAUSES = frozenset({StopCause.token_budget, StopCause.cost_budget, StopCa
 
 
 class StopMode(StrEnum):
-    """Where the stop may land: after the turn, at the next step boundary, or at once."""
+    """Where the stop takes effect: after the turn, at the next step boundary, or at once."""
 
     turn = "turn"
     step = "step"
@@ -82,12 +81,12 @@ Note = Annotated[str, BeforeValidator(_one_bounded_line)]
 class StopPolicy(BaseModel):
     """How a run lets itself be stopped. Given to a supervisor, an agent or a run; the nearest wins.
 
-    A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, 45 by default, whatever the run does. The
+    A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, 45 by default. The
     `on_stop` callbacks of a run come after its members have ended, so each level of members below it may take one more
-    `cleanup_timeout`; code that ignores even its cut adds a fifth of a second for each level.
+    `cleanup_timeout`; code that ignores its cut adds a fifth of a second for each level.
 
     Args:
-        grace: Seconds a begun atomic step may still take; None waits for ever.
+        grace: Seconds a begun atomic step may still take; None waits without end.
         abandon_after: Seconds a step that was cut may take to end before the run ends without it.
         cleanup_timeout: Seconds for all `on_stop` callbacks together, and for closing one source.
         on_caller_gone: "stop" a run whose caller was cancelled in `await run` or `async for ... in run`, or "detach"
@@ -107,9 +106,9 @@ class StopPolicy(BaseModel):
     finish_model_calls: bool = False
 
     def within(self, above: StopPolicy) -> StopPolicy:
-        """This policy for a member of a run with the other one: what follows the grace takes no longer than there.
+        """This policy for a member of a run with the policy `above`: its bounds after the grace become no longer.
 
-        The grace itself is narrowed by a stop that comes through the parent; for one of its own a member has its own.
+        The grace keeps its own value for a stop of the member alone; a stop through the parent narrows it.
         """
         abandon_after = min(self.abandon_after, above.abandon_after)
         cleanup_timeout = min(self.cleanup_timeout, above.cleanup_timeout)
@@ -119,7 +118,7 @@ class StopPolicy(BaseModel):
 
 
 class LimitReached(BaseModel):
-    """Which limit was reached, or nearly, in a warning: what it counts, whose it is, its number, how far it was used.
+    """A limit that was reached, or nearly, in a warning: what it counts, its holder, its number and its use.
 
     `holder` is "run" for a limit of a run, else the name of the `Budget`.
     """
@@ -133,7 +132,7 @@ class LimitReached(BaseModel):
 
     @property
     def overshoot(self) -> float:
-        """How far beyond the limit, 0 if it held."""
+        """Use beyond the limit, 0 if there is none."""
         return max(0.0, self.used - self.limit)
 
     def __str__(self) -> str:
@@ -143,9 +142,8 @@ class LimitReached(BaseModel):
 class StopRequest(BaseModel):
     """One request to stop, as it was recorded. The first one fixes cause, reason and author.
 
-    `grace` is the policy's where the caller gave none, None if that waits for ever, and 0 for mode "now"; `via` is the
-    parent run it came through;
-    `requested_at` is wall-clock seconds since the epoch; `limit` is set where a limit or budget asked.
+    `grace` is the policy's where the caller gave none, None if that waits without end, and 0 for mode "now"; `via` is
+    the parent run it came through; `requested_at` is wall-clock seconds; `limit` is set for a limit or budget.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -161,23 +159,17 @@ class StopRequest(BaseModel):
 
 
 def user_request(reason: str | None, by: str | None, mode: StopMode | str, grace: float | None) -> StopRequest:
-    """Check what a caller of `cancel_run` said.
+    """Make the request of a caller of `cancel_run`.
 
     Raises:
-        MisuseError: No such mode, or a grace that is no number of seconds.
+        MisuseError: No such mode, or a grace out of range.
     """
-    try:
-        return StopRequest.model_validate({"reason": reason, "by": by, "mode": mode, "grace": grace})
-    except ValidationError as error:
-        wrong = {str(problem["loc"][0]): problem["msg"] for problem in error.errors(include_url=False)}
-        told = "; ".join(f"{name}: {what}" for name, what in wrong.items())
-        raise MisuseError(
-            f"this is no stop request: {told}; mode is turn, step or now, grace 0 to 604,800 seconds"
-        ) from None
+    what = "this is no stop request; mode is turn, step or now, grace 0 to 604,800 seconds"
+    return checked(StopRequest, {"reason": reason, "by": by, "mode": mode, "grace": grace}, what)
 
 
 class StopOutcome(StrEnum):
-    """What became of a stop request at the moment it was made."""
+    """The effect of a stop request at the moment it was made."""
 
     accepted = "accepted"
     escalated = "escalated"
@@ -187,7 +179,7 @@ class StopOutcome(StrEnum):
 
 
 class StopResult(StrEnum):
-    """What became of the run after a stop was accepted."""
+    """How the run ended after a stop was accepted."""
 
     stopped = "stopped"
     completed_anyway = "completed_anyway"
@@ -196,7 +188,7 @@ class StopResult(StrEnum):
 
 
 class StopReceipt:
-    """The honest answer of `cancel_run`, given at once. Truthy when the run is stopping, by this or an earlier call."""
+    """The immediate answer of `cancel_run`. Truthy when the run is stopping, by this or an earlier call."""
 
     __slots__ = ("_wait", "outcome", "run_id", "status")
 
@@ -218,10 +210,10 @@ class StopReceipt:
         return f"<StopReceipt {self.run_id} {self.outcome}>"
 
     async def wait(self) -> StopResult:
-        """Wait until the run has ended and tell how.
+        """Wait until the run has ended; return how.
 
         Raises:
-            RunNotFound: The run is unknown, so there is nothing to wait for.
+            RunNotFound: No run has the id.
 
         Cancelling this call leaves the stop request in force.
         """
@@ -233,7 +225,7 @@ class StopReceipt:
         """Return the receipt if the stop is under way.
 
         Raises:
-            RunNotFound: Nobody knows the id.
+            RunNotFound: No run has the id.
             RunNotCancellable: The run had ended before.
         """
         if self.outcome is StopOutcome.unknown:

@@ -1,4 +1,4 @@
-"""What work cost: bounded, non-negative integers that only add up. No clock, no run."""
+"""Tokens and money used: bounded, non-negative integers that only add up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Usage(BaseModel):
     @classmethod
     def _own_dump_is_valid_input(cls, data: object) -> object:
         if not isinstance(data, dict) or "total_tokens" not in data:
-            return data  # pyright: ignore[reportUnknownVariableType] - whatever the caller gave
+            return data  # pyright: ignore[reportUnknownVariableType] - the caller's value
         fields = dict(cast("dict[str, object]", data))
         del fields["total_tokens"]
         return fields
@@ -47,7 +47,7 @@ class Usage(BaseModel):
         return self.input_tokens + self.output_tokens
 
     def beyond(self, seen: Usage) -> Usage:
-        """What this total has more than an earlier one; no count goes below 0."""
+        """The difference to an earlier total; no count goes below 0."""
         more = {name: max(0, getattr(self, name) - getattr(seen, name)) for name in _COUNTS}
         cost = self.cost_nano_usd
         if cost is not None:
@@ -66,28 +66,17 @@ class Tally:
     """A running sum of usages; mutable, owned by one run."""
 
     __slots__ = (
-        "_last",
-        "cache_read",
-        "cache_write",
-        "cost",
-        "estimated",
-        "input",
-        "models",
-        "output",
-        "reasoning",
-        "unpriced",
-    )
+        "cache_read", "cache_write", "cost", "estimated", "input", "models", "output", "reasoning", "unpriced",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.input = self.output = self.cache_read = self.cache_write = self.reasoning = self.cost = 0
         self.estimated = False
         self.unpriced = False  # True once a part with tokens had no price: the sum is then unknown
         self.models: tuple[str, ...] = ()
-        self._last: Usage | None = None  # the only usage added so far, handed back as it came
 
     def add(self, usage: Usage) -> None:
         """Add one usage."""
-        self._last = usage if self.empty else None
         self.input += usage.input_tokens
         self.output += usage.output_tokens
         self.cache_read += usage.cache_read_tokens
@@ -113,8 +102,6 @@ class Tally:
 
     def total(self) -> Usage:
         """The sum as a value."""
-        if self._last is not None:
-            return self._last
         priced = self.cost > 0 or (not self.unpriced and not self.empty)
         return Usage(
             input_tokens=min(self.input, MOST_TOKENS),

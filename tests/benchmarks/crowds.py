@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from statistics import median
 
 from softstop import Agent, Run, RunContext, StopRequest, Supervisor
+from softstop.runs.state import RunState
+from softstop.supervisor import draining
 
 from .measuring import Effort, Row, cpu, in_own_process
 from .memory import waits
@@ -88,17 +90,19 @@ async def crowd(count: int) -> list[float]:
 
 async def _all_stopped(supervisor: Supervisor) -> tuple[float, float]:
     """Microseconds a run for the requests alone, and for the whole drain."""
-    asking, ask = 0.0, supervisor._ask_some
+    asking, ask = 0.0, draining._stop_some
 
-    def timed(stops: Iterator[tuple[Run, StopRequest]]) -> None:
+    def timed(stops: Iterator[tuple[RunState, StopRequest]]) -> bool:
         nonlocal asking
         begin = cpu()
-        ask(stops)
+        any_left = ask(stops)
         asking += cpu() - begin
+        return any_left
 
-    supervisor._ask_some = timed  # type: ignore[method-assign]
+    draining._stop_some = timed
     begin = cpu()
     count = await supervisor.drain()
+    draining._stop_some = ask
     return asking / count * US, (cpu() - begin) / count * US
 
 

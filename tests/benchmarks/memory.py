@@ -109,14 +109,14 @@ async def _retained(count: int) -> list[float]:
 
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(talks))
-        while run.voice.log.seq <= count // 10:
+        while run._state.writer.log.seq <= count // 10:
             await asyncio.sleep(0)
         gc.collect()
-        before, since = rss(), run.voice.log.seq
-        while run.voice.log.seq < count:
+        before, since = rss(), run._state.writer.log.seq
+        while run._state.writer.log.seq < count:
             await asyncio.sleep(0)
         gc.collect()
-        each = (rss() - before) / max(1, run.voice.log.seq - since)
+        each = (rss() - before) / max(1, run._state.writer.log.seq - since)
         run.cancel()
     return [each - len(TEXT)]
 

@@ -1,10 +1,10 @@
-"""Goals 5, 6 and 19, and what a member, a reservation and a shared budget cost: what a whole run or a step takes."""
+"""Goals 5, 6, 19, 21, and what a member, a reservation, a shared budget cost: what a whole run or a step takes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from statistics import median
 from typing import Any
 
@@ -84,6 +84,52 @@ def steps(count: int) -> Sample:
         return (cpu() - begin) / count * US
 
     return in_a_run(work)
+
+
+def deep_steps(count: int, depth: int) -> Sample:
+    """Steps of a member that lies so many runs below its root."""
+
+    async def descend(run: RunContext, left: object) -> float:
+        if not isinstance(left, int) or not left:
+            return await work(run)
+        return float((await run.member(Agent(descend), left - 1)).value)
+
+    async def work(run: RunContext) -> float:
+        begin = cpu()
+        for _ in range(count):
+            async with run.step("pay"):
+                pass
+        return (cpu() - begin) / count * US
+
+    async def sample() -> float:
+        async with Supervisor() as supervisor:
+            output = await supervisor.start(Agent(descend), depth).ended()
+        return float(output.raise_for_status().value)
+
+    return sample
+
+
+def streamed_runs(count: int) -> Sample:
+    """Runs of one delta that comes from a source."""
+
+    async def one() -> AsyncIterator[str]:
+        yield TEXT
+
+    async def body(run: RunContext, message: object) -> None:
+        async for text in run.stream("write", one()):
+            run.write(text)
+
+    agent = Agent(body)
+
+    async def sample() -> float:
+        async with Supervisor() as supervisor:
+            begin = cpu()
+            for _ in range(count):
+                async for _ in supervisor.start(agent):
+                    pass
+            return (cpu() - begin) / count * US
+
+    return sample
 
 
 def reserving_steps(count: int) -> Sample:
@@ -174,14 +220,28 @@ def together(count: int, budget: Budget | None) -> Sample:
 def run_rows(effort: Effort, loop_factory: LoopFactory = asyncio.new_event_loop, number: str = "") -> list[Row]:
     where = "uvloop: " if number else ""
     count = effort.count(1_000)
-    taken = interleaved({"bare": bare_tasks(count), "run": one_delta_runs(count)}, effort.repeats, loop_factory)
+    taken = interleaved(
+        {"bare": bare_tasks(count), "run": one_delta_runs(count), "streamed": streamed_runs(count)},
+        effort.repeats, loop_factory,
+    )  # fmt: skip
     count = effort.count(4_000)
     inside = interleaved({"scope": scopes(count), "step": steps(count)}, effort.repeats, loop_factory)
     return [
         Row(number or "5", f"{where}a whole run of one delta, time against a bare task and a queue",
             ratio(taken, "run", "bare"), "x", 3.5, note=f"{median(taken['run']):.1f} us"),
+        Row(number or "21", f"{where}... that comes through `run.stream`", ratio(taken, "streamed", "bare"), "x", 6.0,
+            note=f"{median(taken['streamed']):.1f} us"),
         Row(number or "6", f"{where}a step with its two events, time against an empty anyio.CancelScope",
             ratio(inside, "step", "scope"), "x", 2.0, note=f"{median(inside['step']):.1f} us"),
+    ]  # fmt: skip
+
+
+def depth_rows(effort: Effort) -> list[Row]:
+    count = effort.count(2_000)
+    taken = interleaved({"flat": deep_steps(count, 0), "deep": deep_steps(count, 100)}, effort.repeats)
+    return [
+        Row("6", "a step 100 runs below its root, time against one in a root", ratio(taken, "deep", "flat"), "x", 3.0,
+            note=f"{median(taken['deep']):.1f} us")
     ]  # fmt: skip
 
 
@@ -281,7 +341,7 @@ def _filtered_call(count: int) -> float:
 
 
 def rows(effort: Effort) -> list[Row]:
-    return [*run_rows(effort), *member_rows(effort), *budget_rows(effort), *logging_rows(effort)]
+    return [*run_rows(effort), *depth_rows(effort), *member_rows(effort), *budget_rows(effort), *logging_rows(effort)]
 
 
 def uvloop_rows(effort: Effort) -> list[Row]:

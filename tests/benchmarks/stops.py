@@ -149,7 +149,7 @@ def residue_rows(effort: Effort) -> list[Row]:
             async for _ in run.events():
                 pass
             timers = [handle for handle in getattr(loop, "_scheduled", ()) if not handle.cancelled()]
-            left.append(len(asyncio.all_tasks()) - 1 + len(timers) + len(supervisor._runs))
+            left.append(len(asyncio.all_tasks()) - 1 + len(timers) + supervisor.statistics().live)
             sizes: list[int] = []
             for cycle in range(CYCLES + 1):
                 for _ in range(count):

@@ -62,8 +62,8 @@ def test_every_link_leads_to_a_file_of_the_tree() -> None:
 
 def test_each_guarantee_links_to_the_tests_that_prove_it() -> None:
     guarantees = TEXT.partition("## Guarantees")[2].partition("\n## ")[0]
-    linked = {link for link in links_of(guarantees) if link.startswith("tests/unit/law/")}
-    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests/unit/law").glob("test_t*.py")}
+    linked = {link for link in links_of(guarantees) if link.startswith("tests/law/")}
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests/law").glob("test_t*.py")}
 
     assert linked == there
     assert [int(number) for number in re.findall(r"^(\d+)\. ", guarantees, re.MULTILINE)] == list(range(1, 21))

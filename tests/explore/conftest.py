@@ -8,11 +8,11 @@ import pytest
 
 from softstop.testing import Report
 
-Tell = Callable[[Report], None]
+CountReport = Callable[[Report], None]
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Tell:
+def count(record_property: Callable[[str, object], None]) -> CountReport:
     """Have a report counted in the summary of the test run."""
     return lambda report: record_property("schedules", report.schedules)
 

@@ -202,7 +202,7 @@ def never_overspent(trace: object) -> list[str]:
     root: Run = trace.root  # type: ignore[attr-defined]
     return [
         f"budget {budget.name} of {budget.tokens} tokens has {budget.spent.tokens} spent"
-        for budget in root.boundary.chain
+        for budget in root.limits.ledgers
         if budget.tokens is not None and budget.spent.tokens > budget.tokens
     ]
 

@@ -12,17 +12,18 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from softstop import Agent, Budget, Limits, Run, RunContext, Supervisor, Usage
-from softstop._amounts import Amount
+from softstop.law.amounts import Amount
+from softstop.law.ledgers import Ledger
 from softstop.models import Borrowed, Price
 from softstop.testing import Report, stop_everywhere
 
-from .conftest import Tell
+from .conftest import CountReport
 
 pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
 
 
-class Watched(Budget):
-    """A budget that looks at itself after every change: what is wrong with it, and with the ledgers below it."""
+class Watched(Ledger):
+    """A ledger that looks at itself after every change: what is wrong with it, and with the ledgers below it."""
 
     __slots__ = ("below", "wrong")
 
@@ -35,7 +36,7 @@ class Watched(Budget):
         super()._move(*change)
         if min(self.reserved) < 0:
             self.wrong.append(f"{self.reserved} is reserved")
-        ledgers = [run.means.own for run in self.below if run.means is not None and run.means.own is not None]
+        ledgers = [run._state.allowance.own for run in self.below if run._state.allowance.own is not None]
         for what, mine in ("spent", self.spent), ("reserved", self.reserved):
             sums = tuple(map(sum, zip(*(getattr(ledger, what) for ledger in ledgers), strict=True)))
             if ledgers and sums != mine:
@@ -68,7 +69,7 @@ def talker(**settings: Any) -> Agent:
     return Agent(model=Borrowed(model, price=Price(1, 1)), tools=[work], name="talker")
 
 
-def test_a_stop_anywhere_in_a_run_that_wraps_up_keeps_the_law(tell: Tell) -> None:
+def test_a_stop_anywhere_in_a_run_that_wraps_up_keeps_the_law(count: CountReport) -> None:
     ends: set[tuple[object, ...]] = set()
     agent = talker()
 
@@ -81,18 +82,20 @@ def test_a_stop_anywhere_in_a_run_that_wraps_up_keeps_the_law(tell: Tell) -> Non
             ends.add((output.status.value, output.stop and output.stop.cause.value))
             if output.usage.total_tokens > 2_000:
                 yield f"{output.usage.total_tokens} tokens were used"
-            for budget in trace.root.boundary.chain:
+            for budget in trace.root.limits.ledgers:
                 if budget.reserved != Amount():
                     yield f"{budget.reserved} stays reserved"
 
     report: Report = stop_everywhere(make_run, also=check, pairs=100)
-    tell(report)
+    count(report)
     assert report.violations == 0
     assert {("cancelled", "token_budget"), ("cancelled", "user"), ("cancelled", "timeout")} <= ends
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_tokens": 100}], ids=["unbounded", "bounded"])
-def test_a_stop_anywhere_leaves_a_shared_ledger_balanced_at_every_moment(settings: dict[str, Any], tell: Tell) -> None:
+def test_a_stop_anywhere_leaves_a_shared_ledger_balanced_at_every_moment(
+    settings: dict[str, Any], count: CountReport
+) -> None:
     budgets: list[Watched] = []
     agent = talker(**settings)
 
@@ -105,7 +108,9 @@ def test_a_stop_anywhere_leaves_a_shared_ledger_balanced_at_every_moment(setting
 
     def make_run(supervisor: Supervisor) -> Run:
         budgets[:] = [Watched(4_000)]
-        return supervisor.start(Agent(body), "go", budgets=budgets)
+        shared = Budget()
+        shared._ledger = budgets[0]
+        return supervisor.start(Agent(body), "go", budgets=[shared])
 
     def check(trace: Any) -> Iterator[str]:
         [budget] = budgets
@@ -117,5 +122,5 @@ def test_a_stop_anywhere_leaves_a_shared_ledger_balanced_at_every_moment(setting
             yield f"{budget.spent.tokens} tokens are spent, the members used {used}"
 
     report = stop_everywhere(make_run, also=check, most=700)
-    tell(report)
+    count(report)
     assert report.violations == 0

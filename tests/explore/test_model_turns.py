@@ -42,9 +42,9 @@ def invalid(messages: tuple[Any, ...]) -> Iterator[str]:
             continue
         asked = [call.tool_call_id for call in message.tool_calls]
         after = messages[index + 1] if index + 1 < len(messages) else ModelRequest([])
-        told = [part.tool_call_id for part in after.parts if isinstance(part, ToolReturnPart)]
-        if asked != told:
-            yield f"calls {asked} were answered by {told}"
+        replies = [part.tool_call_id for part in after.parts if isinstance(part, ToolReturnPart)]
+        if asked != replies:
+            yield f"calls {asked} were answered by {replies}"
 
 
 @pytest.mark.explore

@@ -12,7 +12,7 @@ from softstop.testing import Report, stop_everywhere
 from .trees import TREES, random_tree, trees_hold
 
 pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
-Tell = Callable[[Report], None]
+CountReport = Callable[[Report], None]
 
 FIRST_SEED = int(os.environ.get("SOFTSTOP_SEED", "1"))
 SEEDS = int(os.environ.get("SOFTSTOP_SEEDS", "5"))  # times ten trees
@@ -21,17 +21,17 @@ MOST = int(os.environ.get("SOFTSTOP_MOST", "300"))  # schedules a tree, drawn fr
 
 
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
-def test_the_law_holds_in_a_tree_wherever_the_stop_lands(tree: Callable[[], object], tell: Tell) -> None:
+def test_the_law_holds_in_a_tree_wherever_the_stop_lands(tree: Callable[[], object], count: CountReport) -> None:
     report = stop_everywhere(
         lambda supervisor: supervisor.start(tree(), "go"),  # type: ignore[arg-type]
         pairs=PAIRS, most=MOST, seed=FIRST_SEED, also=trees_hold,
     )  # fmt: skip
-    tell(report)
+    count(report)
     assert report.violations == 0
 
 
 @pytest.mark.parametrize("ten", range(FIRST_SEED, FIRST_SEED + SEEDS))
-def test_the_law_holds_in_random_trees(ten: int, tell: Tell) -> None:
+def test_the_law_holds_in_random_trees(ten: int, count: CountReport) -> None:
     total = Report()
     for seed in range(10 * ten, 10 * ten + 10):
         print(f"seed {seed}")
@@ -44,5 +44,5 @@ def test_the_law_holds_in_random_trees(ten: int, tell: Tell) -> None:
                 also=trees_hold,
             )
         )
-    tell(total)
+    count(total)
     assert total.violations == 0

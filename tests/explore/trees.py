@@ -289,9 +289,9 @@ def _causes(trace: Any, runs: dict[str, Any]) -> Iterator[str]:
         outcome = next((e for e in trace.fast if isinstance(e, Outcome) and e.run_id == run.run_id), None)
         if parent is None or not isinstance(outcome, RunCancelled) or outcome.via is None:
             continue
-        told = (outcome.cause, outcome.reason)
+        stop = (outcome.cause, outcome.reason)
         stopped = (parent.stop.cause, parent.stop.reason) if parent.stop is not None else None
-        if outcome.via != parent.run_id or told not in (stopped, ("parent", "its parent has ended")):
-            yield f"{run.source.name!r} was stopped by {told} via {outcome.via}, its parent by {stopped}"
-        if told == stopped and parent.output is not None and parent.output.status is RunStatus.completed:
+        if outcome.via != parent.run_id or stop not in (stopped, ("parent", "its parent has ended")):
+            yield f"{run.source.name!r} was stopped by {stop} via {outcome.via}, its parent by {stopped}"
+        if stop == stopped and parent.output is not None and parent.output.status is RunStatus.completed:
             yield f"{parent.source.name!r} completed although {run.source.name!r} was stopped through it"

@@ -281,17 +281,18 @@ def test_a_forked_child_owns_none_of_its_parent_s_runs_and_works_by_itself() -> 
 def test_locks_that_are_held_at_the_fork_do_not_stay_held_in_the_child() -> None:
     with script(
         """
-        from softstop._live import defaults, live
-        from softstop._portal import _portal
-        from softstop import budgets
+        from softstop.runs.ending import mailbox
+        from softstop.supervisor.defaults import defaults
+        from softstop.supervisor.portal import _portal
+        from softstop.law import ledgers
 
         def hold(lock):
-            with lock:
+            with lock.held:
                 held.release()
                 time.sleep(1_000)
 
         held = threading.Semaphore(0)
-        locks = [live.lock, defaults.lock, _portal._lock, budgets._lock]
+        locks = [mailbox, defaults._lock, _portal._lock, ledgers._lock]
         for lock in locks:
             threading.Thread(target=hold, args=(lock,), daemon=True).start()
         for _ in locks:

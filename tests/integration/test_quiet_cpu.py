@@ -40,20 +40,15 @@ async def in_a_step(run: RunContext, deaf: Deaf) -> None:
         await deaf.endure()
 
 
-async def in_a_branch(run: RunContext, deaf: Deaf) -> None:
-    async with anyio.create_task_group() as group:
-        group.start_soon(deaf.endure)
-
-
-async def in_a_branch_beside_a_step(run: RunContext, deaf: Deaf) -> None:
-    async with anyio.create_task_group() as group:
-        group.start_soon(deaf.endure)
-        await in_a_step(run, Deaf())
-
-
 async def in_an_asyncio_group(run: RunContext, deaf: Deaf) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(deaf.endure())
+
+
+async def in_a_branch_beside_a_step(run: RunContext, deaf: Deaf) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(deaf.endure())
+        await in_a_step(run, Deaf())
 
 
 async def behind_asyncio_shield(run: RunContext, deaf: Deaf) -> None:
@@ -65,7 +60,7 @@ async def behind_asyncio_shield(run: RunContext, deaf: Deaf) -> None:
             deaf.deliveries.append(time.monotonic())
 
 
-BODIES = [alone, in_a_step, in_a_branch, in_a_branch_beside_a_step, in_an_asyncio_group, behind_asyncio_shield]
+BODIES = [alone, in_a_step, in_an_asyncio_group, in_a_branch_beside_a_step, behind_asyncio_shield]
 
 
 async def share_of_a_core(seconds: float) -> float:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from softstop.testing import random_agent
-from softstop.testing._explore import walk
+from softstop.testing.explorer.explore import walk
 
+from ..foreign import FOREIGN
 from ..scenes import SCENES, MakeRun
 from . import planted as planted
+from . import planted_in_clean_up as planted_in_clean_up
 from . import planted_in_ledgers as planted_in_ledgers
 from .registry import MUTANTS, Mutant
 
@@ -22,7 +24,7 @@ AT_ONCE = 16  # schedules drawn from a scenario before the next one has its turn
 def scenarios() -> Iterator[tuple[MakeRun, int]]:
     """All scenarios over and over, each time with another draw, and random scripts between them."""
     for draw in range(1_000):
-        for make_run in SCENES.values():
+        for make_run in (*SCENES.values(), *FOREIGN.values()):
             yield make_run, draw
         for seed in range(10 * draw, 10 * draw + 10):
             agent = random_agent(seed, manners=bool(seed % 2))

@@ -11,10 +11,11 @@ from pathlib import Path
 import httpx2
 import pytest
 import pytest_asyncio
-from modelkit import Provider
 from pydantic_ai.models import anthropic, openai  # noqa: F401 - now, so that no test's time is that of an import
 
-SERVER = Path(__file__).resolve().parents[2] / "parts" / "openai_server.py"
+from kit.provider import Provider
+
+SERVER = Path(__file__).resolve().parents[2] / "kit" / "openai_server.py"
 numbers = count(1)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from modelkit import KEY, Provider
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from kit.provider import KEY, Provider
 from softstop import Agent, RunContent, RunStatus
 
 pytestmark = pytest.mark.server

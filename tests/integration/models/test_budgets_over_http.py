@@ -7,8 +7,8 @@ from typing import Any
 
 import anyio
 import pytest
-from modelkit import Provider
 
+from kit.provider import Provider
 from softstop import Agent, Budget, Limits, RunContext, RunOutput, RunStatus, StopCause, Supervisor
 from softstop.models import Price
 

@@ -6,8 +6,8 @@ import json
 
 import anyio
 import pytest
-from modelkit import Provider
 
+from kit.provider import Provider
 from softstop import Agent, RunOutput, RunStatus, StopPolicy, Supervisor, ToolCallStarted
 
 pytestmark = pytest.mark.server

@@ -8,8 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
-from modelkit import KEY, Provider, kinds
 
+from kit.provider import KEY, Provider
+from kit.runs import kinds
 from softstop import Agent, Limits, RunContent, RunFailed, RunStatus, StopCause, Supervisor
 from softstop.models import ModelFailed, OpenAIChat
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from modelkit import KEY, Provider
+
+from kit.provider import KEY, Provider
 
 ROOT = Path(__file__).resolve().parents[3]
 

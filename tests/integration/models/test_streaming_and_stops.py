@@ -6,8 +6,9 @@ import time
 
 import anyio
 import pytest
-from modelkit import Provider, kinds
 
+from kit.provider import Provider
+from kit.runs import kinds
 from softstop import (
     Agent,
     ModelRequestCompleted,

@@ -8,8 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
-from modelkit import Provider, kinds
 
+from kit.provider import Provider
+from kit.runs import kinds
 from softstop import Agent, RunContext, RunStatus, ToolCallStarted
 
 pytestmark = pytest.mark.server

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from scripts import Script, answers, call
 
+from kit.scripts import Script, answers, call
 from softstop import Agent, MisuseError, RunContent, RunContext, RunNotFound, RunStatus, StopPolicy, Supervisor
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic_ai import RunContext as TheirContext
 from pydantic_ai import Tool
-from scripts import Script
 
+from kit.scripts import Script
 from softstop import Agent, MisuseError, RunContext, RunStatus
 from softstop.models import Anthropic, Offline, OpenAIChat, OpenAIResponses
 

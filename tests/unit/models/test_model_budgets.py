@@ -6,8 +6,8 @@ from typing import Any
 
 import anyio
 import pytest
-from scripts import Script, answers, call
 
+from kit.scripts import Script, answers, call
 from softstop import (
     Agent,
     Budget,

@@ -2,8 +2,8 @@
 
 import anyio
 import pytest
-from scripts import Script, answers, call
 
+from kit.scripts import Script, answers, call
 from softstop import Agent, Event, Limits, MisuseError, RunContext, RunStatus, StopCause, Supervisor, Team
 
 

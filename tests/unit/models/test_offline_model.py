@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from scripts import answers, kinds
-
+from kit.runs import kinds
+from kit.scripts import answers
 from softstop import Agent, RunContent, RunStatus
 from softstop.models import Offline
 

@@ -9,12 +9,24 @@ import anyio
 import pytest
 
 from softstop import Agent, Run, RunContext, RunStatus, Supervisor
-from softstop.errors import LawBroken, MisuseError
-from softstop.testing import CAUSES, Report, mark, scripted, sleep, step, stop_everywhere, stream, write
-from softstop.testing._explore import walk
-from softstop.testing._scene import Trace
-from softstop.testing._schedule import Schedule, Strike
-from softstop.testing._told import merged
+from softstop.errors import MisuseError
+from softstop.testing import (
+    CAUSES,
+    LawBroken,
+    Report,
+    boundary,
+    mark,
+    scripted,
+    sleep,
+    step,
+    stop_everywhere,
+    stream,
+    write,
+)
+from softstop.testing.explorer.explore import walk
+from softstop.testing.explorer.schedules import Injection, Schedule
+from softstop.testing.explorer.trace import Trace
+from softstop.testing.invariants.traces import merged
 
 SMALL = scripted(write("a"), step("pay", 1.0), stream("s", ["b", "c"], 0.5))
 
@@ -53,9 +65,9 @@ def test_a_schedule_replays_to_the_same_events() -> None:
     "schedule",
     [
         Schedule(),
-        Schedule.at(Strike("user", "call", 17)),
-        Schedule.at(Strike("far_then_now", "mark", 3), Strike("read_cancelled", "event", 2)),
-        Schedule((Strike("user_now", "start"),), (("timeout", 1.5),)),
+        Schedule.at(Injection("user", "call", 17)),
+        Schedule.at(Injection("far_then_now", "mark", 3), Injection("read_cancelled", "event", 2)),
+        Schedule((Injection("user_now", "start"),), (("timeout", 1.5),)),
         Schedule(limits=(("tokens", 7),)),
     ],
     ids=str,
@@ -75,7 +87,7 @@ def test_a_body_that_lies_about_its_commit_is_found_and_the_schedule_that_shows_
     def make_run(supervisor: Supervisor) -> Run:
         return supervisor.start(Agent(liar))
 
-    with pytest.raises(LawBroken, match="told as completed and did not commit") as caught:
+    with pytest.raises(LawBroken, match="reported as completed and did not commit") as caught:
         stop_everywhere(make_run)
     assert caught.value.invariant == "atomic_steps_are_whole"
     assert f"only={caught.value.schedule!r}" in str(caught.value)
@@ -104,6 +116,25 @@ def test_a_check_of_ones_own_is_held_against_every_schedule() -> None:
 
     with pytest.raises(LawBroken, match="also: 10 are gone"):
         stop_everywhere(make_run, also=no_money_is_lost)
+
+
+def test_a_script_that_waits_longer_under_us_than_without_us_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(run: RunContext) -> None:
+        await anyio.sleep(1)
+
+    monkeypatch.setattr(RunContext, "boundary", slow)
+    with pytest.raises(LawBroken, match="undisturbed_is_as_without_us: without us it does"):
+        stop_everywhere(lambda supervisor: supervisor.start(scripted(boundary(), write("a"))), causes=["user"])
+
+
+def test_a_polite_script_that_needs_force_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deaf(run: RunContext) -> None:
+        await anyio.sleep(100)
+
+    monkeypatch.setattr(RunContext, "boundary", deaf)
+    with pytest.raises(LawBroken) as caught:
+        stop_everywhere(lambda supervisor: supervisor.start(scripted(step("a", 0.0, boundary()))), only="user@event:2")
+    assert caught.value.invariant == "never_escalated"
 
 
 def test_a_task_that_a_body_leaves_behind_is_found() -> None:
@@ -141,9 +172,9 @@ def test_what_is_no_schedule_is_misuse(text: str) -> None:
         stop_everywhere(small, only=text)
 
 
-def test_two_ways_that_need_different_callers_are_misuse() -> None:
+def test_two_kinds_that_need_different_callers_are_misuse() -> None:
     with pytest.raises(MisuseError, match="a run has one caller"):
-        Schedule.at(Strike("await_cancelled", "call", 1), Strike("block_left", "call", 2))
+        Schedule.at(Injection("await_cancelled", "call", 1), Injection("block_left", "call", 2))
 
 
 async def test_exploring_inside_a_running_loop_is_misuse() -> None:

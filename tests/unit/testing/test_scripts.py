@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
 from softstop import Event, Limits, Run, RunStatus, StopPolicy, Supervisor, Usage
+from softstop.errors import MisuseError
 from softstop.testing import (
+    Action,
     ScriptedBody,
     ScriptedFailure,
+    ask,
     boundary,
     charge,
+    clean_up,
     fail,
     hang,
+    helper,
+    locked,
     member,
     on_stop,
     parallel,
@@ -26,9 +34,10 @@ from softstop.testing import (
     turns,
     write,
 )
+from softstop.testing.scripts.plain import play_plainly
 
 
-def told(events: list[Event]) -> list[str]:
+def lines(events: list[Event]) -> list[str]:
     return [f"{type(event).__name__} {getattr(event, 'step', '') or event.content or ''}".strip() for event in events]
 
 
@@ -44,7 +53,7 @@ async def test_a_script_is_played_line_by_line_at_its_instants() -> None:
         run = supervisor.start(payer)
         events = [event async for event in run.events()]
         assert anyio.current_time() == 3.0
-    assert told(events) == [
+    assert lines(events) == [
         "RunStarted", "RunContent Paying.", "StepStarted pay", "StepCompleted pay", "StepStarted report",
         "RunContent all", "RunContent done", "StepCompleted report", "RunCompleted Paying. all done",
     ]  # fmt: skip
@@ -58,7 +67,7 @@ async def test_actions_inside_a_step_are_played_after_half_of_it() -> None:
         await run.ended()
         assert anyio.current_time() == 3.0
         events = [event async for event in run.events()]
-    assert told(events)[1:-1] == [
+    assert lines(events)[1:-1] == [
         "StepStarted outer", "StepStarted inner", "StepCompleted inner", "RunContent between", "StepCompleted outer",
     ]  # fmt: skip
 
@@ -115,12 +124,82 @@ async def test_callbacks_run_when_the_run_is_cancelled() -> None:
     assert output.errors == ("ScriptedFailure: the callback failed",)
 
 
+@pytest.mark.parametrize("by", ["anyio", "TaskGroup"])
+async def test_a_helper_answers_one_after_the_other_and_ends_with_what_it_helps(by: str) -> None:
+    at_once = parallel([step("a", 0.5, ask())], [step("b", 0.5, ask())])
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(scripted(helper(1.0, at_once, by=by))).ended()  # type: ignore[arg-type]
+        assert anyio.current_time() == 2.5
+    assert output.status is RunStatus.completed
+
+
+async def test_asking_without_a_helper_is_misuse() -> None:
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(scripted(ask())).ended()
+    assert isinstance(output.error, MisuseError)
+
+
+async def test_clean_up_is_played_whatever_happens() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(scripted(clean_up(hang(), seconds=0.5, then=[write("clean")])))
+        await anyio.sleep(1)
+        run.cancel()
+        output = await run.ended()
+        assert anyio.current_time() == 1.5
+    assert output.content == "clean"
+
+
+async def test_a_script_has_one_lock_and_a_member_its_own() -> None:
+    both = parallel([locked(sleep(1))], [locked(sleep(1))], [member(locked(sleep(1)))])
+    async with Supervisor() as supervisor:
+        await supervisor.start(scripted(both)).ended()
+        assert anyio.current_time() == 2.0
+
+
+@pytest.mark.parametrize("within", [None, "scope", "group"])
+async def test_a_source_may_keep_something_open_while_it_yields(within: Any) -> None:
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(scripted(stream("s", ["a", "b"], 0.5, within=within, rests=0.25))).ended()
+    assert (output.status, output.content) == (RunStatus.completed, "ab")
+
+
+@pytest.mark.parametrize(
+    ("action", "polite", "takes"),
+    [
+        (step("a", 1.0, sleep(0.5)), True, 1.5),
+        (parallel([step("a", 1.0)], [sleep(0.5)]), True, 1.5),
+        (step("a", 0.0, locked(sleep(0.5))), True, 0.5),
+        (locked(step("a", 0.5)), False, 0.5),
+        (helper(0.5, step("a", 1.0, ask()), ask()), True, 2.0),
+        (clean_up(hang()), False, float("inf")),
+        (member(fail()), False, 0.0),
+    ],
+    ids=str,
+)
+def test_a_script_knows_whether_it_is_polite_and_how_long_it_takes(action: Action, polite: bool, takes: float) -> None:
+    body = ScriptedBody(action)
+    assert (body.polite, body.takes) == (polite, takes)
+
+
+def test_a_script_marks_the_same_without_a_run() -> None:
+    body = ScriptedBody(
+        helper(0.25, step("a", 0.5, ask()), member(step("m", 0.5, locked(sleep(1))))),
+        parallel([stream("s", ["x", "y"], 0.25, within="group")], [clean_up(locked(sleep(0.25)))], by="TaskGroup"),
+    )
+    marks = play_plainly(body)
+    assert [(mark.at, mark.name) for mark in marks if mark.what == "commit"] == [(0.75, "a"), (2.25, "m")]
+    assert marks[-1].what == "returned"
+
+
 def test_the_repr_of_a_script_is_the_script() -> None:
     body = ScriptedBody(
         step("a", 1.0, charge(3), reserve=Usage(output_tokens=5), interruptible=True),
         stream("s", ["x", "y"], 0.25, closes_in=0.5, breaks_after=1),
         parallel([sleep(1.0), boundary()], [turns(2), member(write("m"), limits=Limits(steps=1))], by="gather"),
         on_stop(0.5, fails=True),
+        helper(0.25, step("b", 0.5, ask()), by="TaskGroup"),
+        clean_up(locked(sleep(0.5)), seconds=0.25, then=[step("c", 0.0)]),
+        stream("t", [], rests=0.5, within="group"),
         charge(report={"output_tokens": -1}),
         fail("oops"),
     )

@@ -12,8 +12,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from softstop.errors import Deadlock
-from softstop.testing import VirtualLoop, run_virtual
+from softstop.testing import Deadlock, VirtualLoop, run_virtual
 
 
 async def test_an_hour_of_waiting_takes_no_time_and_ends_on_the_second() -> None:

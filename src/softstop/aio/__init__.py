@@ -1,0 +1,1 @@
+"""What the rest of softstop needs from asyncio and anyio."""

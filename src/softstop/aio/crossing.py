@@ -1,0 +1,59 @@
+"""Calls and coroutines that one thread submits to the event loop of another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def call_on(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> bool:
+    """Schedule a call on the loop of another thread; False, and no call, if that loop is closed."""
+    try:
+        loop.call_soon_threadsafe(call, *args)
+    except RuntimeError:
+        return False
+    return True
+
+
+def submit(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+    """Do as `asyncio.run_coroutine_threadsafe`, but call `make` on the loop that runs the coroutine.
+
+    A coroutine made here would never be awaited if that loop ended first, and Python would warn.
+
+    Raises:
+        RuntimeError: The loop is closed.
+    """
+    result: Future[T] = Future()
+
+    def begin() -> None:
+        if not result.done():
+            task = loop.create_task(make())
+            task.add_done_callback(end)
+            result.add_done_callback(lambda _: _cancel_from_anywhere(loop, task))
+
+    def end(task: asyncio.Task[T]) -> None:
+        with suppress(InvalidStateError):  # the other thread has cancelled it at the same moment
+            if task.cancelled():
+                result.cancel()
+            elif (error := task.exception()) is not None:
+                result.set_exception(error)
+            else:
+                result.set_result(task.result())
+
+    loop.call_soon_threadsafe(begin)
+    return result
+
+
+def _cancel_from_anywhere(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    if not task.done():
+        call_on(loop, task.cancel)  # a closed loop has no task any more
+
+
+async def across(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run the coroutine of `make()` on another loop and wait for it here; cancelling this wait cancels it there."""
+    return await asyncio.wrap_future(submit(loop, make))

@@ -1,0 +1,40 @@
+"""Futures in a list, on which coroutines wait for one event and which are woken together."""
+
+from __future__ import annotations
+
+import asyncio
+
+Waiters = list[asyncio.Future[None]]
+
+
+async def wait_in(waiters: Waiters, loop: asyncio.AbstractEventLoop) -> None:
+    """Wait on a future of its own until `wake_all`; an anyio.Event would cost a third of the event rate."""
+    waiter = loop.create_future()
+    waiters.append(waiter)
+    try:
+        await waiter
+    except asyncio.CancelledError:
+        if waiter in waiters:
+            waiters.remove(waiter)
+        raise
+
+
+def wake_all(waiters: Waiters) -> None:
+    """Set all futures that are not done, and empty the list."""
+    for waiter in waiters:
+        if not waiter.done():
+            try:
+                waiter.set_result(None)
+            except RuntimeError:  # its loop is closed: no task waits there any more
+                continue
+    waiters.clear()
+
+
+def wake_anywhere(waiters: Waiters) -> None:
+    """Set futures of any loops: a run of one loop may free the budget that a run of another waits for."""
+    for waiter in waiters:
+        loop = waiter.get_loop()
+        if asyncio._get_running_loop() is loop:
+            wake_all([waiter])
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(wake_all, [waiter])

@@ -1,0 +1,34 @@
+"""Events of a run as values: one class per phenomenon, their names, and their JSON."""
+
+from .event import Event as Event
+from .event import Stamp as Stamp
+from .kinds import EVENT_CLASSES as EVENT_CLASSES
+from .kinds import BudgetWarning as BudgetWarning
+from .kinds import ModelRequestCompleted as ModelRequestCompleted
+from .kinds import ModelRequestStarted as ModelRequestStarted
+from .kinds import Outcome as Outcome
+from .kinds import RunCancelled as RunCancelled
+from .kinds import RunCompleted as RunCompleted
+from .kinds import RunContent as RunContent
+from .kinds import RunContinued as RunContinued
+from .kinds import RunEscalated as RunEscalated
+from .kinds import RunFailed as RunFailed
+from .kinds import RunPaused as RunPaused
+from .kinds import RunStarted as RunStarted
+from .kinds import RunStopRequested as RunStopRequested
+from .kinds import StepCompleted as StepCompleted
+from .kinds import StepKind as StepKind
+from .kinds import StepRecord as StepRecord
+from .kinds import StepStarted as StepStarted
+from .kinds import StepStatus as StepStatus
+from .kinds import ToolCallCompleted as ToolCallCompleted
+from .kinds import ToolCallStarted as ToolCallStarted
+from .kinds import UsageRejected as UsageRejected
+from .kinds import parse_event as parse_event
+from .names import KINDS as KINDS
+from .names import EventName as EventName
+from .names import Kind as Kind
+from .names import RunEvent as RunEvent
+from .names import Source as Source
+from .names import TeamRunEvent as TeamRunEvent
+from .names import WorkflowRunEvent as WorkflowRunEvent

@@ -1,0 +1,231 @@
+"""The events of a run: one class per phenomenon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from ..errors import MisuseError
+from ..stops import LimitReached, RunStatus, StopCause, StopMode
+from ..usage import Usage
+from .event import Event, event, event_from, view
+from .names import KINDS
+
+
+@event
+class RunStarted(Event):
+    """The run has begun; the first event of its own stream, unless a stop came before its start."""
+
+
+class RunContent(Event):
+    """A piece of text, or several adjacent pieces merged for a reader that lags."""
+
+    __slots__ = ("_content",)  # spelled out: nearly every event is one of these, and the log's writer fills its slots
+    FIELDS: ClassVar[dict[str, Any]] = {"content": str}
+
+    def __init__(self, content: str) -> None:
+        self._content = content
+
+    content: str = view("_content")  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def _own(self) -> dict[str, Any]:
+        return {"seq": self._seq, "at": self._at, "metrics": self._metrics, "content": self._content}
+
+
+StepKind = Literal["atomic", "divisible"]
+StepStatus = Literal["completed", "failed", "cut", "unsettled", "abandoned"]
+
+
+@event
+class StepStarted(Event):
+    """A step began. `step_id` counts a run's steps from 1, streams, tool and model calls included."""
+
+    step: str
+    step_id: int
+    kind: StepKind
+
+
+@event
+class StepCompleted(Event):
+    """A step ended; `status` says how: a `cut` step did a part, an `unsettled` one may have happened."""
+
+    step: str
+    step_id: int
+    status: StepStatus
+    error: str | None
+
+
+@event
+class ToolCallStarted(StepStarted):
+    """A tool call began; an atomic step whose `step` is the tool's name."""
+
+
+@event
+class ToolCallCompleted(StepCompleted):
+    """A tool call ended."""
+
+
+@event
+class ModelRequestStarted(StepStarted):
+    """A request was sent to a model; `step` is the model's name."""
+
+
+@event
+class ModelRequestCompleted(StepCompleted):
+    """A model's answer ended; `metrics` is what it cost, estimated if it was cut."""
+
+
+@event
+class RunStopRequested(Event):
+    """A stop was recorded, or made stronger. The run ends at its next step boundary, with mode `now` at once."""
+
+    cause: StopCause
+    reason: str | None
+    by: str | None
+    via: str | None
+    mode: StopMode
+    grace: float | None
+    requested_at: float
+    limit: LimitReached | None
+
+
+@event
+class RunEscalated(Event):
+    """The grace of a stop ran out, or its mode is `now`: the steps that are still running are cut.
+
+    `waiting` counts branches that are parked at a boundary: a step that needs one of them could not end by itself.
+    """
+
+    steps: tuple[str, ...]
+    waiting: int
+
+
+@event
+class UsageRejected(Event):
+    """A provider reported impossible usage: it is not counted, and its step's reservation counts as spent."""
+
+    problem: str
+
+
+@event
+class BudgetWarning(Event):
+    """A limit or a shared budget has reached its `warn_at`; emitted once for each."""
+
+    limit: LimitReached
+
+
+@event
+class RunPaused(Event):
+    """The run holds at its next step boundary until it is resumed or stopped."""
+
+    reason: str | None
+
+
+@event
+class RunContinued(Event):
+    """A paused run goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """How one step of a run ended."""
+
+    step: str
+    step_id: int
+    kind: StepKind
+    status: StepStatus
+
+
+@event
+class Outcome(Event):
+    """The last event of a run, exactly one: RunCompleted, RunCancelled or RunFailed."""
+
+    content: str  # pyright: ignore[reportIncompatibleMethodOverride] - read-only, as there
+    usage: Usage
+    steps: tuple[StepRecord, ...]
+    errors: tuple[str, ...]
+
+    @property
+    def status(self) -> RunStatus:
+        """The final status of the run."""
+        return RunStatus(self.STATUS)
+
+
+@event
+class RunCompleted(Outcome):
+    """The body returned; `content` is all the text that was written."""
+
+    STATUS = RunStatus.completed
+
+
+@event
+class RunFailed(Outcome):
+    """The body raised; `error` is one bounded line, `content` the text written until then."""
+
+    NAME = "RunError"  # as in Agno
+    STATUS = RunStatus.failed
+    error: str
+
+
+@event
+class RunCancelled(Outcome):
+    """The run was stopped. `content` is exactly the text that was delivered; cause and author are data.
+
+    `abandoned` names the steps that did not end when they were cut; `limit` is set where a limit was the cause.
+    """
+
+    STATUS = RunStatus.cancelled
+    cause: StopCause
+    reason: str | None
+    by: str | None
+    via: str | None
+    mode: StopMode
+    requested_at: float
+    stopped_at: float
+    abandoned: tuple[str, ...]
+    limit: LimitReached | None
+
+
+EVENT_CLASSES: tuple[type[Event], ...] = (
+    RunStarted, RunContent, StepStarted, StepCompleted, ToolCallStarted, ToolCallCompleted,
+    ModelRequestStarted, ModelRequestCompleted, RunStopRequested, RunEscalated, UsageRejected,
+    BudgetWarning, RunPaused, RunContinued, RunCancelled, RunCompleted, RunFailed,
+)  # fmt: skip
+Event.CLASSES = EVENT_CLASSES
+
+
+@cache
+def _classes_by_name() -> dict[str, type[Event]]:
+    return {cls.names[kind].value: cls for kind in KINDS for cls in EVENT_CLASSES}
+
+
+def parse_event(data: bytes | str | Mapping[str, Any]) -> Event:
+    """Rebuild an event from its JSON text or from `to_dict()`; checks every field.
+
+    Raises:
+        MisuseError: It is no JSON object, `event` names no event of softstop, or its fields contradict each other.
+        pydantic.ValidationError: A field is missing, unknown or of the wrong type.
+    """
+    try:
+        fields: Any = from_json(data) if isinstance(data, bytes | str) else data
+    except (ValueError, TypeError) as error:  # TypeError: a lone surrogate
+        raise MisuseError(f"this is not an event of softstop, not even JSON: {error}") from None
+    wired = dict(cast("Mapping[str, Any]", fields)) if isinstance(fields, Mapping) else {}
+    name = wired.get("event")
+    cls = _classes_by_name().get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise MisuseError(
+            "this is not an event of softstop: its `event` must be one of the values of RunEvent, "
+            "TeamRunEvent or WorkflowRunEvent"
+        )
+    try:
+        return event_from(cls, wired)
+    except ValidationError:
+        raise
+    except ValueError as error:  # its fields are well-formed and contradict each other
+        raise MisuseError(str(error)) from None

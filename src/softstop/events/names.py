@@ -1,0 +1,105 @@
+"""The names of events in each kind of run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Kind = Literal["agent", "team", "workflow"]
+KINDS: tuple[Kind, ...] = ("agent", "team", "workflow")
+
+
+class RunEvent(StrEnum):
+    """Event names of an agent's run."""
+
+    run_started = "RunStarted"
+    run_content = "RunContent"
+    step_started = "StepStarted"
+    step_completed = "StepCompleted"
+    tool_call_started = "ToolCallStarted"
+    tool_call_completed = "ToolCallCompleted"
+    model_request_started = "ModelRequestStarted"
+    model_request_completed = "ModelRequestCompleted"
+    budget_warning = "BudgetWarning"
+    run_paused = "RunPaused"
+    run_continued = "RunContinued"
+    run_stop_requested = "RunStopRequested"
+    run_escalated = "RunEscalated"
+    usage_rejected = "UsageRejected"
+    run_cancelled = "RunCancelled"
+    run_completed = "RunCompleted"
+    run_error = "RunError"
+
+
+class TeamRunEvent(StrEnum):
+    """Event names of a team's run."""
+
+    run_started = "TeamRunStarted"
+    run_content = "TeamRunContent"
+    step_started = "TeamStepStarted"
+    step_completed = "TeamStepCompleted"
+    tool_call_started = "TeamToolCallStarted"
+    tool_call_completed = "TeamToolCallCompleted"
+    model_request_started = "TeamModelRequestStarted"
+    model_request_completed = "TeamModelRequestCompleted"
+    budget_warning = "TeamBudgetWarning"
+    run_paused = "TeamRunPaused"
+    run_continued = "TeamRunContinued"
+    run_stop_requested = "TeamRunStopRequested"
+    run_escalated = "TeamRunEscalated"
+    usage_rejected = "TeamUsageRejected"
+    run_cancelled = "TeamRunCancelled"
+    run_completed = "TeamRunCompleted"
+    run_error = "TeamRunError"
+
+
+class WorkflowRunEvent(StrEnum):
+    """Event names of a workflow's run."""
+
+    workflow_started = "WorkflowStarted"
+    workflow_content = "WorkflowContent"
+    step_started = "StepStarted"
+    step_completed = "StepCompleted"
+    tool_call_started = "ToolCallStarted"
+    tool_call_completed = "ToolCallCompleted"
+    model_request_started = "ModelRequestStarted"
+    model_request_completed = "ModelRequestCompleted"
+    budget_warning = "BudgetWarning"
+    workflow_paused = "WorkflowPaused"
+    workflow_continued = "WorkflowContinued"
+    workflow_stop_requested = "WorkflowStopRequested"
+    workflow_escalated = "WorkflowEscalated"
+    usage_rejected = "UsageRejected"
+    workflow_cancelled = "WorkflowCancelled"
+    workflow_completed = "WorkflowCompleted"
+    workflow_error = "WorkflowError"
+
+
+EventName = RunEvent | TeamRunEvent | WorkflowRunEvent
+_ENUM_OF: dict[Kind, type[EventName]] = {
+    "agent": RunEvent,
+    "team": TeamRunEvent,
+    "workflow": WorkflowRunEvent,
+}
+
+
+NAMED = frozenset(member.value for member in RunEvent)
+
+
+def name_in(kind: Kind, name: str) -> EventName:
+    """The enum member for an agent's event name in any kind of run."""
+    if kind == "team":
+        name = f"Team{name}"
+    elif kind == "workflow" and name.startswith("Run"):
+        name = f"Workflow{name[3:]}"
+    return _ENUM_OF[kind](name)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The kind, id and name of what runs: `Source("agent", "storyteller", "Storyteller")`."""
+
+    kind: Kind
+    id: str
+    name: str

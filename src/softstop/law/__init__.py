@@ -1,0 +1,1 @@
+"""The law of a stop as tables and ledgers."""

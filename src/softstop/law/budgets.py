@@ -1,0 +1,75 @@
+"""A budget as its owner holds it, a handle on the ledger that runs draw on."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from .amounts import Amount
+from .ledgers import WARN_AT, Ledger
+
+
+class Budget:
+    """Tokens and money that any runs, teams or tenants of the process share: `budgets=[budget]` of a run.
+
+    Args:
+        tokens: Input plus output tokens; None counts without a bound.
+        cost_usd: US dollars; a Decimal or a string is exact. None counts without a bound.
+        name: Shown in events and errors.
+        warn_at: Share of a limit at which one `BudgetWarning` is emitted; None emits none.
+
+    Raises:
+        MisuseError: A number that is out of range.
+    """
+
+    __slots__ = ("_ledger",)
+
+    def __init__(
+        self,
+        tokens: int | None = None,
+        cost_usd: Decimal | float | str | None = None,
+        name: str = "budget",
+        *,
+        warn_at: float | None = WARN_AT,
+    ) -> None:
+        self._ledger = Ledger(tokens, cost_usd, name, warn_at=warn_at)
+
+    def __repr__(self) -> str:
+        return f"<Budget {self.name!r} spent={self.spent} reserved={self.reserved}>"
+
+    @property
+    def name(self) -> str:
+        """Shown in events and errors."""
+        return self._ledger.name
+
+    @property
+    def tokens(self) -> int | None:
+        """The token limit."""
+        return self._ledger.tokens
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The money limit in US dollars."""
+        return self._ledger.cost_usd
+
+    @property
+    def spent(self) -> Amount:
+        """Used so far, as `tokens` and `nano_usd`; it never falls."""
+        return self._ledger.spent
+
+    @property
+    def reserved(self) -> Amount:
+        """Held by begun steps and not spent yet, as `tokens` and `nano_usd`."""
+        return self._ledger.reserved
+
+    @property
+    def waiting(self) -> int:
+        """How many steps wait for room."""
+        return self._ledger.waiting
+
+    def raise_to(self, tokens: int | None = None, cost_usd: Decimal | float | str | None = None) -> None:
+        """Raise the limits, at once: steps that wait for room go on. What was stopped before stays stopped.
+
+        Raises:
+            MisuseError: A new limit is below the old one, or there was no limit to raise.
+        """
+        self._ledger.raise_to(tokens, cost_usd)

@@ -1,0 +1,377 @@
+"""Ledgers of tokens and money: reserve before spending, pay the actual amount, give back the rest.
+
+A chain is the ledgers one step draws on, nearest first: its run's own limits, its parents', then shared budgets.
+Each change of a chain is one synchronous block under one lock, so that runs of several loops can share a budget.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+
+from ..errors import MisuseError, checked
+from ..limits import NANO, Limits
+from ..stops import LimitReached, StopCause
+from .amounts import Amount, Fit, Room, least_of
+from .locks import ForkSafeLock
+
+_lock = ForkSafeLock()  # held for integer arithmetic only; one for all, since chains overlap
+
+Unit = Literal["tokens", "cost_usd"]
+CAUSE_OF: dict[Unit, StopCause] = {"tokens": StopCause.token_budget, "cost_usd": StopCause.cost_budget}
+WARN_AT = 0.8  # share of a limit at which one warning is emitted
+
+
+class Ledger:
+    """Tokens and money spent and reserved under one limit: a run's own, or that of a `Budget`; `spent` never falls."""
+
+    __slots__ = (
+        "_held_nano_usd", "_held_tokens", "_kept", "_limit", "_nano_usd", "_nested", "_tokens", "_waiting", "_warn_at",
+        "name",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tokens: int | None = None,
+        cost_usd: Decimal | float | str | None = None,
+        name: str = "budget",
+        *,
+        warn_at: float | None = WARN_AT,
+    ) -> None:
+        self._limit = _checked(tokens, cost_usd, warn_at)
+        self._warn_at: dict[Unit, float] = (
+            {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)
+        )  # warnings to come
+        self._kept = Amount()  # kept back from the limit for a last answer
+        self.name = name
+        self._tokens = self._nano_usd = 0  # spent
+        self._held_tokens = self._held_nano_usd = 0  # reserved
+        self._waiting: deque[Claim] = deque()  # first come, first served
+        self._nested: deque[Claim] = deque()  # claims made inside a step that holds some of this ledger
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self.name!r} spent={self.spent} reserved={self.reserved}>"
+
+    @property
+    def tokens(self) -> int | None:
+        """The token limit."""
+        return self._limit.tokens
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The money limit in US dollars."""
+        return None if self._limit.nano_usd is None else self._limit.nano_usd / NANO
+
+    @property
+    def spent(self) -> Amount:
+        """Used so far."""
+        return Amount(self._tokens, self._nano_usd)
+
+    @property
+    def reserved(self) -> Amount:
+        """Held by begun steps and not spent yet."""
+        return Amount(self._held_tokens, self._held_nano_usd)
+
+    @property
+    def waiting(self) -> int:
+        """How many claims wait for room."""
+        return len(self._waiting) + len(self._nested)
+
+    def raise_to(self, tokens: int | None = None, cost_usd: Decimal | float | str | None = None) -> None:
+        """Raise the limits, at once: steps that wait for room go on. What was stopped before stays stopped.
+
+        Raises:
+            MisuseError: A new limit is below the old one, or there was no limit to raise.
+        """
+        new = _checked(tokens, cost_usd, None)
+        for unit, old, wanted in zip(CAUSE_OF, self._limit, new, strict=True):
+            if wanted is not None and (old is None or wanted < old):
+                scale = 1 if unit == "tokens" else NANO
+                has = "no limit" if old is None else f"a limit of {old / scale:,.9g}"
+                raise MisuseError(
+                    f"raise_to: {self.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise"
+                )
+        self.change(Room(*(old if wanted is None else wanted for old, wanted in zip(self._limit, new, strict=True))))
+
+    def change(self, limit: Room) -> None:
+        """Set the limits, up or down."""
+        with _lock.held:
+            self._limit = limit
+            serve((self,))
+
+    def keep_back(self, share: float) -> None:
+        """Keep a share of the limit back for a last answer; 0 frees it."""
+        with _lock.held:
+            self._kept = Amount(*(0 if limit is None else int(limit * share) for limit in self._limit))
+            serve((self,))
+
+    @property
+    def keeps_back(self) -> bool:
+        """Whether something is kept back for a last answer."""
+        return any(self._kept)
+
+    def room(self, mine: Amount | None = None) -> Room:
+        """The room that is free now; with `mine`, the room if all holds but that amount were given back."""
+        (tokens, nano_usd), kept = self._limit, self._kept
+        held_tokens, held_nano_usd = (self._held_tokens, self._held_nano_usd) if mine is None else mine
+        return Room(
+            None if tokens is None else tokens - kept.tokens - self._tokens - held_tokens,
+            None if nano_usd is None else nano_usd - kept.nano_usd - self._nano_usd - held_nano_usd,
+        )
+
+    def reached(self) -> Unit | None:
+        """The first unit that is used up."""
+        tokens, nano_usd = self._limit  # on the hot path of each step: no loop
+        if tokens is not None and self._tokens >= tokens - self._kept.tokens:
+            return "tokens"
+        if nano_usd is not None and self._nano_usd >= nano_usd - self._kept.nano_usd:
+            return "cost_usd"
+        return None
+
+    def facts(self, unit: Unit) -> LimitReached:
+        """One limit as data: its number, its holder and its use."""
+        index, scale = (0, 1) if unit == "tokens" else (1, NANO)
+        limit = self._limit[index] or 0
+        return LimitReached(kind=unit, holder=self.name, limit=limit / scale, used=self.spent[index] / scale)
+
+    def warning(self) -> LimitReached | None:
+        """A limit that has reached `warn_at` since the last call; each is returned once."""
+        if self._warn_at:
+            for unit, limit, spent in zip(CAUSE_OF, self._limit, self.spent, strict=True):
+                share = self._warn_at.get(unit)
+                if share is not None and limit is not None and spent >= limit * share:
+                    del self._warn_at[unit]
+                    return self.facts(unit)
+        return None
+
+    def _move(self, tokens: int, nano_usd: int, held_tokens: int, held_nano_usd: int) -> None:
+        """Add to `spent` and `reserved`; under the lock."""
+        self._tokens += tokens
+        self._nano_usd += nano_usd
+        self._held_tokens += held_tokens
+        self._held_nano_usd += held_nano_usd
+
+    def serve(self) -> list[Claim]:
+        """Decide waiting claims, oldest first; return the decided ones, which have left all their queues."""
+        decided = [claim for claim in tuple(self._nested) if claim.decide()]  # all: one may wait for another
+        while self._waiting and (head := self._waiting[0]).decide():
+            decided.append(head)
+        return decided
+
+
+def _checked(tokens: int | None, cost_usd: Decimal | float | str | None, warn_at: float | None) -> Room:
+    limits = checked(Limits, {"tokens": tokens, "cost_usd": cost_usd, "warn_at": warn_at}, "this is no budget")
+    return Room(limits.tokens, limits.cost_nano_usd)
+
+
+Chain = tuple[Ledger, ...]
+
+
+class Hold:
+    """Room that one begun step has reserved in every ledger of its chain and not spent yet."""
+
+    __slots__ = ("_nano_usd", "_tokens", "chain")
+
+    def __init__(self, chain: Chain, amount: Amount) -> None:
+        self.chain = chain
+        self._tokens, self._nano_usd = amount
+
+    @property
+    def remaining(self) -> Amount:
+        """The part that is not spent yet."""
+        return Amount(self._tokens, self._nano_usd)
+
+    def spend(self, amount: Amount) -> None:
+        """Pay out of the hold first, then beyond it."""
+        with _lock.held:
+            tokens, nano_usd = amount
+            self._change(tokens, nano_usd, min(self._tokens, tokens), min(self._nano_usd, nano_usd))
+
+    def forfeit(self) -> None:
+        """Count the remaining part as spent, since the real usage is unknown."""
+        with _lock.held:
+            self._change(self._tokens, self._nano_usd, self._tokens, self._nano_usd)
+
+    def release(self) -> None:
+        """Give back the remaining part; synchronously, so that no cancellation can interrupt it."""
+        with _lock.held:
+            self._change(0, 0, self._tokens, self._nano_usd)
+
+    def _change(self, tokens: int, nano_usd: int, given_tokens: int, given_nano_usd: int) -> None:
+        self._tokens -= given_tokens
+        self._nano_usd -= given_nano_usd
+        for ledger in self.chain:
+            ledger._move(tokens, nano_usd, -given_tokens, -given_nano_usd)
+        serve(self.chain)
+
+
+def spend(chain: Chain, amount: Amount) -> None:
+    """Pay without a hold."""
+    with _lock.held:
+        for ledger in chain:
+            ledger._move(*amount, 0, 0)
+        serve(chain)
+
+
+def serve(chain: Chain) -> None:
+    """Decide waiting claims of the chain, and of all ledgers whose queue a decided claim has left."""
+    todo = list(chain)
+    for ledger in todo:
+        if ledger._waiting or ledger._nested:
+            for claim in ledger.serve():
+                todo.extend(other for other in claim.chain if other is not ledger)
+
+
+def first_reached(chain: Chain) -> tuple[Ledger, Unit] | None:
+    """The outermost ledger that is used up: root before leaf (T16)."""
+    for ledger in reversed(chain):
+        unit = ledger.reached()
+        if unit is not None:
+            return ledger, unit
+    return None
+
+
+def least(chain: Chain) -> Room:
+    """The room of a chain: the smallest of each unit."""
+    return chain[0].room() if len(chain) == 1 else least_of(ledger.room() for ledger in chain)
+
+
+def grant(chain: Chain, fit: Fit) -> Hold | None:
+    """Reserve at once if no claim waits and there is room, as for nearly every step; else None: make a `Claim`."""
+    with _lock.held:
+        for ledger in chain:
+            if ledger._waiting or ledger._nested:
+                return None
+        amount = fit(least(chain))
+        return None if amount is None else _take(chain, amount)
+
+
+def _take(chain: Chain, amount: Amount) -> Hold:
+    for ledger in chain:
+        ledger._move(0, 0, *amount)
+    return Hold(chain, amount)
+
+
+class ClaimState(StrEnum):
+    """State of a claim; all but `waiting` are final."""
+
+    waiting = "waiting"
+    granted = "granted"
+    refused = "refused"
+    withdrawn = "withdrawn"
+
+
+class Claim:
+    """One step's request for room in its whole chain: all or nothing.
+
+    It waits while running steps, other than those around it, may still free room, and is refused when none can (in a
+    queue: when its turn comes). A step that itself waits inside for room this claim would have to free first, frees
+    nothing. A claim from inside a step that holds room skips the queue: the claims there may wait for that step.
+
+    Args:
+        chain: The ledgers, nearest first.
+        fit: The amount that the step takes of a given room.
+        enclosing: The holds of the steps around it, own run and parents.
+        on_decided: Called once, synchronously, when a waiting claim is granted or refused.
+    """
+
+    __slots__ = ("_around", "_fit", "_on_decided", "chain", "hold", "refused_by", "state")
+
+    def __init__(self, chain: Chain, fit: Fit, enclosing: Iterable[Hold], on_decided: Callable[[], None]) -> None:
+        self.chain, self._fit, self._on_decided = chain, fit, on_decided
+        self._around = frozenset(enclosing)
+        self.state = ClaimState.waiting
+        self.hold: Hold | None = None  # set when granted
+        self.refused_by: tuple[Ledger, Unit] | None = None  # set when refused
+
+    def enter(self) -> ClaimState:
+        """Grant or refuse at once if possible, else queue in every ledger of the chain."""
+        with _lock.held:
+            if self._settle() is ClaimState.waiting:
+                for ledger in self.chain:
+                    self._queue(ledger).append(self)
+            return self.state
+
+    def decide(self) -> bool:
+        """Try again, if it waits and its turn has come; return whether that decided it, after calling `on_decided`."""
+        if self.state is not ClaimState.waiting or self._settle() is ClaimState.waiting:
+            return False
+        self._leave_queues()
+        self._on_decided()
+        return True
+
+    def withdraw(self) -> None:
+        """Stop waiting; give back the room if it was granted meanwhile."""
+        with _lock.held:
+            if self.state is ClaimState.waiting:
+                self.state = ClaimState.withdrawn
+                self._leave_queues()
+                serve(self.chain)
+            elif self.hold is not None:
+                self.hold.release()
+                self.hold = None
+
+    def _settle(self) -> ClaimState:
+        amount = self._fit(least(self.chain))
+        if amount is not None and self._first_in_line():
+            self.hold, self.state = _take(self.chain, amount), ClaimState.granted
+        elif amount is None and (kept := self._kept_for_good()) is not None:
+            self.refused_by, self.state = self._who_refuses(kept), ClaimState.refused
+        return self.state
+
+    def _first_in_line(self) -> bool:
+        return bool(self._around) or all(not b._waiting or b._waiting[0] is self for b in self.chain)
+
+    def _kept_for_good(self) -> frozenset[Hold] | None:
+        """The holds that are not given back before this claim is granted, if they leave it too little; else None."""
+        tangled = self._tangled()
+        while True:
+            kept = frozenset(hold for claim in tangled for hold in claim._around)
+            stay = [
+                claim for claim in tangled if claim._fit(least_of(b.room(_held(b, kept)) for b in claim.chain)) is None
+            ]
+            if self not in stay:
+                return None
+            if len(stay) == len(tangled):
+                return kept
+            tangled = stay
+
+    def _tangled(self) -> list[Claim]:
+        """This claim and the nested waiting claims that share a ledger with it, directly or through others."""
+        found: list[Claim] = [self]
+        ledgers = list(self.chain) if self._around else []
+        for ledger in ledgers:
+            for claim in ledger._nested:
+                if claim not in found:
+                    found.append(claim)
+                    ledgers.extend(other for other in claim.chain if not any(other is known for known in ledgers))
+        return found
+
+    def _who_refuses(self, kept: frozenset[Hold]) -> tuple[Ledger, Unit]:
+        """The outermost ledger without room, and in which unit."""
+        for ledger in reversed(self.chain):
+            room = ledger.room(_held(ledger, kept))
+            if self._fit(Room(tokens=room.tokens)) is None:
+                return ledger, "tokens"
+            if self._fit(room) is None:
+                return ledger, "cost_usd"
+        return self.chain[0], "tokens"  # no single ledger: together they leave too little
+
+    def _queue(self, ledger: Ledger) -> deque[Claim]:
+        return ledger._nested if self._around else ledger._waiting
+
+    def _leave_queues(self) -> None:
+        for ledger in self.chain:
+            queue = self._queue(ledger)
+            if queue and queue[0] is self:
+                queue.popleft()
+            elif self in queue:
+                queue.remove(self)
+
+
+def _held(ledger: Ledger, holds: Iterable[Hold]) -> Amount:
+    remaining = [hold.remaining for hold in holds if any(held is ledger for held in hold.chain)]
+    return Amount(sum(amount.tokens for amount in remaining), sum(amount.nano_usd for amount in remaining))

@@ -1,0 +1,1 @@
+"""The log of each root run: written synchronously, read from any position."""

@@ -1,0 +1,128 @@
+"""The append-only log of a root run and its members.
+
+A reader is a position in the log, not a queue: replay is the same read, a slow reader costs nothing, and appending
+never waits. Old content is folded to text plus eight bytes a delta; other events are kept as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from threading import get_ident
+from typing import Final, TypeVar, cast
+
+from ..aio.parking import Waiters, wake_all
+from ..events import Event, RunContent, Stamp
+from ..protocols import Observer
+from .folding import Region, last_seq
+
+MOST_RECENT: Final = 2_048  # events kept whole at the end of the log; above that the older half is folded
+
+T = TypeVar("T", bound=Event)
+
+
+class Log:
+    """All events of a root run and its members, in one order, numbered from 1 without a gap."""
+
+    __slots__ = (
+        "_first", "_folded", "_regions", "clock", "full", "late", "loop", "observers", "recent", "seq", "thread",
+        "waiters",
+    )  # fmt: skip
+
+    def __init__(
+        self, clock: Callable[[], float], loop: asyncio.AbstractEventLoop, observers: tuple[Observer, ...]
+    ) -> None:
+        self.clock = clock
+        self.loop = loop
+        self.observers = observers
+        self.thread = get_ident()  # the loop's; cheaper to compare than the running loop
+        self.seq = 0
+        self.late = 0  # events after the outcome of their run: dropped and counted
+        self._first = 1  # seq of the first event in `recent`
+        self.full = 1 + MOST_RECENT  # the seq at which the log is to be folded: cheaper to compare than a length
+        self.recent: list[Event] = []
+        self._folded: list[Event | Region] | None = None  # made with the first fold
+        self._regions: list[Region] | None = None  # those of `_folded`
+        self.waiters: Waiters | None = None  # readers that are up to date; made with the first
+
+    def on_loop(self) -> bool:
+        """Whether the caller is in the loop's thread; a third of the cost of `get_running_loop`."""
+        return get_ident() == self.thread
+
+    def append(self, event: Event) -> None:
+        """Add an event with the next seq, and wake the readers."""
+        self.recent.append(event)
+        if len(self.recent) > MOST_RECENT:  # also without content, as by many short members
+            self.fold(MOST_RECENT // 2)
+        if self.waiters:
+            wake_all(self.waiters)
+
+    def waiter(self) -> asyncio.Future[None]:
+        """A future that is set with the next event, for a reader that is up to date."""
+        waiter = self.loop.create_future()
+        if self.waiters is None:
+            self.waiters = [waiter]
+        else:
+            self.waiters.append(waiter)
+        return waiter
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        """Drop the future of a reader that no longer waits."""
+        if self.waiters and waiter in self.waiters:
+            self.waiters.remove(waiter)
+
+    def notify(self, event: Event) -> None:
+        """Call the observers with a structural event."""
+        for observer in self.observers:
+            try:
+                observer.notice(event)
+            except Exception:  # noqa: BLE001 - boundary: observer call, which never changes a run
+                continue
+
+    def fold(self, keep: int) -> None:
+        """Fold the content of all but the newest `keep` events."""
+        count = len(self.recent) - keep
+        if count <= 0:
+            return
+        old = self.recent[:count]
+        del self.recent[:count]
+        self._first += count
+        self.full = self._first + MOST_RECENT
+        folded = self._folded = [] if self._folded is None else self._folded
+        for kind, stretch in groupby(old, type):
+            events = list(stretch)
+            if kind is RunContent:
+                region = Region(cast("list[RunContent]", events))
+                folded.append(region)
+                self._regions = self._regions or []
+                self._regions.append(region)
+            else:
+                folded += events
+
+    def text_of(self, stamp: Stamp, since: int) -> str:
+        """All text of one run; `since` is a seq before which it wrote nothing."""
+        regions = self._regions or []
+        wrote = regions[bisect_right(regions, since - 1, key=last_seq) :]
+        texts = [region.parts[stamp].text for region in wrote if stamp in region.parts]
+        start = max(0, since - self._first)
+        texts += [
+            event._content for event in self.recent[start:] if type(event) is RunContent and event._stamp is stamp
+        ]
+        return "".join(texts)
+
+    def read(self, after: int) -> list[Event]:
+        """All events with a seq above `after`; folded content merged, one event for each run and stretch."""
+        start = after + 1 - self._first
+        if start >= 0:
+            return self.recent[start:]
+        return [*self._replay(after), *self.recent]
+
+    def _replay(self, after: int) -> Iterator[Event]:
+        folded = self._folded or []
+        for entry in folded[bisect_right(folded, after, key=last_seq) :]:
+            if isinstance(entry, Region):
+                yield from entry.merged(after)
+            else:
+                yield entry

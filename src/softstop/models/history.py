@@ -1,0 +1,153 @@
+"""The conversation of one run, at every moment valid to continue from (T14)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, cast
+
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.tools import ToolDefinition
+from pydantic_core import to_json
+
+from ..errors import MisuseError
+from ..runs.context import RunContext
+from ..usage import Usage
+from .usage import input_tokens
+
+Unanswered = Literal["not_run", "cut", "unsettled"]
+MEANING: Final[dict[Unanswered, str]] = {
+    "not_run": "not_run: the run was stopped before this tool was called",
+    "cut": "cut: the run was stopped while this tool was running, and it did not finish",
+    "unsettled": "unsettled: the run was stopped while this tool was running; it may have happened",
+}
+
+LAST_ANSWER: Final = (
+    "The budget of this run is used up: this is your last answer, and no tools are left. "
+    "Answer now with what you have, briefly, and say what is missing."
+)
+GO_ON: Final = "Your answer was cut off there by a limit. Go on."
+
+
+class History:
+    """All messages of a run. After every change the run gets a copy in which no tool call lacks an answer."""
+
+    def __init__(self, run: RunContext, message: object, instructions: str) -> None:
+        self._run = run
+        self._instructions = instructions or None
+        self.messages = self._opening(message)
+        self.calls: list[ToolCallPart] = []  # of the current turn
+        self._measured = (0, 0)  # number of messages, and their tokens as the provider counted
+        self._answers: list[ToolReturnPart] = []  # one for each call, in order
+        self._publish()
+
+    def _opening(self, message: object) -> list[ModelMessage]:
+        """The first messages: those of the run it continues, then the message of this run, a prompt or messages."""
+        messages: list[ModelMessage] = list(self._earlier())
+        items = _items(message)
+        if any(isinstance(item, ModelRequest | ModelResponse) for item in items):
+            messages += [
+                item if isinstance(item, ModelRequest | ModelResponse) else self._prompt(item) for item in items
+            ]
+        elif message is not None:
+            messages.append(self._prompt(message))
+        if not messages:
+            raise MisuseError("an agent with a model needs a message: agent.arun('...')")
+        last = messages[-1]
+        if isinstance(last, ModelResponse):
+            raise MisuseError("this conversation ends with the model's own words; add a prompt: 'Go on.'")
+        if message is None:
+            messages[-1] = replace(last, instructions=self._instructions)
+        return messages
+
+    def _earlier(self) -> Iterator[ModelMessage]:
+        for item in self._run.history:
+            if not isinstance(item, ModelRequest | ModelResponse):
+                raise MisuseError(f"continue_from: a model takes messages of pydantic-ai, not {type(item).__name__}")
+            yield item
+
+    def _prompt(self, value: object) -> ModelRequest:
+        text = value if isinstance(value, str) else to_json(value, fallback=str).decode()
+        return ModelRequest(parts=[UserPromptPart(text)], instructions=self._instructions)
+
+    @property
+    def text(self) -> str:
+        """The text of the last answer."""
+        last = self.messages[-1]
+        return "".join(part.content for part in last.parts if isinstance(part, TextPart))
+
+    def add_answer(self, response: ModelResponse) -> None:
+        """Add a complete answer; its tool calls become `calls`."""
+        self.calls = list(response.tool_calls)
+        self._answers = [_unanswered(call, "not_run") for call in self.calls]
+        self.messages.append(response)
+        self._publish()
+
+    def add_cut_answer(self, response: ModelResponse) -> None:
+        """Add the text of an answer that was cut.
+
+        Providers accept no partial tool call or thought, and no ids of partial messages.
+        """
+        text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
+        if text:
+            parts = [TextPart(text)]
+            self.messages.append(ModelResponse(parts, model_name=response.model_name, state="interrupted"))
+            self._publish()
+
+    def go_on(self) -> None:
+        """Add a prompt to go on where the answer was cut off."""
+        self.messages.append(self._prompt(GO_ON))
+        self._publish()
+
+    def for_last_answer(self) -> list[ModelMessage]:
+        """The conversation with instructions for a last answer without tools."""
+        last = self.messages[-1]
+        text = f"{self._instructions}\n\n{LAST_ANSWER}" if self._instructions else LAST_ANSWER
+        return [*self.messages[:-1], replace(last, instructions=text) if isinstance(last, ModelRequest) else last]
+
+    def note_size(self, usage: Usage) -> None:
+        """Note the tokens of the conversation as the provider counted them, which beats an estimate."""
+        self._measured = (len(self.messages), usage.total_tokens - usage.reasoning_tokens)
+
+    def size_of(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> int:
+        """About the tokens of a request with these messages and tools."""
+        count, measured = self._measured
+        return measured + input_tokens(messages[count:], ()) if count else input_tokens(messages, tools)
+
+    def begin_call(self, index: int, *, interruptible: bool) -> None:
+        """Note that a tool is running: from now on it may have taken effect."""
+        self._answers[index] = _unanswered(self.calls[index], "cut" if interruptible else "unsettled")
+        self._publish()
+
+    def end_call(self, index: int, answer: ToolReturnPart) -> None:
+        """Set a tool's answer."""
+        self._answers[index] = answer
+        self._publish()
+
+    def end_turn(self) -> None:
+        """Add the tools' answers as the model's next request."""
+        self.messages.append(self._request())
+        self.calls, self._answers = [], []
+
+    def _request(self) -> ModelRequest:
+        parts: list[Any] = list(self._answers)
+        return ModelRequest(parts=parts, instructions=self._instructions)
+
+    def _publish(self) -> None:
+        self._run.messages = (*self.messages, self._request()) if self._answers else tuple(self.messages)
+
+
+def _items(message: object) -> Sequence[object]:
+    return cast("Sequence[object]", message) if isinstance(message, list | tuple) else ()
+
+
+def _unanswered(call: ToolCallPart, why: Unanswered) -> ToolReturnPart:
+    return ToolReturnPart(call.tool_name, MEANING[why], call.tool_call_id, outcome="interrupted")

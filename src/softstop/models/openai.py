@@ -1,0 +1,89 @@
+"""OpenAI's two protocols: pydantic-ai's classes, made robust against malformed usage reports of servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import httpx2
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import Response, ResponseUsage
+from pydantic_ai.models import Model
+from pydantic_ai.models.openai import (
+    OpenAIChatModel,
+    OpenAIResponsesModel,
+    OpenAIResponsesStreamedResponse,
+    OpenAIStreamedResponse,
+)
+from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
+
+from .providers import Hosted
+
+Reporting = TypeVar("Reporting", ChatCompletionChunk, Response)
+
+
+def responses_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
+    """A model of the Responses API."""
+    return ResponsesModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted))
+
+
+def chat_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
+    """A model of Chat Completions."""
+    return ChatModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted))
+
+
+def _provider(wanted: Hosted, http: httpx2.AsyncClient | None) -> OpenAIProvider:
+    return OpenAIProvider(base_url=wanted.base_url, api_key=wanted.api_key, http_client=http)
+
+
+def _settings(wanted: Hosted) -> ModelSettings | None:
+    return cast(ModelSettings, dict(wanted.settings)) or None
+
+
+class ResponsesModel(OpenAIResponsesModel):
+    """The Responses API, where an answer survives a malformed usage report."""
+
+    async def _process_streamed_response(self, *args: Any, **kwargs: Any) -> OpenAIResponsesStreamedResponse:
+        stream = await super()._process_streamed_response(*args, **kwargs)
+        # Patched, since pydantic-ai has no hook for the stream's class here, as it has for ChatModel.
+        stream._map_usage = partial(_map_if_credible, stream._map_usage)  # type: ignore[method-assign]
+        return stream
+
+
+class ChatModel(OpenAIChatModel):
+    """Chat Completions, with `ChatStream` for its answers."""
+
+    @property
+    def _streamed_response_cls(self) -> type[OpenAIStreamedResponse]:
+        return ChatStream
+
+
+class ChatStream(OpenAIStreamedResponse):
+    """A streamed answer whose usage reports are totals so far, and which survives malformed ones."""
+
+    def _add_usage(self, usage: RequestUsage, *, reported: bool, cumulative: bool = False) -> None:
+        # Several servers report the total so far with every chunk: the last one counts, not the sum.
+        super()._add_usage(usage, reported=reported, cumulative=cumulative or reported)
+
+    def _map_usage(self, response: ChatCompletionChunk) -> RequestUsage:
+        return _map_if_credible(super()._map_usage, response)
+
+
+def _map_if_credible(read: Callable[[Reporting], RequestUsage], response: Reporting) -> RequestUsage:
+    """Read a usage report, which OpenAI's client passes on unchecked, unless pydantic-ai would raise for it.
+
+    An impossible report is returned empty, which `Charge` then treats as malformed.
+    """
+    reported: object = response.usage
+    counts: tuple[object, ...] = (None,)
+    if isinstance(reported, CompletionUsage):
+        counts = (reported.prompt_tokens, reported.completion_tokens)
+    elif isinstance(reported, ResponseUsage):
+        counts = (reported.input_tokens, reported.output_tokens)
+    if reported is None or all(type(count) is int and count >= 0 for count in counts):
+        return read(response)
+    return RequestUsage()

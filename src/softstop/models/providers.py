@@ -1,0 +1,238 @@
+"""Models as small values; a provider's library is imported when its model is first used."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Final, Protocol
+
+import httpx2
+from anyio.lowlevel import RunVar
+from pydantic_ai import UserError
+from pydantic_ai.models import Model, infer_model
+
+from ..aio.closing import finish_within
+from ..errors import MisuseError
+from .prices import Price, Tariff
+from .tools import Toolbox, Tools
+from .turns import ModelBody
+
+CLOSING: Final = 5.0  # seconds that closing idle connections may take
+TIMEOUT: Final = httpx2.Timeout(600, connect=10)  # between two chunks: models think long; an idle limit is the run's
+POOL: Final = httpx2.Limits(max_connections=1_000, max_keepalive_connections=100)
+
+
+class ModelSource(Protocol):
+    """A value that makes a model for each run."""
+
+    @property
+    def name(self) -> str:
+        """Shown in events."""
+        ...
+
+    @property
+    def price(self) -> Price | None:
+        """Its price; None takes the public list's."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[Model]:
+        """A context with the model, for one run."""
+        ...
+
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+        """Make the body of an agent with this model; for `Agent(model=...)`."""
+        ...
+
+
+def new_body(source: ModelSource, model: Model, instructions: str, tools: Tools, max_turns: int) -> ModelBody:
+    """Make the body of an agent with this model.
+
+    Raises:
+        MisuseError: A tool cannot be described, or `max_turns` is no positive number.
+    """
+    if max_turns < 1:
+        raise MisuseError(f"max_turns must be at least 1, not {max_turns}")
+    return ModelBody(source.name, source.open, instructions, Toolbox(tools), max_turns, Tariff(model, source.price))
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A model behind HTTP.
+
+    Args:
+        id: The provider's name for it.
+        base_url: Another server that speaks the same protocol; None is the provider's own.
+        api_key: None takes it from the environment.
+        settings: Settings of pydantic-ai for every request: `{"temperature": 0.2, "max_tokens": 500}`.
+        price: Its price; None takes the public list's.
+    """
+
+    id: str
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    price: Price | None = None
+    MADE_BY: ClassVar[tuple[str, str]] = ("", "")  # module of this package, function in it
+
+    @property
+    def name(self) -> str:
+        """Shown in events."""
+        return self.id
+
+    def make_model(self, http: httpx2.AsyncClient | None = None) -> Model:
+        """The pydantic-ai model.
+
+        Args:
+            http: Its connections, closed by the caller. None makes new ones, closed with `async with model`.
+
+        Raises:
+            MisuseError: There is no key.
+        """
+        module, function = self.MADE_BY
+        try:
+            model: Model = getattr(import_module(module, __package__), function)(self, http)
+        except UserError as error:
+            raise MisuseError(str(error)) from None
+        return model
+
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+        """Make the body of an agent with this model; for `Agent(model=...)`.
+
+        Raises:
+            MisuseError: There is no key, or a tool cannot be described.
+        """
+        model = self.make_model(_connections())  # now, so that a missing key raises in the caller's frame
+        return new_body(self, model, instructions, tools, max_turns)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Model]:
+        """A context with the model, on connections that all current runs of this loop share."""
+        leases = _leases_here()
+        lease = leases.get(self)
+        if lease is None:
+            http = _connections()
+            lease = leases[self] = _Lease(http, self.make_model(http))
+        lease.runs += 1
+        try:
+            yield lease.model
+        finally:
+            lease.runs -= 1
+            if not lease.runs:
+                del leases[self]
+                await finish_within(CLOSING, lease.http.aclose)  # noqa: ASYNC102 - shielded
+
+
+class OpenAIResponses(Hosted):
+    """A model of OpenAI, or of a server like it, through the Responses API: `OpenAIResponses("gpt-5.2")`."""
+
+    __slots__ = ()
+    MADE_BY = (".openai", "responses_model")
+
+
+class OpenAIChat(Hosted):
+    """A model of any server that speaks OpenAI's Chat Completions: `OpenAIChat("llama", base_url="http://...")`."""
+
+    __slots__ = ()
+    MADE_BY = (".openai", "chat_model")
+
+
+class Anthropic(Hosted):
+    """A model of Anthropic: `Anthropic("claude-sonnet-4-6")`."""
+
+    __slots__ = ()
+    MADE_BY = (".anthropic", "messages_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """A pydantic-ai model of the caller's; its connections close with the run, unless the caller has entered it.
+
+    Args:
+        model: Used as it is.
+        price: Its price; None takes the public list's.
+    """
+
+    model: Model[Any]
+    price: Price | None = None
+
+    @property
+    def name(self) -> str:
+        """Shown in events."""
+        return self.model.model_name
+
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+        """Make the body of an agent with this model; for `Agent(model=...)`."""
+        return new_body(self, self.model, instructions, tools, max_turns)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Model]:
+        """A context with the model, entered for one run."""
+        await self.model.__aenter__()
+        try:
+            yield self.model
+        finally:
+            await finish_within(CLOSING, lambda: self.model.__aexit__(None, None, None))  # noqa: ASYNC102 - shielded
+
+
+class _Lease:
+    """Connections of one loop to one model, and how many runs use them."""
+
+    __slots__ = ("http", "model", "runs")
+
+    def __init__(self, http: httpx2.AsyncClient, model: Model) -> None:
+        self.http, self.model, self.runs = http, model, 0
+
+
+_leases: RunVar[dict[Hosted, _Lease]] = RunVar("softstop.models.leases")
+
+
+def _leases_here() -> dict[Hosted, _Lease]:
+    leases: dict[Hosted, _Lease] | None = _leases.get(None)
+    if leases is None:
+        leases = {}
+        _leases.set(leases)
+    return leases
+
+
+def _connections() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(verify=_tls(), timeout=TIMEOUT, limits=POOL, follow_redirects=True)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """The TLS context, made once a process: loading the certificates blocks the loop for 18 ms."""
+    return httpx2.create_ssl_context()
+
+
+HOSTED: Final[Mapping[str, type[Hosted]]] = {
+    "openai": OpenAIResponses,
+    "openai-responses": OpenAIResponses,
+    "openai-chat": OpenAIChat,
+    "anthropic": Anthropic,
+}
+
+
+def resolve(model: Any) -> ModelSource:
+    """Make a model source of `"provider:model"` or a model of pydantic-ai.
+
+    Raises:
+        MisuseError: It is neither, or the provider is unknown or lacks its key.
+    """
+    if isinstance(model, str):
+        provider, _, name = model.partition(":")
+        if provider in HOSTED and name:
+            return HOSTED[provider](name)
+        try:
+            return Borrowed(infer_model(model))
+        except (UserError, ImportError) as error:
+            raise MisuseError(str(error)) from error
+    if isinstance(model, Model):
+        return Borrowed(model)  # pyright: ignore[reportUnknownArgumentType]
+    raise MisuseError(
+        f"model= takes a value of softstop.models, a string 'provider:model' or a pydantic-ai Model, "
+        f"not {type(model).__name__}"
+    )

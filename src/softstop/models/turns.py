@@ -1,0 +1,216 @@
+"""The body of an agent with a model: turn after turn until the model calls no tool."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from typing import Any, Final, NamedTuple, cast
+
+import anyio
+from pydantic_ai.models import Model
+from pydantic_ai.tools import ToolDefinition
+
+from ..aio.closing import finish_within
+from ..runs.adapter import AdapterContext, Exhausted
+from ..runs.context import RunContext
+from .answer import Answer, Request
+from .bounds import Reservation, reserve
+from .errors import ModelFailed, TooManyTurns
+from .history import History
+from .prices import Tariff
+from .tools import ReadyTool, Toolbox, failed_answer
+from .usage import Charge
+
+RETRIES: Final = 2  # of a request that failed before its answer began; each has a step of its own
+BACK_OFF: Final = 0.5  # seconds before the first retry, doubled for each further one
+LONGEST_WAIT: Final = 60.0  # seconds of a provider's `retry_after`; a longer one fails the run
+REFUSED: Final = frozenset({400, 422})
+TOO_LONG: Final = re.compile(r"max_(completion_|output_)?tokens")  # how providers name the refused bound
+
+
+class Reply(NamedTuple):
+    """The result of a model request."""
+
+    is_last: bool  # it was requested as the last answer
+    cut_off_by: Exhausted | None  # the ledger that cut the answer short
+
+
+class Plan:
+    """The request to send once room is reserved: another one if the run has begun to wrap up meanwhile."""
+
+    __slots__ = ("_door", "_history", "_last", "_model", "_tools", "_usual")
+
+    def __init__(self, door: AdapterContext, model: Model, history: History, tools: list[ToolDefinition]) -> None:
+        self._door, self._model, self._history, self._tools = door, model, history, tools
+        messages = list(history.messages)
+        self._usual = Request(messages, tools, history.size_of(messages, tools))
+        self._last: Request | None = None  # made on first use
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the last answer is due."""
+        return self._door.last_answer is not None
+
+    def prompt_tokens(self) -> int:
+        """About the tokens of the request to send now."""
+        return self.request().prompt_tokens
+
+    def request(self) -> Request:
+        """The request to send now."""
+        if not self.is_last:
+            return self._usual
+        if self._last is None:
+            messages, tools = self._history.for_last_answer(), self._tools if _needs_tools(self._model) else []
+            self._last = Request(messages, tools, self._history.size_of(messages, tools), uses_tools=False)
+        return self._last
+
+
+def _needs_tools(model: Model) -> bool:
+    """Whether the provider requires the tools as long as the conversation has calls of them."""
+    return model.system == "anthropic"
+
+
+class ModelBody:
+    """`async def body(run, message)` made of a model, instructions and tools."""
+
+    def __init__(
+        self,
+        name: str,
+        open_model: Callable[[], AbstractAsyncContextManager[Model]],
+        instructions: str,
+        toolbox: Toolbox,
+        max_turns: int,
+        tariff: Tariff,
+    ) -> None:
+        self.__name__ = name
+        self._open_model = open_model
+        self._instructions = instructions
+        self._toolbox = toolbox
+        self._max_turns = max_turns
+        self._tariff = tariff
+        self._too_long: int | None = None  # the smallest bound of output tokens that the provider has refused
+
+    @property
+    def priced(self) -> bool:
+        """Whether a limit of money can hold: the price is known."""
+        return self._tariff.rates is not None
+
+    async def __call__(self, run: RunContext, message: object) -> str:
+        """Request answers and call tools in turns; return the text of the last answer."""
+        history = History(run, message, self._instructions)
+        door = AdapterContext(run)
+        door.offer_last_answer()
+        opened = AsyncExitStack()
+        model = await opened.enter_async_context(self._open_model())
+        try:
+            for _ in range(self._max_turns):
+                if await self._turn(door, model, history):
+                    return history.text
+        finally:
+            with door.region():  # closing has a bound of its own, and completion wins (T5)
+                await opened.aclose()  # noqa: ASYNC102 - bounded
+        raise TooManyTurns(self.__name__, self._max_turns)
+
+    async def _turn(self, door: AdapterContext, model: Model, history: History) -> bool:
+        """Make one turn, an answer and its tool calls; return whether the model is done."""
+        with ExitStack() as turn:
+            reply = await self._request(door, model, history, turn)
+            if reply.is_last:
+                door.end_after_last_answer()
+                return True
+            if history.calls:
+                async with asyncio.TaskGroup() as calls:
+                    for index in range(len(history.calls)):
+                        calls.create_task(self._call(door, history, index))
+                history.end_turn()
+                return False
+            if reply.cut_off_by is None:
+                return True
+            if door.last_answer is None:  # else that answer used up all but the reserve
+                await door.do_without(reply.cut_off_by)  # ends here, unless the limit leaves another way
+            history.go_on()
+            return False
+
+    async def _request(self, door: AdapterContext, model: Model, history: History, turn: ExitStack) -> Reply:
+        """Get an answer, with retries of transient failures; the turn begins with it.
+
+        Waits between two tries, or for room in a budget, are in no step and no turn, so that a stop ends them.
+        """
+        retries, wait = RETRIES, BACK_OFF
+        while True:
+            plan = Plan(door, model, history, self._toolbox.definitions)
+            with await reserve(door, plan.prompt_tokens, _most_output(model), self._tariff.rates) as reserved:
+                is_last, request = plan.is_last, plan.request()
+                request.most_output = self._sendable(reserved)
+                answer = Answer(door.run, model, history, request, Charge(door, reserved.hold, self._tariff))
+                turn.enter_context(door.turn())
+                try:
+                    await _receive(door, model.model_name, answer)
+                    return Reply(is_last, reserved.limited_by if answer.ran_out else None)
+                except ModelFailed as failure:
+                    turn.close()
+                    if reserved.limited_by is not None and self._is_too_long(failure, request.most_output):
+                        continue
+                    pause = wait if failure.retry_after is None else failure.retry_after
+                    if not retries or not failure.transient or answer.begun or pause > LONGEST_WAIT:
+                        raise
+            await anyio.sleep(pause)
+            retries, wait = retries - 1, wait * 2
+
+    def _sendable(self, reserved: Reservation) -> int | None:
+        """The bound of output tokens to send; None if the provider has refused one as large."""
+        most, known = reserved.most_output, self._too_long
+        if reserved.limited_by is None or most is None or known is None:
+            return most
+        return most if most < known else None
+
+    def _is_too_long(self, failure: ModelFailed, sent: int | None) -> bool:
+        """Whether the provider refused the bound of output tokens as too large; note that bound."""
+        if sent is None or failure.status not in REFUSED or not TOO_LONG.search(failure.problem):
+            return False
+        self._too_long = sent
+        return True
+
+    async def _call(self, door: AdapterContext, history: History, index: int) -> None:
+        """Call one tool. Its result or its failure is its answer to the model; the run goes on."""
+        call = history.calls[index]
+        tool = self._toolbox.find(call.tool_name)
+        if tool is None or tool.is_async:
+            await self._run_tool(door, history, index, tool)
+        else:
+            async with door.seats():
+                await self._run_tool(door, history, index, tool)
+
+    async def _run_tool(self, door: AdapterContext, history: History, index: int, tool: ReadyTool | None) -> None:
+        call = history.calls[index]
+        interruptible = tool is not None and tool.interruptible
+        try:
+            async with door.tool_call(call.tool_name, interruptible=interruptible):
+                history.begin_call(index, interruptible=interruptible)
+                tool = self._toolbox.get(call.tool_name)
+                history.end_call(index, await tool.call(door, call))
+        except Exception as error:  # noqa: BLE001 - boundary: tool. Its exception is its answer to the model
+            history.end_call(index, failed_answer(call, error))
+
+
+def _most_output(model: Model) -> int | None:
+    """The bound of output tokens in the settings of the model."""
+    most = cast("Mapping[str, Any]", model.settings or {}).get("max_tokens")
+    return most if isinstance(most, int) and most > 0 else None
+
+
+async def _receive(door: AdapterContext, name: str, answer: Answer) -> None:
+    """Write an answer as it streams, in a divisible step; in an atomic one under `finish_model_calls`."""
+    run = door.run
+    if not run.policy.finish_model_calls:
+        async for text in door.model_request(name, answer):
+            run.write(text)
+        return
+    async with door.atomic_model_request(name):
+        try:
+            async for text in answer:
+                run.write(text)
+        finally:
+            await finish_within(run.policy.cleanup_timeout, answer.aclose)  # noqa: ASYNC102 - shielded

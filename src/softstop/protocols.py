@@ -1,0 +1,54 @@
+"""Protocols of what the core calls: things to run, and observers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Protocol
+
+from .events import Event, Source
+from .limits import Limits
+from .stops import StopPolicy
+
+
+class Runnable(Protocol):
+    """Something a supervisor can run: an agent, a team, a workflow, a framework's adapter."""
+
+    @property
+    def source(self) -> Source:
+        """Kind, id and name, stamped on each event."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """Limits of each of its runs, where the call gives none."""
+        ...
+
+    @property
+    def policy(self) -> StopPolicy | None:
+        """The stop policy of its runs; None takes the supervisor's."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What it is for; read by a team's leader. May be empty."""
+        ...
+
+    @property
+    def priced(self) -> bool:
+        """Whether a limit of money can hold: False for a model without a known price."""
+        ...
+
+    def invoke(self, run: Any, message: Any) -> Awaitable[Any] | AsyncIterator[str]:
+        """Do the work. `run` is the RunContext; an async iterator of text is written piece by piece."""
+        ...
+
+
+class Observer(Protocol):
+    """Called with each event but content, synchronously and right after it was recorded.
+
+    Must not block. Its exceptions are dropped, so that it never changes a run.
+    """
+
+    def notice(self, event: Event) -> None:
+        """Take note of one event."""
+        ...

@@ -1,0 +1,134 @@
+"""Agents: a body, or a model with tools."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any, Final, cast
+
+from ..errors import MisuseError
+from ..events import Source
+from ..limits import NO_LIMITS, Limits
+from ..runs.context import RunContext
+from ..stops import StopPolicy
+from .startable import Startable, slug
+
+Body = Callable[[RunContext, Any], Awaitable[Any] | AsyncIterator[str]]
+MOST_TURNS: Final = 50
+
+
+class Agent(Startable):
+    """A body, or a model with tools, that works in steps and can be stopped between them.
+
+    Takes either a body or a model:
+
+        Agent(body, name="storyteller")
+        Agent(model="openai:gpt-5.2", instructions="Tell stories.", tools=[search])
+
+    Args:
+        body: `async def body(run, message)` that returns a value, or an async generator of text.
+        model: A value of `softstop.models`, a string `provider:model`, or a model of pydantic-ai.
+        name: Shown in events; the body's or the model's name if not given.
+        id: Names it in routes and events; made from the name if not given.
+        description: What it is for; a team's leader reads it, and so does the agent's own model.
+        instructions: System text for the model; several are joined by blank lines.
+        tools: Functions that the model may call, sync or async, described to it by name, docstring and types. If the
+            first parameter is named `run`, or annotated `RunContext`, it is the run.
+        max_turns: Answers of the model in one run; a run that needs more fails.
+        limits: Limits of each run, where the call gives none.
+        policy: How its runs are stopped, where the call gives no policy.
+
+    Raises:
+        MisuseError: Both a body and a model or neither, or an invalid one.
+    """
+
+    def __init__(  # noqa: PLR0913 - one flat call, as in all agent libraries; each group is a value already
+        self,
+        body: Body | None = None,
+        *,
+        model: Any = None,
+        name: str | None = None,
+        id: str | None = None,
+        description: str = "",
+        instructions: str | Sequence[str] = "",
+        tools: Sequence[Callable[..., Any]] = (),
+        max_turns: int = MOST_TURNS,
+        limits: Limits = NO_LIMITS,
+        policy: StopPolicy | None = None,
+    ) -> None:
+        if (body is None) == (model is None):
+            raise MisuseError("an agent takes either a body or model=: Agent(body), Agent(model='openai:gpt-5.2')")
+        if body is None:
+            body = model_body(model, description, instructions, tools, max_turns)
+        elif instructions or tools or max_turns != MOST_TURNS:
+            raise MisuseError("instructions, tools and max_turns are for an agent with model=; a body has its own")
+        self._body = check_body(body)
+        name = name or name_of(body)
+        super().__init__(Source("agent", id or slug(name), name), description, limits, policy)
+        self.priced = getattr(body, "priced", True)
+
+    def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
+        """Call the body; for the run that owns the call."""
+        return self._body(run, message)
+
+
+def model_body(
+    model: Any, description: str, instructions: str | Sequence[str], tools: Sequence[Callable[..., Any]], max_turns: int
+) -> Body:
+    """Make a body that calls a model, turn after turn. Imports `softstop.models`, an extra, only if it has to.
+
+    Raises:
+        MisuseError: The extra is not installed, or model or tools are invalid.
+    """
+    texts = (description, *((instructions,) if isinstance(instructions, str) else instructions))
+    text = "\n\n".join(filter(None, texts))
+    if hasattr(model, "make_body"):
+        return cast(Body, model.make_body(instructions=text, tools=tools, max_turns=max_turns))
+    try:
+        models = import_module("softstop.models")
+    except ImportError as error:
+        raise MisuseError(f"an agent with a model needs pip install 'softstop[models]': {error}") from error
+    return cast(Body, models.body_of(model, instructions=text, tools=tools, max_turns=max_turns))
+
+
+def check_body(body: Any, whose: str = "an agent's") -> Body:
+    """Return the body, checked.
+
+    Raises:
+        MisuseError: It is not an async function or async generator function of two arguments.
+    """
+    if not callable(_unwrapped(body)):
+        raise MisuseError(f"{whose} body is an async function (run, message), not {type(body).__name__}")
+    if not is_async(body):
+        raise MisuseError(f"{whose} body must be `async def`, or it would block every run of the loop: {name_of(body)}")
+    check_arguments(body, f"{whose} body")
+    return cast(Body, body)
+
+
+def is_async(body: Any) -> bool:
+    """Whether a call of `body` gives a coroutine or an async generator."""
+    call: Any = _unwrapped(body)
+    if not (inspect.isfunction(call) or inspect.ismethod(call)):
+        call = type(call).__call__
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+
+def check_arguments(body: Any, what: str) -> None:
+    """Raise MisuseError if `body` cannot be called with (run, message)."""
+    try:
+        inspect.signature(body).bind(None, None)
+    except TypeError as error:
+        raise MisuseError(f"{what} takes (run, message): {name_of(body)}{inspect.signature(body)}, {error}") from None
+
+
+def _unwrapped(body: Any) -> Any:
+    return body.func if isinstance(body, partial) else body  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+
+
+def name_of(body: Any) -> str:
+    """The name of a function, a partial of one, or a callable object's class."""
+    call: Any = _unwrapped(body)
+    name: str = getattr(call, "__name__", type(call).__name__)
+    return name

@@ -1,0 +1,88 @@
+"""The base of agents, teams and workflows: a name, limits, and the ways to start a run."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Literal, Unpack, overload
+
+from ..events import Source
+from ..limits import Limits
+from ..runs.context import RunContext
+from ..runs.run import Run
+from ..runs.spec import RunOptions, RunOutput
+from ..stops import StopPolicy
+from ..supervisor.current import cancel_run, start_here
+from ..supervisor.portal import SyncEventStream, run_sync, stream_sync
+
+
+class Startable(ABC):
+    """The public methods of agents, teams and workflows.
+
+    A base class, since three copies of these methods, overloads and docstrings would drift apart.
+    """
+
+    priced: bool = True  # whether a limit of money can hold: False for a model without a known price
+
+    def __init__(self, source: Source, description: str, limits: Limits, policy: StopPolicy | None) -> None:
+        self.source = source
+        self.name = source.name
+        self.id = source.id
+        self.description = description
+        self.limits = limits
+        self.policy = policy
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    @abstractmethod
+    def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
+        """Do the work; for the run that owns the call."""
+
+    def arun(self, message: object = None, *, stream: bool | None = None, **options: Unpack[RunOptions]) -> Run:
+        """Start a run now and return it: `await` it for its output, or read its events with `async for`.
+
+        Inside a body the run becomes a member of that body's run; else it belongs to the supervisor around, or to the
+        loop's default one.
+
+        Args:
+            message: Passed to the body.
+            stream: Accepted and not needed; a Run is both an awaitable and a stream.
+            options: See `RunOptions`.
+
+        Raises:
+            MisuseError: No event loop is running here, or an option is wrong.
+        """
+        del stream
+        return start_here(self, message, options)
+
+    @overload
+    def run(
+        self, message: object = None, *, stream: Literal[False] = False, **options: Unpack[RunOptions]
+    ) -> RunOutput: ...
+    @overload
+    def run(
+        self, message: object = None, *, stream: Literal[True], **options: Unpack[RunOptions]
+    ) -> SyncEventStream: ...
+    def run(
+        self, message: object = None, *, stream: bool = False, **options: Unpack[RunOptions]
+    ) -> RunOutput | SyncEventStream:
+        """Run from a plain thread: wait for the output, or with `stream=True` iterate over the events.
+
+        Ctrl-C while it waits stops the run at its next step boundary and is raised when the run has ended; a second
+        one does not wait for that.
+
+        Raises:
+            MisuseError: An event loop runs in this thread, or an option is wrong.
+        """
+        return stream_sync(self, message, options) if stream else run_sync(self, message, options)
+
+    def cancel_run(self, run_id: str, reason: str | None = None) -> bool:
+        """Stop a run at its next step boundary; from any thread. See `softstop.cancel_run`."""
+        return cancel_run(run_id, reason)
+
+
+def slug(name: str, otherwise: str = "agent") -> str:
+    """A name as an id: lower case ASCII letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64] or otherwise

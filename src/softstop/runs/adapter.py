@@ -1,0 +1,153 @@
+"""The context for adapters, which turn models, teams and frameworks' agents into bodies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from typing import TypeVar
+
+from ..errors import safe_error
+from ..events import StepCompleted, StepStarted, StepStatus
+from ..law.amounts import Fit
+from ..law.ledgers import Chain, Hold
+from ..stops import LimitReached
+from ..usage import Usage
+from . import limiting, stopping
+from .allowance import Exhausted as Exhausted
+from .context import RunContext
+from .open_work import enclosing_holds
+from .steps import MODEL_REQUEST, TOOL_CALL, Step
+from .streams import Stream
+from .threads import in_thread, seats
+
+T = TypeVar("T")
+
+
+class AdapterContext:
+    """A run, as an adapter sees it: `door = AdapterContext(run)` in a body. Used by softstop's own models and teams.
+
+    `run` is the body's context. All methods work on the run's own loop; a run may have several of these.
+    """
+
+    __slots__ = ("_state", "run")
+
+    def __init__(self, run: RunContext) -> None:
+        self.run = run
+        self._state = run._run
+
+    def __repr__(self) -> str:
+        return f"<AdapterContext {self.run.run_id}>"
+
+    # Steps
+
+    def tool_call(self, name: str, *, interruptible: bool = False) -> Step:
+        """An atomic step with the events of a tool call; see `RunContext.step`."""
+        return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible)
+
+    def model_request(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
+        """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`."""
+        return Stream(self._state, name, source, MODEL_REQUEST)
+
+    def atomic_model_request(self, name: str) -> Step:
+        """An atomic step for an answer that a stop does not cut, under `finish_model_calls`."""
+        return Step(self._state, name, None, MODEL_REQUEST, interruptible=True)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """A context for one answer and its tool calls: a stop of mode `turn` waits for its end."""
+        return stopping.turn(self._state)
+
+    @asynccontextmanager
+    async def stage(self, name: str) -> AsyncGenerator[None]:
+        """A divisible step around members: its boundaries are theirs and its own start.
+
+        An exception of the block is the step's failure; a block that is interrupted, or refused, is cut.
+        """
+        state = self._state
+        if state.alert or state.allowance.bounded:
+            await limiting.admit(state)
+        number = state.work.number()
+        state.writer.emit(StepStarted(name, number, "divisible"))
+        try:
+            yield
+        except Exception as failure:
+            if not state.record.refusing:
+                state.work.failed(failure)
+            self._end_stage(name, number, "failed", safe_error(failure))
+            raise
+        except BaseException:
+            state.record.cut = True
+            self._end_stage(name, number, "cut")
+            raise
+        self._end_stage(name, number, "completed")
+
+    def _end_stage(self, name: str, number: int, status: StepStatus, error: str | None = None) -> None:
+        self._state.work.note(name, number, "divisible", status)
+        self._state.writer.emit(StepCompleted(name, number, status, error))
+
+    def seats(self) -> AbstractAsyncContextManager[object]:
+        """One of 40 threads of this loop: `async with door.seats(), door.tool_call(name): await door.in_thread(call)`.
+
+        Waiting for one is in no step, so that a stop ends it.
+        """
+        return seats()
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Call a sync function in a worker thread; the step around stays open until the thread ends."""
+        return await in_thread(call)
+
+    def region(self) -> AbstractContextManager[None]:
+        """Keep this run's body, and no run above, from being interrupted, around a wait that a stop ends otherwise.
+
+        For example a wait for members, or for closing with a bound of its own.
+        """
+        return self._state.scope.region()
+
+    # Money
+
+    @property
+    def ledgers(self) -> Chain:
+        """The ledgers its steps draw on, nearest first: its own limits, those of the runs above, shared budgets."""
+        return self._state.allowance.chain
+
+    @property
+    def holds_room(self) -> bool:
+        """Whether the calling code is in a step that has reserved room, which other steps may wait for."""
+        return bool(enclosing_holds())
+
+    async def claim(self, fit: Fit) -> Hold:
+        """Reserve the amount that `fit` takes of the room in all ledgers; `release()` gives it back. Waits in no step.
+
+        Raises:
+            BudgetExceeded: In a begun step there is no room.
+        """
+        return await limiting.reserve(self._state, fit)
+
+    def charge(self, usage: Usage, hold: Hold | None = None) -> None:
+        """Count checked usage, out of a hold first. Never raises for a limit."""
+        limiting.charge(self._state, usage, hold)
+
+    async def do_without(self, exhausted: Exhausted) -> None:
+        """Handle a ledger without room: return if its limit allows it (pause, last answer), else refuse the caller."""
+        await limiting.do_without(self._state, exhausted)
+
+    # The last answer
+
+    def offer_last_answer(self) -> None:
+        """Declare that the body can give a last answer, out of what `on_exhausted="wrap_up"` keeps back."""
+        self._state.allowance.gives_last_answer = True
+
+    @property
+    def last_answer(self) -> LimitReached | None:
+        """The limit after which one last answer is due; None before."""
+        exhausted = self._state.allowance.exhausted
+        return None if exhausted is None else exhausted.facts
+
+    def end_after_last_answer(self) -> None:
+        """End the run after its last answer: cancelled, by that limit."""
+        limiting.end_after_last_answer(self._state)
+
+    # Facts
+
+    def add_error(self, line: str) -> None:
+        """Add a line to the `errors` of the outcome; the run does not fail by it."""
+        self._state.add_error(line)

@@ -1,0 +1,255 @@
+"""The limits of one run, the ledgers it draws on, and its timers. It reports; `limiting` stops the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Final, NamedTuple, TypedDict, Unpack
+
+from ..errors import MisuseError, checked
+from ..law.amounts import Room
+from ..law.budgets import Budget
+from ..law.ledgers import WARN_AT, Chain, Ledger, Unit
+from ..limits import Limits
+from ..log.writer import Activity
+from ..protocols import Runnable
+from ..stops import LimitReached, StopCause, StopRequest
+from .timers import Reached, Timers
+
+KEPT_BACK: Final = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
+
+
+class Exhausted(NamedTuple):
+    """A ledger that is used up, and in which unit."""
+
+    ledger: Ledger
+    unit: Unit
+
+    @property
+    def facts(self) -> LimitReached:
+        """The limit as it stands now."""
+        return self.ledger.facts(self.unit)
+
+
+class LimitChanges(TypedDict, total=False):
+    """New limits for a live run; None removes one."""
+
+    timeout: float | None
+    idle_timeout: float | None
+    tokens: int | None
+    cost_usd: Decimal | float | str | None
+    steps: int | None
+
+
+class Allowance:
+    """The limits of one run in force, with its ledgers and timers."""
+
+    __slots__ = (
+        "_activity", "_loop", "_started", "_timers", "bounded", "chain", "ends_at", "exhausted", "gives_last_answer",
+        "limits", "own", "parent",
+    )  # fmt: skip
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limits: Limits, budgets: tuple[Budget, ...], parent: Allowance | None
+    ) -> None:
+        self._loop = loop
+        self.parent = parent  # of the run above
+        self.limits = limits
+        self.bounded = False  # limits can refuse a step
+        self.own: Ledger | None = None  # of this run's own limits, if they bound tokens or money
+        self.ends_at: float | None = None  # loop time of the nearest timeout, own or inherited
+        self.gives_last_answer = False  # the body has a model
+        self.exhausted: Exhausted | None = None  # after which only that answer is due
+        self._started = 0.0
+        self._activity = None if limits.idle_timeout is None else Activity()
+        self._timers: Timers | None = None  # while the run lives and has a limit of time
+        self.chain: Chain = () if parent is None else parent.chain  # nearest first; empty without limits
+        for budget in budgets:
+            if not any(budget._ledger is ledger for ledger in self.chain):
+                self.chain = (*self.chain, budget._ledger)
+        if limits.tokens is not None or limits.cost_usd is not None:
+            self._open_ledger()
+        self.bounded = bool(self.chain) or limits.steps is not None or (parent is not None and parent.bounded)
+
+    def _open_ledger(self) -> None:
+        limits = self.limits
+        warn_at = WARN_AT if limits.warn_at is None else limits.warn_at
+        self.own = Ledger(limits.tokens, limits.cost_usd, name="run", warn_at=warn_at)
+        self.chain = (self.own, *self.chain)
+        self._keep_back()
+
+    def _keep_back(self) -> None:
+        if self.own is not None and self.limits.on_exhausted == "wrap_up":
+            self.own.keep_back(KEPT_BACK)
+
+    def add_ledger(self, ledger: Ledger) -> None:
+        """Draw on a ledger that a run above got after the start; usage counts there from now on."""
+        self.chain = (*self.chain, ledger)
+        self.bounded = True
+
+    # Time
+
+    @property
+    def activities(self) -> tuple[Activity, ...]:
+        """The activity records to update: of this run's idle limit and those above."""
+        above = () if self.parent is None else self.parent.activities
+        return above if self._activity is None else (self._activity, *above)
+
+    def start(self, reached: Reached) -> None:
+        """Start the timers; the run begins."""
+        self._started = self._loop.time()
+        self._set_timers(reached)
+
+    def _set_timers(self, reached: Reached | None) -> None:
+        timeout, parent = self.limits.timeout, self.parent
+        self.end()
+        self.ends_at = None if parent is None else parent.ends_at
+        if timeout is not None:
+            own = self._started + timeout
+            self.ends_at = own if self.ends_at is None else min(own, self.ends_at)
+        if reached is not None and (timeout is not None or self._activity is not None):
+            self._timers = Timers(self._loop, self.limits, self._started, self._activity, self._depth, reached)
+
+    @property
+    def _depth(self) -> int:
+        depth, here = 0, self.parent
+        while here is not None:
+            depth, here = depth + 1, here.parent
+        return depth
+
+    def pause_idle(self) -> None:
+        """Stop the idle timer while the run is paused."""
+        if self._timers is not None:
+            self._timers.pause_idle()
+
+    def resume_idle(self) -> None:
+        """Count idle time from now, after a pause."""
+        if self._timers is not None and self._activity is not None:
+            self._activity.at = self._loop.time()
+            self._timers.resume_idle()
+
+    def end(self) -> None:
+        """Cancel the timers."""
+        if self._timers is not None:
+            self._timers.stop()
+            self._timers = None
+
+    # Changes
+
+    def check(self, changes: LimitChanges) -> Limits:
+        """Return the limits after these changes, without making them.
+
+        Raises:
+            MisuseError: A value out of range, or an idle limit for a run that was started without one.
+        """
+        if changes.get("idle_timeout") is not None and self._activity is None:
+            raise MisuseError("an idle_timeout can only be changed for a run that was started with one")
+        return checked(Limits, {**self.limits.model_dump(), **changes}, "this is no limit")
+
+    def change(self, changes: LimitChanges, reached: Reached | None) -> Ledger | None:
+        """Put new limits in force; return the run's own ledger if this made one."""
+        self.limits = self.check(changes)
+        if changes.keys() & {"timeout", "idle_timeout"}:
+            self._set_timers(reached)
+        self.bounded = self.bounded or self.limits.steps is not None
+        if not changes.keys() & {"tokens", "cost_usd"}:
+            return None
+        if self.own is None:
+            self._open_ledger()
+            self.bounded = True
+            return self.own
+        self.own.change(Room(self.limits.tokens, self.limits.cost_nano_usd))
+        self._keep_back()
+        return None
+
+    def release_reserve(self) -> bool:
+        """Free what the run's own ledger keeps back; return whether there is room then."""
+        if self.own is None or not self.own.keeps_back:
+            return False
+        self.own.keep_back(0)
+        return self.own.reached() is None
+
+    def reconsider_last_answer(self) -> None:
+        """Cancel the last answer if its limit was raised."""
+        if self.exhausted is not None and self.exhausted.ledger.reached() is None:
+            self.exhausted = None
+
+    def last_request(self, via: str | None = None) -> StopRequest:
+        """The stop for members while the run gives its last answer, and then for the run."""
+        assert self.exhausted is not None
+        cause = StopCause.token_budget if self.exhausted.unit == "tokens" else StopCause.cost_budget
+        limit = self.exhausted.facts
+        return StopRequest(cause=cause, reason=str(limit), limit=limit, via=via)
+
+
+class RunLimits:
+    """The limits of a live run as they are now, and `update(...)` to change them.
+
+    Raising a limit lets steps that wait for room go on, and resumes a run that the limit has paused; a stop that is on
+    record stays. Lowering one below the use so far stops the run at its next step boundary.
+    """
+
+    __slots__ = ("_allowance", "_apply")
+
+    def __init__(self, allowance: Allowance, apply: Callable[[LimitChanges], None]) -> None:
+        self._allowance, self._apply = allowance, apply
+
+    def __repr__(self) -> str:
+        return f"<RunLimits {self.now!r}>"
+
+    @property
+    def now(self) -> Limits:
+        """All of them, as a value."""
+        return self._allowance.limits
+
+    @property
+    def ledgers(self) -> Chain:
+        """The ledgers it draws on, nearest first: its own limit of tokens or money, those above, shared budgets."""
+        return self._allowance.chain
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds from the start of the run."""
+        return self.now.timeout
+
+    @property
+    def idle_timeout(self) -> float | None:
+        """Seconds without activity."""
+        return self.now.idle_timeout
+
+    @property
+    def tokens(self) -> int | None:
+        """Input plus output tokens."""
+        return self.now.tokens
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """US dollars."""
+        return self.now.cost_usd
+
+    @property
+    def steps(self) -> int | None:
+        """Steps and streams that may begin."""
+        return self.now.steps
+
+    def update(self, **changes: Unpack[LimitChanges]) -> None:
+        """Change some of the limits of the live run; from another thread they hold a turn of the loop later.
+
+        Raises:
+            MisuseError: The run has ended, or a value is out of range.
+        """
+        self._apply(changes)
+
+
+def check_priced(runnable: Runnable, holder: str) -> None:
+    """Check that a limit of money can hold.
+
+    Raises:
+        MisuseError: The model has no known price.
+    """
+    if not getattr(runnable, "priced", True):
+        raise MisuseError(
+            f"cost_usd of {holder}: nobody knows what the model of {runnable.source.name!r} costs; give the model "
+            "price=Price(...), or limit tokens instead"
+        )

@@ -1,0 +1,262 @@
+"""The run as its body sees it: a handle without state of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, TypeVar, Unpack
+
+from pydantic import ValidationError
+
+from ..aio.crossing import call_on
+from ..errors import MisuseError, first_problem
+from ..events import UsageRejected
+from ..law.amounts import Amount, exactly
+from ..law.ledgers import Hold
+from ..protocols import Runnable
+from ..stops import StopPolicy, StopRequest
+from ..usage import Usage
+from . import gate, limiting
+from .allowance import RunLimits
+from .clients import Client
+from .members import start_member
+from .open_work import current_step
+from .run import Run
+from .spec import RunOptions, RunOutput
+from .state import RunState, StopHook
+from .steps import Step
+from .streams import Stream
+
+T = TypeVar("T")
+
+
+class RunContext:
+    """The run, as its body sees it.
+
+    Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
+    """
+
+    __slots__ = ("_responses", "_run", "_writer")
+
+    def __init__(self, run: RunState) -> None:
+        self._run = run
+        self._writer = run.writer
+        self._responses: dict[str, Usage] | None = None  # by provider's response id; made with the first
+
+    def __repr__(self) -> str:
+        return f"<RunContext {self.run_id}>"
+
+    @property
+    def run_id(self) -> str:
+        """The id of this run."""
+        return self._writer.stamp.run_id
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The id of the run this one is a member of."""
+        return self._writer.stamp.parent_run_id
+
+    @property
+    def user_id(self) -> str | None:
+        """The user the caller named."""
+        return self._run.spec.user_id
+
+    @property
+    def session_id(self) -> str | None:
+        """The conversation the caller named."""
+        return self._run.spec.session_id
+
+    @property
+    def history(self) -> tuple[Any, ...]:
+        """The messages of the run that this one continues; empty for a fresh one."""
+        return self._run.spec.history
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The caller's data for this run."""
+        return self._run.spec.metadata
+
+    @property
+    def limits(self) -> RunLimits:
+        """The limits in force; `run.limits.update(tokens=...)` changes them."""
+        return RunLimits(self._run.allowance, partial(limiting.change, self._run))
+
+    @property
+    def policy(self) -> StopPolicy:
+        """The stop policy of this run."""
+        return self._run.policy
+
+    @property
+    def content(self) -> str:
+        """All text written so far."""
+        return self._writer.content
+
+    @property
+    def usage(self) -> Usage:
+        """All usage charged so far."""
+        return self._writer.usage
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was requested; from any thread, at once."""
+        return self._run.record.requested
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The stop on record."""
+        return self._run.stop
+
+    @property
+    def remaining_time(self) -> float | None:
+        """Seconds until the run's own or a parent's timeout; None without one."""
+        ends_at = self._run.allowance.ends_at
+        return None if ends_at is None else max(0.0, ends_at - self._run.loop.time())
+
+    @property
+    def messages(self) -> tuple[Any, ...]:
+        """The conversation so far, for the output; a body that keeps one assigns it."""
+        return self._run.messages
+
+    @messages.setter
+    def messages(self, messages: tuple[Any, ...]) -> None:
+        if not self._run.record.ended:  # not by an abandoned body
+            self._run.messages = messages
+
+    def write(self, text: str) -> None:
+        """Publish a piece of content. Never waits; empty text is no event.
+
+        Raises:
+            MisuseError: It is not a string.
+        """
+        self._writer.write(text)
+
+    def step(self, name: str, *, reserve: Usage | None = None, interruptible: bool = False) -> Step:
+        """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, also under a stop.
+
+        Args:
+            name: Shown in events.
+            reserve: The most that the step may spend. It waits until every limit and budget has room for that, and the
+                unspent part is given back at its end. None reserves nothing.
+            interruptible: A cut leaves no doubt whether the step happened: its status is `cut`, not `unsettled`.
+
+        Raises:
+            MisuseError: `reserve` is no Usage.
+        """
+        if reserve is None:
+            return Step(self._run, name, None, interruptible=interruptible)
+        if not isinstance(reserve, Usage):
+            raise MisuseError(f"reserve= takes a Usage(output_tokens=...), not {type(reserve).__name__}")
+        return Step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible)
+
+    def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
+        """A divisible step: `async for chunk in run.stream("write", source)`. A stop takes effect between two chunks.
+
+        The source is closed at its end, on a stop and on failure; used as `async with`, also on an early break.
+        """
+        return Stream(self._run, name, source)
+
+    async def open(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enter a client or connection that begun steps need: `session = await run.open(ClientSession(...))`.
+
+        It is kept in a task of its own, which no stop interrupts, and is closed after the last step, stream and
+        `on_stop` callback of the run, newest first, within `cleanup_timeout`. Opening is a step boundary.
+        """
+        if not hasattr(manager, "__aenter__"):
+            raise MisuseError(f"run.open takes an async context manager, not {type(manager).__name__}")
+        run = self._run
+        await gate.cross(run)
+        client = Client(manager)
+        if run.clients is None:
+            run.clients = []
+        run.clients.append(client)
+        run.owner.spawn(client.keep_open())
+        try:
+            value: T = await client.entered
+        except asyncio.CancelledError:  # a wait that is ended ends the opening
+            client.give_up()
+            raise
+        except Exception:
+            if client in (run.clients or ()):
+                run.clients.remove(client)
+            raise
+        return value
+
+    async def boundary(self) -> None:
+        """Be a step boundary, in long work that is neither a step nor a wait. Does not yield to the loop."""
+        await gate.cross(self._run)
+
+    def charge(
+        self, usage: Usage | Mapping[str, Any], *, response_id: str | None = None, cumulative: bool = False
+    ) -> None:
+        """Count usage for this run, its parents and the budgets they share. Never raises for a limit or a bad report.
+
+        Args:
+            usage: A mapping is a provider's report: an impossible one becomes a `UsageRejected` event, and the
+                reservation of the step counts as spent.
+            response_id: The provider's id of the answer. A second report for the same answer is not added again.
+            cumulative: Each report for this `response_id` is the total so far, as many providers stream it: only
+                the difference to the last one is counted.
+        """
+        run = self._run
+        if not run.writer.log.on_loop():
+            call_on(run.loop, partial(self.charge, usage, response_id=response_id, cumulative=cumulative))
+            return
+        step = current_step.get()
+        hold = step.hold if step is not None and step.work is run.work and step.is_open else None
+        checked = self._check(usage, hold)
+        if checked is not None and response_id is not None:
+            checked = self._new_part(checked, response_id, cumulative=cumulative)
+        if checked is not None:
+            limiting.charge(run, checked, hold)
+
+    def _check(self, usage: Usage | Mapping[str, Any], hold: Hold | None) -> Usage | None:
+        if isinstance(usage, Usage):
+            return usage
+        try:
+            return Usage.model_validate(usage)
+        except ValidationError as error:
+            self._writer.emit(UsageRejected(first_problem(error)))
+            if hold is not None:
+                hold.forfeit()
+                limiting.check_ledgers(self._run)
+            return None
+
+    def _new_part(self, usage: Usage, response_id: str, *, cumulative: bool) -> Usage | None:
+        if self._responses is None:
+            self._responses = {}
+        seen = self._responses.get(response_id)
+        if seen is not None and not cumulative:
+            return None
+        new = usage if seen is None else usage.beyond(seen)
+        self._responses[response_id] = usage if seen is None else seen + new
+        return new
+
+    def heartbeat(self) -> None:
+        """Note activity for the idle limit, where the run has nothing to write."""
+        self._writer.touch()
+
+    def on_stop(self, callback: StopHook) -> None:
+        """Call `callback(stop)`, sync or async, if this run ends cancelled: after its last step, newest callback first.
+
+        All callbacks together have `cleanup_timeout` seconds; they cannot change the outcome. One that is registered
+        while they run, or later, is not called.
+        """
+        if not callable(callback):
+            raise MisuseError(f"run.on_stop takes a callable, not {type(callback).__name__}")
+        if self._run.hooks is None:
+            self._run.hooks = []
+        self._run.hooks.append(callback)
+
+    def start_member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> Run:
+        """Start a member run: it is stopped with this run, and this run ends after it. Returns its `Run`.
+
+        Refused, like a step, once a stop is on record: the member then ends cancelled without having begun.
+        """
+        return Run(start_member(self._run, runnable, message, options))
+
+    async def member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> RunOutput:
+        """Run a member to its end and return its output, also when it failed or was stopped on its own."""
+        await gate.cross(self._run)
+        return await self.start_member(runnable, message, **options)

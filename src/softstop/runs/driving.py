@@ -1,0 +1,156 @@
+"""A run's task, from its first turn to its outcome: the body, then members, callbacks and clients (T5 to T9)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from functools import partial
+from typing import Any, Final
+
+from ..aio.closing import finish_within
+from ..errors import StepFailed, process_interrupt, safe_error, unfold
+from ..events import RunStarted
+from ..law.machine import Ending, Signal
+from ..stops import RunStatus
+from . import ending, gate, stopping
+from .context import RunContext
+from .limiting import reach_time_or_steps
+from .members import end_members
+from .open_work import current_step
+from .state import RunState, current
+from .streams import FAIRNESS
+
+TRIES: Final = 2  # of winding up: the first native cancel in those waits hastens them, the second ends them
+
+
+async def drive(run: RunState) -> None:
+    """Run the body and publish the outcome; every exception ends here, and ends this run only (T20)."""
+    if run.task is None and not run.record.ended:  # an eager task factory runs this within `start`
+        await asyncio.sleep(0)
+    _collect_from_above(run)
+    if run.record.status is not RunStatus.pending:
+        return
+    _begin(run)
+    how, raised = Ending.interrupted, None
+    try:
+        value = await _call_body(run)
+        if isinstance(value, str) and not run.writer.content:
+            run.writer.write(value)  # a returned string is the content of a body that wrote none
+        run.value, how = value, Ending.returned
+    except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive
+        raised = exc
+    run.record.delivered = run.scope.interrupted
+    raised = run.scope.exit(raised)
+    interrupt = process_interrupt(raised)
+    if raised is not None and interrupt is None:
+        how = _note(run, raised)
+    if interrupt is not None or (run.record.delivered and how is not Ending.raised):
+        stopping.stop_by_process(run)
+    run.winding_up = True
+    if run.members or run.hooks or run.clients or run.work.is_open:
+        interrupt = await _wind_up_twice(run, how) or interrupt
+    else:  # most runs have nothing to wait for
+        _end(run, how)
+    if interrupt is not None:
+        raise interrupt
+
+
+def _collect_from_above(run: RunState) -> None:
+    """Carry out stops that other threads have requested of this run or one above, before its start (T10)."""
+    here: RunState | None = run
+    while here is not None:
+        stopping.collect(here)
+        here = here.parent
+
+
+def _begin(run: RunState) -> None:
+    run.record.follow(Signal.start)
+    run.scope.enter(run.task)
+    run.writer.emit(RunStarted())
+    run.allowance.start(partial(reach_time_or_steps, run))
+    current.set(run)
+    if run.parent is not None:
+        stopping.inherit(run, run.parent)
+    elif current_step.get() is not None:
+        current_step.set(None)
+
+
+def _call_body(run: RunState) -> Awaitable[Any]:
+    """Call the body; awaiting the result runs it and gives its value."""
+    work = run.spec.runnable.invoke(RunContext(run), run.spec.message)
+    return _write_out(run, work) if isinstance(work, AsyncIterator) else work
+
+
+async def _write_out(run: RunState, texts: AsyncIterator[str]) -> None:
+    """Write the texts of an async generator, with a boundary after each, and close it at the end."""
+    write, count = run.writer.write, 0
+    try:
+        async for text in texts:
+            write(text)
+            if run.alert:
+                await gate.cross(run)
+            count += 1
+            if not count & FAIRNESS:
+                await asyncio.sleep(0)
+    finally:
+        close = getattr(texts, "aclose", None)
+        if close is not None and getattr(texts, "ag_frame", texts) is not None:  # else it has ended
+            with run.scope.region():
+                await finish_within(run.policy.cleanup_timeout, close)  # noqa: ASYNC102 - bounded
+
+
+def _note(run: RunState, raised: BaseException) -> Ending:
+    """Record the exception of the body: a failure, or the interruption of a stop."""
+    record = run.record
+    only_cancelled = all(isinstance(exc, asyncio.CancelledError | BaseExceptionGroup) for exc in unfold(raised))
+    if only_cancelled and (record.refusing or record.delivered):
+        stopping.stop_by_process(run)
+        return Ending.interrupted
+    record.failed_first = not record.refusing or run.work.knows(raised)
+    run.error = raised if isinstance(raised, Exception) else StepFailed(run.source.name, safe_error(raised))
+    run.errors = (safe_error(raised), *run.errors)  # first: the error of RunFailed
+    return Ending.raised
+
+
+async def _wind_up_twice(run: RunState, how: Ending) -> KeyboardInterrupt | None:
+    """Wind up, again after a first native cancel; after a second one the outcome is published at once."""
+    interrupt = None
+    for _ in range(TRIES):
+        try:
+            await _wind_up(run, how)
+            return interrupt
+        except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive
+            interrupt = process_interrupt(exc) or interrupt
+            run.add_error(safe_error(exc))
+            stopping.stop_by_process(run)
+    stopping.end(run, Signal.cancel)
+    return interrupt
+
+
+async def _wind_up(run: RunState, how: Ending) -> None:
+    """End members and begun steps after the body, then callbacks and clients; publish the outcome."""
+    await end_members(run)
+    if run.work.is_open:
+        await run.work.finish()
+    if _signal(run, how) is Signal.cancel:
+        await stopping.end_cancelled(run)
+        return
+    if run.clients:
+        await ending.close_clients(run, run.loop.time() + run.policy.cleanup_timeout)
+    _end(run, how)
+
+
+def _signal(run: RunState, how: Ending) -> Signal | None:
+    """How the run ended, from the facts; None if it was ended or abandoned already."""
+    if run.record.ended or run.abandoned:
+        return None
+    stopping.collect(run)
+    if not run.record.cut and run.members:
+        run.record.cut = any(ending.stopped_with(member, run) for member in run.members)
+    return run.record.outcome(how)
+
+
+def _end(run: RunState, how: Ending) -> None:
+    signal = _signal(run, how)
+    if signal is not None:
+        stopping.end(run, signal)

@@ -1,0 +1,151 @@
+"""The end of a run: callbacks, clients, then the outcome, once and last (T9, T12)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from ..aio.closing import finish_within
+from ..aio.parking import wait_in, wake_all
+from ..errors import process_interrupt, safe_error
+from ..events import RunCancelled, RunCompleted, RunFailed
+from ..law.locks import ForkSafeLock
+from ..law.machine import Signal
+from ..stops import RunStatus, StopRequest
+from . import gate
+from .clients import close_all
+from .spec import RunOutput
+from .state import RunState, StopHook
+
+mailbox: Final = ForkSafeLock()  # around each access to an inbox, and the decision of an outcome
+
+
+def decide(run: RunState, signal: Signal) -> bool:
+    """Publish the outcome, if it was not decided before; False if another thread has requested a stop meanwhile.
+
+    Then cancel the timers, leave the registry and wake the waiters.
+    """
+    with mailbox.held:
+        if run.record.ended:
+            return True
+        if not run.record.end(signal):
+            return False
+    try:
+        _publish(run, signal)
+    finally:  # also if an observer raises a BaseException
+        stop_alarm(run)
+        run.allowance.end()
+        run.work.close()
+        run.alert = True
+        gate.wake_paused(run)
+        run.owner.ended(run)
+        if run.waiting:
+            wake_all(run.waiting)
+    return True
+
+
+def stop_alarm(run: RunState) -> None:
+    """Cancel the timer of a stop."""
+    if run.alarm is not None:
+        run.alarm.cancel()
+        run.alarm = None
+
+
+def _publish(run: RunState, signal: Signal) -> None:
+    writer = run.writer
+    shared = (writer.content, writer.usage, run.work.records(), run.errors)
+    if signal is Signal.complete:
+        run.outcome = RunCompleted(*shared)
+    elif signal is Signal.fail:
+        run.outcome = RunFailed(*shared, error=run.errors[0] if run.errors else "unknown")
+    else:
+        stop = run.stop
+        assert stop is not None
+        run.outcome = RunCancelled(
+            *shared,
+            cause=stop.cause,
+            reason=stop.reason,
+            by=stop.by,
+            via=stop.via,
+            mode=stop.mode,
+            requested_at=stop.requested_at,
+            stopped_at=writer.log.clock(),
+            abandoned=run.abandoned,
+            limit=stop.limit,
+        )
+    writer.finish(run.outcome)
+
+
+async def call_hooks(run: RunState, ends: float) -> None:
+    """Call the `on_stop` callbacks, newest first, each with an equal share of the time until loop time `ends`."""
+    hooks, run.hooks = run.hooks or [], None
+    for remaining, hook in zip(range(len(hooks), 0, -1), reversed(hooks), strict=True):
+        assert run.stop is not None
+        error = await _call_hook(hook, run.stop, max(0.0, ends - run.loop.time()) / remaining)
+        if error is not None:
+            run.add_error(error)
+
+
+async def _call_hook(hook: StopHook, stop: StopRequest, seconds: float) -> str | None:
+    """Call one callback; return an error line, or None."""
+    try:
+        if await finish_within(seconds, partial(hook, stop)):
+            return None
+        return f"on_stop callback took more than {seconds:.3g} s and was cut"
+    except BaseException as exc:  # noqa: ASYNC103 - boundary: drive. A hook cannot change the outcome (T9)
+        if process_interrupt(exc) is not None:
+            raise
+        return safe_error(exc)
+
+
+async def close_clients(run: RunState, ends: float) -> None:
+    """Close the clients of `run.open`, after the last step, stream and callback, which may use them."""
+    clients, run.clients = run.clients or [], None
+    for error in await close_all(clients, ends):
+        run.add_error(error)
+
+
+def output_of(run: RunState) -> RunOutput | None:
+    """The output of an ended run, with those of its members; None before its outcome."""
+    outputs: dict[int, RunOutput] = {}
+    for below in reversed(list(run.tree())):  # members before their parents, without recursion
+        output = _output(below, outputs)
+        if output is not None:
+            outputs[id(below)] = output
+    return outputs.get(id(run))
+
+
+def _output(run: RunState, outputs: dict[int, RunOutput]) -> RunOutput | None:
+    outcome = run.outcome
+    if outcome is None:
+        return None
+    return RunOutput(
+        run_id=run.run_id,
+        status=outcome.status,
+        content=outcome.content,
+        value=run.value,
+        usage=outcome.usage,
+        stop=run.stop,
+        steps=outcome.steps,
+        members=tuple(outputs[id(member)] for member in run.members or () if id(member) in outputs),
+        errors=outcome.errors,
+        abandoned=run.abandoned,
+        messages=run.messages,
+        error=run.error,
+    )
+
+
+def stopped_with(member: RunState, parent: RunState) -> bool:
+    """Whether the parent's stop cancelled this member: not a stop of its own, nor merely the parent's end."""
+    mine, stop = member.stop, parent.stop
+    if mine is None or stop is None or member.record.status is not RunStatus.cancelled or mine.via != parent.run_id:
+        return False
+    return (mine.cause, mine.reason) == (stop.cause, stop.reason)
+
+
+async def ended(run: RunState) -> None:
+    """Wait for the outcome, on the run's own loop."""
+    while run.outcome is None:
+        if run.waiting is None:
+            run.waiting = []
+        await wait_in(run.waiting, run.loop)

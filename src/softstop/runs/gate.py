@@ -1,0 +1,105 @@
+"""Step boundaries: whether the code of a run may go on.
+
+Order matters everywhere: look at the record first, hold the scope second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+from ..aio.closing import pass_unless_cancelled
+from ..aio.deferred_scope import DELIVERED, PULSE
+from ..aio.parking import wait_in, wake_all
+from .open_work import current_step
+from .state import RunState
+
+REFUSED_AT_ONCE = 3  # refusals of one task without delay; a task that swallows them is slowed down
+LEVELS = 16  # nested task groups through which a body's interruption reaches a branch
+
+
+async def cross(run: RunState) -> None:
+    """Be a step boundary: return if the run may go on, else wait for the end of a pause or for the interruption."""
+    if run.alert and not inside(run):
+        await halt(run)
+    await pass_unless_cancelled()
+
+
+async def halt(run: RunState) -> None:
+    """Wait while the run is paused; refuse the caller if the run is stopping."""
+    record = run.record
+    while run.paused_by and not record.refusing:
+        if run.paused_waiters is None:
+            run.paused_waiters = []
+        await wait_in(run.paused_waiters, run.loop)
+    if record.refusing:
+        await refuse(run)
+
+
+def inside(run: RunState) -> bool:
+    """Whether the calling code is in a begun step of this run or one below, where there are no boundaries (T2)."""
+    step = current_step.get()
+    while step is not None:
+        if step.is_open and run.scope.is_around(step.work.scope):
+            return True
+        step = step.around
+    return False
+
+
+async def refuse(run: RunState) -> None:
+    """Refuse the caller: wait for the interruption of the body, then raise CancelledError.
+
+    Without a wait if no interruption comes any more, or in the clean-up of a source, for which the run itself waits.
+    """
+    run.record.refused = True
+    if run.work.given_up:
+        await _end_leftover(run)
+    elif run.scope.phase >= DELIVERED:
+        await _slow_down(run)
+    elif not run.work.is_cleaned_up_by(asyncio.current_task()):
+        await run.scope.delivery()
+    await _wait_for_groups(run)
+    raise asyncio.CancelledError("refused: the run is stopping")
+
+
+async def _wait_for_groups(run: RunState) -> None:
+    """Wait until the body's interruption has come through the task groups around the calling task.
+
+    Each anyio or asyncio group cancels its children a turn of the loop later: a caller that unwinds before is cancelled
+    a second time, in its clean-up.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    for _ in range(0 if task is run.scope.task else LEVELS):
+        await asyncio.sleep(0)
+        if task.cancelling() or run.scope.phase is not DELIVERED:
+            return
+
+
+async def _end_leftover(run: RunState) -> None:
+    """Refuse an abandoned task that reaches a boundary after its run has ended; slow it down if it goes on."""
+    await _slow_down(run, at_once=1)
+    raise asyncio.CancelledError("refused: the run has ended without waiting for this")
+
+
+async def _slow_down(run: RunState, at_once: int = REFUSED_AT_ONCE) -> None:
+    """Slow a task down that swallows its refusals, so that it does not keep the loop busy."""
+    task = asyncio.current_task()
+    assert task is not None
+    if run.refusals is None:
+        run.refusals = WeakKeyDictionary()
+    refusals: WeakKeyDictionary[asyncio.Task[object], int] = run.refusals
+    refusals[task] = times = refusals.get(task, 0) + 1
+    if times > at_once:
+        await asyncio.sleep(PULSE)
+
+
+def update_alert(run: RunState) -> None:
+    """Update `alert`, the one flag that the hot paths read."""
+    run.alert = bool(run.paused_by) or run.record.refusing
+
+
+def wake_paused(run: RunState) -> None:
+    """Wake tasks that wait for the end of a pause."""
+    if run.paused_waiters:
+        wake_all(run.paused_waiters)

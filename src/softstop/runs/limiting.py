@@ -1,0 +1,209 @@
+"""Limits as stop requests (T16): admission of steps, charges, and limits that are reached or changed."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from ..aio.crossing import call_on
+from ..aio.parking import wake_anywhere
+from ..errors import BudgetExceeded, MisuseError
+from ..events import BudgetWarning
+from ..law.amounts import Amount, Fit
+from ..law.ledgers import CAUSE_OF, Claim, ClaimState, Hold, Ledger, first_reached, grant, spend
+from ..stops import LimitReached, RunStatus, StopCause, StopRequest
+from ..usage import Usage
+from . import gate, pausing, stopping
+from .allowance import Exhausted, LimitChanges, check_priced
+from .open_work import enclosing_holds
+from .state import RunState
+
+# Before something begins
+
+
+async def admit(run: RunState) -> None:
+    """Be the boundary before a step of a run with a stop or a limit: check record, step limits and ledgers."""
+    if gate.inside(run):
+        return
+    if run.alert:
+        await gate.halt(run)
+    outermost = _outermost_without_steps(run)
+    if outermost is not None:
+        most = outermost.allowance.limits.steps or 0
+        used = LimitReached(kind="steps", holder="run", limit=most, used=outermost.work.total)
+        reach_time_or_steps(outermost, StopCause.step_limit, used)
+        await gate.refuse(run)
+    while (exhausted := _exhausted(run)) is not None:
+        await do_without(run, exhausted)
+
+
+def _outermost_without_steps(run: RunState) -> RunState | None:
+    """The outermost run without steps left: root before leaf (T16)."""
+    outermost: RunState | None = None
+    here: RunState | None = run
+    while here is not None:
+        most = here.allowance.limits.steps
+        if most is not None and here.work.total >= most:
+            outermost = here
+        here = here.parent
+    return outermost
+
+
+def _exhausted(run: RunState) -> Exhausted | None:
+    reached = first_reached(run.allowance.chain) if run.allowance.chain else None
+    return None if reached is None else Exhausted(*reached)
+
+
+async def reserve(run: RunState, fit: Fit) -> Hold:
+    """Reserve room for a step in every ledger, waiting while others may free some; a stop ends the wait.
+
+    Raises:
+        BudgetExceeded: Inside a begun step there is no room; a cancellation would leave it half done (T17).
+    """
+    hold = grant(run.allowance.chain, fit)
+    while hold is None:
+        claim = await _claim(run, fit)
+        hold = claim.hold
+        if claim.refused_by is not None:
+            exhausted = Exhausted(*claim.refused_by)
+            if gate.inside(run):
+                if not reach(run, exhausted):
+                    cause = CAUSE_OF[exhausted.unit].value
+                    raise BudgetExceeded(run.run_id, cause, str(exhausted.facts))
+            else:
+                await do_without(run, exhausted)
+    if run.record.refusing and not gate.inside(run):
+        hold.release()
+        await gate.refuse(run)
+    return hold
+
+
+async def _claim(run: RunState, fit: Fit) -> Claim:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    claim = Claim(run.allowance.chain, fit, enclosing_holds(), lambda: wake_anywhere([waiter]))
+    if claim.enter() is ClaimState.waiting:  # from here on another thread may decide it
+        try:
+            await waiter
+        except BaseException:
+            claim.withdraw()
+            raise
+    return claim
+
+
+async def do_without(run: RunState, exhausted: Exhausted) -> None:
+    """Handle a ledger without room: return, after a pause if there is one, if the run may go on; else refuse."""
+    if not reach(run, exhausted):
+        await gate.refuse(run)
+    if run.alert:
+        await gate.halt(run)
+
+
+# When something is spent
+
+
+def charge(run: RunState, usage: Usage, hold: Hold | None) -> None:
+    """Count usage, out of a hold first, and check the ledgers; on the run's own loop."""
+    run.writer.charge(usage)
+    if run.allowance.chain:
+        if hold is None:
+            spend(run.allowance.chain, Amount.of(usage))
+        else:
+            hold.spend(Amount.of(usage))
+        check_ledgers(run)
+
+
+def check_ledgers(run: RunState) -> None:
+    """Warn of a limit at its `warn_at`, request a stop for a reached one, root before leaf."""
+    for budget in run.allowance.chain:
+        warning = budget.warning()
+        if warning is not None:
+            run.writer.emit(BudgetWarning(warning))
+    exhausted = _exhausted(run)
+    if exhausted is not None:
+        reach(run, exhausted)
+
+
+# When a limit is reached
+
+
+def reach(run: RunState, exhausted: Exhausted) -> bool:
+    """Stop the outermost run that draws on the exhausted ledger; return whether it may go on instead.
+
+    It may if the limit is its own, with `on_exhausted` "pause" or "wrap_up".
+    """
+    while run.parent is not None and _draws_on(run.parent, exhausted.ledger):
+        run = run.parent
+    if run.record.ended or run.record.stop is not None:
+        return False
+    if exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
+        return True
+    facts = exhausted.facts
+    stopping.request_stop(run, StopRequest(cause=CAUSE_OF[exhausted.unit], reason=str(facts), limit=facts))
+    return False
+
+
+def _draws_on(run: RunState, ledger: Ledger) -> bool:
+    return any(ledger is other for other in run.allowance.chain)
+
+
+def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
+    """Pause or wrap up a run that has used up a limit of its own; False if its limit says neither."""
+    allowance = run.allowance
+    if allowance.limits.on_exhausted == "pause":
+        pausing.pause(run, str(exhausted.facts), by=pausing.LIMIT)
+        return True
+    if allowance.gives_last_answer and exhausted.ledger.keeps_back:  # the reserve is not for members
+        allowance.exhausted = exhausted
+        for member in run.live_members():
+            stopping.request_stop(member, allowance.last_request(run.run_id))
+    return allowance.release_reserve()
+
+
+def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) -> None:
+    """Stop a run for a limit of time or steps."""
+    if not run.record.ended and run.record.stop is None:
+        stopping.request_stop(run, StopRequest(cause=cause, reason=str(limit), limit=limit))
+
+
+def end_after_last_answer(run: RunState) -> None:
+    """Stop a run that has given its last answer, by the limit that was reached."""
+    run.record.refused = True
+    if run.allowance.exhausted is not None and run.record.stop is None and not run.record.ended:
+        stopping.request_stop(run, run.allowance.last_request())
+
+
+# When limits change
+
+
+def change(run: RunState, changes: LimitChanges) -> None:
+    """Put new limits in force; see `RunLimits.update`. From another thread only the check happens at once.
+
+    Raises:
+        MisuseError: The run has ended, or a value is out of range.
+    """
+    if run.record.ended:
+        raise MisuseError(f"run {run.run_id!r} has ended; its limits no longer matter")
+    if changes.get("cost_usd") is not None:
+        for below in run.tree():
+            check_priced(below.spec.runnable, "run")
+    run.allowance.check(changes)
+    if run.writer.log.on_loop():
+        _change(run, changes)
+    else:
+        call_on(run.loop, _change, run, changes)
+
+
+def _change(run: RunState, changes: LimitChanges) -> None:
+    if run.record.ended:  # meanwhile, if the call came from another thread
+        return
+    started = run.record.status is not RunStatus.pending
+    ledger = run.allowance.change(changes, partial(reach_time_or_steps, run) if started else None)
+    for below in run.tree():
+        if below is not run:
+            if ledger is not None:  # made after the start: counts from now, here and below
+                below.allowance.add_ledger(ledger)
+            below.allowance.bounded = below.allowance.bounded or run.allowance.bounded
+    run.allowance.reconsider_last_answer()
+    if first_reached(run.allowance.chain) is None:
+        pausing.resume(run, by=pausing.LIMIT)
+    check_ledgers(run)

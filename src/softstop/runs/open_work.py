@@ -1,0 +1,303 @@
+"""The open steps and streams of one run, and the records of those that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+from ..aio.deferred_scope import CLOSED, DELIVERED, DeferredScope
+from ..aio.parking import wake_all
+from ..errors import unfold
+from ..events import StepKind, StepRecord, StepStatus
+from ..law.ledgers import Hold
+
+MOST_FAILURES: Final = 32  # failures remembered from before a stop
+
+
+class OpenStep:
+    """An atomic step that is running; `Step` is its caller's handle."""
+
+    __slots__ = ("around", "hold", "is_open", "name", "step_id", "task", "uninterruptible", "was_cut", "work")
+
+    def __init__(
+        self, name: str, step_id: int, work: OpenWork, task: asyncio.Task[Any] | None, hold: Hold | None
+    ) -> None:
+        self.name, self.step_id = name, step_id
+        self.work = work  # of the run it is a step of
+        self.task = task
+        self.hold = hold
+        self.around = current_step.get()
+        self.is_open = True
+        self.uninterruptible = False  # it waits for a worker thread, which cannot be interrupted
+        self.was_cut = False  # grace ran out while it was open
+
+
+class OpenStream(Protocol):
+    """A divisible step that is running."""
+
+    name: str
+    step_id: int
+    waiting: bool  # for the next chunk
+    task: asyncio.Task[Any] | None  # the one that waits, or closes the source
+
+    @property
+    def cleans_up(self) -> bool:
+        """Whether it holds its run while its source cleans up."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """Whether a task has begun to close its source."""
+        ...
+
+    def interrupt(self) -> None:
+        """End its wait for a chunk."""
+        ...
+
+    def give_up(self) -> None:
+        """Stop interrupting it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close its source."""
+        ...
+
+
+current_step: ContextVar[OpenStep | None] = ContextVar("softstop.current_step", default=None)
+
+
+class OpenWork:
+    """The steps and streams of one run; while one is open, or cleans up, it holds the run's scope.
+
+    Its lists are made on first use: empty ones would be a third of the objects of an idle run (goal 14).
+    """
+
+    __slots__ = (
+        "_closing", "_cuts", "_emptied", "_failures", "_late", "_number", "_records", "above", "given_up", "scope",
+        "steps", "streams", "total",
+    )  # fmt: skip
+
+    def __init__(self, scope: DeferredScope, above: OpenWork | None) -> None:
+        self.scope = scope
+        self.above = above  # of the run above
+        self.steps: list[OpenStep] | None = None  # in the order of their start
+        self.streams: list[OpenStream] | None = None
+        self.total = 0  # steps begun here and in members, for step limits
+        self.given_up = False  # the run ends without its body
+        self._number = 0  # of the newest step
+        self._closing = 0  # sources that are cleaning up
+        self._records: list[StepRecord] | None = None
+        self._failures: deque[BaseException] | None = None  # of steps, from before a stop
+        self._cuts: list[DeferredScope] | None = None  # of other tasks than the body's, in steps that were cut
+        self._late: asyncio.TimerHandle | None = None  # interrupts the body although a cut step is still open
+        self._emptied: asyncio.Future[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step or a stream is open."""
+        return bool(self.steps or self.streams)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of open steps and streams, in the order of their start."""
+        work = [*(self.steps or ()), *(self.streams or ())]
+        return tuple([each.name for each in sorted(work, key=lambda each: each.step_id)])
+
+    def step_names(self) -> tuple[str, ...]:
+        """Names of open atomic steps, in the order of their start."""
+        return tuple([step.name for step in self.steps or ()])
+
+    # Start and end
+
+    def number(self) -> int:
+        """Count a step, here and above, and return its number."""
+        here: OpenWork | None = self
+        while here is not None:
+            here.total += 1
+            here = here.above
+        self._number += 1
+        return self._number
+
+    def begin(self, name: str, task: asyncio.Task[Any] | None, hold: Hold | None) -> OpenStep:
+        """Open an atomic step in this task, and hold the run's scope."""
+        self.scope.hold()
+        step = OpenStep(name, self.number(), self, task, hold)
+        if self.steps is None:
+            self.steps = []
+        self.steps.append(step)
+        return step
+
+    def end(self, step: OpenStep, status: StepStatus, *, goes_on: bool, stopping: bool) -> None:
+        """Close a step after its commit; `goes_on`: its task was not cancelled."""
+        step.is_open = False
+        if self.steps is not None:
+            self.steps.remove(step)
+        self.note(step.name, step.step_id, "atomic", status)
+        if stopping:
+            self._interrupt_after_step(step.task, goes_on=goes_on)
+        self.scope.release()
+        self._look_whether_emptied()
+
+    def add_stream(self, stream: OpenStream) -> None:
+        """Open a divisible step."""
+        if self.streams is None:
+            self.streams = []
+        self.streams.append(stream)
+
+    def remove_stream(self, stream: OpenStream) -> None:
+        """Close a divisible step, after its source."""
+        if self.streams is not None and stream in self.streams:
+            self.streams.remove(stream)
+        self._look_whether_emptied()
+
+    def hold_closing(self) -> None:
+        """Hold the run's scope while a source is closed, or cleans up in its interrupted wait."""
+        self._closing += 1
+        self.scope.hold()
+
+    def release_closing(self) -> None:
+        """Undo `hold_closing`: the source is closed, or has taken too long."""
+        self._closing -= 1
+        self.scope.release()
+
+    def note(self, name: str, step_id: int, kind: StepKind, status: StepStatus) -> None:
+        """Record how a step ended, for the outcome."""
+        if self._records is None:
+            self._records = []
+        self._records.append(StepRecord(name, step_id, kind, status))
+
+    def records(self) -> tuple[StepRecord, ...]:
+        """All steps, in the order of their ends; those still open as abandoned."""
+        atomic = [StepRecord(step.name, step.step_id, "atomic", "abandoned") for step in self.steps or ()]
+        divisible = [StepRecord(stream.name, stream.step_id, "divisible", "abandoned") for stream in self.streams or ()]
+        return (*(self._records or ()), *atomic, *divisible)
+
+    # Failures
+
+    def failed(self, exc: BaseException) -> None:
+        """Remember a failure from before a stop: if the body raises it later, the run had failed first."""
+        if self._failures is None:
+            self._failures = deque(maxlen=MOST_FAILURES)
+        self._failures.append(exc)
+
+    def knows(self, exc: BaseException) -> bool:
+        """Whether an exception is, or a group contains, a remembered failure."""
+        return any(inner is failure for inner in unfold(exc) for failure in self._failures or ())
+
+    # Interruption
+
+    def is_cleaned_up_by(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether the task runs the clean-up of a source, for which the run waits."""
+        return any(stream.task is task and stream.cleans_up for stream in self.streams or ())
+
+    def interrupt_streams(self) -> None:
+        """End every wait for a chunk (T4)."""
+        for stream in tuple(self.streams or ()):
+            stream.interrupt()
+
+    def cut(self, abandon_after: float) -> None:
+        """Grace is over: interrupt every open step, then the body, half of `abandon_after` later at the latest (T8).
+
+        Steps first, since their clean-up may need helpers in the body, and since the task group of an interrupted body
+        would cancel them a second time.
+        """
+        self.interrupt_streams()
+        scope = self.scope
+        peace = min(scope.peace, abandon_after / 2)
+        tasks = dict.fromkeys([step.task for step in self.steps or ()])
+        for step in self.steps or ():
+            step.was_cut = True
+            if step.uninterruptible:
+                tasks.pop(step.task, None)
+        for task in tasks:
+            if task is not scope.task:
+                self._cut(task, peace)
+        if scope.task in tasks or not (scope.held or scope.in_region):
+            scope.deliver(peace)
+            return
+        scope.cancel()
+        if scope.held > self._closing and not scope.in_region:  # sources that close, and regions, have own bounds
+            self._late = asyncio.get_running_loop().call_later(peace, scope.deliver, peace)
+
+    def _cut(self, task: asyncio.Task[Any] | None, peace: float) -> None:
+        if self._cuts is None:
+            self._cuts = []
+        if not any(cut.task is task for cut in self._cuts):
+            cut = DeferredScope(peace=peace)
+            cut.enter(task)
+            self._cuts.append(cut)
+            cut.deliver()
+
+    def _interrupt_after_step(self, task: asyncio.Task[Any] | None, *, goes_on: bool) -> None:
+        """Interrupt the task of a cut step again if it goes on: the first cancel was used up inside the step."""
+        if task is self.scope.task:
+            if goes_on and DELIVERED <= self.scope.phase < CLOSED:
+                self.scope.deliver(again=True)
+            return
+        for cut in self._cuts or ():
+            if cut.task is not task:
+                continue
+            if not any(step.task is task for step in self.steps or ()):
+                cut.exit()
+            elif goes_on:
+                cut.deliver(again=True)
+        if self._cuts:
+            self._cuts = [cut for cut in self._cuts if cut.task is not None]
+
+    def give_up(self) -> None:
+        """Stop interrupting the body and its steps; the run ends without them."""
+        self.given_up = True
+        for scope in (self.scope, *(self._cuts or ())):
+            scope.give_up()
+        self._stop_timer()
+        for stream in self.streams or ():
+            stream.give_up()
+
+    def close(self) -> None:
+        """Release the scopes of the runs above from open work, once the outcome is decided."""
+        self.scope.close()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    # After the body
+
+    def _look_whether_emptied(self) -> None:
+        if self._emptied is not None and not self.steps and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def finish(self) -> None:
+        """Wait for steps in tasks that outlived the body, and close the sources that are still open.
+
+        A source that another task reads or closes is that task's to close, within `cleanup_timeout`.
+        """
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + self.scope.peace
+        while self.steps or (loop.time() < latest and any(s.waiting or s.closing for s in self.streams or ())):
+            self.interrupt_streams()  # also new ones
+            self._emptied = emptied = loop.create_future()
+            timer = None if self.steps else loop.call_at(latest, wake_all, [emptied])
+            try:
+                await emptied
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            if timer is None:  # work begun after the last step gets as much time
+                latest = loop.time() + self.scope.peace
+        for stream in tuple(self.streams or ()):
+            await stream.aclose()
+
+
+def enclosing_holds() -> list[Hold]:
+    """The holds of the steps around the calling code, innermost first, those of parent runs included."""
+    holds: list[Hold] = []
+    step = current_step.get()
+    while step is not None:
+        if step.hold is not None and step.is_open:
+            holds.append(step.hold)
+        step = step.around
+    return holds

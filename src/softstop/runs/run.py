@@ -1,0 +1,167 @@
+"""The run as its caller holds it: a handle without state of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import anyio
+
+from ..events import Source
+from ..log.reader import EventStream
+from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
+from ..usage import Usage
+from . import ending, limiting, pausing, stopping
+from .allowance import RunLimits
+from .spec import RunOutput
+from .state import RunState
+
+
+class Run:
+    """A run that was started. Belongs to its supervisor: dropping this object, or its reader, changes nothing.
+
+    `await run` gives the RunOutput, `async for event in run` the events from the first on; a caller that is cancelled
+    while waiting in one of the two stops the run with cause `caller_gone`, unless the policy says "detach". `async with
+    run` owns it: leaving the block early stops it. All of this also works from another loop of the process.
+    """
+
+    __slots__ = ("__weakref__", "_state")
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id} {self.source.kind} {self.source.name!r} {self.status.value}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and other._state is self._state
+
+    def __hash__(self) -> int:
+        return hash(self._state)
+
+    @property
+    def run_id(self) -> str:
+        """Known before the first event; no two live runs of a process share one."""
+        return self._state.run_id
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The run this one is a member of."""
+        return self._state.writer.stamp.parent_run_id
+
+    @property
+    def source(self) -> Source:
+        """What runs: kind, id and name."""
+        return self._state.source
+
+    @property
+    def status(self) -> RunStatus:
+        """The status now."""
+        return self._state.record.status
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The stop on record."""
+        return self._state.stop
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was requested; from any thread, at once."""
+        return self._state.record.requested
+
+    @property
+    def usage(self) -> Usage:
+        """All usage charged so far."""
+        return self._state.writer.usage
+
+    @property
+    def limits(self) -> RunLimits:
+        """The limits in force; `run.limits.update(tokens=...)` changes them."""
+        return RunLimits(self._state.allowance, partial(limiting.change, self._state))
+
+    @property
+    def policy(self) -> StopPolicy:
+        """The stop policy of this run."""
+        return self._state.policy
+
+    @property
+    def members(self) -> tuple[Run, ...]:
+        """The member runs, in the order of their start."""
+        return tuple(Run(member) for member in self._state.members or ())
+
+    @property
+    def output(self) -> RunOutput | None:
+        """The output; None before the outcome."""
+        stopping.end_if_loop_closed(self._state)
+        return ending.output_of(self._state)
+
+    def cancel(
+        self,
+        reason: str | None = None,
+        *,
+        by: str | None = None,
+        mode: StopMode | str = StopMode.step,
+        grace: float | None = None,
+    ) -> StopReceipt:
+        """Stop the run at its next step boundary; returns at once, from any thread. See `Supervisor.cancel_run`."""
+        return stopping.ask(self._state, user_request(reason, by, mode, grace))
+
+    def pause(self, reason: str | None = None) -> None:
+        """Pause the run at its next step boundary until `resume()`; steps that have begun are finished.
+
+        Members are paused with it; a stop ends the pause; timeouts go on counting, idle time does not. From any thread.
+        """
+        pausing.pause(self._state, reason)
+
+    def resume(self) -> None:
+        """Let a paused run go on. From any thread."""
+        pausing.resume(self._state)
+
+    def events(self, after: int = 0) -> EventStream:
+        """Read the events with a `seq` above `after`. A cancelled reader does not stop the run."""
+        return self._read(after, None)
+
+    def __aiter__(self) -> EventStream:
+        return self._read(0, self._caller_gone)
+
+    def _read(self, after: int, when_cancelled: Callable[[], None] | None) -> EventStream:
+        stopping.end_if_loop_closed(self._state)
+        return EventStream(self._state.writer, after, when_cancelled)
+
+    def __await__(self) -> Generator[Any, None, RunOutput]:
+        return self._await_as_caller().__await__()
+
+    async def _await_as_caller(self) -> RunOutput:
+        try:
+            return await self.ended()
+        except asyncio.CancelledError:
+            self._caller_gone()
+            raise
+
+    async def __aenter__(self) -> Run:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.status.ended:
+            stopping.ask(self._state, StopRequest(cause=StopCause.caller_gone, reason="its block was left"))
+            with anyio.CancelScope(shield=True):  # bounded by the run's own policy
+                await self.ended()
+
+    async def ended(self) -> RunOutput:
+        """Wait for the outcome; a cancelled wait does not stop the run, as it would in `await run`."""
+        await stopping.wait_for_end(self._state)
+        output = self.output
+        assert output is not None
+        return output
+
+    def _caller_gone(self) -> None:
+        state = self._state
+        if state.parent is not None and state.parent.record.requested:
+            return  # the parent's stop ended this wait, and this run has it too
+        if state.policy.on_caller_gone == "stop":
+            stopping.ask(state, StopRequest(cause=StopCause.caller_gone))

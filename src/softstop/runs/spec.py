@@ -1,0 +1,166 @@
+"""The options of a run, its checked spec and its output, as plain values."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self, TypedDict, TypeVar, cast
+
+from ..errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
+from ..events import StepRecord
+from ..law.budgets import Budget
+from ..limits import NO_LIMITS, Limits
+from ..protocols import Runnable
+from ..stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
+from ..usage import NO_USAGE, Tally, Usage
+
+T = TypeVar("T")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
+
+
+class RunOptions(TypedDict, total=False):
+    """The keywords of one run; the same wherever a run is started."""
+
+    run_id: str | None
+    """1 to 64 ASCII letters, digits and `._:-`; None makes a fresh one. No two live runs share an id."""
+    limits: Limits | None
+    """Limits of this run; each one not given is the agent's, else the supervisor's."""
+    budgets: Sequence[Budget]
+    """Ledgers this run shares with others."""
+    policy: StopPolicy | None
+    """How this run is stopped; None takes the agent's, else the supervisor's."""
+    user_id: str | None
+    """Whose run this is; a member's is its parent's, if not given."""
+    session_id: str | None
+    """The conversation it belongs to; a member's is its parent's, if not given."""
+    continue_from: RunOutput | str | None
+    """An ended run, or its id, whose conversation goes on: a model sees its messages before the new one."""
+    metadata: Mapping[str, Any]
+    """Data of the caller's; kept, never interpreted."""
+
+
+class RunSpec(NamedTuple):
+    """One checked request to run something."""
+
+    runnable: Runnable
+    message: Any
+    run_id: str
+    limits: Limits = NO_LIMITS
+    budgets: tuple[Budget, ...] = ()
+    policy: StopPolicy | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    metadata: Mapping[str, Any] = MappingProxyType({})
+    history: tuple[Any, ...] = ()
+
+    @classmethod
+    def check(cls, runnable: Runnable, message: object, options: RunOptions) -> Self:
+        """Build a spec from a caller's keywords.
+
+        Raises:
+            MisuseError: An unknown keyword, a malformed id, or a value of the wrong type.
+        """
+        if not options:
+            return cls(runnable, message, fresh_id())
+        unknown = set(options) - set(RunOptions.__annotations__)
+        if unknown:
+            raise MisuseError(
+                f"unknown option {sorted(unknown)[0]!r}; a run takes {', '.join(RunOptions.__annotations__)}"
+            )
+        run_id = options.get("run_id")
+        if run_id is None:
+            run_id = fresh_id()
+        elif not _ID.fullmatch(_typed(run_id, str, "run_id") or ""):
+            raise MisuseError(
+                f"run_id must be 1 to 64 ASCII letters, digits and ._:- starting with a letter or digit: {run_id!r:.80}"
+            )
+        limits = _typed(options.get("limits"), Limits, "limits") or NO_LIMITS
+        given: object = options.get("budgets") or ()
+        if not isinstance(given, list | tuple):
+            raise MisuseError(f"budgets takes a list: budgets=[...], not {type(given).__name__}")
+        budgets = tuple(cast("Sequence[Budget]", given))
+        for budget in budgets:
+            _typed(budget, Budget, "each of budgets")
+        policy = _typed(options.get("policy"), StopPolicy, "policy")
+        user_id, session_id = options.get("user_id"), options.get("session_id")
+        earlier = _typed(options.get("continue_from"), RunOutput, "continue_from")
+        history = () if earlier is None else earlier.messages
+        return cls(
+            runnable,
+            message,
+            run_id,
+            limits,
+            budgets,
+            policy,
+            user_id,
+            session_id,
+            options.get("metadata") or MappingProxyType({}),
+            history,
+        )
+
+
+def _typed(value: Any, kind: type[T], name: str) -> T | None:
+    if value is not None and not isinstance(value, kind):
+        raise MisuseError(f"{name} must be {kind.__name__}(...), not {type(value).__name__}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """The result of a run, also of one that was stopped or failed: data, not an exception.
+
+    `content` is the text that was written, up to the stop; `value` the body's return value; `usage` that of the run
+    itself, `total_usage` with all its members; `stop` the recorded request, also when the run completed anyway;
+    `members` the outputs of member runs in the order of their start; `errors` at most a hundred bounded lines;
+    `messages` the conversation of an agent with a model, in pydantic-ai's types and valid to continue from.
+    """
+
+    run_id: str
+    status: RunStatus
+    content: str = ""
+    value: Any = None
+    usage: Usage = NO_USAGE
+    stop: StopRequest | None = None
+    steps: tuple[StepRecord, ...] = ()
+    members: tuple[RunOutput, ...] = ()
+    errors: tuple[str, ...] = ()
+    abandoned: tuple[str, ...] = ()
+    messages: tuple[Any, ...] = field(default=(), repr=False)
+    error: BaseException | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def total_usage(self) -> Usage:
+        """Usage of this run and all below it."""
+        tally = Tally()
+        todo: list[RunOutput] = [self]
+        while todo:
+            output = todo.pop()
+            tally.add(output.usage)
+            todo.extend(output.members)
+        return tally.total()
+
+    def raise_for_status(self) -> Self:
+        """Return the output of a completed run.
+
+        Raises:
+            BudgetExceeded: The run was cancelled because a limit or budget ran out.
+            RunStopped: The run was cancelled for another cause.
+            RunErrored: The run failed; the original exception is its `__cause__`.
+        """
+        if self.status is RunStatus.cancelled and self.stop is not None:
+            kind = BudgetExceeded if self.stop.cause in BUDGET_CAUSES else RunStopped
+            raise kind(self.run_id, self.stop.cause.value, self.stop.reason or str(self.stop.limit or "") or None)
+        if self.status is RunStatus.failed:
+            raise RunErrored(self.run_id, self.errors[0] if self.errors else "unknown") from self.error
+        return self
+
+
+def fresh_id() -> str:
+    """A UUID version 7 (RFC 9562): sorts by time, 74 random bits."""
+    text = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    variant = "89ab"[int(text[16], 16) & 3]  # the two top bits are 10
+    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"

@@ -1,0 +1,134 @@
+"""The state of one run, as a plain value; the functions of this package change it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ..aio.deferred_scope import DeferredScope
+from ..aio.parking import Waiters
+from ..errors import MOST_ERRORS
+from ..events import Outcome, Source, Stamp
+from ..law.machine import StopRecord
+from ..limits import Limits
+from ..log.log import Log
+from ..log.writer import WatchedWriter, Writer
+from ..protocols import Observer, Runnable
+from ..stops import StopPolicy, StopRequest
+from .allowance import Allowance
+from .clients import Client
+from .open_work import OpenWork
+from .spec import RunOptions, RunSpec
+
+StopHook = Callable[[StopRequest], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Callables of the supervisor that a run uses."""
+
+    clock: Callable[[], float]  # wall-clock seconds
+    observers: Callable[[], tuple[Observer, ...]]  # called with each event but content
+    spawn: Callable[[Coroutine[Any, Any, None]], object]  # own a task until it is done
+    launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
+    ended: Callable[[RunState], None]  # an outcome is published
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunState:
+    """One run. `new_run` makes it, the modules beside this one change it, `Run` and `RunContext` show it."""
+
+    spec: RunSpec
+    policy: StopPolicy
+    owner: Owner
+    parent: RunState | None
+    record: StopRecord  # the law: status, phase, the stop, facts
+    writer: Writer  # into the root's log
+    scope: DeferredScope  # how the body is interrupted
+    work: OpenWork  # steps and streams that are open
+    allowance: Allowance  # limits, ledgers, clocks
+    task: asyncio.Task[None] | None = None  # set when the run may start
+    # Whether something may begin
+    alert: bool = False  # stopping or paused: the one flag that hot paths read
+    paused_by: frozenset[str] = frozenset()  # see `pausing`
+    held_for_turn: bool = False  # a stop of mode `turn` waits, and holds the scope
+    refusals: WeakKeyDictionary[asyncio.Task[Any], int] | None = None  # by task, of those that swallow them
+    # The result, written as the run ends
+    outcome: Outcome | None = None
+    value: Any = None  # what the body returned
+    error: BaseException | None = None  # what it raised
+    errors: tuple[str, ...] = ()  # bounded lines
+    abandoned: tuple[str, ...] = ()  # names of steps the run ended without
+    messages: tuple[Any, ...] = ()  # the conversation with a model, kept valid by the body
+    # How it ends
+    alarm: asyncio.TimerHandle | None = None  # the one timer of a stop
+    winding_up: bool = False  # the body has ended, the outcome is not decided yet
+    members_gone: bool = False  # no member was live when grace was over
+    # Lists, made on first use: empty ones would be a fifth of an idle run's objects (goal 14)
+    members: list[RunState] | None = None
+    hooks: list[StopHook] | None = None
+    clients: list[Client] | None = None
+    paused_waiters: Waiters | None = None  # for the end of a pause
+    waiting: Waiters | None = None  # for the outcome
+
+    def __repr__(self) -> str:
+        return f"<run {self.spec.run_id} {self.record.status.value} {self.record.phase.name}>"
+
+    @property
+    def run_id(self) -> str:
+        """Unique among live runs of the process."""
+        return self.spec.run_id
+
+    @property
+    def source(self) -> Source:
+        """What runs: kind, id and name."""
+        return self.writer.stamp.source
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Its event loop."""
+        return self.writer.log.loop
+
+    @property
+    def stop(self) -> StopRequest | None:
+        """The stop on record."""
+        return None if self.record.stop is None else self.record.stop.request
+
+    def add_error(self, line: str) -> None:
+        """Add a line to the `errors` of the outcome; the run does not fail by it."""
+        self.errors = (*self.errors, line)[:MOST_ERRORS]
+
+    def live_members(self) -> list[RunState]:
+        """The members that have not ended."""
+        return [member for member in self.members or () if not member.record.ended]
+
+    def tree(self) -> Iterator[RunState]:
+        """This run and all below it, in the order of their start."""
+        todo: list[RunState] = [self]
+        while todo:
+            run = todo.pop()
+            yield run
+            todo.extend(reversed(run.members or ()))
+
+
+current: ContextVar[RunState | None] = ContextVar("softstop.current_run", default=None)
+
+
+def new_run(
+    owner: Owner, spec: RunSpec, limits: Limits, policy: StopPolicy, parent: RunState | None = None
+) -> RunState:
+    """A run that has not started: a root with a log of its own, or a member that writes into its root's."""
+    loop = asyncio.get_running_loop()
+    stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.writer.stamp)
+    log = Log(owner.clock, loop, owner.observers()) if parent is None else parent.writer.log
+    above = None if parent is None else parent.allowance
+    allowance = Allowance(loop, limits, spec.budgets, above)
+    activities = allowance.activities
+    writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
+    scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
+    work = OpenWork(scope, None if parent is None else parent.work)
+    return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance)

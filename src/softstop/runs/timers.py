@@ -1,0 +1,84 @@
+"""Timers of one run's `timeout` and `idle_timeout`. They report; `limiting` stops the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from ..limits import Limits
+from ..log.writer import Activity
+from ..stops import LimitReached, StopCause
+
+OUTRANKED: Final = 2  # loop turns that a limit waits, so that a user's stop of the same instant comes first (T16)
+
+Reached = Callable[[StopCause, LimitReached], object]
+
+
+class Timers:
+    """Timers of one run, made only for runs that have a time limit.
+
+    Args:
+        loop: The run's.
+        limits: Of this run alone; a parent has timers of its own.
+        started: Loop time from which the timeout counts.
+        activity: Time of the last activity; None without an idle limit.
+        depth: How many runs are above it: limits of one instant fire root before leaf.
+        reached: Called once for each limit.
+    """
+
+    __slots__ = ("_activity", "_depth", "_idle", "_limits", "_loop", "_reached", "_timeout")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        started: float,
+        activity: Activity | None,
+        depth: int,
+        reached: Reached,
+    ) -> None:
+        self._loop, self._limits, self._activity, self._depth, self._reached = loop, limits, activity, depth, reached
+        self._timeout: asyncio.TimerHandle | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        if limits.timeout is not None:
+            used = LimitReached(kind="timeout", holder="run", limit=limits.timeout, used=limits.timeout)
+            self._timeout = loop.call_at(started + limits.timeout, self._fire, StopCause.timeout, used)
+        if activity is not None and limits.idle_timeout is not None:
+            self._check_idle()
+
+    def pause_idle(self) -> None:
+        """Stop the idle timer."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def resume_idle(self) -> None:
+        """Start the idle timer again; idle time counts from the last activity."""
+        if self._idle is None and self._limits.idle_timeout is not None:
+            self._check_idle()
+
+    def stop(self) -> None:
+        """Cancel both timers."""
+        for timer in (self._timeout, self._idle):
+            if timer is not None:
+                timer.cancel()
+
+    def _check_idle(self) -> None:
+        idle, activity = self._limits.idle_timeout, self._activity
+        assert idle is not None
+        assert activity is not None
+        if self._loop.time() >= activity.at + idle:
+            used = LimitReached(kind="idle_timeout", holder="run", limit=idle, used=self._loop.time() - activity.at)
+            self._fire(StopCause.idle, used)
+        else:
+            self._idle = self._loop.call_at(activity.at + idle, self._check_idle)
+
+    def _fire(self, cause: StopCause, used: LimitReached) -> None:
+        self._defer(OUTRANKED + self._depth, cause, used)
+
+    def _defer(self, turns: int, cause: StopCause, used: LimitReached) -> None:
+        if turns:
+            self._loop.call_soon(self._defer, turns - 1, cause, used)
+        else:
+            self._reached(cause, used)

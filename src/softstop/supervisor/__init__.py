@@ -1,0 +1,1 @@
+"""Supervisors: start, find, stop and drain runs."""

@@ -1,0 +1,63 @@
+"""The run and the supervisor of the calling code, and how it starts and stops runs there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..errors import MisuseError
+from ..protocols import Runnable
+from ..runs import stopping
+from ..runs.context import RunContext
+from ..runs.members import start_member
+from ..runs.run import Run
+from ..runs.spec import RunOptions
+from ..runs.state import current
+from ..stops import user_request
+from .defaults import defaults
+from .registry import registry
+from .supervisor import Supervisor, ambient
+
+
+def current_run() -> RunContext | None:
+    """The run whose body, step or tool calls this, also in a worker thread; None outside of runs.
+
+    It is kept in a context variable, which tasks and worker threads inherit. A task that outlives its run still gets
+    that run, which then refuses it.
+    """
+    run = current.get()
+    return None if run is None else RunContext(run)
+
+
+def current_supervisor() -> Supervisor:
+    """The supervisor of the block around the caller, else the default one of this event loop.
+
+    Raises:
+        MisuseError: No event loop is running.
+    """
+    supervisor = ambient.get()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
+    if supervisor is not None and supervisor._state.loop is loop:
+        return supervisor
+    return defaults.of(loop)
+
+
+def start_here(runnable: Runnable, message: object, options: RunOptions) -> Run:
+    """Start a run as a member inside a body, else under the current supervisor."""
+    parent = current.get()
+    here = parent is not None and asyncio._get_running_loop() is parent.loop
+    if parent is not None and here and (parent.work.given_up or not parent.record.ended):
+        return Run(start_member(parent, runnable, message, options))  # refused if the run was abandoned
+    return current_supervisor().start(runnable, message, **options)
+
+
+def cancel_run(run_id: str, reason: str | None = None) -> bool:
+    """Stop any live run of this process at its next step boundary; from any thread, without waiting.
+
+    Returns:
+        Whether the run is stopping now. False for an unknown id and for a run that has ended.
+    """
+    run = registry.get(run_id)
+    return run is not None and bool(stopping.ask(run, user_request(reason, None, "step", None)))

@@ -1,0 +1,56 @@
+"""Ended runs that are remembered, up to a number and an age."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ..runs.state import RunState
+
+
+class EndedRuns:
+    """Ended root runs, oldest first, and the ended members of all roots, remembered as long as their root.
+
+    Args:
+        keep: How many ended roots.
+        keep_for: Seconds after the end of a root.
+    """
+
+    __slots__ = ("_keep", "_keep_for", "_members", "_roots")
+
+    def __init__(self, keep: int, keep_for: float) -> None:
+        self._keep, self._keep_for = keep, keep_for
+        self._roots: OrderedDict[str, tuple[float, RunState]] = OrderedDict()  # with the loop time of their end
+        self._members: dict[str, RunState] = {}  # ended, of live and of remembered roots
+
+    def add(self, run: RunState) -> None:
+        """Remember a run that has just ended, and forget roots that are too old or too many."""
+        if run.parent is not None:
+            self._members[run.run_id] = run
+            return
+        now, roots = run.loop.time(), self._roots
+        roots[run.run_id] = (now, run)
+        roots.move_to_end(run.run_id)
+        while roots and (len(roots) > self._keep or now - next(iter(roots.values()))[0] > self._keep_for):
+            _, (_, oldest) = roots.popitem(last=False)
+            if oldest.members:
+                self._forget_members(oldest)
+
+    def _forget_members(self, root: RunState) -> None:
+        for run in root.tree():
+            if self._members.get(run.run_id) is run:  # its id may have been used again
+                del self._members[run.run_id]
+
+    def find(self, run_id: str) -> RunState | None:
+        """The ended run with this id. From any thread."""
+        member = self._members.get(run_id)
+        root_id = run_id if member is None else member.writer.stamp.root_run_id
+        ended, root = self._roots.get(root_id, (None, None))
+        if ended is None or root is None:
+            return member  # of a live root
+        if root.loop.time() - ended > self._keep_for:
+            return None
+        return root if member is None else member
+
+    def roots(self) -> list[RunState]:
+        """All remembered roots, oldest first."""
+        return [run for ended, run in self._roots.values() if run.loop.time() - ended <= self._keep_for]

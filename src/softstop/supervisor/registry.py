@@ -1,0 +1,47 @@
+"""The live runs of the process by id.
+
+The one place with module state, since callers name a run by its id alone, from any thread, loop or fork.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import RunIdTaken
+from ..runs.state import RunState
+
+
+class Registry:
+    """Live runs by id; each change is one dictionary operation, hence atomic over threads."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, RunState] = {}
+
+    def add(self, run_id: str, run: RunState) -> None:
+        """Register a run.
+
+        Raises:
+            RunIdTaken: A live run of this process has the id.
+        """
+        if self._runs.setdefault(run_id, run) is not run:
+            raise RunIdTaken(run_id)
+
+    def get(self, run_id: str) -> RunState | None:
+        """The live run with this id."""
+        return self._runs.get(run_id)
+
+    def remove(self, run_id: str) -> None:
+        """Drop an ended run."""
+        self._runs.pop(run_id, None)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def after_fork(self) -> None:
+        """Drop all: a forked child owns none of its parent's runs."""
+        self._runs = {}
+
+
+registry = Registry()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=registry.after_fork)

@@ -1,0 +1,65 @@
+"""The state of one supervisor, as a plain value; the functions beside it change it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..aio.parking import Waiters
+from ..errors import MisuseError
+from ..limits import Limits
+from ..protocols import Observer
+from ..runs.state import Owner, RunState
+from ..stops import StopPolicy
+from ..telemetry.logs import Journal
+from .ended import EndedRuns
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class SupervisorState:
+    """One supervisor: its settings, its loop, its runs and their tasks."""
+
+    limits: Limits  # of root runs, for each field that they do not set
+    policy: StopPolicy  # of runs where neither they nor their agent have one
+    clock: Callable[[], float]  # wall-clock seconds
+    max_running: int | None  # root runs that run at the same time
+    ended: EndedRuns
+    given_observers: tuple[Observer, ...]  # called with every event but content
+    journal: Journal = field(default_factory=Journal)
+    loop: asyncio.AbstractEventLoop | None = None  # of its runs, from the first use on
+    closed: bool = False  # it admits nothing more
+    owner: Owner | None = None  # set with the first run
+    when_done: Callable[[asyncio.Task[None]], None] | None = None  # of a task; set with the owner
+    runs: dict[str, RunState] = field(default_factory=dict[str, RunState])  # not ended, members included
+    queue: deque[RunState] = field(default_factory=deque[RunState])  # for their turn to run
+    running: int = 0  # root runs that have a task and no outcome
+    tasks: dict[asyncio.Task[None], RunState | None] = field(
+        default_factory=dict[asyncio.Task[None], RunState | None]
+    )  # not done, with the run of each
+    waiting: Waiters = field(default_factory=list[asyncio.Future[None]])  # for the end of the last live run
+
+    def observers(self) -> tuple[Observer, ...]:
+        """The given observers, and the journal if the application has configured structlog."""
+        return (self.journal, *self.given_observers) if self.journal.wanted else self.given_observers
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """The running loop; the first call binds the supervisor to it.
+
+        Raises:
+            MisuseError: No loop runs here, or another one.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
+        if self.loop is None:
+            self.loop = loop
+        elif self.loop is not loop:
+            raise MisuseError("this supervisor belongs to another event loop; open one per loop, or use arun() there")
+        return loop
+
+    def find(self, run_id: str) -> RunState | None:
+        """The run with this id, live or remembered. From any thread."""
+        return self.runs.get(run_id) or self.ended.find(run_id)

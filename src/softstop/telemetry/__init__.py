@@ -1,0 +1,1 @@
+"""Observers that log, trace and count runs."""

@@ -1,0 +1,1 @@
+"""A walk through every stop that can come to a scenario."""

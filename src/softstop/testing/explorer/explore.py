@@ -1,0 +1,235 @@
+"""Walks every schedule of a scenario, each held against the law. Knows how to enumerate; plays and judges nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, TypedDict, Unpack
+
+from softstop.errors import MisuseError
+from softstop.events import Event, StepStarted
+from softstop.stops import RunStatus
+
+from ..errors import LawBroken
+from ..invariants.of_trees import breaches
+from ..invariants.traces import merged
+from .scenario import MakeRun, Scenario
+from .schedules import CALLER_OF, CAUSES, LIMITS, Caller, Injection, PointKind, Schedule, caller_for
+from .trace import Trace
+
+Breach = tuple[str, str]
+Check = Callable[[Trace], Iterable[str]]
+HORIZON: Final = 3_600.0
+
+
+class Exploration(TypedDict, total=False):
+    """How to explore a scenario; everything has a default."""
+
+    causes: Iterable[str]
+    """Names from `CAUSES`; all by default."""
+    only: str | None
+    """Play this one schedule and no other, as a `LawBroken` named it."""
+    pairs: int
+    """Besides all single stops, so many schedules with two stops at two random points."""
+    most: int | None
+    """Play at most so many schedules, drawn at random; None plays all."""
+    seed: int
+    """Of the random draws."""
+    horizon: float
+    """Virtual seconds after which a scenario that does not end by itself is stopped."""
+    also: Check | None
+    """A check of your own, given what could be seen of each schedule; what it yields is a violation."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What an exploration has walked: how many schedules, by which causes, how they ended, in how much real time."""
+
+    schedules: int = 0
+    causes: Counter[str] = field(default_factory=Counter[str])
+    outcomes: Counter[RunStatus] = field(default_factory=Counter[RunStatus])
+    violations: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        ended = ", ".join(f"{count:,} {status}" for status, count in sorted(self.outcomes.items()))
+        return f"{self.schedules:,} schedules, {self.violations} violations, {self.seconds:.1f} s ({ended})"
+
+    def add(self, other: Report) -> None:
+        """Count what another exploration has walked."""
+        self.schedules += other.schedules
+        self.causes += other.causes
+        self.outcomes += other.outcomes
+        self.violations += other.violations
+        self.seconds += other.seconds
+
+
+def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report:
+    """Run a scenario once undisturbed, then once for every point at which a stop can land, times every cause.
+
+    Points are: before the start, before each callback of the loop, after each event, and after each mark of a scripted
+    body. Causes are those of `CAUSES`: a user's stop in all strengths, once and twice, from the loop and from
+    another thread, limits of time, tokens and steps, callers that go away, drains, native cancels. Each schedule runs
+    on a fresh `VirtualLoop` under a fresh `Supervisor`, and then must satisfy the law of a stop: one outcome, last;
+    no lost content, usage or step; nothing that starts after the stop or is torn while grace lasts; readers that
+    agree; budgets that balance; nothing left behind; and all in bounded time.
+
+    Args:
+        make_run: Starts the scenario under the supervisor it is given and returns the run. It is called many times and
+            must do the same each time: no real time, no randomness, no state kept between calls.
+        options: See `Exploration`.
+
+    Returns:
+        What was walked; `violations` is 0, since the first one raises.
+
+    Raises:
+        LawBroken: A schedule broke an invariant; the message names both.
+        MisuseError: Called where an event loop runs, or with an unknown cause.
+
+    ```python
+    def test_my_agent_can_be_stopped_anywhere() -> None:
+        report = stop_everywhere(lambda supervisor: supervisor.start(my_agent, "hello"))
+        assert report.violations == 0
+    ```
+    """
+    report, began = Report(), time.monotonic()
+    for trace, found in walk(make_run, **options):
+        count(report, trace)
+        for invariant, what in found:
+            raise LawBroken(invariant, what, str(trace.schedule))
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Trace, list[Breach]]]:
+    """Play the schedules of a scenario one by one and yield what was seen, with the invariants that broke."""
+    if asyncio._get_running_loop() is not None:
+        raise MisuseError("stop_everywhere() runs loops of its own; call it from a plain function, not from async code")
+    horizon, also, only = options.get("horizon", HORIZON), options.get("also"), options.get("only")
+    rng = random.Random(options.get("seed", 0))
+
+    def judged(schedule: Schedule) -> tuple[Trace, list[Breach]]:
+        trace = Scenario(make_run, schedule, horizon).play()
+        own = [] if also is None or trace.stuck else [("also", what) for what in also(trace)]
+        return trace, [*breaches(trace), *own]
+
+    if only is not None:
+        yield judged(Schedule.parse(only))
+        return
+    causes = _checked(options.get("causes", CAUSES))
+    undisturbed: dict[Caller, Trace] = {}
+    callers: list[Caller] = ["none", *(CALLER_OF[kind] for kind in causes if kind in CALLER_OF)]
+    for caller in dict.fromkeys(callers):
+        trace, found = judged(Schedule(caller=caller))
+        undisturbed[caller] = trace
+        yield trace, found
+    schedules = [*_singles(undisturbed, causes), *_pairs(undisturbed, causes, options.get("pairs", 0), rng)]
+    most = options.get("most")
+    if most is not None and most < len(schedules):
+        schedules = rng.sample(schedules, most)
+    for schedule in schedules:
+        trace, found = judged(schedule)
+        yield trace, [*found, *_stopped_nothing(trace, undisturbed["none"])]
+
+
+def count(report: Report, trace: Trace) -> None:
+    """Count one schedule."""
+    report.schedules += 1
+    report.causes[trace.schedule.cause] += 1
+    if trace.root is not None and (output := trace.output_of(trace.root)) is not None:
+        report.outcomes[output.status] += 1
+
+
+def _checked(causes: Iterable[str]) -> list[str]:
+    asked = list(causes)
+    unknown = set(asked) - set(CAUSES)
+    if unknown:
+        raise MisuseError(f"{sorted(unknown)[0]!r} is no cause; causes are {', '.join(CAUSES)}")
+    return asked
+
+
+def _points(trace: Trace) -> list[tuple[PointKind, int]]:
+    points: list[tuple[PointKind, int]] = [("start", 0)]
+    points.extend(("call", number) for number in trace.calls)
+    points.extend(("event", number) for number in range(1, trace.events + 1))
+    points.extend(("mark", number) for number in range(1, trace.marks + 1))
+    return points
+
+
+def _singles(undisturbed: dict[Caller, Trace], causes: list[str]) -> Iterator[Schedule]:
+    for kind in causes:
+        if kind in CALLER_OF:
+            for point, number in _points(undisturbed[CALLER_OF[kind]]):
+                yield Schedule.at(Injection(kind, point, number))
+        else:
+            for bound in _LIMITS_OF[kind](undisturbed["none"]):
+                yield Schedule(limits=((kind, bound),))
+
+
+def _pairs(undisturbed: dict[Caller, Trace], causes: list[str], many: int, rng: random.Random) -> Iterator[Schedule]:
+    kinds, limits = [kind for kind in causes if kind in CALLER_OF], [kind for kind in causes if kind in LIMITS]
+    while many > 0 and kinds:
+        pair = [rng.choice(kinds), rng.choice(kinds)]
+        callers = {CALLER_OF[kind] for kind in pair} - {"none"}
+        if len(callers) > 1:
+            continue
+        many -= 1
+        points = _points(undisturbed[caller_for(pair)])
+        injections = [Injection(kind, *rng.choice(points)) for kind in pair]
+        bound = rng.choice(limits) if limits and rng.random() < 0.3 else None
+        numbers = list(_LIMITS_OF[bound](undisturbed["none"])) if bound else []
+        if bound and numbers:
+            yield Schedule((injections[0],), ((bound, rng.choice(numbers)),), CALLER_OF[pair[0]])
+        else:
+            yield Schedule.at(*injections)
+
+
+def _instants(trace: Trace) -> Iterator[float]:
+    """Every instant at which something happened, and one between each two."""
+    times = sorted({event.at for event in trace.story if isinstance(event, Event)})
+    for before, at in pairwise(times):
+        yield (before + at) / 2 - times[0]
+        yield at - times[0]
+
+
+def _gaps(trace: Trace) -> Iterator[float]:
+    """How long nothing happened, as idle limits that just fire, and one that does at once."""
+    times = sorted({event.at for event in trace.story if isinstance(event, Event)})
+    gaps = sorted({round(at - before, 9) for before, at in pairwise(times)})
+    for gap in gaps:
+        yield gap / 2
+        yield gap
+
+
+def _totals(trace: Trace) -> Iterator[int]:
+    """Every sum of tokens that was reached, and one less."""
+    total, totals = 0, set[int]()
+    for event in trace.fast:
+        total += 0 if event.metrics is None else event.metrics.total_tokens
+        totals |= {total, total - 1}
+    yield from sorted(number for number in totals if number > 0)
+
+
+def _counts(trace: Trace) -> Iterator[int]:
+    yield from range(sum(isinstance(event, StepStarted) for event in trace.fast) + 1)
+
+
+_LIMITS_OF: Final[dict[str, Callable[[Trace], Iterator[float]]]] = {
+    "timeout": _instants,
+    "idle_timeout": _gaps,
+    "tokens": _totals,
+    "steps": _counts,
+}
+
+
+def _stopped_nothing(trace: Trace, undisturbed: Trace) -> Iterator[Breach]:
+    """T18, T20: what stops nothing also changes nothing."""
+    if trace.schedule.cause == "reader_breaks" and not trace.stuck:
+        disturbed = [line[2:] for line in merged(trace.fast)]
+        if disturbed != [line[2:] for line in merged(undisturbed.fast)]:
+            yield "only_the_stopped_stop", "a reader that went away changed the run"

@@ -1,0 +1,132 @@
+"""Records what a body says and what its events say in one order, so that the two can be compared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple, Protocol
+
+from softstop.events import Event
+from softstop.runs.context import RunContext
+
+What = Literal[
+    "begin", "commit",  # of an atomic step
+    "open", "made", "close",  # of a source: asked for the first time, a chunk handed over, closed
+    "cleaning", "cleaned",  # of a `finally` that awaits: it begins, it ends; a source has "close" for its end
+    "lost",  # an action did not get what it waited for, since the task that should have brought it had ended
+    "wrote", "charged",
+    "hooked", "hook",  # an `on_stop` callback registered, called
+    "failed",  # an action raised by itself
+    "refused",  # a step inside a begun one found no room for what it wanted to reserve
+    "interrupted",  # a cancellation reached an action
+    "returned", "raised",  # how the body ended
+]  # fmt: skip
+
+
+class Mark(NamedTuple):
+    """One line that a body itself records about what it does.
+
+    `step_id` is 0 for what is no step; `around` is the step that encloses it, 0 if none does; `value` is the text that
+    was written or made, the tokens that were charged, or that a step which begins has reserved, or which of several is
+    meant, or how it ended; `at` is loop time, `since` that at which what has ended began.
+    """
+
+    run_id: str
+    what: What
+    name: str
+    step_id: int = 0
+    around: int = 0
+    value: str | int = 0
+    at: float = 0.0
+    since: float = 0.0
+
+
+class Script(Protocol):
+    """What a body was given to play."""
+
+    @property
+    def actions(self) -> Sequence[Any]:
+        """What the body does, one after the other."""
+        ...
+
+    @property
+    def takes(self) -> float:
+        """Seconds after which it has ended if nothing stops it, at most."""
+        ...
+
+    @property
+    def polite(self) -> bool:
+        """Whether it ends by itself, and keeps no begun step waiting at a boundary of its own."""
+        ...
+
+
+class Recorder:
+    """Records events, as an observer of the supervisor, and marks, in the order in which they happen."""
+
+    def __init__(self) -> None:
+        self.story: list[Mark | Event] = []
+        self.events = 0  # in the story so far
+        self.scripts: dict[str, Script] = {}  # by id of the run that plays it
+        self.inspect: Callable[[Mark | Event], None] = _inspect_nothing  # called first, with every entry
+        self.on_event: Callable[[int], None] | None = None  # called right after the n-th event was recorded
+        self.on_mark: Callable[[int], None] | None = None  # called right after the n-th mark was made, inside the body
+
+    def notice(self, event: Event) -> None:
+        """Record an event; the supervisor calls this."""
+        self.story.append(event)
+        self.events += 1
+        self.inspect(event)
+        if self.on_event is not None:
+            self.on_event(self.events)
+
+    def add_mark(self, entry: Mark) -> None:
+        """Record a mark; `mark` calls this."""
+        self.story.append(entry)
+        self.inspect(entry)
+        if self.on_mark is not None:
+            self.on_mark(len(self.story) - self.events)
+
+
+def _inspect_nothing(entry: Mark | Event) -> None:
+    """Stands in until the run is there."""
+
+
+recording: ContextVar[Recorder | None] = ContextVar("softstop.testing.recorder", default=None)
+
+
+def mark(
+    run: RunContext,
+    what: What,
+    name: str,
+    step_id: int = 0,
+    *,
+    around: int = 0,
+    value: str | int = 0,
+    since: float = 0.0,
+) -> None:
+    """Record what the body itself sees, so that the explorer can compare it with the events.
+
+    Scripted bodies do this by themselves. In a body of yours, mark `begin` as the first and `commit` as the last thing
+    in an atomic step, with its id: a step that is reported as completed and was not, or that was torn while its grace
+    lasted, is then found. Outside an exploration this does nothing.
+
+    ```python
+    async with run.step("pay") as step:
+        mark(run, "begin", "pay", step.step_id)
+        await bank.transfer(...)
+        mark(run, "commit", "pay", step.step_id)
+    ```
+    """
+    recorder = recording.get()
+    if recorder is not None:
+        recorder.add_mark(
+            Mark(run.run_id, what, name, step_id, around, value, asyncio.get_running_loop().time(), since)
+        )
+
+
+def add_script(run: RunContext, script: Script) -> None:
+    """Tell the explorer which script a run plays, so that it knows what may be expected of it."""
+    recorder = recording.get()
+    if recorder is not None:
+        recorder.scripts[run.run_id] = script

@@ -1,0 +1,131 @@
+"""When and how stops come, as values with a text form that replays them. Knows no loop and runs nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from softstop.errors import MisuseError
+from softstop.limits import Limits
+
+Caller = Literal["none", "await", "read", "work", "own"]
+PointKind = Literal["start", "call", "event", "mark"]
+
+
+class StopKind(NamedTuple):
+    """One kind of stop, and the caller it needs: one that awaits the run, reads it, works on it, or owns it."""
+
+    name: str
+    caller: Caller
+    description: str
+
+
+STOP_KINDS: Final = (
+    StopKind("user", "none", "cancel_run at the next step"),
+    StopKind("user_turn", "none", "cancel_run after the turn"),
+    StopKind("user_now", "none", "cancel_run, mode now"),
+    StopKind("user_short", "none", "cancel_run with a grace of 0.3 s"),
+    StopKind("user_then_now", "none", "cancel_run, and 0.25 s later with mode now"),
+    StopKind("user_then_user", "none", "cancel_run twice with two reasons"),
+    StopKind("now_then_user", "none", "cancel_run with mode now, then a weaker one"),
+    StopKind("far", "none", "cancel_run from another thread"),
+    StopKind("far_then_now", "none", "cancel_run from another thread, then mode now from yet another"),
+    StopKind("far_then_user", "none", "cancel_run from another thread, then from the loop's"),
+    StopKind("superseded", "none", "a stop of cause superseded"),
+    StopKind("native", "none", "Task.cancel() on the run's task"),
+    StopKind("native_later", "none", "cancel_run, and in the next turn Task.cancel() on the run's task"),
+    StopKind("drain", "none", "Supervisor.drain()"),
+    StopKind("drain_short", "none", "Supervisor.drain(timeout=0.2)"),
+    StopKind("leave", "none", "the supervisor's block is left by an exception"),
+    StopKind("member", "none", "cancel_run of the newest live member"),
+    StopKind("await_cancelled", "await", "the task that awaits the run is cancelled"),
+    StopKind("read_cancelled", "read", "the task that iterates over the run is cancelled"),
+    StopKind(
+        "worker_cancelled", "work", "the task that iterates over the run is cancelled, perhaps at work on an event"
+    ),
+    StopKind("reader_breaks", "read", "the task that iterates over the run breaks out: stops nothing"),
+    StopKind("block_left", "own", "the block that owns the run is left early"),
+)
+CALLER_OF: Final[dict[str, Caller]] = {kind.name: kind.caller for kind in STOP_KINDS}
+
+LIMITS: Final = ("timeout", "idle_timeout", "tokens", "steps")
+CAUSES: Final = (*CALLER_OF, *LIMITS)
+
+
+class Injection(NamedTuple):
+    """A stop of one kind at one point: before callback `n` of the loop, after event `n`, after mark `n`."""
+
+    kind: str
+    point: PointKind
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}@{self.point}:{self.number}"
+
+
+_INJECTION = re.compile(r"(?P<kind>\w+)@(?P<point>start|call|event|mark):(?P<number>\d+)")
+_LIMIT = re.compile(r"(?P<name>timeout|idle_timeout|tokens|steps)=(?P<number>[\d.e+-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The stops that come to a scenario, and the limit it runs under. Its text form replays it."""
+
+    injections: tuple[Injection, ...] = ()
+    limits: tuple[tuple[str, float], ...] = ()
+    caller: Caller = "none"
+
+    def __str__(self) -> str:
+        parts = [str(injection) for injection in self.injections]
+        parts += [f"{name}={number!r}" for name, number in self.limits]
+        return " + ".join(parts) or ("undisturbed" if self.caller == "none" else f"undisturbed, {self.caller}")
+
+    @property
+    def cause(self) -> str:
+        """The names of its kinds of stop and of its limits."""
+        return (
+            " + ".join([injection.kind for injection in self.injections] + [name for name, _ in self.limits])
+            or "undisturbed"
+        )
+
+    def bounds(self) -> Limits:
+        """The limits as a value."""
+        return Limits.model_validate(
+            {name: number if "timeout" in name else int(number) for name, number in self.limits}
+        )
+
+    @classmethod
+    def at(cls, *injections: Injection) -> Schedule:
+        """A schedule of injections, with the caller that they need."""
+        return cls(injections, (), caller_for(injection.kind for injection in injections))
+
+    @classmethod
+    def parse(cls, text: str) -> Schedule:
+        """Rebuild a schedule from its text form, as a `LawBroken` names it.
+
+        Raises:
+            MisuseError: It is none.
+        """
+        injections: list[Injection] = []
+        limits: list[tuple[str, float]] = []
+        for part in text.split(" + "):
+            if (injection := _INJECTION.fullmatch(part)) and injection["kind"] in CALLER_OF:
+                point: PointKind = injection["point"]  # type: ignore[assignment]
+                injections.append(Injection(injection["kind"], point, int(injection["number"])))
+            elif limit := _LIMIT.fullmatch(part):
+                limits.append((limit["name"], float(limit["number"])))
+            elif not part.startswith("undisturbed"):
+                raise MisuseError(f"{part!r} is no part of a schedule; take the text from the LawBroken that named it")
+        caller = caller_for(injection.kind for injection in injections)
+        return cls(tuple(injections), tuple(limits), caller)
+
+
+def caller_for(kinds: Iterable[str]) -> Caller:
+    """The caller that these kinds need; at most one of them may need one."""
+    callers: set[Caller] = {CALLER_OF[kind] for kind in kinds}
+    callers.discard("none")
+    if len(callers) > 1:
+        raise MisuseError(f"a run has one caller, and these kinds need several: {', '.join(sorted(callers))}")
+    return callers.pop() if callers else "none"

@@ -1,0 +1,162 @@
+"""Looks at every ledger of a tree of runs at each event and mark, and notes what is wrong. Changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from threading import get_ident
+
+from softstop.events import Event, UsageRejected
+from softstop.law.ledgers import Chain, Ledger
+from softstop.runs.run import Run
+
+from ..explorer.recorder import Mark
+
+
+class Ledgers:
+    """The ledgers that a run and its members draw on, as they stand at each event and each mark.
+
+    What a step charges within what it reserved is bounded; the marks `begin` and `charged` say how much that is. All
+    other usage counts as unbounded, and a ledger may be over its limit by that much.
+    """
+
+    def __init__(self) -> None:
+        self.wrong: dict[tuple[str, str], str] = {}  # the first finding of each kind in each ledger
+        self._root: Run | None = None
+        self._drawing: dict[str, _RunUse] = {}  # all runs of the tree
+        self._seen: dict[int, _LedgerState] = {}
+        self._nested: list[tuple[_LedgerState, _LedgerState]] = []  # who draws on the first draws on both
+        self._claims: dict[tuple[str, int], int] = {}  # tokens a step reserved and has not charged, by run and step
+        self._thread = get_ident()
+
+    def watch(self, root: Run) -> None:
+        """Begin with this run; nothing of it has happened yet."""
+        self._root = root
+        self._inspect()
+
+    def notice(self, entry: Event | Mark) -> None:
+        """Look at all ledgers, after an event or a mark."""
+        if isinstance(entry, Mark):
+            if not self._seen:
+                return  # a ledger comes with a run, and a run with an event
+            self._count(entry)
+        elif isinstance(entry, UsageRejected):  # what its step had reserved is about to count as spent
+            for seen in self._seen.values():
+                seen.rejected = True
+        if get_ident() == self._thread:
+            self._inspect()
+
+    def _count(self, mark: Mark) -> None:
+        step = mark.run_id, mark.step_id
+        if mark.what == "begin" and mark.value and isinstance(mark.value, int):
+            self._claims[step] = mark.value
+        elif mark.what == "charged" and step in self._claims:
+            covered = min(self._claims[step], int(mark.value))
+            self._claims[step] = self._claims[step] - covered if mark.value else 0  # a bad report forfeits all
+            for seen in self._drawing[mark.run_id].ledgers:
+                seen.unbounded -= covered
+
+    def _inspect(self) -> None:
+        grown = not self._drawing
+        for drawing in self._drawing.values():
+            if drawing.ledgers:
+                drawing.count()
+            grown = grown or drawing.changed()
+        if grown:
+            self._take_stock()
+        for seen in self._seen.values():
+            for kind, what in seen.judge():
+                self.wrong.setdefault((seen.budget.name, kind), f"ledger {seen.budget.name!r} {what}")
+        for inner, outer in self._nested:
+            if inner.tokens > outer.tokens or inner.nano_usd > outer.nano_usd:
+                what = f"{outer.budget.reserved} reserved, {inner.budget.name!r} below it {inner.budget.reserved}"
+                self.wrong.setdefault((outer.budget.name, "less"), f"ledger {outer.budget.name!r} has {what}")
+
+    def _take_stock(self) -> None:
+        """A run or a ledger has come."""
+        drawn: dict[int, set[str]] = {}
+        for run in () if self._root is None else _tree(self._root):
+            for budget in run.limits.ledgers:
+                if id(budget) not in self._seen:
+                    self._seen[id(budget)] = _LedgerState(budget)
+                drawn.setdefault(id(budget), set()).add(run.run_id)
+            if run.run_id not in self._drawing:
+                self._drawing[run.run_id] = _RunUse(run)
+            self._drawing[run.run_id].take_stock([self._seen[id(budget)] for budget in run.limits.ledgers])
+        self._nested = [
+            (self._seen[one], self._seen[other])
+            for one in drawn
+            for other in drawn
+            if one != other and drawn[one] <= drawn[other]
+        ]
+
+
+class _RunUse:
+    """One run, and what it has used."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.ledgers: list[_LedgerState] = []
+        self._members = 0
+        self._chain: Chain = ()
+        self._tokens = self._nano_usd = 0
+        self.count()
+
+    def count(self) -> None:
+        """Add what it has used since the last time to its ledgers."""
+        usage = self.run.usage
+        tokens, nano_usd = usage.total_tokens - self._tokens, (usage.cost_nano_usd or 0) - self._nano_usd
+        if not (tokens or nano_usd):
+            return
+        self._tokens, self._nano_usd = self._tokens + tokens, self._nano_usd + nano_usd
+        for seen in self.ledgers:
+            seen.used_tokens += tokens
+            seen.used_nano_usd += nano_usd
+            seen.unbounded += tokens
+
+    def changed(self) -> bool:
+        """Whether it has got a member or a ledger."""
+        return len(self.run.members) != self._members or self.run.limits.ledgers is not self._chain
+
+    def take_stock(self, ledgers: list[_LedgerState]) -> None:
+        """From now on it draws on these."""
+        self.count()
+        self.ledgers, self._members, self._chain = ledgers, len(self.run.members), self.run.limits.ledgers
+
+
+class _LedgerState:
+    """One ledger, and what the runs that draw on it have used since they do."""
+
+    def __init__(self, budget: Ledger) -> None:
+        self.budget = budget
+        self.rejected = False
+        self.used_tokens = self.used_nano_usd = self.unbounded = 0
+        self.tokens, self.nano_usd = budget.reserved  # as it was at the last look
+        self._before = budget.spent
+        self._most = -math.inf  # the highest limit so far
+        self._over = max(0, self._before.tokens + self.tokens - self._limit())
+
+    def _limit(self) -> float:
+        return math.inf if (limit := self.budget.tokens) is None else limit
+
+    def judge(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with it now, with a name for the kind of it."""
+        budget, before = self.budget, self._before
+        self.tokens, self.nano_usd = budget.reserved
+        now, nano_usd = budget.spent
+        if self.tokens < 0 or self.nano_usd < 0:
+            yield "negative", f"has {budget.reserved} reserved"
+        spent, paid = now - before.tokens, nano_usd - before.nano_usd
+        if spent != self.used_tokens and not (self.rejected and spent > self.used_tokens):
+            yield "tokens", f"has {spent} tokens spent, the runs that draw on it used {self.used_tokens}"
+        if paid != self.used_nano_usd and not (self.rejected and paid > self.used_nano_usd):
+            yield "money", f"has {paid} nano-USD spent, the runs that draw on it used {self.used_nano_usd}"
+        self._most = max(self._most, self._limit())
+        if (over := now + self.tokens - self._most) > self._over + self.unbounded:
+            yield "over", f"is {over:g} tokens over its limit, of which {self.unbounded} were charged without a bound"
+
+
+def _tree(run: Run) -> Iterator[Run]:
+    yield run
+    for member in run.members:
+        yield from _tree(member)

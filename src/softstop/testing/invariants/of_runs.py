@@ -1,0 +1,251 @@
+"""What the law demands of each single run: one generator an invariant, which yields what it finds broken. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from softstop.events import (
+    Outcome,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunStarted,
+    RunStopRequested,
+    StepCompleted,
+    StepStarted,
+)
+from softstop.stops import StopMode, StopOutcome
+
+from ..explorer.recorder import Mark
+from .of_interruptions import OF_INTERRUPTIONS
+from .traces import FOR_EVER, Broken, RunTrace
+
+
+def one_outcome_and_last(run: RunTrace) -> Broken:
+    """T12: exactly one outcome event, and nothing of the run after it."""
+    if len(run.outcomes) != 1:
+        yield f"{len(run.outcomes)} outcome events"
+        return
+    if run.events and run.events[-1] is not run.outcome:
+        yield f"after the outcome comes {run.events[-1]!r}"
+    late = [entry for place, entry in run.entries if place > run.ended and not isinstance(entry, Mark)]
+    if late:
+        yield f"after the outcome comes {late[0]!r}"
+
+
+def begins_properly(run: RunTrace) -> Broken:
+    """T10: the first event is RunStarted, or the two of a run that was stopped before its start."""
+    kinds = [type(event) for event in run.events]
+    if kinds[:1] != [RunStarted] and (kinds[0] is not RunStopRequested or set(kinds[1:-1]) - {RunStopRequested}):
+        yield f"it begins with {[kind.__name__ for kind in kinds[:3]]}"
+    if not run.started and any(isinstance(entry, Mark) for _, entry in run.entries):
+        yield "its body ran although it was stopped before its start"
+
+
+def content_is_what_was_delivered(run: RunTrace) -> Broken:
+    """T14: the outcome's content is the concatenation of the deltas, and all that the body wrote."""
+    assert run.outcome is not None
+    if run.outcome.content != run.delivered():
+        yield f"the outcome has {run.outcome.content!r}, delivered was {run.delivered()!r}"
+    wrote = "".join(str(mark.value) for place, mark in run.marks("wrote") if place < run.ended)
+    if wrote and run.outcome.content != wrote:
+        yield f"the outcome has {run.outcome.content!r}, the body wrote {wrote!r}"
+
+
+def usage_is_the_sum_of_metrics(run: RunTrace) -> Broken:
+    """T15: the metrics of a run's events add up to its outcome's usage, and that is what the body charged."""
+    assert run.outcome is not None
+    usage, metered = run.outcome.usage, run.metered()
+    if usage != metered:
+        yield f"the outcome has {usage.total_tokens} tokens, its events {metered.total_tokens}"
+    charged = [int(mark.value) for place, mark in run.marks("charged") if place < run.ended]
+    if charged and sum(charged) != usage.output_tokens:
+        yield f"the outcome has {usage.output_tokens} tokens, the body charged {sum(charged)}"
+
+
+def nothing_starts_after_a_stop(run: RunTrace) -> Broken:
+    """T2: once a stop is accepted no step and no member begins, but inside a begun atomic step."""
+    stopped = _stopped_for_good(run)
+    if stopped == FOR_EVER:
+        return
+    if any(place >= stopped for place, _ in run.of(RunStarted)):
+        yield "it began although a stop had been accepted before"
+    begun = {mark.step_id: mark for _, mark in run.marks("begin")}
+    for place, event in run.of(StepStarted):
+        if place >= stopped:
+            opened, mark = run.open_steps(place), begun.get(event.step_id)
+            if not opened or (mark is not None and mark.around not in opened):
+                yield f"step {event.step!r} began after the stop was accepted"
+    for place, entry in enumerate(run.trace.story):
+        mine = isinstance(entry, RunStarted) and entry.parent_run_id == run.run_id
+        if mine and place >= stopped and not run.open_steps(place):
+            yield f"member {entry.run_id!r} began after the stop was accepted"
+
+
+def _stopped_for_good(run: RunTrace) -> int:
+    """The place from which on nothing may begin; a stop of mode `turn` lets the turn under way go on."""
+    if not any("Model" in type(entry).__name__ for _, entry in run.entries):
+        return run.stopped_from
+    return min((place for place, request in run.requests if request.mode is not StopMode.turn), default=FOR_EVER)
+
+
+def every_step_is_reported(run: RunTrace) -> Broken:
+    """T3: each step that began has ended before the outcome, once, or is named as abandoned; the outcome lists it."""
+    assert run.outcome is not None
+    ends = Counter(event.step_id for _, event in run.of(StepCompleted))
+    for _, event in run.of(StepStarted):
+        if ends[event.step_id] > 1:
+            yield f"step {event.step!r} ended {ends[event.step_id]} times"
+        if not ends[event.step_id] and event.step not in run.abandoned:
+            yield f"step {event.step!r} began and never ended, nor is it named as abandoned"
+    if set(ends) - {event.step_id for _, event in run.of(StepStarted)}:
+        yield "a step ended that never began"
+    listed = {(record.step_id, record.status) for record in run.outcome.steps if record.status != "abandoned"}
+    if listed != {(event.step_id, event.status) for _, event in run.of(StepCompleted)}:
+        yield f"the outcome lists other steps than the events: {run.outcome.steps}"
+
+
+def atomic_steps_are_whole(run: RunTrace) -> Broken:
+    """T3, T8: a begun atomic step commits, unless it fails by itself or is cut, and it is not cut while grace lasts."""
+    commits = {mark.step_id: place for place, mark in run.marks("commit")}
+    ends = {event.step_id: (place, event) for place, event in run.of(StepCompleted)}
+    failed = [place for place, _ in run.marks("failed")]
+    excused = failed + [place for place, _ in run.marks("refused", "lost")]
+    for _, mark in run.marks("begin"):
+        committed = commits.get(mark.step_id)
+        place, end = ends.get(mark.step_id, (run.ended, None))
+        status = "abandoned" if end is None else end.status
+        if committed is not None and committed < place and status != "completed":
+            yield f"step {mark.name!r} committed and is reported as {status}"
+        if committed is None and status == "completed":
+            yield f"step {mark.name!r} is reported as completed and did not commit"
+        natively = (
+            run.trace.natively.get(run.run_id, FOR_EVER) <= place
+        )  # nested groups of anyio forget that it was one
+        if status == "failed" and not natively and not any(at < place for at in excused):
+            yield f"step {mark.name!r} is reported as failed and nothing in it failed"
+        if status in ("cut", "unsettled") and not run.forced(place) and not any(at < place for at in excused):
+            yield f"step {mark.name!r} was torn although its grace lasted"
+
+
+def sources_are_closed(run: RunTrace) -> Broken:
+    """T4: what a source handed over was written, and the source is closed before the outcome."""
+    if run.abandoned:
+        return
+    opened = Counter(mark.step_id for _, mark in run.marks("open"))
+    closed = Counter(mark.step_id for place, mark in run.marks("close") if place < run.ended)
+    if opened - closed:
+        yield f"the source of step {min(opened - closed)} was not closed before the outcome"
+    names = {mark.name for _, mark in run.marks("made")}
+    made = Counter((mark.name, mark.value) for _, mark in run.marks("made"))
+    wrote = Counter((mark.name, mark.value) for _, mark in run.marks("wrote") if mark.name in names)
+    if made != wrote:
+        yield f"chunks were lost between source and body: {dict(made - wrote)}"
+
+
+def accepted_means_stopped(run: RunTrace) -> Broken:
+    """T5, T6, T12: after an accepted stop a run completes only unhindered, and fails only if it had failed before."""
+    stopped, outcome, natively = run.stopped_from, run.outcome, run.run_id in run.trace.natively
+    failed = [place for place, _ in run.marks("failed", "lost") if place < run.ended]
+    by_itself = run.scripted and not (natively and _raises_for_anyio(run))
+    if isinstance(outcome, RunFailed) and by_itself and not any(place < stopped for place in failed):
+        yield "it failed although nothing had failed before the stop" if failed else "it failed and nothing in it did"
+    if isinstance(outcome, RunCancelled) and stopped > run.ended and not natively:
+        yield "it was cancelled and nobody had asked"
+    stopped = min(stopped, run.trace.natively.get(run.run_id, FOR_EVER))
+    if stopped > run.ended:
+        return
+    hindered = [mark for place, mark in run.marks("interrupted", "raised") if stopped <= place < run.ended]
+    cut = [
+        event
+        for place, event in run.of(StepCompleted)
+        if place >= stopped and event.status not in ("completed", "failed")
+    ]
+    if isinstance(outcome, RunCompleted) and (hindered or cut):
+        yield f"it completed although the stop hindered it: {(hindered or cut)[0]!r}"
+    returned = any(place < run.ended for place, _ in run.marks("returned"))
+    members = any(member.stop is not None and member.stop.via == run.run_id for member in run.handle.members)
+    if isinstance(outcome, RunCancelled) and returned and not (hindered or cut or members or natively or run.abandoned):
+        yield "it is reported as cancelled although its body returned and nothing had hindered it"
+
+
+def _raises_for_anyio(run: RunTrace) -> bool:
+    """Whether the body raised what anyio makes of a native cancel: nested groups forget that it was one."""
+    return any(mark.name == "CancelledError" for _, mark in run.marks("raised"))
+
+
+def failures_are_reported(run: RunTrace) -> Broken:
+    """T6, T12: a failure of the body is never hidden, whatever else happened."""
+    assert run.outcome is not None
+    raised = [mark for place, mark in run.marks("raised") if place < run.ended and mark.name != "CancelledError"]
+    if raised and not run.outcome.errors:
+        yield f"its body raised {raised[0].name} and the outcome has no error"
+    if raised and isinstance(run.outcome, RunCompleted):
+        yield f"it completed although its body raised {raised[0].name}"
+
+
+def first_cause_wins(run: RunTrace) -> Broken:
+    """T10, T13: cause, reason and author of the outcome are those of the first request that was accepted."""
+    first = run.requests[0][1] if run.requests else None
+    outcome = run.outcome
+    if isinstance(outcome, RunCancelled) and first is not None and _author(outcome) != _author(first):
+        yield f"the outcome has {_author(outcome)}, the first request {_author(first)}"
+    mine = [asked for asked in run.trace.asked if asked.run_id == run.run_id]
+    accepted = [asked for asked in mine if asked.receipt.outcome is StopOutcome.accepted]
+    if len(accepted) > 1:
+        yield f"{len(accepted)} requests were accepted as the first one"
+    if accepted:
+        request = accepted[0].request
+        if first is None or (first.cause, first.reason) != (request.cause, request.reason):
+            yield f"accepted first was {request.cause} {request.reason!r}, on record is {first!r}"
+    strongest = max((request.mode.strength for _, request in run.requests), default=-1)
+    for asked in mine:
+        if asked.receipt and asked.request.mode.strength > strongest:
+            yield f"a request of mode {asked.request.mode} is {asked.receipt.outcome}, on record is a weaker one"
+
+
+def _author(event: RunCancelled | RunStopRequested) -> tuple[str, str | None, str | None, str | None]:
+    return event.cause.value, event.reason, event.by, event.via
+
+
+def hooks_come_after_the_last_step(run: RunTrace) -> Broken:
+    """T9: `on_stop` callbacks run if the run is cancelled, once each, after the last step and before the outcome."""
+    called = [place for place, _ in run.marks("hook")]
+    hooked = sum(place < run.ended for place, _ in run.marks("hooked"))
+    if not isinstance(run.outcome, RunCancelled):
+        if called:
+            yield "a callback ran although the run was not cancelled"
+        return
+    if len(called) != hooked and not run.abandoned:
+        yield f"{len(called)} of {hooked} callbacks ran"
+    last = max((place for place, _ in run.of(StepCompleted)), default=-1)
+    if called and not run.abandoned and (called[0] < last or called[-1] > run.ended):
+        yield "a callback ran before the last step had ended, or after the outcome"
+
+
+def members_end_first(run: RunTrace) -> Broken:
+    """T7: a member's outcome precedes its parent's, and stands in the parent's output."""
+    output, members = run.output, run.handle.members
+    for place, entry in enumerate(run.trace.story):
+        if isinstance(entry, Outcome) and entry.parent_run_id == run.run_id and place > run.ended:
+            yield f"member {entry.source.name!r} ended after its parent"
+    if output is not None and [out.run_id for out in output.members] != [member.run_id for member in members]:
+        yield f"the output has {len(output.members)} of {len(members)} members"
+
+
+def output_agrees(run: RunTrace) -> Broken:
+    """T13: status, output and outcome event say the same."""
+    output, outcome = run.output, run.outcome
+    if output is None or outcome is None or not run.handle.status.ended:
+        yield f"it has an outcome event and no output; its status is {run.handle.status}"
+    elif (output.status, output.content, output.usage) != (outcome.status, outcome.content, outcome.usage):
+        yield f"output {output.status} {output.content!r}, event {outcome.status} {outcome.content!r}"
+
+
+OF_RUNS: tuple[Callable[[RunTrace], Broken], ...] = (
+    one_outcome_and_last, begins_properly, content_is_what_was_delivered, usage_is_the_sum_of_metrics,
+    nothing_starts_after_a_stop, every_step_is_reported, atomic_steps_are_whole, sources_are_closed,
+    accepted_means_stopped, failures_are_reported, first_cause_wins, *OF_INTERRUPTIONS,
+    hooks_come_after_the_last_step, members_end_first, output_agrees,
+)  # fmt: skip

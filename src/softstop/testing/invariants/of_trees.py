@@ -1,0 +1,163 @@
+"""The law of a stop as checks over a trace: what it demands of a tree of runs, and all of it together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+
+from softstop.events import RunStopRequested, UsageRejected
+from softstop.law.amounts import Amount
+from softstop.law.ledgers import Ledger
+from softstop.limits import NO_LIMITS
+from softstop.stops import RunStatus, StopCause, StopResult
+from softstop.supervisor.registry import registry
+
+from ..explorer.recorder import Mark
+from ..explorer.schedules import Schedule
+from ..explorer.trace import HORIZON, Trace
+from ..scripts.plain import play_plainly, summary
+from .of_runs import OF_RUNS, one_outcome_and_last
+from .traces import Broken, run_traces, same
+
+
+def everything_ends(trace: Trace) -> Broken:
+    """S01: no schedule leads into a deadlock, and no stop leaves a run alive."""
+    if trace.root is not None and trace.output_of(trace.root) is None:
+        yield "the run has no outcome"
+
+
+def seq_is_gapless(trace: Trace) -> Broken:
+    """T12: events are numbered from 1 without a gap."""
+    if [event.seq for event in trace.fast] != list(range(1, len(trace.fast) + 1)):
+        yield f"seq is {[event.seq for event in trace.fast]}"
+
+
+def readers_agree(trace: Trace) -> Broken:
+    """T12, T18: whoever reads, when and how fast ever, reads the same."""
+    if not same(trace.late, trace.fast):
+        yield f"a late reader got {len(trace.late)} events, a fast one {len(trace.fast)}"
+    if not same(trace.lagging, trace.fast):
+        yield f"a lagging reader got {len(trace.lagging)} events, a fast one {len(trace.fast)}"
+    for after, events in trace.joined:
+        if not same(events, [event for event in trace.fast if event.seq > after]):
+            yield f"a reader that joined after {after} got {[event.seq for event in events]} of {len(trace.fast)}"
+
+
+def receipts_agree(trace: Trace) -> Broken:
+    """T11: what a receipt's `wait()` returns is what became of the run."""
+    runs = {run.run_id: run for run in trace.runs}
+    for place, asked in enumerate(trace.asked):
+        output = trace.output_of(runs[asked.run_id]) if asked.run_id in runs else None
+        if not asked.receipt or output is None:
+            continue
+        wanted = {
+            RunStatus.completed: StopResult.completed_anyway,
+            RunStatus.failed: StopResult.failed_anyway,
+        }.get(output.status, StopResult.abandoned if output.abandoned else StopResult.stopped)
+        if trace.results.get(place) is not wanted:
+            yield f"receipt {place} says {trace.results.get(place)}, the run is {output.status}"
+
+
+def budgets_balance(trace: Trace) -> Broken:
+    """T17: nothing stays reserved, and a budget's spent tokens are the usage of the runs that draw on it."""
+    budgets: dict[int, Ledger] = {id(budget): budget for run in trace.runs for budget in run.limits.ledgers}
+    rejected = any(isinstance(entry, UsageRejected) for entry in trace.story)
+    for key, budget in budgets.items():
+        if budget.reserved != Amount() or budget.waiting:
+            yield f"budget {budget.name!r} still has {budget.reserved} reserved and {budget.waiting} waiting"
+        drawing = [run for run in trace.runs if any(own is budget for own in run.limits.ledgers)]
+        used = sum(run.usage.total_tokens for run in drawing)
+        spent = budget.spent.tokens - trace.spent_before.get(key, 0)
+        if spent < used or (spent > used and not rejected):
+            yield f"budget {budget.name!r} has {spent} tokens spent, its runs used {used}"
+
+
+def ledgers_hold(trace: Trace) -> Broken:
+    """T17: at every moment what is reserved adds up, no bound is passed, and what was spent is what was used."""
+    yield from trace.ledgers.wrong.values()
+
+
+def nothing_is_left(trace: Trace) -> Broken:
+    """No task, no timer, no open step and no entry in the process's index stays behind."""
+    abandoned = any(output.abandoned for run in trace.runs if (output := trace.output_of(run)) is not None)
+    for run in trace.runs:
+        if registry.get(run.run_id) is not None:
+            yield f"run {run.source.name!r} is still in the index of live runs"
+    if trace.tasks and not abandoned:
+        yield f"tasks are left: {trace.tasks}"
+    torn = any(isinstance(entry, Mark) and _tears_a_gather(entry) for entry in trace.story)
+    if trace.orphans and not abandoned and not torn:
+        yield f"tasks that the body made are left: {trace.orphans}"
+    if trace.timers and not abandoned:
+        yield f"timers are left: {trace.timers}"
+
+
+def _tears_a_gather(mark: Mark) -> bool:
+    """Whether it lets asyncio leave the other children of a gather, or what wait_for waited for, to themselves."""
+    awaited = mark.what in ("cleaned", "close") and mark.at > mark.since  # a gather that was cancelled leaves it alone
+    cut = mark.what == "interrupted" and "by='gather'" in mark.name
+    return awaited or cut or mark.what in ("failed", "refused") or mark.name.startswith("swallowed")
+
+
+def only_the_stopped_stop(trace: Trace) -> Broken:
+    """T7, T18: a reader that goes away stops nothing, and stopping a member stops no parent."""
+    if trace.root is None or trace.schedule.cause not in ("reader_breaks", "member", "undisturbed"):
+        return
+    asked = any(asked.request.reason == HORIZON for asked in trace.asked)
+    stopped = [entry for entry in trace.story if isinstance(entry, RunStopRequested)]
+    if not asked and any(entry.run_id == trace.root.run_id and entry.limit is None for entry in stopped):
+        yield "the run was stopped although nobody had asked for that"
+
+
+def callers_that_leave_stop_their_run(trace: Trace) -> Broken:
+    """T18: a caller that is cancelled, or leaves the block that owns the run, stops it, unless it is to be detached."""
+    left, root = trace.caller_left_at, trace.root
+    if left is None or root is None:
+        return
+    detached = root.policy.on_caller_gone == "detach" and trace.schedule.caller != "own"
+    stops = [event for event in trace.fast if isinstance(event, RunStopRequested) and event.run_id == root.run_id]
+    if detached and any(stop.cause == StopCause.caller_gone for stop in stops):
+        yield "a caller that was to be detached stopped the run"
+    if not detached and not stops and trace.fast[-1].at > left:
+        yield "its caller left and the run went on"
+
+
+def undisturbed_is_as_without_us(trace: Trace) -> Broken:
+    """T20: a script that nothing stops does the same, at the same instants, as if it were played without a run.
+
+    Not compared: what fails, since a step outlives a failure beside it only here; what waits for room in a budget.
+    """
+    script = None if trace.root is None else trace.scripts.get(trace.root.run_id)
+    marks = [entry for entry in trace.story if isinstance(entry, Mark)]
+    if script is None or trace.root is None or trace.schedule != Schedule():
+        return
+    stopped = any(isinstance(entry, RunStopRequested) for entry in trace.story)
+    if stopped or trace.root.limits.now != NO_LIMITS or any(mark.what in ("failed", "refused") for mark in marks):
+        return
+    plain, here = summary(play_plainly(script)), summary(marks)
+    for one, other in zip_longest(plain, here):
+        if one != other:
+            yield f"without us it does {one}, here {other}"
+            return
+
+
+OF_TREES: tuple[Callable[[Trace], Broken], ...] = (
+    everything_ends, seq_is_gapless, readers_agree, receipts_agree, ledgers_hold, budgets_balance,
+    nothing_is_left, only_the_stopped_stop, callers_that_leave_stop_their_run, undisturbed_is_as_without_us,
+)  # fmt: skip
+
+
+def breaches(trace: Trace) -> Iterator[tuple[str, str]]:
+    """Every invariant that a trace breaks, by name, with what was found."""
+    if trace.stuck:
+        yield everything_ends.__name__, trace.stuck
+        return
+    for whole in OF_TREES:
+        for found in whole(trace):
+            yield whole.__name__, found
+    for run in run_traces(trace):
+        for check in OF_RUNS:
+            if run.outcome is None and check is not one_outcome_and_last:
+                continue
+            for found in check(run):
+                yield check.__name__, f"run {run.handle.source.name!r}: {found}"

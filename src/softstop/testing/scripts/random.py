@@ -1,0 +1,160 @@
+"""Scripts drawn from a seed: the same seed, the same script, on every machine. Knows the actions, runs nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from softstop.limits import Limits
+from softstop.runnables.agents import Agent
+from softstop.stops import StopPolicy
+from softstop.usage import Usage
+
+from .actions import (
+    Within,
+    boundary,
+    charge,
+    fail,
+    hang,
+    on_stop,
+    sleep,
+    step,
+    stream,
+    swallow,
+    turns,
+    write,
+)
+from .script import Action, scripted
+from .together import Manner, ask, clean_up, helper, locked, member, parallel
+
+INSTANTS: Final = (0.0, 0.0, 0.1, 0.25, 0.5, 1.0)  # few and round, so that things happen at the same time
+MANNERS: Final[tuple[Manner, ...]] = ("anyio", "anyio", "gather", "TaskGroup", "wait_for")
+POLICIES: Final = (
+    StopPolicy(),
+    StopPolicy(grace=0.4, abandon_after=0.3, cleanup_timeout=1.0),
+    StopPolicy(grace=0.0, abandon_after=1.0, cleanup_timeout=0.5),
+    StopPolicy(grace=2.0, abandon_after=0.0, cleanup_timeout=0.2),
+    StopPolicy(on_caller_gone="detach"),
+)
+
+
+def random_agent(seed: int, *, manners: bool = True) -> Agent:
+    """An agent that follows a script drawn from `seed`; half of them misbehave if `manners` is False.
+
+    Its body's `repr` is the script, so that a failing one can be cut down by hand.
+    """
+    return _Dice(random.Random(seed), manners).agent(f"random-{seed}")
+
+
+class _Dice:
+    """Draws actions."""
+
+    def __init__(self, rng: random.Random, manners: bool) -> None:
+        self._rng = rng
+        self._rude = not manners and rng.random() < 0.5
+        self._steps = 0
+        self._helpers = 0  # around what is drawn
+
+    def agent(self, name: str) -> Agent:
+        limits = Limits(tokens=self._rng.choice((5, 20, 60))) if self._rng.random() < 0.3 else Limits()
+        return scripted(*self._branch(3, 6, 0), name=name, limits=limits, policy=self._rng.choice(POLICIES))
+
+    def _branch(self, least: int, most: int, depth: int) -> list[Action]:
+        return [self._action(depth) for _ in range(self._rng.randint(least, most))]
+
+    def _action(self, depth: int) -> Action:
+        plain: list[Callable[[int], Action]] = [
+            self._step, self._step, self._step, self._stream, self._sleep, self._write, self._charge, self._small,
+            self._ask if self._helpers else self._step,
+        ]  # fmt: skip
+        deep: list[Callable[[int], Action]] = (
+            [self._parallel, self._member, self._helper, self._clean_up] if depth < 2 else []
+        )
+        rude: list[Callable[[int], Action]] = [self._rude_one] if self._rude else []
+        return self._rng.choice([*plain, *deep, *rude])(depth)
+
+    def _seconds(self) -> float:
+        return self._rng.choice(INSTANTS)
+
+    def _name(self) -> str:
+        self._steps += 1
+        return f"s{self._steps}"
+
+    def _step(self, depth: int) -> Action:
+        inside = self._branch(0, 2, depth + 1) if depth < 3 and self._rng.random() < 0.5 else []
+        if self._rng.random() < 0.1:
+            inside.append(locked(*self._waits(depth)))
+        if self._helpers and self._rng.random() < 0.3:
+            inside.append(ask())
+        name, seconds = self._name(), self._seconds()
+        chance = self._rng.random()
+        if chance < 0.2:
+            return step(name, seconds, *inside, reserve=Usage(output_tokens=self._rng.choice((1, 5, 10))))
+        if chance < 0.3:
+            return step(name, seconds, *inside, interruptible=True)
+        return step(name, seconds, *inside)
+
+    def _stream(self, _depth: int) -> Action:
+        chunks = [f"{chr(97 + number)} " for number in range(self._rng.randint(0, 3))]
+        within: Within | None = self._rng.choice(("scope", "group")) if self._rng.random() < 0.3 else None
+        breaks = 1 if chunks and within != "group" and self._rng.random() < 0.2 else None
+        return stream(
+            self._name(),
+            chunks,
+            self._seconds(),
+            closes_in=self._rng.choice((0, 0, 0.1)),
+            breaks_after=breaks,
+            rests=self._rng.choice((0, 0, 0, 0.1)),
+            within=within,
+        )
+
+    def _sleep(self, _depth: int) -> Action:
+        return sleep(self._seconds())
+
+    def _write(self, _depth: int) -> Action:
+        return write(self._rng.choice(("lorem ", "ipsum ", "é ")))
+
+    def _charge(self, _depth: int) -> Action:
+        if self._rng.random() < 0.1:
+            return charge(report={"output_tokens": -1})
+        return charge(self._rng.choice((1, 3, 7)))
+
+    def _small(self, _depth: int) -> Action:
+        make: list[Callable[[], Action]] = [
+            boundary,
+            lambda: turns(self._rng.randint(1, 3)),
+            lambda: on_stop(self._rng.choice((0, 0.1)), fails=self._rng.random() < 0.3, sync=self._rng.random() < 0.5),
+        ]
+        return self._rng.choice(make)()
+
+    def _parallel(self, depth: int) -> Action:
+        branches = [self._branch(1, 3, depth + 1) for _ in range(self._rng.randint(1, 3))]
+        return parallel(*branches, by=self._rng.choice(MANNERS))
+
+    def _member(self, depth: int) -> Action:
+        limits = Limits(steps=1) if self._rng.random() < 0.2 else Limits()
+        return member(*self._branch(1, 3, depth + 1), name=f"m{depth}", limits=limits)
+
+    def _helper(self, depth: int) -> Action:
+        self._helpers += 1
+        inside = [self._step(depth + 1), *self._branch(1, 2, depth + 1)]
+        self._helpers -= 1
+        return helper(self._rng.choice((0.0, 0.1, 0.25)), *inside, by=self._rng.choice(("anyio", "TaskGroup")))
+
+    def _ask(self, _depth: int) -> Action:
+        return ask()
+
+    def _clean_up(self, depth: int) -> Action:
+        inside, seconds = self._branch(1, 2, depth + 1), self._rng.choice((0.0, 0.1, 0.1))
+        return clean_up(*inside, seconds=seconds, then=[self._step(3)] if self._rng.random() < 0.3 else [])
+
+    def _waits(self, _depth: int) -> list[Action]:
+        return [sleep(self._seconds()), *([self._charge(0)] if self._rng.random() < 0.3 else [])]
+
+    def _rude_one(self, _depth: int) -> Action:
+        make: list[Callable[[], Action]] = [
+            fail, fail, hang, lambda: swallow(self._rng.choice((0.3, 1.0, 7.0, 40.0))),
+            lambda: locked(step(self._name(), self._seconds()), *self._waits(0)),
+        ]  # fmt: skip
+        return self._rng.choice(make)()

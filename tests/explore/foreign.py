@@ -1,0 +1,127 @@
+"""Scenarios of code that knows no softstop: groups with helpers, generators that keep scopes open, clean-up, locks."""
+
+from __future__ import annotations
+
+from softstop import StopPolicy
+from softstop.testing import (
+    Action,
+    ask,
+    boundary,
+    clean_up,
+    hang,
+    helper,
+    locked,
+    member,
+    parallel,
+    scripted,
+    sleep,
+    step,
+    stream,
+    turns,
+    write,
+)
+
+from .scenes import SHORT, MakeRun, of
+
+
+def nested(by: str, levels: int, *actions: Action) -> Action:
+    """Actions in the innermost of so many groups."""
+    if levels == 0:
+        return parallel(list(actions), by=by)  # type: ignore[arg-type]
+    return parallel([nested(by, levels - 1, *actions)], [sleep(0.5)], by=by)  # type: ignore[arg-type]
+
+
+def tidy(name: str) -> Action:
+    """Two steps, with clean-up that awaits around the second one."""
+    return parallel([step(f"{name}1", 0.25), clean_up(step(f"{name}2", 0.25), seconds=0.1)], by="gather")
+
+
+FOREIGN: dict[str, MakeRun] = {
+    "a step that needs a helper of the body's anyio group": of(
+        scripted(helper(0.25, step("a", 0.5, ask()), ask(), step("b", 0.25, ask(), step("c"), ask())), write("z"))
+    ),
+    "a step that needs a helper of the body's TaskGroup": of(
+        scripted(helper(0.25, step("a", 0.5, ask()), ask(), step("b", 0.25, ask()), by="TaskGroup"), write("z"))
+    ),
+    "steps of branches that need one helper": of(
+        scripted(
+            helper(0.1, parallel([step("a", 0.5, ask()), step("b")], [sleep(0.25), step("c", 0.5, ask())], by="gather"))
+        )
+    ),
+    "a member whose step needs a helper of its lead": of(
+        scripted(helper(0.1, member(step("m", 0.5, ask()), ask(), step("n", 0.25)), step("a", 0.25)))
+    ),
+    "clean-up through a helper": of(
+        scripted(helper(0.1, clean_up(step("a", 0.5), sleep(0.5), seconds=0.1, then=[ask()]), by="TaskGroup"))
+    ),
+    "clean-up that awaits and takes steps": of(
+        scripted(
+            clean_up(step("a", 0.25), sleep(0.5), stream("s", ["a", "b"], 0.25), seconds=0.25, then=[step("b", 0.1)]),
+            clean_up(turns(2), boundary(), seconds=0.1),
+        )
+    ),
+    "clean-up in steps that are cut": of(
+        scripted(
+            step("a", 0.5, clean_up(sleep(0.5), seconds=0.1, then=[step("b", 0.1)])),
+            parallel([step("c", 0.5, clean_up(hang(), seconds=0.1))], [step("d", 0.25)], by="TaskGroup"),
+            policy=SHORT,
+        )
+    ),
+    "clean-up in branches of asyncio's": of(
+        scripted(
+            parallel([tidy("a"), sleep(0.25)], [step("b", 0.25), step("c", 0.5)], by="TaskGroup"),
+            parallel([tidy("d")], [step("e", 0.25), stream("s", ["a"], 0.25, closes_in=0.1)], by="wait_for"),
+        )
+    ),
+    "clean-up below groups in groups": of(
+        scripted(
+            parallel(
+                [nested("TaskGroup", 3, step("a", 0.25), clean_up(step("b", 0.25), seconds=0.1))],
+                [nested("wait_for", 3, step("c", 0.25), clean_up(step("d", 0.25), seconds=0.1))],
+                by="TaskGroup",
+            )
+        )
+    ),
+    "generators that keep a scope or a group open": of(
+        scripted(
+            stream("s", ["a", "b"], 0.25, within="scope", closes_in=0.1),
+            stream("t", ["c", "d"], 0.25, within="group", closes_in=0.1),
+            parallel([stream("u", ["e"], 0.25, within="group")], [stream("v", ["f"], 0.5, within="scope")]),
+        )
+    ),
+    "generators that keep something open, in tasks of asyncio's": of(
+        scripted(
+            parallel(
+                [stream("s", ["a", "b"], 0.25, within="group", closes_in=0.1), step("a")],
+                [stream("t", ["c"], 0.5, within="scope", closes_in=0.1), step("b", 0.25)],
+                by="TaskGroup",
+            )
+        )
+    ),
+    "a body that rests between chunks": of(
+        scripted(
+            stream("s", ["a", "b"], 0.25, rests=0.25, closes_in=0.1),
+            stream("t", ["c", "d"], rests=0.25, within="group"),
+            stream("u", ["e"], rests=0.25, within="scope", closes_in=0.1),
+        )
+    ),
+    "a generator with a group in a step": of(
+        scripted(step("a", 0.25, stream("s", ["a", "b"], 0.25, within="group")), stream("t", ["c"], within="group"))
+    ),
+    "a lock that is taken inside of steps": of(
+        scripted(
+            parallel(
+                [step("a", 0.5, locked(sleep(0.5))), step("b", 0.1, locked(turns(1)))],
+                [step("c", 0.25, locked(sleep(0.25)))],
+                [locked(sleep(0.25)), step("d")],
+                by="TaskGroup",
+            )
+        )
+    ),
+    "a lock that is held across a boundary": of(  # impolite: a begun step may wait for whoever is refused
+        scripted(
+            parallel([locked(step("a", 0.25), step("b", 0.25))], [step("c", 0.25, locked(sleep(0.25)))], by="gather"),
+            policy=StopPolicy(grace=2.0),
+        )
+    ),
+}

@@ -1,0 +1,52 @@
+"""Bugs planted into what surrounds clean-up and code that knows no softstop; see `planted`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from softstop.aio.deferred_scope import DeferredScope
+from softstop.runs import gate
+from softstop.runs.context import RunContext
+
+from .registry import Patch, mutant
+
+
+@mutant
+def clean_up_has_no_peace(patch: Patch) -> None:
+    strike = DeferredScope._strike
+    patch.setattr(DeferredScope, "_strike", lambda scope, pause, tries=3: strike(scope, 0.0, tries))
+
+
+@mutant
+def who_is_refused_is_torn_by_the_groups_around(patch: Patch) -> None:
+    patch.setattr(gate, "LEVELS", 0)
+
+
+@mutant
+def holds_do_not_go_up(patch: Patch) -> None:
+    def hold(scope: DeferredScope) -> None:
+        scope.held += 1
+
+    def release(scope: DeferredScope, tries: int = 3) -> None:
+        scope.held -= 1
+        scope._look()
+
+    patch.setattr(DeferredScope, "hold", hold)
+    patch.setattr(DeferredScope, "release", release)
+
+
+@mutant
+def a_pull_waits_for_more_than_its_source(patch: Patch) -> None:
+    stream = RunContext.stream
+
+    def slowed(run: RunContext, name: str, source: Any) -> Any:
+        async def chunks() -> Any:
+            async for chunk in source:
+                yield chunk
+                await anyio.sleep(0.01)
+
+        return stream(run, name, chunks())
+
+    patch.setattr(RunContext, "stream", slowed)

@@ -1,0 +1,110 @@
+"""The sync door, for real: `run` and its stream, from threads without a loop."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+
+import softstop
+from kit.threads import in_thread, ticks, waits
+from softstop import Agent, Limits, MisuseError, Outcome, RunContent, RunContext, RunEvent, RunStatus, StopCause
+
+
+def test_a_sync_run_gives_its_output() -> None:
+    output = Agent(ticks).run("go", limits=Limits(steps=3))
+    assert output.status is RunStatus.cancelled
+    assert output.content == "0 1 2 "
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.step_limit
+
+
+async def test_a_sync_run_inside_a_running_loop_is_refused_and_says_what_to_do() -> None:
+    with pytest.raises(MisuseError, match=r"await agent\.arun"):
+        Agent(ticks).run("go")
+    with pytest.raises(MisuseError, match=r"await agent\.arun"):
+        Agent(ticks).run("go", stream=True)
+
+
+def test_arun_without_a_loop_is_refused_and_says_what_to_do() -> None:
+    with pytest.raises(MisuseError, match=r"agent\.run"):
+        Agent(ticks).arun("go")
+
+
+@pytest.mark.parametrize("wrong", [{"run_id": "no good"}, {"limits": 3}, {"nonsense": 1}])
+def test_misuse_of_a_sync_run_is_told_in_the_caller_s_frame(wrong: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError):
+        Agent(ticks).run("go", **wrong)
+
+
+def test_a_sync_stream_is_an_iterator_of_all_events_that_ends_after_the_outcome() -> None:
+    stream = Agent(ticks).run("go", stream=True, limits=Limits(steps=5))
+    assert iter(stream) is stream
+    events = list(stream)
+    assert events[0].event is RunEvent.run_started
+    assert isinstance(events[-1], Outcome)
+    assert {event.run_id for event in events} == {stream.run_id}
+    assert list(stream) == []
+
+
+def test_a_sync_stream_may_be_left_early_and_the_run_goes_on() -> None:
+    stream = Agent(ticks).run("go", stream=True, limits=Limits(steps=20))
+    for event in stream:
+        if isinstance(event, RunContent):
+            break
+    time.sleep(0.5)  # noqa: TID251 - a plain thread
+    assert list(stream)[-1].event is RunEvent.run_cancelled
+    assert not softstop.cancel_run(stream.run_id)
+
+
+def test_a_sync_run_is_stopped_from_another_thread() -> None:
+    agent, stopped = Agent(waits), []
+
+    def stop_soon() -> None:
+        while not agent.cancel_run("sync-1", "from a thread"):
+            time.sleep(0.01)  # noqa: TID251 - a plain thread
+        stopped.append(True)
+
+    thread = threading.Thread(target=stop_soon)
+    thread.start()
+    output = in_thread(lambda: agent.run("go", run_id="sync-1"))
+    thread.join(5)
+    assert stopped == [True]
+    assert (output.status, output.stop.reason) == (RunStatus.cancelled, "from a thread")
+
+
+def test_sync_runs_of_several_threads_run_side_by_side() -> None:
+    async def short(run: RunContext, message: object) -> object:
+        await asyncio.sleep(0.3)
+        return message
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(lambda number: Agent(short).run(number), range(8)))
+    assert [output.value for output in outputs] == list(range(8))
+    assert time.monotonic() - began < 2
+
+
+def test_a_sync_run_of_a_thread_that_has_a_context_of_its_own_does_not_become_a_member() -> None:
+    async def inner(run: RunContext, message: object) -> str | None:
+        return run.parent_run_id
+
+    async def outer(run: RunContext, message: object) -> Any:
+        async with run.step("tool"):
+            return await anyio.to_thread.run_sync(lambda: Agent(inner).run("go").value)
+
+    assert Agent(outer).run("go").value is None
+
+
+def test_an_exception_of_the_body_is_data_and_not_raised_in_the_caller() -> None:
+    async def fails(run: RunContext, message: object) -> None:
+        raise KeyError("x")
+
+    output = Agent(fails).run("go")
+    assert output.status is RunStatus.failed
+    assert isinstance(output.error, KeyError)

@@ -1,0 +1,1 @@
+"""What tests share: sources, bodies, agents, scripted models, a local provider. Proves nothing itself."""

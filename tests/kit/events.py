@@ -1,0 +1,236 @@
+"""Every class of event as agreed, its names and its fields, and one of each to build. Proves nothing itself."""
+
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from softstop import (
+    BudgetWarning,
+    Event,
+    LimitReached,
+    ModelRequestCompleted,
+    ModelRequestStarted,
+    RunCancelled,
+    RunCompleted,
+    RunContent,
+    RunContinued,
+    RunEscalated,
+    RunEvent,
+    RunFailed,
+    RunPaused,
+    RunStarted,
+    RunStopRequested,
+    Source,
+    StepCompleted,
+    StepRecord,
+    StepStarted,
+    StopCause,
+    StopMode,
+    TeamRunEvent,
+    ToolCallCompleted,
+    ToolCallStarted,
+    Usage,
+    UsageRejected,
+    WorkflowRunEvent,
+)
+from softstop.events import Stamp
+
+KINDS = ("agent", "team", "workflow")
+
+# Agno's names where it has one, else the class's name, with `Team` before it or `Workflow` instead of `Run`.
+NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, str, str]] = {
+    RunStarted: (
+        RunEvent.run_started, TeamRunEvent.run_started, WorkflowRunEvent.workflow_started,
+        "RunStarted", "TeamRunStarted", "WorkflowStarted",
+    ),
+    RunContent: (
+        RunEvent.run_content, TeamRunEvent.run_content, WorkflowRunEvent.workflow_content,
+        "RunContent", "TeamRunContent", "WorkflowContent",
+    ),
+    StepStarted: (
+        RunEvent.step_started, TeamRunEvent.step_started, WorkflowRunEvent.step_started,
+        "StepStarted", "TeamStepStarted", "StepStarted",
+    ),
+    StepCompleted: (
+        RunEvent.step_completed, TeamRunEvent.step_completed, WorkflowRunEvent.step_completed,
+        "StepCompleted", "TeamStepCompleted", "StepCompleted",
+    ),
+    ToolCallStarted: (
+        RunEvent.tool_call_started, TeamRunEvent.tool_call_started, WorkflowRunEvent.tool_call_started,
+        "ToolCallStarted", "TeamToolCallStarted", "ToolCallStarted",
+    ),
+    ToolCallCompleted: (
+        RunEvent.tool_call_completed, TeamRunEvent.tool_call_completed, WorkflowRunEvent.tool_call_completed,
+        "ToolCallCompleted", "TeamToolCallCompleted", "ToolCallCompleted",
+    ),
+    ModelRequestStarted: (
+        RunEvent.model_request_started, TeamRunEvent.model_request_started, WorkflowRunEvent.model_request_started,
+        "ModelRequestStarted", "TeamModelRequestStarted", "ModelRequestStarted",
+    ),
+    ModelRequestCompleted: (
+        RunEvent.model_request_completed, TeamRunEvent.model_request_completed,
+        WorkflowRunEvent.model_request_completed,
+        "ModelRequestCompleted", "TeamModelRequestCompleted", "ModelRequestCompleted",
+    ),
+    RunStopRequested: (
+        RunEvent.run_stop_requested, TeamRunEvent.run_stop_requested, WorkflowRunEvent.workflow_stop_requested,
+        "RunStopRequested", "TeamRunStopRequested", "WorkflowStopRequested",
+    ),
+    RunEscalated: (
+        RunEvent.run_escalated, TeamRunEvent.run_escalated, WorkflowRunEvent.workflow_escalated,
+        "RunEscalated", "TeamRunEscalated", "WorkflowEscalated",
+    ),
+    UsageRejected: (
+        RunEvent.usage_rejected, TeamRunEvent.usage_rejected, WorkflowRunEvent.usage_rejected,
+        "UsageRejected", "TeamUsageRejected", "UsageRejected",
+    ),
+    BudgetWarning: (
+        RunEvent.budget_warning, TeamRunEvent.budget_warning, WorkflowRunEvent.budget_warning,
+        "BudgetWarning", "TeamBudgetWarning", "BudgetWarning",
+    ),
+    RunPaused: (
+        RunEvent.run_paused, TeamRunEvent.run_paused, WorkflowRunEvent.workflow_paused,
+        "RunPaused", "TeamRunPaused", "WorkflowPaused",
+    ),
+    RunContinued: (
+        RunEvent.run_continued, TeamRunEvent.run_continued, WorkflowRunEvent.workflow_continued,
+        "RunContinued", "TeamRunContinued", "WorkflowContinued",
+    ),
+    RunCancelled: (
+        RunEvent.run_cancelled, TeamRunEvent.run_cancelled, WorkflowRunEvent.workflow_cancelled,
+        "RunCancelled", "TeamRunCancelled", "WorkflowCancelled",
+    ),
+    RunCompleted: (
+        RunEvent.run_completed, TeamRunEvent.run_completed, WorkflowRunEvent.workflow_completed,
+        "RunCompleted", "TeamRunCompleted", "WorkflowCompleted",
+    ),
+    RunFailed: (
+        RunEvent.run_error, TeamRunEvent.run_error, WorkflowRunEvent.workflow_error,
+        "RunError", "TeamRunError", "WorkflowError",
+    ),
+}  # fmt: skip
+
+OWN_FIELDS: dict[type[Event], set[str]] = {
+    RunStarted: set(),
+    RunContent: {"content"},
+    StepStarted: {"step", "step_id", "kind"},
+    StepCompleted: {"step", "step_id", "status", "error"},
+    ToolCallStarted: {"step", "step_id", "kind"},
+    ToolCallCompleted: {"step", "step_id", "status", "error"},
+    ModelRequestStarted: {"step", "step_id", "kind"},
+    ModelRequestCompleted: {"step", "step_id", "status", "error"},
+    RunStopRequested: {"cause", "reason", "by", "via", "mode", "grace", "requested_at", "limit"},
+    RunEscalated: {"steps", "waiting"},
+    UsageRejected: {"problem"},
+    BudgetWarning: {"limit"},
+    RunPaused: {"reason"},
+    RunContinued: set(),
+    RunCompleted: {"status", "content", "usage", "steps", "errors"},
+    RunFailed: {"status", "content", "usage", "steps", "errors", "error"},
+    RunCancelled: {
+        "status", "content", "usage", "steps", "errors", "cause", "reason", "by", "via", "mode", "requested_at",
+        "stopped_at", "abandoned", "limit",
+    },
+}  # fmt: skip
+SHARED_FIELDS = {"event", "run_id", "parent_run_id", "root_run_id", "source", "seq", "at", "metrics"}
+EVERY = [pytest.param(cls, kind, id=f"{cls.__name__}-{kind}") for cls in NAMES for kind in KINDS]
+
+# -- building events -------------------------------------------------------------------------------------------------
+
+texts = st.text(max_size=30) | st.sampled_from(["\0", "a\nb\r\n\r\n", "\u2028</script>", "data: x\n\n", "e\u0301🐉"])
+maybe = st.none() | texts
+tokens = st.integers(0, 10**12)
+usages = st.builds(
+    Usage,
+    input_tokens=tokens,
+    output_tokens=tokens,
+    cache_read_tokens=tokens,
+    cache_write_tokens=tokens,
+    reasoning_tokens=tokens,
+    cost_nano_usd=st.none() | st.integers(0, 10**18),
+    estimated=st.booleans(),
+    model=st.none() | st.text(max_size=20),
+)
+times = st.floats(0, 1e10)
+ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", fullmatch=True)
+limits = st.builds(
+    LimitReached,
+    kind=st.sampled_from(["timeout", "idle_timeout", "tokens", "cost_usd", "steps"]),
+    holder=texts,
+    limit=st.floats(0, 1e12),
+    used=st.floats(0, 1e12),
+)
+statuses = st.sampled_from(["completed", "failed", "cut", "unsettled", "abandoned"])
+kinds_of_step = st.sampled_from(["atomic", "divisible"])
+records = st.lists(
+    st.builds(StepRecord, step=texts, step_id=st.integers(1, 9), kind=kinds_of_step, status=statuses), max_size=3
+).map(tuple)
+lines = st.lists(texts, max_size=3).map(tuple)
+outcome = (texts, usages, records, lines)
+begun, done = (texts, st.integers(1, 9), kinds_of_step), (texts, st.integers(1, 9), statuses, maybe)
+FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
+    RunStarted: (),
+    RunContent: (texts,),
+    StepStarted: begun,
+    StepCompleted: done,
+    ToolCallStarted: begun,
+    ToolCallCompleted: done,
+    ModelRequestStarted: begun,
+    ModelRequestCompleted: done,
+    RunStopRequested: (
+        st.sampled_from(StopCause), maybe, maybe, st.none() | ids, st.sampled_from(StopMode),
+        st.none() | times, times, st.none() | limits,
+    ),
+    RunEscalated: (lines, st.integers(0, 9)),
+    UsageRejected: (texts,),
+    BudgetWarning: (limits,),
+    RunPaused: (maybe,),
+    RunContinued: (),
+    RunCompleted: outcome,
+    RunFailed: (*outcome, texts),
+    RunCancelled: (
+        *outcome, st.sampled_from(StopCause), maybe, maybe, st.none() | ids, st.sampled_from(StopMode), times, times,
+        lines, st.none() | limits,
+    ),
+}  # fmt: skip
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Source:
+    return Source(draw(st.sampled_from(KINDS)), draw(ids), draw(texts))
+
+
+@st.composite
+def events(draw: st.DrawFn, cls: type[Event] | None = None) -> Event:
+    cls = cls or draw(st.sampled_from(list(NAMES)))
+    above = draw(st.none() | st.builds(Stamp, ids, sources()))
+    stamp = Stamp(draw(ids), draw(sources()), above)
+    event = cls(*draw(st.tuples(*FIELDS[cls])))
+    return event._stamped(stamp, draw(st.integers(1, 10**9)), draw(times), draw(st.none() | usages))
+
+
+def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
+    """One event of the class with plain fields."""
+    plain: dict[type[Event], tuple[Any, ...]] = {
+        RunStarted: (),
+        RunContent: ("hello",),
+        StepStarted: ("pay", 1, "atomic"),
+        StepCompleted: ("pay", 1, "completed", None),
+        RunStopRequested: (StopCause.user, "why", "user-7", None, StopMode.step, 30.0, 5.0, None),
+        RunEscalated: (("pay",), 2),
+        UsageRejected: ("input_tokens: negative",),
+        BudgetWarning: (LimitReached(kind="tokens", holder="team", limit=100.0, used=80.0),),
+        RunPaused: ("lunch",),
+        RunContinued: (),
+        RunCompleted: ("hello", Usage(input_tokens=1), (), ()),
+        RunFailed: ("hello", Usage(), (), ("KeyError: 'x'",), "KeyError: 'x'"),
+        RunCancelled: (
+            "hello", Usage(), (StepRecord(step="pay", step_id=1, kind="atomic", status="completed"),), (),
+            StopCause.user, "why", "user-7", None, StopMode.step, 5.0, 6.0, (), None,
+        ),
+    }  # fmt: skip
+    plain[ToolCallStarted] = plain[ModelRequestStarted] = plain[StepStarted]
+    plain[ToolCallCompleted] = plain[ModelRequestCompleted] = plain[StepCompleted]
+    stamp = Stamp(changes.get("run_id", "r1"), Source(kind, "teller", "Teller"))  # type: ignore[arg-type]
+    return cls(*plain[cls])._stamped(stamp, changes.get("seq", 3), changes.get("at", 5.0), changes.get("metrics"))

@@ -1,0 +1,133 @@
+"""T4: a source is closed whenever its step ends, may take its time to close, and that time is bounded."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.lowlevel
+
+from kit.runs import Words, at, names, now, one
+from softstop import Agent, RunContext, RunStatus, StopPolicy, Supervisor
+
+TELLING = "word1 word2 word3 "
+
+
+async def test_closing_may_take_time_and_is_not_cut_short_by_the_stop() -> None:
+    class Slow(Words):
+        async def aclose(self) -> None:
+            await anyio.sleep(4)
+            await super().aclose()
+
+    source = Slow(stall_at=1)
+
+    async def body(run: RunContext, message: object) -> None:
+        async for word in run.stream("write", source):
+            run.write(word)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        await run.ended()
+        assert now() == 7
+    assert source.closed == 1
+
+
+async def test_a_stalled_generator_gets_to_await_in_its_own_clean_up() -> None:
+    closed: list[float] = []
+
+    async def connection() -> AsyncIterator[str]:
+        try:
+            yield "hello "
+            await anyio.sleep_forever()
+        finally:
+            await anyio.sleep(2)  # tells the provider to stop generating
+            closed.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        async for word in run.stream("write", connection()):
+            run.write(word)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+    assert closed == [5]
+    assert output.content == "hello "
+
+
+async def test_a_source_that_will_not_close_is_left_after_cleanup_timeout() -> None:
+    class Stubborn(Words):
+        async def aclose(self) -> None:
+            await anyio.sleep_forever()
+
+    async def body(run: RunContext, message: object) -> None:
+        async for word in run.stream("write", Stubborn(stall_at=1)):
+            run.write(word)
+
+    async with Supervisor(policy=StopPolicy(cleanup_timeout=6)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 9
+    assert output.status is RunStatus.cancelled
+    assert output.content == "word1 "
+
+
+async def test_a_source_that_fails_to_close_hides_neither_the_stop_nor_its_cause() -> None:
+    class Broken(Words):
+        async def aclose(self) -> None:
+            raise ConnectionError("reset by peer")
+
+    async def body(run: RunContext, message: object) -> None:
+        async for word in run.stream("write", Broken()):
+            run.write(word)
+
+    run, events = await one(body, stop_at=3.5)
+    assert run.status is RunStatus.cancelled
+    assert events[-1].cause.value == "user"  # type: ignore[attr-defined]
+    assert events[-1].content == TELLING
+
+
+async def test_leaving_a_stream_early_as_a_block_closes_its_source_at_once() -> None:
+    source = Words()
+
+    async def body(run: RunContext, message: object) -> str:
+        async with run.stream("write", source) as chunks:
+            async for word in chunks:
+                run.write(word)
+                if word == "word3 ":
+                    break
+        assert source.closed == 1
+        return "enough"
+
+    run, _ = await one(body)
+    assert run.status is RunStatus.completed
+
+
+async def test_a_stream_that_was_left_open_is_closed_before_the_outcome() -> None:
+    source = Words()
+
+    async def body(run: RunContext, message: object) -> None:
+        async for word in run.stream("write", source):
+            run.write(word)
+            break
+
+    _run, events = await one(body)
+    assert source.closed == 1
+    assert names(events)[-2:] == ["StepCompleted", "RunCompleted"]
+
+
+async def test_a_source_without_aclose_is_fine() -> None:
+    class Bare:
+        def __aiter__(self) -> "Bare":
+            return self
+
+        async def __anext__(self) -> str:
+            await anyio.sleep(1)
+            return "x"
+
+    async def body(run: RunContext, message: object) -> None:
+        async for chunk in run.stream("write", Bare()):
+            run.write(chunk)
+
+    run, events = await one(body, stop_at=3.5)
+    assert (run.status, events[-1].content) == (RunStatus.cancelled, "xxx")

@@ -1,0 +1,240 @@
+"""Ledgers as pure integers: claimed before spent, never over the limit, served in order, never stuck. No run."""
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit.budgets import claim, hold_of
+from softstop import Usage
+from softstop.law.amounts import Amount, exactly
+from softstop.law.ledgers import Claim, ClaimState, Ledger, first_reached, spend
+
+# -- single cases ----------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_granted_at_once_where_there_is_room_and_nobody_waits() -> None:
+    budget = Ledger(tokens=100)
+    assert claim(budget, tokens=100).state is ClaimState.granted
+    assert budget.reserved.tokens == 100
+
+
+def test_a_claim_that_can_never_fit_is_refused_and_says_by_whom() -> None:
+    run, team = Ledger(tokens=1_000, name="run"), Ledger(tokens=100, name="team")
+    refused = claim(run, team, tokens=101)
+    assert refused.state is ClaimState.refused
+    assert refused.refused_by == (team, "tokens")
+    assert (run.reserved.tokens, team.reserved.tokens) == (0, 0)
+    both = claim(run, team, tokens=2_000)
+    assert both.refused_by == (team, "tokens"), "root before leaf"
+
+
+def test_a_claim_waits_in_every_ledger_and_reserves_in_none_meanwhile() -> None:
+    wide, narrow = Ledger(tokens=1_000), Ledger(tokens=100)
+    first = claim(narrow, tokens=60)
+    waiting = claim(wide, narrow, tokens=60)
+    assert waiting.state is ClaimState.waiting
+    assert (wide.reserved.tokens, narrow.reserved.tokens) == (0, 60)
+    assert (wide.waiting, narrow.waiting) == (1, 1)
+    hold_of(first).release()
+    assert waiting.state is ClaimState.granted
+    assert (wide.waiting, narrow.waiting) == (0, 0)
+
+
+def test_first_come_first_served_and_small_ones_do_not_starve_a_large_one() -> None:
+    budget = Ledger(tokens=100)
+    holds = [hold_of(claim(budget, tokens=25)) for _ in range(4)]
+    large = claim(budget, tokens=90)
+    small = [claim(budget, tokens=5) for _ in range(10)]
+    for hold in holds[:3]:
+        hold.release()
+        assert large.state is ClaimState.waiting
+        assert {other.state for other in small} == {ClaimState.waiting}
+    holds[3].release()
+    assert large.state is ClaimState.granted
+    assert [other.state for other in small] == [ClaimState.granted] * 2 + [ClaimState.waiting] * 8
+    hold_of(large).release()
+    assert {other.state for other in small} == {ClaimState.granted}
+
+
+def test_a_claim_that_gives_up_lets_those_behind_it_go_on() -> None:
+    budget = Ledger(tokens=100)
+    holder = hold_of(claim(budget, tokens=50))
+    large, small = claim(budget, tokens=90), claim(budget, tokens=50)
+    assert small.state is ClaimState.waiting
+    large.withdraw()
+    assert small.state is ClaimState.granted
+    holder.release()
+    assert budget.reserved.tokens == 50
+
+
+def test_giving_up_after_having_been_granted_gives_the_room_back() -> None:
+    budget = Ledger(tokens=100)
+    granted = claim(budget, tokens=60)
+    granted.withdraw()
+    assert budget.reserved.tokens == 0
+    granted.withdraw()
+    assert budget.reserved.tokens == 0
+
+
+def test_a_waiting_claim_is_told_exactly_once() -> None:
+    budget, told = Ledger(tokens=100), []
+    holder = hold_of(claim(budget, tokens=100))
+    waiting = Claim((budget,), exactly(Amount(50)), (), lambda: told.append(1))
+    assert waiting.enter() is ClaimState.waiting
+    holder.release()
+    holder.release()
+    spend((budget,), Amount(1))
+    assert told == [1]
+
+
+def test_who_waits_is_refused_as_soon_as_spending_leaves_no_hope() -> None:
+    budget = Ledger(tokens=100)
+    holder = hold_of(claim(budget, tokens=80))
+    waiting = claim(budget, tokens=60)
+    holder.spend(Amount(30))
+    assert waiting.state is ClaimState.waiting
+    holder.spend(Amount(20))
+    assert waiting.state is ClaimState.refused
+
+
+def test_a_step_inside_a_step_does_not_wait_for_the_one_around_it() -> None:
+    budget = Ledger(tokens=100)
+    outer = hold_of(claim(budget, tokens=70))
+    assert claim(budget, tokens=30, inside=(outer,)).state is ClaimState.granted
+    assert claim(budget, tokens=31, inside=(outer,)).state is ClaimState.refused
+
+
+def test_a_step_inside_a_step_does_not_queue_behind_those_who_wait_for_it() -> None:
+    budget = Ledger(tokens=100)
+    outer = hold_of(claim(budget, tokens=50))
+    stranger = claim(budget, tokens=80)
+    assert stranger.state is ClaimState.waiting
+    inner = claim(budget, tokens=50, inside=(outer,))
+    assert inner.state is ClaimState.granted
+    hold_of(inner).release()
+    outer.release()
+    assert stranger.state is ClaimState.granted
+
+
+def test_two_steps_that_wait_for_each_other_are_not_left_waiting() -> None:
+    budget = Ledger(tokens=100)
+    one, two = hold_of(claim(budget, tokens=50)), hold_of(claim(budget, tokens=50))
+    first = claim(budget, tokens=10, inside=(one,))
+    assert first.state is ClaimState.waiting, "the other one may still end"
+    second = claim(budget, tokens=10, inside=(two,))
+    assert second.state is ClaimState.refused, "it would wait for one that waits for it"
+    two.release()
+    assert first.state is ClaimState.granted
+
+
+def test_a_circle_over_two_ledgers_is_seen_as_well() -> None:
+    left, right = Ledger(tokens=10), Ledger(tokens=10)
+    one, two = hold_of(claim(left, tokens=10)), hold_of(claim(right, tokens=10))
+    first = claim(right, left, tokens=0, nano_usd=0, inside=(one,))
+    assert first.state is ClaimState.granted
+    needs_right = claim(right, left, tokens=1, inside=(one,))
+    assert needs_right.state is ClaimState.refused, "its own ledger is held by the step around it"
+    wide = Ledger(tokens=1_000)
+    third, fourth = hold_of(claim(wide, tokens=1)), hold_of(claim(wide, tokens=1))
+    waits = claim(right, wide, tokens=5, inside=(third,))
+    assert waits.state is ClaimState.waiting
+    two.release()
+    assert waits.state is ClaimState.granted
+    fourth.release()
+
+
+def test_a_circle_that_closes_by_spending_is_opened_again() -> None:
+    budget = Ledger(tokens=120)
+    one, two = hold_of(claim(budget, tokens=50)), hold_of(claim(budget, tokens=50))
+    third = hold_of(claim(budget, tokens=20))
+    first, second = claim(budget, tokens=10, inside=(one,)), claim(budget, tokens=10, inside=(two,))
+    assert {first.state, second.state} == {ClaimState.waiting}, "the third may free enough for both"
+    third.forfeit()
+    states = sorted([first.state.value, second.state.value])
+    assert states == ["refused", "waiting"], "one has to go, so that the other's room can come"
+    (two if first.state is ClaimState.waiting else one).release()
+    assert ClaimState.granted in (first.state, second.state)
+
+
+def test_who_waits_inside_a_step_is_served_although_a_larger_one_waits_inside_another() -> None:
+    budget = Ledger(tokens=100)
+    one, two, third = (hold_of(claim(budget, tokens=tokens)) for tokens in (30, 30, 40))
+    large, small = claim(budget, tokens=45, inside=(one,)), claim(budget, tokens=10, inside=(two,))
+    third.release()
+    assert (large.state, small.state) == (ClaimState.waiting, ClaimState.granted)
+    hold_of(small).release()
+    two.release()
+    assert large.state is ClaimState.granted
+
+
+def test_spending_beyond_a_claim_is_counted_and_never_makes_reserved_negative() -> None:
+    budget = Ledger(tokens=100)
+    hold = hold_of(claim(budget, tokens=30))
+    hold.spend(Amount(50))
+    assert (budget.spent.tokens, budget.reserved.tokens) == (50, 0)
+    hold.spend(Amount(100))
+    hold.release()
+    assert (budget.spent.tokens, budget.reserved.tokens) == (150, 0)
+    assert budget.reached() == "tokens"
+    assert budget.facts("tokens").overshoot == 50
+
+
+def test_forfeiting_counts_all_that_is_left_as_spent() -> None:
+    budget = Ledger(tokens=100)
+    hold = hold_of(claim(budget, tokens=30))
+    hold.spend(Amount(10))
+    hold.forfeit()
+    hold.release()
+    assert (budget.spent.tokens, budget.reserved.tokens) == (30, 0)
+
+
+def test_the_outermost_used_up_ledger_is_the_one_told() -> None:
+    run, team, tenant = (Ledger(tokens=10, name=name) for name in ("run", "team", "tenant"))
+    for budget in (run, tenant):
+        spend((budget,), Amount(10))
+    assert first_reached((run, team, tenant)) == (tenant, "tokens")
+    assert first_reached((run, team)) == (run, "tokens")
+    assert first_reached((team,)) is None
+
+
+def test_a_budget_without_limits_only_counts() -> None:
+    budget = Ledger(name="counter")
+    spend((budget,), Amount(10**12, 10**18))
+    assert claim(budget, tokens=10**12).state is ClaimState.granted
+    assert budget.reached() is None
+    assert (budget.tokens, budget.cost_usd) == (None, None)
+
+
+# -- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_that_serves_eight_threads_loses_nothing() -> None:
+    budget, rounds = Ledger(tokens=10**9), 2_000
+
+    def work() -> None:
+        for _ in range(rounds):
+            hold = hold_of(claim(budget, tokens=3))
+            hold.spend(Amount(2))
+            hold.release()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (budget.spent.tokens, budget.reserved.tokens) == (8 * rounds * 2, 0)
+
+
+# -- what is no number -----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**12), st.none() | st.integers(0, 10**18)), max_size=20))
+def test_spent_never_falls_and_is_the_sum_of_all_usages(usages: list[tuple[int, int | None]]) -> None:
+    budget, before = Ledger(), Amount()
+    for tokens, nano in usages:
+        spend((budget,), Amount.of(Usage(output_tokens=tokens, cost_nano_usd=nano)))
+        assert budget.spent.tokens >= before.tokens
+        assert budget.spent.nano_usd >= before.nano_usd
+        before = budget.spent
+    assert before == Amount(sum(tokens for tokens, _ in usages), sum(nano or 0 for _, nano in usages))

@@ -1,0 +1,160 @@
+"""Readers of a log: woken by each event, at any pace, from any position, ended by the outcome."""
+
+import asyncio
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kit.logs import finish, make, text_of
+from softstop import Event, EventStream, RunCompleted, RunContent, RunStarted
+from softstop.log.log import Log
+from softstop.log.writer import Writer
+from softstop.testing import run_virtual
+
+
+def live_log(writers: int = 1) -> tuple[Log, list[Writer]]:
+    log, made = make(writers)
+    log.loop = asyncio.get_running_loop()
+    return log, made
+
+
+async def test_a_reader_is_woken_by_each_event_and_ends_after_the_outcome() -> None:
+    _, (writer,) = live_log()
+    seen: list[Event] = []
+
+    async def read() -> None:
+        seen.extend([event async for event in EventStream(writer)])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        for number in range(5):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert len(seen) == 0  # they come when the stream has ended: a list is built
+            writer.write(f"{number}")
+        finish(writer)
+    assert [event.content for event in seen] == ["0", "1", "2", "3", "4", "01234"]
+
+
+async def test_a_reader_takes_all_that_is_there_in_one_read() -> None:
+    _, (writer,) = live_log()
+    stream = EventStream(writer)
+    for _ in range(100):
+        writer.write("x")
+    assert len(await stream.read()) == 100
+    writer.write("y")
+    assert [event.content for event in await stream.read()] == ["y"]
+    finish(writer)
+    assert len(await stream.read()) == 1
+    assert await stream.read() == []
+    assert await stream.read() == []
+
+
+async def test_a_reader_of_a_member_skips_what_is_not_its_own_without_stalling() -> None:
+    _, (root, member) = live_log(2)
+    stream = EventStream(member)
+    root.write("not yours")
+    member.write("yours")
+    root.write("not yours")
+    assert [event.content for event in await stream.read()] == ["yours"]
+    with anyio.move_on_after(1) as waited:
+        await anext(stream)
+    assert waited.cancelled_caught
+    member.write("again")
+    assert (await anext(stream)).content == "again"
+    finish(member)
+    assert isinstance(await anext(stream), RunCompleted)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def turns_of_the_loop(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=12),
+    st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_readers_of_any_pace_see_the_same_text_structure_and_end(
+    bursts: list[tuple[int, int]], paces: list[int], fold: bool
+) -> None:
+    async def main() -> None:
+        log, (writer,) = live_log()
+        seen: list[list[Event]] = [[] for _ in paces]
+
+        async def read(pace: int, into: list[Event]) -> None:
+            async for event in EventStream(writer):
+                into.append(event)
+                await turns_of_the_loop(pace)
+
+        async with anyio.create_task_group() as group:
+            for pace, into in zip(paces, seen, strict=True):
+                group.start_soon(read, pace, into)
+            for size, turns in bursts:
+                for number in range(size):
+                    writer.write(f"{number};")
+                writer.emit(RunStarted())
+                if fold:
+                    log.fold(3)
+                await turns_of_the_loop(turns)
+            whole = writer.content
+            finish(writer)
+        for events in seen:
+            assert text_of(events, "r0") == whole
+            assert [type(event) for event in events if not isinstance(event, RunContent)] == (
+                [RunStarted] * len(bursts) + [RunCompleted]
+            )
+            assert [event.seq for event in events] == sorted({event.seq for event in events})
+            assert events[-1].seq == log.seq
+
+    run_virtual(main)
+
+
+async def test_a_cancelled_read_leaves_no_waiter_and_loses_nothing() -> None:
+    log, (writer,) = live_log()
+    stream = EventStream(writer)
+    for _ in range(20):
+        with anyio.move_on_after(0.1):
+            await anext(stream)
+    assert not log.waiters
+    writer.write("x")
+    assert (await anext(stream)).content == "x"
+
+
+async def test_a_hundred_readers_that_wait_are_woken_once_each() -> None:
+    log, (writer,) = live_log()
+    ends: list[int] = []
+
+    async def read() -> None:
+        stream = EventStream(writer)
+        ends.append((await anext(stream)).seq)
+        ends.append((await anext(stream)).seq)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(read)
+        await anyio.sleep(1)
+        assert len(log.waiters) == 100
+        writer.write("x")
+        await anyio.sleep(1)
+        assert ends == [1] * 100
+        finish(writer)
+    assert ends == [1] * 100 + [2] * 100
+    assert not log.waiters
+
+
+async def test_a_position_beyond_the_end_waits_for_what_is_new_only() -> None:
+    _, (writer,) = live_log()
+    writer.write("old")
+    stream = EventStream(writer, after=1)
+    with anyio.move_on_after(1) as waited:
+        await anext(stream)
+    assert waited.cancelled_caught
+    writer.write("new")
+    assert (await anext(stream)).content == "new"
