@@ -6,9 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import anyio
-import anyio.from_thread
-import anyio.to_thread
 import pytest
 
 import softstop
@@ -88,17 +85,6 @@ def test_sync_runs_of_several_threads_run_side_by_side() -> None:
         outputs = list(pool.map(lambda number: Agent(short).run(number), range(8)))
     assert [output.value for output in outputs] == list(range(8))
     assert time.monotonic() - began < 2
-
-
-def test_a_sync_run_of_a_thread_that_has_a_context_of_its_own_does_not_become_a_member() -> None:
-    async def inner(run: RunContext, message: object) -> str | None:
-        return run.parent_run_id
-
-    async def outer(run: RunContext, message: object) -> Any:
-        async with run.step("tool"):
-            return await anyio.to_thread.run_sync(lambda: Agent(inner).run("go").value)
-
-    assert Agent(outer).run("go").value is None
 
 
 def test_an_exception_of_the_body_is_data_and_not_raised_in_the_caller() -> None:

@@ -19,14 +19,18 @@ from ..events import Event
 from ..law.locks import ForkSafeLock
 from ..protocols import Runnable
 from ..runs import stopping
+from ..runs.members import start_member
+from ..runs.open_work import current_step
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
+from ..runs.state import RunState, current
 from ..stops import StopCause, StopRequest
 from .defaults import defaults
-from .supervisor import Supervisor
+from .supervisor import Supervisor, ambient
 
 T = TypeVar("T")
-EXIT_TIMEOUT: Final = 2.0  # seconds for live runs to end at interpreter exit
+EXIT_TIMEOUT: Final = 2.0  # seconds for live runs to end at interpreter exit, before they are cut
+UNWINDING: Final = 0.5  # seconds for what was cut
 
 
 class Portal:
@@ -37,14 +41,24 @@ class Portal:
         self._loop: asyncio.AbstractEventLoop | None = None  # set while the thread serves
         self._supervisor: Supervisor | None = None
         self._pid = 0
+        self._closed = False
 
     def call(self, work: Callable[[Supervisor], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run a coroutine on the background loop, in a fresh context: the calling thread's run is not its parent."""
+        """Run a coroutine on the background loop, in the caller's context, but in no run and under no supervisor of it.
+
+        Raises:
+            MisuseError: The interpreter exits.
+        """
         loop, supervisor = self._serving()
-        return contextvars.Context().run(submit, loop, partial(work, supervisor))
+        context = contextvars.copy_context()
+        for variable in (current, current_step, ambient):
+            context.run(variable.set, None)
+        return context.run(submit, loop, partial(work, supervisor))
 
     def _serving(self) -> tuple[asyncio.AbstractEventLoop, Supervisor]:
         with self._lock.held:
+            if self._closed and self._pid == os.getpid():
+                raise MisuseError("the interpreter exits; agent.run() comes too late, call it before the end of main")
             if self._loop is None or self._pid != os.getpid() or self._loop.is_closed():  # a fork has no threads
                 self._loop = asyncio.new_event_loop()
                 self._pid = os.getpid()
@@ -55,14 +69,19 @@ class Portal:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while True:
+            try:
+                return loop.run_forever()  # until `close`
+            except (KeyboardInterrupt, SystemExit):
+                continue
 
     def close(self) -> None:
-        """Stop all runs at interpreter exit, so that each has an outcome."""
+        """Stop all runs at interpreter exit, so that each has an outcome; their steps get `EXIT_TIMEOUT` to end."""
         if self._loop is None or self._pid != os.getpid():
             return
         with contextlib.suppress(Exception):  # boundary: interpreter exit
-            self.call(lambda supervisor: supervisor.drain(timeout=0)).result(EXIT_TIMEOUT)
+            self.call(lambda supervisor: supervisor.drain(timeout=EXIT_TIMEOUT)).result(EXIT_TIMEOUT + UNWINDING)
+        self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
@@ -71,31 +90,25 @@ atexit.register(_portal.close)
 
 
 def run_sync(runnable: Runnable, message: object, options: RunOptions) -> RunOutput:
-    """Run something from a plain thread and wait for its output.
-
-    Ctrl-C stops the run at its next step boundary and is raised when it has ended; a second one does not wait.
-    """
-    started: list[Run] = []  # filled in the loop's thread, so that a KeyboardInterrupt at any moment finds the run
-    try:
-        run = _start(runnable, message, options, started)
-        return _wait_for_output(run)
-    except KeyboardInterrupt:
-        _stop_caller_gone(started)
-        raise
+    """Run something from a plain thread and wait for its output; see `Startable.run`."""
+    started: list[Run] = []  # filled in the loop's thread, so that an exception at any moment finds the run
+    with _caller_of(started):
+        return _wait(_start(runnable, message, options, started).ended)
 
 
 def stream_sync(runnable: Runnable, message: object, options: RunOptions) -> SyncEventStream:
     """Start something from a plain thread and read its events there. The run does not wait for the reader."""
     started: list[Run] = []
-    try:
+    with _caller_of(started):
         return SyncEventStream(_start(runnable, message, options, started))
-    except KeyboardInterrupt:
-        _stop_caller_gone(started)
-        raise
 
 
 class SyncEventStream:
-    """The events of a run, for a plain thread: a blocking iterator that ends after the outcome."""
+    """The events of a run, for a plain thread: a blocking iterator that ends after the outcome.
+
+    `with agent.run(..., stream=True) as events:` owns the run: leaving the block, or `close()`, stops it if it has not
+    ended. A stream that is merely dropped lets its run go on.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run_id = run.run_id
@@ -109,46 +122,79 @@ class SyncEventStream:
     def __next__(self) -> Event:
         event = next(self._batch, None)
         if event is None:
-            self._batch = iter(_wait(self._run, self._stream.read))
+            with _caller_of([self._run]):
+                self._batch = iter(_wait(self._stream.read))
             event = next(self._batch, None)
         if event is None:
             raise StopIteration
         return event
 
+    def __enter__(self) -> SyncEventStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def output(self) -> RunOutput | None:
+        """What the run came to; None before its outcome."""
+        return self._run.output
+
+    def close(self) -> None:
+        """Stop the run, if it has not ended, and wait for its end, which its policy bounds."""
+        if not self._run.status.ended:
+            stopping.ask(self._run._state, StopRequest(cause=StopCause.caller_gone, reason="its stream was closed"))
+            _wait(self._run.ended)
+
 
 def _start(runnable: Runnable, message: object, options: RunOptions, started: list[Run]) -> Run:
+    """Start a run on the background loop; in a worker thread of a run's own step, a member of that run on its loop.
+
+    Raises:
+        MisuseError: An event loop runs in this thread, or an option is wrong.
+    """
     if asyncio._get_running_loop() is not None:
         raise MisuseError(
             "agent.run() would block the event loop that runs in this thread; use `await agent.arun(...)`"
         )
+    parent = current.get()
 
     async def start(supervisor: Supervisor) -> Run:
         started.append(supervisor.start(runnable, message, **options))
         return started[0]
 
-    future = _portal.call(start)
+    async def start_below(run: RunState) -> Run:
+        started.append(Run(start_member(run, runnable, message, options)))
+        return started[0]
+
+    if parent is None or parent.record.ended:
+        future = _portal.call(start)
+    else:
+        future = contextvars.copy_context().run(submit, parent.loop, partial(start_below, parent))
     try:
         return future.result()
-    except KeyboardInterrupt:  # wait until the run is in `started`, so that it is stopped
-        future.result()
+    except BaseException:
+        future.result()  # the run is in `started` by then, unless it is this that failed
         raise
 
 
-def _wait(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Wait in a plain thread; a KeyboardInterrupt there stops the run with cause `caller_gone`."""
-    future = _portal.call(lambda _: work())
+def _wait(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return _portal.call(lambda _: work()).result()
+
+
+@contextlib.contextmanager
+def _caller_of(runs: list[Run]) -> Iterator[None]:
+    """Stop these runs if any exception comes into the wait for them: their caller is gone (T18).
+
+    KeyboardInterrupt is raised when they have ended; a second one does not wait. Others, which alarms and signal
+    handlers raise, are raised at once: who sends them does not wait either.
+    """
     try:
-        return future.result()
-    except KeyboardInterrupt:
-        _stop_caller_gone([run])
+        yield
+    except BaseException as exc:
+        for run in runs:
+            if not run.status.ended:
+                stopping.ask(run._state, StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
+                if isinstance(exc, KeyboardInterrupt):
+                    _wait(run.ended)
         raise
-
-
-def _stop_caller_gone(runs: list[Run]) -> None:
-    for run in runs:
-        stopping.ask(run._state, StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
-        _wait_for_output(run)
-
-
-def _wait_for_output(run: Run) -> RunOutput:
-    return _portal.call(lambda _: run.ended()).result()

@@ -1,0 +1,191 @@
+"""The sync door survives what runs, callers and the interpreter do to it (T18, T20)."""
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from kit.processes import finish, script, wait_for
+from kit.threads import in_thread
+from softstop import Agent, Limits, RunContent, RunContext, RunStatus, StopCause, Usage
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+async def fine(run: RunContext, message: object) -> str:
+    return "fine"
+
+
+@pytest.mark.parametrize("leaves", [SystemExit, KeyboardInterrupt])
+def test_what_leaves_the_interpreter_in_a_helper_task_of_a_run_ends_that_run_and_the_door_goes_on(
+    leaves: type[BaseException],
+) -> None:
+    async def helper() -> None:
+        raise leaves("out of here")
+
+    async def body(run: RunContext, message: object) -> None:
+        await asyncio.gather(helper())  # noqa: TID251 - users do
+
+    try:
+        output = in_thread(lambda: Agent(body).run("go"))
+        assert output.status in (RunStatus.failed, RunStatus.cancelled)
+    except KeyboardInterrupt:
+        assert leaves is KeyboardInterrupt
+    assert in_thread(lambda: Agent(fine).run("go")).value == "fine"
+
+
+def test_a_sync_run_in_a_thread_of_a_step_is_a_member_with_the_stop_the_limits_and_the_context_of_its_run() -> None:
+    seen: list[Any] = []
+
+    async def below(run: RunContext, message: object) -> None:
+        seen.append((run.parent_run_id, tenant.get()))
+        run.charge(Usage(output_tokens=5))
+        await anyio.sleep_forever()
+
+    def tool() -> RunStatus:
+        return Agent(below).run("go").status
+
+    async def lead(run: RunContext, message: object) -> Any:
+        tenant.set("ann")
+        async with run.step("tool"):
+            return await anyio.to_thread.run_sync(tool)
+
+    async def main() -> Any:
+        run = Agent(lead).arun("go", run_id="lead-1", limits=Limits(tokens=100))
+        while not seen:
+            await asyncio.sleep(0.01)
+        run.cancel("enough", grace=2)
+        return await run.ended()
+
+    with_limits = asyncio.run(main())
+    assert seen == [("lead-1", "ann")]
+    assert with_limits.status is RunStatus.cancelled
+    assert [member.status for member in with_limits.members] == [RunStatus.cancelled]
+    assert with_limits.members[0].stop.reason == "enough"
+    assert with_limits.total_usage.output_tokens == 5
+
+
+def test_a_sync_run_works_in_the_context_of_the_thread_that_called_it() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        return tenant.get()
+
+    def caller() -> Any:
+        tenant.set("bob")
+        return Agent(body).run("go").value
+
+    assert in_thread(caller) == "bob"
+
+
+def test_a_sync_stream_that_is_owned_stops_its_run_when_the_block_is_left() -> None:
+    async def pours(run: RunContext, message: object) -> None:
+        while True:
+            run.write("word ")
+            await asyncio.sleep(0.01)
+
+    def reader() -> Any:
+        with Agent(pours).run("go", stream=True) as events:
+            for event in events:
+                if isinstance(event, RunContent):
+                    break
+        return events.output
+
+    output = in_thread(reader)
+    assert output.status is RunStatus.cancelled
+    assert output.stop.cause is StopCause.caller_gone
+
+
+def test_a_sync_stream_ends_with_its_output() -> None:
+    events = Agent(fine).run("go", stream=True)
+    assert list(events)
+    assert events.output is not None
+    assert events.output.value == "fine"
+    events.close()  # nothing is left to stop
+
+
+def test_a_caller_that_an_alarm_tears_out_of_its_wait_is_a_caller_gone() -> None:
+    with script(
+        """
+        class Soft(Exception): pass
+        def soft(*_): raise Soft
+        signal.signal(signal.SIGALRM, soft)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            Agent(pays).run("x", run_id="r1")
+        except Soft:
+            say("soft")
+            run = softstop.supervisor.registry.registry.get("r1")
+            say("cause", run.stop.cause if run and run.stop else None)
+            time.sleep(1.5)
+            say("live", softstop.cancel_run("r1"))
+        """
+    ) as process:
+        code, out, err, _ = finish(process, 10)
+    assert out.split() == ["begun", "soft", "cause", "caller_gone", "committed", "live", "False"], err
+    assert code == 0
+
+
+def test_leaving_the_interpreter_lets_a_step_that_has_begun_end() -> None:
+    with script(
+        """
+        def leave(*_): sys.exit(0)
+        signal.signal(signal.SIGTERM, leave)
+        Agent(pays).run("x")
+        """
+    ) as process:
+        wait_for(process, "begun")
+        process.send_signal(signal.SIGTERM)
+        code, out, err, took = finish(process, 10)
+    assert out.split() == ["committed"], err
+    assert code == 0
+    assert took < 3
+
+
+def test_a_sync_run_that_comes_after_the_end_of_the_door_says_so() -> None:
+    with script(
+        """
+        import atexit
+        Agent(waits)
+        def late():
+            try:
+                Agent(pays).run("x")
+            except softstop.MisuseError as error:
+                say("refused:", error)
+        softstop.supervisor.portal.atexit.unregister(softstop.supervisor.portal._portal.close)
+        atexit.register(late)
+        atexit.register(softstop.supervisor.portal._portal.close)
+        async def quick(run, message): return 1
+        Agent(quick).run("x")
+        """
+    ) as process:
+        code, out, err, took = finish(process, 10)
+    assert out.startswith("refused: the interpreter exits"), out + err
+    assert code == 0
+    assert took < 5
+
+
+def test_many_threads_and_a_run_that_leaves_hang_nobody() -> None:
+    async def leaves(run: RunContext, message: object) -> None:
+        async def helper() -> None:
+            sys.exit(3)
+
+        await asyncio.gather(helper())  # noqa: TID251 - users do
+
+    ended: list[Any] = []
+
+    def call(agent: Agent) -> None:
+        ended.append(agent.run("go").status)
+
+    threads = [threading.Thread(target=call, args=(Agent(leaves if n % 2 else fine),)) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 5
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    assert len(ended) == 10
