@@ -46,7 +46,7 @@ class Allowance:
     """The limits of one run in force, with its ledgers and timers."""
 
     __slots__ = (
-        "_activity", "_loop", "_started", "_timers", "bounded", "chain", "ends_at", "exhausted", "gives_last_answer",
+        "_activity", "_loop", "_started", "_timers", "bounded", "chain", "exhausted", "gives_last_answer",
         "limits", "own", "parent",
     )  # fmt: skip
 
@@ -58,7 +58,6 @@ class Allowance:
         self.limits = limits
         self.bounded = False  # limits can refuse a step
         self.own: Ledger | None = None  # of this run's own limits, if they bound tokens or money
-        self.ends_at: float | None = None  # loop time of the nearest timeout, own or inherited
         self.gives_last_answer = False  # the body has a model
         self.exhausted: Exhausted | None = None  # after which only that answer is due
         self._started = 0.0
@@ -93,8 +92,24 @@ class Allowance:
     @property
     def activities(self) -> tuple[Activity, ...]:
         """The activity records to update: of this run's idle limit and those above."""
-        above = () if self.parent is None else self.parent.activities
-        return above if self._activity is None else (self._activity, *above)
+        found: list[Activity] = []
+        here: Allowance | None = self
+        while here is not None:
+            if here._activity is not None:
+                found.append(here._activity)
+            here = here.parent
+        return tuple(found)
+
+    @property
+    def ends_at(self) -> float | None:
+        """Loop time of the nearest timeout, own or of a run above."""
+        ends: list[float] = []
+        here: Allowance | None = self
+        while here is not None:
+            if here._timers is not None and here._timers.ends_at is not None:
+                ends.append(here._timers.ends_at)
+            here = here.parent
+        return min(ends, default=None)
 
     def start(self, reached: Reached) -> None:
         """Start the timers; the run begins."""
@@ -102,13 +117,8 @@ class Allowance:
         self._set_timers(reached)
 
     def _set_timers(self, reached: Reached | None) -> None:
-        timeout, parent = self.limits.timeout, self.parent
         self.end()
-        self.ends_at = None if parent is None else parent.ends_at
-        if timeout is not None:
-            own = self._started + timeout
-            self.ends_at = own if self.ends_at is None else min(own, self.ends_at)
-        if reached is not None and (timeout is not None or self._activity is not None):
+        if reached is not None and (self.limits.timeout is not None or self._activity is not None):
             self._timers = Timers(self._loop, self.limits, self._started, self._activity, self._depth, reached)
 
     @property
@@ -118,16 +128,16 @@ class Allowance:
             depth, here = depth + 1, here.parent
         return depth
 
-    def pause_idle(self) -> None:
-        """Stop the idle timer while the run is paused."""
+    def pause(self) -> None:
+        """Let the clocks stand still while the run is paused."""
         if self._timers is not None:
-            self._timers.pause_idle()
+            self._timers.pause()
 
-    def resume_idle(self) -> None:
-        """Count idle time from now, after a pause."""
-        if self._timers is not None and self._activity is not None:
-            self._activity.at = self._loop.time()
-            self._timers.resume_idle()
+    def resume(self, paused: float) -> None:
+        """Let them go on, after a pause of so many seconds, which do not count."""
+        self._started += paused
+        if self._timers is not None:
+            self._timers.resume(paused)
 
     def end(self) -> None:
         """Cancel the timers."""
@@ -147,11 +157,15 @@ class Allowance:
             raise MisuseError("an idle_timeout can only be changed for a run that was started with one")
         return checked(Limits, {**self.limits.model_dump(), **changes}, "this is no limit")
 
-    def change(self, changes: LimitChanges, reached: Reached | None) -> Ledger | None:
-        """Put new limits in force; return the run's own ledger if this made one."""
+    def change(self, changes: LimitChanges, reached: Reached | None, paused: float | None = None) -> Ledger | None:
+        """Put new limits in force; return the run's own ledger if this made one. `paused`: for so long, if it is."""
         self.limits = self.check(changes)
+        if paused is not None:
+            self.resume(paused)
         if changes.keys() & {"timeout", "idle_timeout"}:
             self._set_timers(reached)
+        if paused is not None:
+            self.pause()
         self.bounded = self.bounded or self.limits.steps is not None
         if not changes.keys() & {"tokens", "cost_usd"}:
             return None

@@ -197,7 +197,11 @@ def _change(run: RunState, changes: LimitChanges) -> None:
     if run.record.ended:  # meanwhile, if the call came from another thread
         return
     started = run.record.status is not RunStatus.pending
-    ledger = run.allowance.change(changes, partial(reach_time_or_steps, run) if started else None)
+    reached = partial(reach_time_or_steps, run) if started else None
+    now = run.loop.time()
+    paused = now - run.paused_at if run.paused_by else None
+    run.paused_at = now  # what has passed of a pause is counted
+    ledger = run.allowance.change(changes, reached, paused)
     for below in run.tree():
         if below is not run:
             if ledger is not None:  # made after the start: counts from now, here and below

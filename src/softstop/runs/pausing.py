@@ -28,7 +28,8 @@ def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
         if not already:
             gate.update_alert(here)
             here.writer.emit(RunPaused(reason))
-            here.allowance.pause_idle()
+            here.paused_at = here.loop.time()
+            here.allowance.pause()
             todo += [(member, PARENT) for member in reversed(here.members or ())]
 
 
@@ -46,5 +47,5 @@ def resume(run: RunState, by: str | None = None) -> None:
             gate.update_alert(here)
             gate.wake_paused(here)
             here.writer.emit(RunContinued())
-            here.allowance.resume_idle()
+            here.allowance.resume(here.loop.time() - here.paused_at)
             todo += [(member, PARENT) for member in reversed(here.members or ())]

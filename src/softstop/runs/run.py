@@ -112,7 +112,8 @@ class Run:
     def pause(self, reason: str | None = None) -> None:
         """Pause the run at its next step boundary until `resume()`; steps that have begun are finished.
 
-        Members are paused with it; a stop ends the pause; timeouts go on counting, idle time does not. From any thread.
+        Members are paused with it, and a stop ends the pause. The clocks of `timeout` and `idle_timeout` stand still
+        meanwhile. From any thread.
         """
         pausing.pause(self._state, reason)
 

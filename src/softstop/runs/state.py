@@ -55,6 +55,7 @@ class RunState:
     # Whether something may begin
     alert: bool = False  # stopping or paused: the one flag that hot paths read
     paused_by: frozenset[str] = frozenset()  # see `pausing`
+    paused_at: float = 0.0  # loop time
     held_for_turn: bool = False  # a stop of mode `turn` waits, and holds the scope
     refusals: WeakKeyDictionary[asyncio.Task[Any], int] | None = None  # by task, of those that swallow them
     # The result, written as the run ends

@@ -27,7 +27,7 @@ class Timers:
         reached: Called once for each limit.
     """
 
-    __slots__ = ("_activity", "_depth", "_idle", "_limits", "_loop", "_reached", "_timeout")
+    __slots__ = ("_activity", "_depth", "_idle", "_limits", "_loop", "_paused_at", "_reached", "_started", "_timeout")
 
     def __init__(
         self,
@@ -39,24 +39,40 @@ class Timers:
         reached: Reached,
     ) -> None:
         self._loop, self._limits, self._activity, self._depth, self._reached = loop, limits, activity, depth, reached
+        self._started = started
+        self._paused_at: float | None = None  # loop time
         self._timeout: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
-        if limits.timeout is not None:
-            used = LimitReached(kind="timeout", holder="run", limit=limits.timeout, used=limits.timeout)
-            self._timeout = loop.call_at(started + limits.timeout, self._fire, StopCause.timeout, used)
-        if activity is not None and limits.idle_timeout is not None:
+        self._set()
+
+    def _set(self) -> None:
+        timeout, ends_at = self._limits.timeout, self.ends_at
+        if timeout is not None and ends_at is not None:
+            used = LimitReached(kind="timeout", holder="run", limit=timeout, used=timeout)
+            self._timeout = self._loop.call_at(ends_at, self._fire, StopCause.timeout, used)
+        if self._activity is not None and self._limits.idle_timeout is not None:
             self._check_idle()
 
-    def pause_idle(self) -> None:
-        """Stop the idle timer."""
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+    @property
+    def ends_at(self) -> float | None:
+        """Loop time at which the timeout ends, were a pause to end now."""
+        if self._limits.timeout is None:
+            return None
+        paused = 0.0 if self._paused_at is None else self._loop.time() - self._paused_at
+        return self._started + self._limits.timeout + paused
 
-    def resume_idle(self) -> None:
-        """Start the idle timer again; idle time counts from the last activity."""
-        if self._idle is None and self._limits.idle_timeout is not None:
-            self._check_idle()
+    def pause(self) -> None:
+        """Let both clocks stand still."""
+        self.stop()
+        self._paused_at = self._loop.time()
+
+    def resume(self, paused: float) -> None:
+        """Let them go on: the timeout ends so many seconds later, idle time counts from now."""
+        self._paused_at = None
+        self._started += paused
+        if self._activity is not None:
+            self._activity.at = self._loop.time()
+        self._set()
 
     def stop(self) -> None:
         """Cancel both timers."""

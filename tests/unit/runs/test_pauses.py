@@ -1,9 +1,21 @@
 """Pauses: a run holds at its next boundary and goes on when it is resumed; a stop ends a pause. In virtual time."""
 
 import anyio
+import pytest
 
-from kit.runs import now
-from softstop import Agent, Limits, RunContext, RunContinued, RunPaused, RunStatus, Supervisor, Usage
+from kit.runs import now, sleeper
+from softstop import (
+    Agent,
+    Limits,
+    RunContext,
+    RunContinued,
+    RunPaused,
+    RunStatus,
+    StopCause,
+    StopPolicy,
+    Supervisor,
+    Usage,
+)
 
 
 async def test_a_paused_run_holds_at_its_next_boundary_and_goes_on_when_resumed() -> None:
@@ -151,3 +163,47 @@ async def test_a_member_that_a_person_has_paused_stays_so_when_its_parent_goes_o
         assert below.status is RunStatus.running, "its parent's pause was not the only one"
         below.resume()
         assert (await run.ended()).status is RunStatus.completed
+
+
+async def test_the_clock_of_a_timeout_stands_still_while_a_run_is_paused() -> None:
+    seen: list[float | None] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("one"):
+            await anyio.sleep(5)
+        seen.append(run.remaining_time)
+        async with run.step("two"):
+            seen.append(run.remaining_time)
+            await anyio.sleep(100)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), limits=Limits(timeout=20), policy=StopPolicy(grace=0, abandon_after=0))
+        began = now()
+        await anyio.sleep(2)
+        run.pause("a person reads")
+        await anyio.sleep(400)
+        run.limits.update(steps=50)
+        await anyio.sleep(600)
+        run.resume()
+        output = await run.ended()
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.timeout
+    assert now() - began == pytest.approx(1_020, abs=0.2)
+    assert seen == [18, 18]
+
+
+async def test_a_timeout_that_is_given_in_a_pause_counts_what_the_run_has_used_before_it() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper))
+        began = now()
+        await anyio.sleep(3)
+        run.pause()
+        await anyio.sleep(100)
+        run.limits.update(timeout=10)
+        await anyio.sleep(100)
+        assert run.status is RunStatus.running
+        run.resume()
+        output = await run.ended()
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.timeout
+    assert now() - began >= 207
