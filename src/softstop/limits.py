@@ -21,6 +21,7 @@ class Limits(BaseModel):
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
+        depth: Levels of members below the run, 64 if no run above says otherwise; a member further down fails at once.
         warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is emitted; None is 0.8.
         on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
             start and lets a model use it for one last answer without tools, then stops; "pause" waits at the next
@@ -37,6 +38,7 @@ class Limits(BaseModel):
     tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
     cost_usd: Annotated[Decimal, Field(gt=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
+    depth: Annotated[int, Field(strict=True, ge=0, le=10**6)] | None = None
     warn_at: Annotated[float, Field(gt=0, lt=1)] | None = None
     on_exhausted: Literal["stop", "wrap_up", "pause"] | None = None
 

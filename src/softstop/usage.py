@@ -98,7 +98,8 @@ class Tally:
     @property
     def empty(self) -> bool:
         """Whether nothing was added yet."""
-        return not (self.input or self.output or self.cost or self.models or self.estimated)
+        parts = self.cache_read or self.cache_write or self.reasoning
+        return not (self.input or self.output or parts or self.cost or self.models or self.estimated)
 
     def total(self) -> Usage:
         """The sum as a value."""

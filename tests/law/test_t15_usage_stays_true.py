@@ -261,3 +261,16 @@ async def test_a_report_from_the_worker_thread_of_a_sync_tool_is_counted() -> No
 
     run, _ = await one(body)
     assert run.usage.output_tokens == 5
+
+
+async def test_cache_and_reasoning_parts_are_never_lost_whatever_comes_first() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        run.charge(Usage(reasoning_tokens=7, cache_read_tokens=3))
+        run.charge(Usage(input_tokens=10, output_tokens=20))
+        run.write("done")
+
+    run = Agent(body).arun("go")
+    output = await run.ended()
+    assert (output.usage.reasoning_tokens, output.usage.cache_read_tokens, output.usage.total_tokens) == (7, 3, 30)
+    metrics = [event.metrics for event in await listen(run) if event.metrics is not None]
+    assert sum(each.reasoning_tokens for each in metrics) == 7

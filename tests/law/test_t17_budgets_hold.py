@@ -245,3 +245,35 @@ async def test_a_deadline_of_the_body_s_own_ends_its_wait_for_room_and_claims_no
         assert now() == 2.5
         await holder.ended()
     assert (output.status, output.value, output.stop) == (RunStatus.completed, "went on", None)
+
+
+async def test_a_limit_on_steps_holds_when_steps_wait_for_room() -> None:
+    begun: list[int] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def think(number: int) -> None:
+            async with run.step(f"think {number}", reserve=Usage(output_tokens=60)):
+                begun.append(number)
+                await anyio.sleep(1)
+
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(think, number)
+
+    budget = Budget(tokens=100)
+    output = await Agent(body).arun("go", limits=Limits(steps=2), budgets=[budget])
+    assert len(begun) == 2
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.step_limit
+    assert budget.reserved.tokens == 0
+
+
+async def test_a_budget_that_is_given_twice_is_charged_once() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("think", reserve=Usage(output_tokens=40)):
+            assert budget.reserved.tokens == 40
+            run.charge(Usage(output_tokens=30))
+
+    budget = Budget(tokens=100)
+    (await Agent(body).arun("go", budgets=[budget, budget])).raise_for_status()
+    assert budget.spent.tokens == 30

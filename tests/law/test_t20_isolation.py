@@ -10,7 +10,7 @@ import anyio
 import pytest
 import structlog
 
-from kit.runs import at, listen, names, now, one, payer, sleeper
+from kit.runs import at, deaf, listen, names, now, one, payer, sleeper
 from softstop import Agent, Event, Run, RunContext, RunFailed, RunStatus, Source, StopCause, StopPolicy, Supervisor
 from softstop.runs.threads import in_thread
 from softstop.testing import run_virtual
@@ -304,3 +304,42 @@ async def test_structural_events_of_other_runs_never_show_up_in_a_stream() -> No
             events = await listen(run)
             assert {event.run_id for event in events} == {run.run_id}
             assert names(events)[-1] == "RunCompleted"
+
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+async def test_a_queued_run_works_in_the_context_of_whoever_started_it_not_of_who_made_room() -> None:
+    seen: dict[str, str] = {}
+
+    async def body(run: RunContext, message: object) -> None:
+        seen[str(message)] = tenant.get()
+        tenant.set(f"set by the run of {message}")
+        await anyio.sleep(1)
+
+    async def start(name: str) -> None:
+        tenant.set(name)
+        await supervisor.start(Agent(body), name)
+
+    async with Supervisor(max_running=1) as supervisor, anyio.create_task_group() as group:
+        for name in ("ann", "bob", "cyd"):
+            group.start_soon(start, name)
+    assert seen == {"ann": "ann", "bob": "bob", "cyd": "cyd"}
+
+
+async def test_a_callback_of_a_body_that_was_left_behind_works_in_the_body_s_context() -> None:
+    seen: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        tenant.set("ann")
+        run.on_stop(lambda stop: seen.append(tenant.get()))
+        await deaf(10)
+
+    async with Supervisor(policy=StopPolicy(grace=0, abandon_after=1)) as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(1)
+        tenant.set("whoever presses Stop")
+        run.cancel()
+        assert (await run.ended()).abandoned
+        await anyio.sleep(20)
+    assert seen == ["ann"]

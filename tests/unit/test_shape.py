@@ -67,7 +67,7 @@ SURFACE = {
     "StopReceipt": "outcome raise_for_status run_id status wait",
     "Stream": "aclose name step_id",
     "Supervisor": "abandoned cancel_run drain events get_run list_runs request_stop start statistics",
-    "SyncEventStream": "",
+    "SyncEventStream": "close output",
     "Team": "arun cancel_run invoke priced run",
     "Workflow": "arun cancel_run invoke priced run",
 }

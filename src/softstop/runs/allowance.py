@@ -17,6 +17,7 @@ from ..protocols import Runnable
 from ..stops import LimitReached, StopCause, StopRequest
 from .timers import Reached, Timers
 
+DEPTH: Final = 64  # levels of members below a root whose limits do not say
 KEPT_BACK: Final = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
 
 
@@ -47,7 +48,7 @@ class Allowance:
 
     __slots__ = (
         "_activity", "_loop", "_started", "_timers", "bounded", "chain", "exhausted", "gives_last_answer",
-        "limits", "own", "parent",
+        "levels", "limits", "own", "parent",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,9 @@ class Allowance:
         self.own: Ledger | None = None  # of this run's own limits, if they bound tokens or money
         self.gives_last_answer = False  # the body has a model
         self.exhausted: Exhausted | None = None  # after which only that answer is due
+        above = DEPTH if parent is None else parent.levels - 1
+        own = limits.depth
+        self.levels: int = above if own is None else own if parent is None else min(own, above)  # of members below
         self._started = 0.0
         self._activity = None if limits.idle_timeout is None else Activity()
         self._timers: Timers | None = None  # while the run lives and has a limit of time
@@ -119,10 +123,11 @@ class Allowance:
     def _set_timers(self, reached: Reached | None) -> None:
         self.end()
         if reached is not None and (self.limits.timeout is not None or self._activity is not None):
-            self._timers = Timers(self._loop, self.limits, self._started, self._activity, self._depth, reached)
+            self._timers = Timers(self._loop, self.limits, self._started, self._activity, self.depth, reached)
 
     @property
-    def _depth(self) -> int:
+    def depth(self) -> int:
+        """How many runs are above."""
         depth, here = 0, self.parent
         while here is not None:
             depth, here = depth + 1, here.parent

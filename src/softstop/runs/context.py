@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
@@ -171,7 +172,7 @@ class RunContext:
         if run.clients is None:
             run.clients = []
         run.clients.append(client)
-        run.owner.spawn(client.keep_open())
+        run.owner.spawn(client.keep_open(), None)
         try:
             value: T = await client.entered
         except asyncio.CancelledError:  # a wait that is ended ends the opening
@@ -247,6 +248,8 @@ class RunContext:
             raise MisuseError(f"run.on_stop takes a callable, not {type(callback).__name__}")
         if self._run.hooks is None:
             self._run.hooks = []
+        if self._run.context is None:
+            self._run.context = copy_context()
         self._run.hooks.append(callback)
 
     def start_member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> Run:

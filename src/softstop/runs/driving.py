@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..aio.closing import finish_within
-from ..errors import StepFailed, process_interrupt, safe_error, unfold
+from ..errors import MisuseError, StepFailed, process_interrupt, safe_error, unfold
 from ..events import RunStarted
 from ..law.machine import Ending, Signal
 from ..stops import RunStatus
@@ -77,6 +77,12 @@ def _begin(run: RunState) -> None:
 
 def _call_body(run: RunState) -> Awaitable[Any]:
     """Call the body; awaiting the result runs it and gives its value."""
+    if run.allowance.levels < 0:
+        depth = run.allowance.depth
+        raise MisuseError(
+            f"{run.source.name!r} is {depth} levels below its root, which allows {depth + run.allowance.levels}: raise "
+            f"Limits(depth={depth}) of the root, or see why its members start each other"
+        )
     work = run.spec.runnable.invoke(RunContext(run), run.spec.message)
     return _write_out(run, work) if isinstance(work, AsyncIterator) else work
 

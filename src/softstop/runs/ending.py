@@ -106,19 +106,22 @@ async def close_clients(run: RunState, ends: float) -> None:
 
 
 def output_of(run: RunState) -> RunOutput | None:
-    """The output of an ended run, with those of its members; None before its outcome."""
-    outputs: dict[int, RunOutput] = {}
-    for below in reversed(list(run.tree())):  # members before their parents, without recursion
-        output = _output(below, outputs)
-        if output is not None:
-            outputs[id(below)] = output
-    return outputs.get(id(run))
+    """The output of an ended run, with those of its members; None before its outcome. Made once."""
+    todo = [run] if run.outcome is not None else []
+    while todo:  # members before their parents, without recursion
+        here = todo[-1]
+        missing = [member for member in here.members or () if member.outcome is not None and member.output is None]
+        if missing:
+            todo += missing
+        else:
+            todo.pop()
+            here.output = here.output or _output(here)
+    return run.output
 
 
-def _output(run: RunState, outputs: dict[int, RunOutput]) -> RunOutput | None:
+def _output(run: RunState) -> RunOutput:
     outcome = run.outcome
-    if outcome is None:
-        return None
+    assert outcome is not None
     return RunOutput(
         run_id=run.run_id,
         status=outcome.status,
@@ -127,7 +130,7 @@ def _output(run: RunState, outputs: dict[int, RunOutput]) -> RunOutput | None:
         usage=outcome.usage,
         stop=run.stop,
         steps=outcome.steps,
-        members=tuple(outputs[id(member)] for member in run.members or () if id(member) in outputs),
+        members=tuple(member.output for member in run.members or () if member.output is not None),
         errors=outcome.errors,
         abandoned=run.abandoned,
         messages=run.messages,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ from ..stops import StopPolicy, StopRequest
 from .allowance import Allowance
 from .clients import Client
 from .open_work import OpenWork
-from .spec import RunOptions, RunSpec
+from .spec import RunOptions, RunOutput, RunSpec
 
 StopHook = Callable[[StopRequest], object]
 
@@ -33,7 +33,7 @@ class Owner:
 
     clock: Callable[[], float]  # wall-clock seconds
     observers: Callable[[], tuple[Observer, ...]]  # called with each event but content
-    spawn: Callable[[Coroutine[Any, Any, None]], object]  # own a task until it is done
+    spawn: Callable[[Coroutine[Any, Any, None], Context | None], object]  # own a task until it is done
     launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
     ended: Callable[[RunState], None]  # an outcome is published
 
@@ -60,6 +60,7 @@ class RunState:
     refusals: WeakKeyDictionary[asyncio.Task[Any], int] | None = None  # by task, of those that swallow them
     # The result, written as the run ends
     outcome: Outcome | None = None
+    output: RunOutput | None = None  # made when it is asked for
     value: Any = None  # what the body returned
     error: BaseException | None = None  # what it raised
     errors: tuple[str, ...] = ()  # bounded lines
@@ -73,6 +74,7 @@ class RunState:
     members: list[RunState] | None = None
     hooks: list[StopHook] | None = None
     clients: list[Client] | None = None
+    context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
     paused_waiters: Waiters | None = None  # for the end of a pause
     waiting: Waiters | None = None  # for the outcome
 

@@ -63,6 +63,11 @@ class Step:
             await admit(run)
         if self._fit is not None and run.allowance.chain:
             hold = await reserve(run, self._fit)
+            try:
+                await admit(run)  # once more: others have begun while this waited for room
+            except BaseException:
+                hold.release()
+                raise
         task = asyncio.current_task(run.loop)
         if task is not None and task.cancelling() and cancelled_around():  # perhaps by a scope of the body
             if hold is not None:

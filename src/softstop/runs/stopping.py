@@ -258,7 +258,7 @@ def end_abandoned(run: RunState) -> None:
     run.abandoned = run.work.names() or (run.source.name,)
     run.work.give_up()
     if run.hooks or run.clients:
-        run.owner.spawn(end_cancelled(run))
+        run.owner.spawn(end_cancelled(run), run.context)
     else:
         end(run, Signal.cancel)
 

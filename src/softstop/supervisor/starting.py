@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ def start(supervisor: SupervisorState, runnable: Runnable, message: object, opti
         raise SupervisorClosed
     run = _register(supervisor, runnable, message, options, None)
     if supervisor.max_running is not None and supervisor.running >= supervisor.max_running:
+        run.context = copy_context()  # not that of the run whose end makes room
         supervisor.queue.append(run)
     else:
         supervisor.running += 1
@@ -112,16 +113,16 @@ def _output_of(supervisor: SupervisorState, run_id: str) -> RunOutput:
 
 
 def _begin(supervisor: SupervisorState, run: RunState) -> None:
-    run.task = _spawn(supervisor, drive(run), run)
+    run.task = _spawn(supervisor, drive(run), run.context, run)
 
 
 def _spawn(
-    supervisor: SupervisorState, work: Coroutine[Any, Any, None], run: RunState | None = None
+    supervisor: SupervisorState, work: Coroutine[Any, Any, None], context: Context | None, run: RunState | None = None
 ) -> asyncio.Task[None]:
     """Start a task and own it until it is done; the one place for tasks that outlive a call."""
     assert supervisor.loop is not None
     assert supervisor.when_done is not None
-    task = supervisor.loop.create_task(work)
+    task = supervisor.loop.create_task(work, context=context)
     supervisor.tasks[task] = run
     task.add_done_callback(supervisor.when_done, context=EMPTY_CONTEXT)
     return task

@@ -1,0 +1,96 @@
+"""Trees of members as deep as one likes: bounded by default; stops, limits and drains reach them without recursion."""
+
+import asyncio
+import sys
+
+import anyio
+import pytest
+
+from kit.runs import at
+from softstop import Agent, Limits, RunContext, RunOutput, RunStatus, StopCause, StopPolicy, Supervisor
+
+DEEP = 10_000
+DEEPER_THAN_RECURSION = 2_000
+
+
+async def descend(run: RunContext, left: object) -> object:
+    """Start a member that does the same, so many levels down; the last one waits."""
+    assert isinstance(left, int)
+    if left == 0:
+        await anyio.sleep(1_000)
+        return 0
+    output = await run.member(Agent(descend), left - 1)
+    return output.status.value
+
+
+def chain(output: RunOutput) -> list[RunOutput]:
+    found = [output]
+    while found[-1].members:
+        [below] = found[-1].members
+        found.append(below)
+    return found
+
+
+async def test_a_member_further_down_than_the_limit_is_a_failed_value_that_says_what_to_raise() -> None:
+    async def forever(run: RunContext, level: object) -> RunOutput:
+        assert isinstance(level, int)
+        return await run.member(Agent(forever), level + 1)
+
+    output = await Agent(forever).arun(0)
+    outputs = chain(output)
+    assert len(outputs) == 66
+    assert outputs[-1].status is RunStatus.failed
+    assert "65 levels below its root, which allows 64" in outputs[-1].errors[0]
+    assert "Limits(depth=65)" in outputs[-1].errors[0]
+    assert output.status is RunStatus.completed, "what a member came to is a value"
+
+
+async def test_a_member_may_narrow_the_depth_and_not_widen_it() -> None:
+    async def two_down(run: RunContext, message: object) -> list[RunStatus]:
+        first = await run.member(Agent(one_down), None, limits=Limits(depth=50))
+        return [first.status, first.value]
+
+    async def one_down(run: RunContext, message: object) -> RunStatus:
+        return (await run.member(Agent(leaf), None)).status
+
+    async def leaf(run: RunContext, message: object) -> None:
+        pass
+
+    output = await Agent(two_down).arun("go", limits=Limits(depth=1))
+    assert output.value == [RunStatus.completed, RunStatus.failed]
+    output = await Agent(two_down).arun("go", limits=Limits(depth=2))
+    assert output.value == [RunStatus.completed, RunStatus.completed]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("how", "levels"),
+    [("stop", DEEP), *((how, DEEPER_THAN_RECURSION) for how in ("now", "timeout", "drain"))],
+)
+async def test_a_chain_of_members_is_reached_whole_however_deep_it_is(how: str, levels: int) -> None:
+    limits = Limits(depth=levels, timeout=50 if how == "timeout" else None)
+    policy = StopPolicy(grace=5)
+    before = sys.getrecursionlimit()
+    async with Supervisor(policy=policy) as supervisor:
+        run = supervisor.start(Agent(descend), levels, limits=limits)
+        if how in ("stop", "now"):
+            at(10, lambda: run.cancel("enough", mode="now" if how == "now" else "step"))
+        elif how == "drain":
+            at(10, lambda: asyncio.ensure_future(supervisor.drain(20)))  # noqa: TID251 - a test's own task
+        output = await run.ended()
+    assert sys.getrecursionlimit() == before
+    outputs = chain(output)
+    assert len(outputs) == levels + 1
+    assert {each.status for each in outputs} == {RunStatus.cancelled}
+    causes = {"stop": StopCause.user, "now": StopCause.user, "timeout": StopCause.timeout, "drain": StopCause.shutdown}
+    assert {each.stop.cause for each in outputs if each.stop} == {causes[how]}
+
+
+@pytest.mark.timeout(120)
+async def test_a_deep_chain_of_members_that_end_by_themselves_gives_one_output() -> None:
+    async def down(run: RunContext, left: object) -> object:
+        assert isinstance(left, int)
+        return 0 if left == 0 else (await run.member(Agent(down), left - 1)).value + 1
+
+    output = await Agent(down).arun(DEEPER_THAN_RECURSION, limits=Limits(depth=DEEPER_THAN_RECURSION))
+    assert output.value == DEEPER_THAN_RECURSION
