@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -54,6 +54,4 @@ def _cancel_from_anywhere(loop: asyncio.AbstractEventLoop, task: asyncio.Task[An
         call_on(loop, task.cancel)  # a closed loop has no task any more
 
 
-async def across(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run the coroutine of `make()` on another loop and wait for it here; cancelling this wait cancels it there."""
-    return await asyncio.wrap_future(submit(loop, make))
+POLL: Final = 0.25  # seconds between looks whether a loop that somebody waits for is closed

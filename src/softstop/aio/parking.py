@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 Waiters = list[asyncio.Future[None]]
 
@@ -37,4 +38,5 @@ def wake_anywhere(waiters: Waiters) -> None:
         if asyncio._get_running_loop() is loop:
             wake_all([waiter])
         elif not loop.is_closed():
-            loop.call_soon_threadsafe(wake_all, [waiter])
+            with suppress(RuntimeError):  # it was closed this very moment
+                loop.call_soon_threadsafe(wake_all, [waiter])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
-from ..aio.crossing import across
+from ..aio.crossing import POLL, submit
 from ..events import Event
 from .writer import Writer
 
@@ -18,14 +19,23 @@ class EventStream:
     A reader that lags may get adjacent content merged. `read()` returns all available events at once.
     """
 
-    __slots__ = ("_after", "_batch", "_done", "_when_cancelled", "_writer")
+    __slots__ = ("_after", "_batch", "_done", "_when_cancelled", "_when_loop_closed", "_writer")
 
-    def __init__(self, writer: Writer, after: int = 0, when_cancelled: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        after: int = 0,
+        when_cancelled: Callable[[], None] | None = None,
+        when_loop_closed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._writer = writer
         self._after = after  # seq of the last event taken from the log
         self._batch: Iterator[Event] = iter(())  # taken and not returned yet
         self._done = False  # the outcome was taken
         self._when_cancelled = when_cancelled  # called if a wait in here is cancelled
+        self._when_loop_closed = (
+            when_loop_closed  # called before the log of a closed loop is read: it has an outcome then
+        )
 
     def __aiter__(self) -> EventStream:
         return self
@@ -69,14 +79,27 @@ class EventStream:
         self._batch, self._after, self._done = iter(events), after, done
 
     async def _take_from_other_loop(self) -> None:
-        """Have the run's loop wait for a batch, for a reader on another loop, and move the position here."""
-        log = self._writer.log
+        """Have the run's loop wait for a batch, for a reader on another loop; the position moves here, with the batch.
+
+        The loop may end, which cancels what waits there, or be closed, which tells nobody: then the log is read here.
+        """
+        loop = self._writer.log.loop
         try:
-            batch = await across(log.loop, partial(_wait_for_more, self._writer, self._after))
+            with suppress(RuntimeError):  # it was closed this very moment
+                batch = submit(loop, partial(_wait_for_more, self._writer, self._after))
+                news = asyncio.wrap_future(batch)
+                while not news.done() and not loop.is_closed():
+                    await asyncio.wait({news}, timeout=POLL)
+                if news.done() and not news.cancelled():
+                    return self._take(*news.result())
+                news.cancel()
+            while not loop.is_closed():  # noqa: ASYNC110 - asyncio tells nobody that it closes a loop
+                await asyncio.sleep(POLL)
         except asyncio.CancelledError:
             self._was_cancelled()
             raise
-        self._take(*batch)
+        self._when_loop_closed()
+        self._take(*_after(self._writer, self._after))
 
     def _was_cancelled(self) -> None:
         when_cancelled, self._when_cancelled = self._when_cancelled, None

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from ..aio.closing import finish_within
-from ..aio.parking import wait_in, wake_all
+from ..aio.parking import wait_in, wake_anywhere
 from ..errors import process_interrupt, safe_error
 from ..events import RunCancelled, RunCompleted, RunFailed
 from ..law.locks import ForkSafeLock
@@ -40,7 +40,7 @@ def decide(run: RunState, signal: Signal) -> bool:
         gate.wake_paused(run)
         run.owner.ended(run)
         if run.waiting:
-            wake_all(run.waiting)
+            wake_anywhere(run.waiting)
     return True
 
 

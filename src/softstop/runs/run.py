@@ -129,8 +129,9 @@ class Run:
         return self._read(0, self._caller_gone)
 
     def _read(self, after: int, when_cancelled: Callable[[], None] | None) -> EventStream:
-        stopping.end_if_loop_closed(self._state)
-        return EventStream(self._state.writer, after, when_cancelled)
+        end_if_loop_closed = partial(stopping.end_if_loop_closed, self._state)
+        end_if_loop_closed()
+        return EventStream(self._state.writer, after, when_cancelled, end_if_loop_closed)
 
     def __await__(self) -> Generator[Any, None, RunOutput]:
         return self._await_as_caller().__await__()

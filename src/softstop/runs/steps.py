@@ -34,6 +34,11 @@ TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
 MODEL_REQUEST: Final[Announced] = (ModelRequestStarted, ModelRequestCompleted)
 
 
+WRONG_LOOP: Final = (
+    "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
+)
+
+
 class Step:
     """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, or named in the outcome.
 
@@ -58,6 +63,8 @@ class Step:
         if self.step_id:
             raise MisuseError(f"step {self.name!r} was entered before; call run.step(...) for each step")
         run = self._run
+        if asyncio._get_running_loop() is not run.loop:
+            raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
             await admit(run)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from ..aio.closing import SETTLE
-from ..aio.crossing import across, call_on
+from ..aio.crossing import POLL, call_on
 from ..events import RunCancelled, RunCompleted, RunEscalated, RunStopRequested
 from ..law.machine import RecordedStop, Signal, StopPhase, Verdict
 from ..stops import RunStatus, StopCause, StopMode, StopOutcome, StopReceipt, StopRequest, StopResult
@@ -102,12 +102,22 @@ async def result_of(run: RunState) -> StopResult:
 
 
 async def wait_for_end(run: RunState) -> None:
-    """Wait for the outcome, from any loop; a cancelled wait does not stop the run."""
+    """Wait for the outcome, from any loop; a cancelled wait does not stop the run.
+
+    On another loop nobody says when that of the run is closed with the run in it: it is looked for.
+    """
     end_if_loop_closed(run)
     if asyncio.get_running_loop() is run.loop:
         await ending.ended(run)
-    elif run.outcome is None:
-        await across(run.loop, partial(ending.ended, run))
+    while run.outcome is None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if run.waiting is None:
+            run.waiting = []
+        run.waiting.append(waiter)
+        if run.outcome is None:  # else it came before the waiter
+            await asyncio.wait({waiter}, timeout=POLL)
+            waiter.cancel()
+            end_if_loop_closed(run)
 
 
 # What it does

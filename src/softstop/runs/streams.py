@@ -17,7 +17,7 @@ from . import gate
 from .limiting import admit
 from .open_work import OpenStep, current_step
 from .state import RunState
-from .steps import PLAIN, Announced
+from .steps import PLAIN, WRONG_LOOP, Announced
 
 T = TypeVar("T")
 task_in = asyncio.current_task  # with the loop, a third of the call's cost before 3.12 [ns: 63 for 180]
@@ -91,6 +91,8 @@ class Reading(Generic[T]):
             raise StopAsyncIteration
         pull = self._pull
         if pull is None:
+            if asyncio._get_running_loop() is not run.loop:
+                raise MisuseError(WRONG_LOOP.format("stream", self.name, run.run_id))
             try:
                 if run.alert or run.allowance.bounded:
                     await admit(run)

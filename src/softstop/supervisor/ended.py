@@ -53,4 +53,5 @@ class EndedRuns:
 
     def roots(self) -> list[RunState]:
         """All remembered roots, oldest first."""
-        return [run for ended, run in self._roots.values() if run.loop.time() - ended <= self._keep_for]
+        roots = list(self._roots.values())  # at once, as seen from other threads
+        return [run for ended, run in roots if run.loop.time() - ended <= self._keep_for]

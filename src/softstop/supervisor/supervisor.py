@@ -192,7 +192,7 @@ class Supervisor:
             raise MisuseError(f"status is one of {', '.join(RunStatus)}, not {status!r:.80}")
         wanted = None if status is None else RunStatus(status)
         state = self._state
-        roots = [*state.ended.roots(), *(run for run in state.runs.values() if run.parent is None)]
+        roots = [*state.ended.roots(), *(run for run in list(state.runs.values()) if run.parent is None)]
         return [
             Run(run)
             for root in roots
