@@ -51,6 +51,11 @@ class Log:
         """Whether the caller is in the loop's thread; a third of the cost of `get_running_loop`."""
         return get_ident() == self.thread
 
+    @property
+    def half_written(self) -> bool:
+        """Whether an event has its seq and is not in the log yet: only a signal handler, or an observer, sees that."""
+        return bool(self.recent) and self.recent[-1]._seq != self.seq
+
     def append(self, event: Event) -> None:
         """Add an event with the next seq, and wake the readers."""
         self.recent.append(event)

@@ -30,10 +30,17 @@ TASK_CANCELLED: Final = StopRequest(cause=StopCause.shutdown, mode=StopMode.now,
 
 
 def ask(run: RunState, request: StopRequest) -> StopReceipt:
-    """Request a stop from any thread. Never waits."""
-    if asyncio._get_running_loop() is run.loop:
-        return request_stop(run, request)
-    return _ask_from_thread(run, request)
+    """Request a stop from any thread, or in a handler of `signal.signal`. Never waits."""
+    if asyncio._get_running_loop() is not run.loop or run.writer.log.half_written:
+        return _ask_from_thread(run, request)
+    receipt = request_stop(run, request)
+    if asyncio.current_task() is None:  # perhaps in a signal handler, while the loop sleeps: nothing else wakes it
+        call_on(run.loop, _nothing)
+    return receipt
+
+
+def _nothing() -> None:
+    """Wakes a loop by being called on it."""
 
 
 def request_stop(run: RunState, request: StopRequest) -> StopReceipt:

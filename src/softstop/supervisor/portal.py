@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -51,8 +51,9 @@ class Portal:
         """
         loop, supervisor = self._serving()
         context = contextvars.copy_context()
-        for variable in (current, current_step, ambient):
-            context.run(variable.set, None)
+        context.run(current.set, None)
+        context.run(current_step.set, None)
+        context.run(ambient.set, None)
         return context.run(submit, loop, partial(work, supervisor))
 
     def _serving(self) -> tuple[asyncio.AbstractEventLoop, Supervisor]:
@@ -183,7 +184,7 @@ def _wait(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 @contextlib.contextmanager
-def _caller_of(runs: list[Run]) -> Iterator[None]:
+def _caller_of(runs: list[Run]) -> Generator[None]:
     """Stop these runs if any exception comes into the wait for them: their caller is gone (T18).
 
     KeyboardInterrupt is raised when they have ended; a second one does not wait. Others, which alarms and signal

@@ -1,0 +1,82 @@
+"""A stop that is pressed in a handler of `signal.signal`, which runs between any two bytecodes of the loop's thread."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import anyio
+
+from softstop import Agent, Run, RunContext, StopMode
+from softstop.events import RunContent, RunStopRequested
+
+
+@contextmanager
+def alarms(handler: object, first: float, interval: float = 0.0) -> Generator[None]:
+    before = signal.signal(signal.SIGALRM, handler)  # type: ignore[arg-type]
+    signal.setitimer(signal.ITIMER_REAL, first, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+async def test_a_stop_in_a_signal_handler_wakes_a_loop_that_sleeps() -> None:
+    async def sleeps(run: RunContext, message: object) -> None:
+        await asyncio.sleep(60)
+
+    run = Agent(sleeps).arun("go")
+    with alarms(lambda *_: run.cancel(), 0.1), anyio.fail_after(10):
+        began = time.monotonic()
+        output = await run
+    assert output.status == "cancelled"
+    assert time.monotonic() - began < 5
+
+
+async def test_a_stop_in_a_signal_handler_never_comes_between_the_number_of_an_event_and_the_event() -> None:
+    async def pours(run: RunContext, message: object) -> None:
+        while not run.stopping:
+            for _ in range(50):
+                run.write("x")
+            await asyncio.sleep(0)
+
+    async def one(number: int) -> Run:
+        run = Agent(pours).arun("go")
+        with alarms(lambda *_: run.cancel(), 0.001 + number * 0.000_013, 0.000_2):
+            await run
+        return run
+
+    for number in range(100):
+        with anyio.fail_after(10):
+            run = await one(number)
+            events = [event async for event in run.events()]
+        text = "".join(event.content for event in events if isinstance(event, RunContent))
+        others = [event for event in events if not isinstance(event, RunContent)]
+        assert [event.seq for event in events] == sorted({event.seq for event in events})
+        assert len(text) + len(others) == events[-1].seq  # a character for each delta, also where those are merged
+
+
+async def test_each_moment_of_a_write_at_which_a_handler_can_strike() -> None:
+    """The clock is read in the middle of a write: here the handler strikes there, each time."""
+
+    async def body(run: RunContext, message: object) -> None:
+        log = run._run.writer.log
+        clock = log.clock
+
+        def strikes() -> float:
+            log.clock = clock
+            handle.cancel(mode=StopMode.now)
+            return clock()
+
+        log.clock = strikes
+        run.write("x")
+
+    handle = Agent(body).arun("go")
+    with anyio.fail_after(10):
+        await handle
+        events = [event async for event in handle.events()]
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    names = [type(event) for event in events]
+    assert names.count(RunStopRequested) == 1
