@@ -12,7 +12,7 @@ import anyio
 import structlog
 import uvloop
 
-from softstop import Agent, Budget, Event, RunContext, Supervisor, Usage
+from softstop import Agent, Budget, Event, Limits, RunContext, Supervisor, Usage
 
 from .measuring import Effort, LoopFactory, Row, Sample, cpu, interleaved, ratio
 from .streams import TEXT
@@ -103,7 +103,7 @@ def deep_steps(count: int, depth: int) -> Sample:
 
     async def sample() -> float:
         async with Supervisor() as supervisor:
-            output = await supervisor.start(Agent(descend), depth).ended()
+            output = await supervisor.start(Agent(descend), depth, limits=Limits(depth=depth + 1)).ended()
         return float(output.raise_for_status().value)
 
     return sample

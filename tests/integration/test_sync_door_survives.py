@@ -121,7 +121,8 @@ def test_a_caller_that_an_alarm_tears_out_of_its_wait_is_a_caller_gone() -> None
         except Soft:
             say("soft")
             run = softstop.supervisor.registry.registry.get("r1")
-            say("cause", run.stop.cause if run and run.stop else None)
+            while run.stop is None: time.sleep(0.01)  # the request has still to reach the other thread
+            say("cause", run.stop.cause)
             time.sleep(1.5)
             say("live", softstop.cancel_run("r1"))
         """

@@ -173,11 +173,12 @@ Chain = tuple[Ledger, ...]
 class Hold:
     """Room that one begun step has reserved in every ledger of its chain and not spent yet."""
 
-    __slots__ = ("_nano_usd", "_tokens", "chain")
+    __slots__ = ("_abandoned", "_nano_usd", "_tokens", "chain")
 
     def __init__(self, chain: Chain, amount: Amount) -> None:
         self.chain = chain
         self._tokens, self._nano_usd = amount
+        self._abandoned: Amount | None = None  # counted as spent for a step that was abandoned, and not used yet
 
     @property
     def remaining(self) -> Amount:
@@ -187,7 +188,7 @@ class Hold:
     def spend(self, amount: Amount) -> None:
         """Pay out of the hold first, then beyond it."""
         with _lock.held:
-            tokens, nano_usd = amount
+            tokens, nano_usd = amount if self._abandoned is None else self._settle(amount)
             self._change(tokens, nano_usd, min(self._tokens, tokens), min(self._nano_usd, nano_usd))
 
     def forfeit(self) -> None:
@@ -195,10 +196,25 @@ class Hold:
         with _lock.held:
             self._change(self._tokens, self._nano_usd, self._tokens, self._nano_usd)
 
+    def abandon(self) -> None:
+        """Count the remaining part as spent until the step, which goes on without its run, ends and gives it back."""
+        self._abandoned = self.remaining
+        self.forfeit()
+
+    def _settle(self, amount: Amount) -> Amount:
+        """The part of late usage that was not counted when the step was abandoned."""
+        counted = self._abandoned
+        assert counted is not None
+        late = Amount(min(counted.tokens, amount.tokens), min(counted.nano_usd, amount.nano_usd))
+        self._abandoned = Amount(counted.tokens - late.tokens, counted.nano_usd - late.nano_usd)
+        return Amount(amount.tokens - late.tokens, amount.nano_usd - late.nano_usd)
+
     def release(self) -> None:
         """Give back the remaining part; synchronously, so that no cancellation can interrupt it."""
         with _lock.held:
-            self._change(0, 0, self._tokens, self._nano_usd)
+            tokens, nano_usd = self._abandoned or (0, 0)
+            self._abandoned = None
+            self._change(-tokens, -nano_usd, self._tokens, self._nano_usd)
 
     def _change(self, tokens: int, nano_usd: int, given_tokens: int, given_nano_usd: int) -> None:
         self._tokens -= given_tokens

@@ -14,6 +14,7 @@ from ..law.machine import Signal
 from ..stops import RunStatus, StopRequest
 from . import gate
 from .clients import close_all
+from .open_work import OpenStep
 from .spec import RunOutput
 from .state import RunState, StopHook
 
@@ -51,8 +52,18 @@ def stop_alarm(run: RunState) -> None:
         run.alarm = None
 
 
+def _close_abandoned_steps(run: RunState) -> None:
+    """Tell the end of what the run ends without, and count what it has reserved as spent: what it uses is not known."""
+    for each in run.work.all_open():
+        run.writer.emit(each.announced[1](each.name, each.step_id, "abandoned", None))
+        if isinstance(each, OpenStep) and each.hold is not None:
+            each.hold.abandon()
+
+
 def _publish(run: RunState, signal: Signal) -> None:
     writer = run.writer
+    if run.work.is_open:
+        _close_abandoned_steps(run)
     shared = (writer.content, writer.usage, run.work.records(), run.errors)
     if signal is Signal.complete:
         run.outcome = RunCompleted(*shared)

@@ -10,21 +10,40 @@ from typing import Any, Final, Protocol
 from ..aio.deferred_scope import CLOSED, DELIVERED, DeferredScope
 from ..aio.parking import wake_all
 from ..errors import unfold
-from ..events import StepKind, StepRecord, StepStatus
+from ..events import StepCompleted, StepKind, StepRecord, StepStarted, StepStatus
 from ..law.ledgers import Hold
 
+Announced = tuple[type[StepStarted], type[StepCompleted]]  # events of the start and the end of a step
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 
 class OpenStep:
     """An atomic step that is running; `Step` is its caller's handle."""
 
-    __slots__ = ("around", "hold", "is_open", "name", "step_id", "task", "uninterruptible", "was_cut", "work")
+    __slots__ = (
+        "announced",
+        "around",
+        "hold",
+        "is_open",
+        "name",
+        "step_id",
+        "task",
+        "uninterruptible",
+        "was_cut",
+        "work",
+    )
 
     def __init__(
-        self, name: str, step_id: int, work: OpenWork, task: asyncio.Task[Any] | None, hold: Hold | None
+        self,
+        name: str,
+        step_id: int,
+        work: OpenWork,
+        task: asyncio.Task[Any] | None,
+        hold: Hold | None,
+        announced: Announced,
     ) -> None:
         self.name, self.step_id = name, step_id
+        self.announced = announced
         self.work = work  # of the run it is a step of
         self.task = task
         self.hold = hold
@@ -39,6 +58,7 @@ class OpenStream(Protocol):
 
     name: str
     step_id: int
+    announced: Announced
     waiting: bool  # for the next chunk
     task: asyncio.Task[Any] | None  # the one that waits, or closes the source
 
@@ -99,10 +119,13 @@ class OpenWork:
         """Whether a step or a stream is open."""
         return bool(self.steps or self.streams)
 
+    def all_open(self) -> list[OpenStep | OpenStream]:
+        """Open steps and streams, in the order of their start."""
+        return sorted([*(self.steps or ()), *(self.streams or ())], key=lambda each: each.step_id)
+
     def names(self) -> tuple[str, ...]:
         """Names of open steps and streams, in the order of their start."""
-        work = [*(self.steps or ()), *(self.streams or ())]
-        return tuple([each.name for each in sorted(work, key=lambda each: each.step_id)])
+        return tuple([each.name for each in self.all_open()])
 
     def step_names(self) -> tuple[str, ...]:
         """Names of open atomic steps, in the order of their start."""
@@ -119,10 +142,10 @@ class OpenWork:
         self._number += 1
         return self._number
 
-    def begin(self, name: str, task: asyncio.Task[Any] | None, hold: Hold | None) -> OpenStep:
+    def begin(self, name: str, task: asyncio.Task[Any] | None, hold: Hold | None, announced: Announced) -> OpenStep:
         """Open an atomic step in this task, and hold the run's scope."""
         self.scope.hold()
-        step = OpenStep(name, self.number(), self, task, hold)
+        step = OpenStep(name, self.number(), self, task, hold, announced)
         if self.steps is None:
             self.steps = []
         self.steps.append(step)

@@ -25,10 +25,9 @@ from ..events import (
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from .limiting import admit, reserve
-from .open_work import OpenStep, current_step
+from .open_work import Announced, OpenStep, current_step
 from .state import RunState
 
-Announced = tuple[type[StepStarted], type[StepCompleted]]  # events of its start and its end
 PLAIN: Final[Announced] = (StepStarted, StepCompleted)
 TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
 MODEL_REQUEST: Final[Announced] = (ModelRequestStarted, ModelRequestCompleted)
@@ -82,7 +81,7 @@ class Step:
             await pass_unless_cancelled()
         self._shield = shield = new_scope(shield=True)
         shield.__enter__()
-        self._open = step = run.work.begin(self.name, task, hold)
+        self._open = step = run.work.begin(self.name, task, hold, self._announced)
         self.step_id = step.step_id
         current_step.set(step)
         try:

@@ -15,9 +15,9 @@ from ..errors import MisuseError, StepFailed, safe_error
 from ..events import StepStatus
 from . import gate
 from .limiting import admit
-from .open_work import OpenStep, current_step
+from .open_work import Announced, OpenStep, current_step
 from .state import RunState
-from .steps import PLAIN, WRONG_LOOP, Announced
+from .steps import PLAIN, WRONG_LOOP
 
 T = TypeVar("T")
 task_in = asyncio.current_task  # with the loop, a third of the call's cost before 3.12 [ns: 63 for 180]
@@ -32,8 +32,8 @@ class Reading(Generic[T]):
     """
 
     __slots__ = (
-        "_announced", "_around", "_chunks", "_cut", "_ended", "_generator", "_held", "_loop", "_others",
-        "_pull", "_pulled_again", "_run", "_source", "_timer", "name", "step_id", "task", "waiting",
+        "_around", "_chunks", "_cut", "_ended", "_generator", "_held", "_loop", "_others",
+        "_pull", "_pulled_again", "_run", "_source", "_timer", "announced", "name", "step_id", "task", "waiting",
     )  # fmt: skip
 
     def __init__(self, run: RunState, name: str, source: AsyncIterable[T], announced: Announced = PLAIN) -> None:
@@ -41,7 +41,7 @@ class Reading(Generic[T]):
         self._loop = run.loop
         self.name = name
         self.step_id = 0  # set when it begins
-        self._announced = announced
+        self.announced = announced
         self._source = source
         self._generator = hasattr(source, "athrow")  # which cleans up inside the interrupted wait
         self._pull: Callable[[], Awaitable[T]] | None = None  # set while the stream is open
@@ -136,7 +136,7 @@ class Reading(Generic[T]):
         self.step_id = run.work.number()
         run.work.add_stream(self)
         try:
-            run.writer.emit(self._announced[0](self.name, self.step_id, "divisible"))
+            run.writer.emit(self.announced[0](self.name, self.step_id, "divisible"))
         except BaseException:  # of an observer
             self._end("cut", None)
             raise
@@ -249,7 +249,7 @@ class Reading(Generic[T]):
             run.record.cut = True
         run.work.note(self.name, self.step_id, "divisible", status)
         try:
-            run.writer.emit(self._announced[1](self.name, self.step_id, status, error))
+            run.writer.emit(self.announced[1](self.name, self.step_id, status, error))
         finally:
             run.work.remove_stream(self)
             self.task = None

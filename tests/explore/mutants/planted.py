@@ -158,8 +158,8 @@ def subscriber_that_joins_misses_an_event(patch: Patch) -> None:
 def late_reader_begins_at_the_end(patch: Patch) -> None:
     begin = EventStream.__init__
 
-    def gap(stream: EventStream, writer: Writer, after: int = 0, gone: Any = None) -> None:
-        begin(stream, writer, after or max(0, writer.log.seq - 1), gone)
+    def gap(stream: EventStream, writer: Writer, after: int = 0, *others: Any) -> None:
+        begin(stream, writer, after or max(0, writer.log.seq - 1), *others)
 
     patch.setattr(EventStream, "__init__", gap)
 
@@ -241,7 +241,7 @@ def hooks_run_before_the_last_step(patch: Patch) -> None:
             except Exception:  # noqa: BLE001 - a mutant need not be clean
                 continue
             if isawaitable(work):
-                run.owner.spawn(work)  # type: ignore[arg-type]
+                run.owner.spawn(work, None)  # type: ignore[arg-type]
 
     patch.setattr(stopping, "_act_on", act_and_call)
 

@@ -7,10 +7,10 @@ from typing import Any
 import anyio
 
 from softstop.aio.deferred_scope import DeferredScope
-from softstop.runs import gate
+from softstop.runs import ending, gate
 from softstop.runs.context import RunContext
 
-from .registry import Patch, mutant
+from .registry import Patch, mutant, nothing
 
 
 @mutant
@@ -50,3 +50,8 @@ def a_pull_waits_for_more_than_its_source(patch: Patch) -> None:
         return stream(run, name, chunks())
 
     patch.setattr(RunContext, "stream", slowed)
+
+
+@mutant
+def what_a_run_ends_without_has_no_end(patch: Patch) -> None:
+    patch.setattr(ending, "_close_abandoned_steps", nothing)

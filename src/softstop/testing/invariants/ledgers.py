@@ -40,7 +40,8 @@ class Ledgers:
             if not self._seen:
                 return  # a ledger comes with a run, and a run with an event
             self._count(entry)
-        elif isinstance(entry, UsageRejected):  # what its step had reserved is about to count as spent
+        elif isinstance(entry, UsageRejected) or getattr(entry, "status", None) == "abandoned":
+            # what its step had reserved is about to count as spent
             for seen in self._seen.values():
                 seen.rejected = True
         if get_ident() == self._thread:
