@@ -6,6 +6,7 @@ Order matters everywhere here: look at the record before the scope is held, comm
 from __future__ import annotations
 
 import asyncio
+from threading import get_ident
 from types import TracebackType
 from typing import Final
 
@@ -62,7 +63,8 @@ class Step:
         if self.step_id:
             raise MisuseError(f"step {self.name!r} was entered before; call run.step(...) for each step")
         run = self._run
-        if asyncio._get_running_loop() is not run.loop:
+        task = asyncio.current_task(run.loop)
+        if get_ident() != run.writer.log.thread or (task is None and asyncio._get_running_loop() is not run.loop):
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
@@ -74,7 +76,6 @@ class Step:
             except BaseException:
                 hold.release()
                 raise
-        task = asyncio.current_task(run.loop)
         if task is not None and task.cancelling() and cancelled_around():  # perhaps by a scope of the body
             if hold is not None:
                 hold.release()
