@@ -1,31 +1,22 @@
 """T8: when grace ends the step is cut, then given up, named and counted."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import anyio
 import pytest
 
 from kit.noisy import LAST, deaf, deliveries, retries
 from kit.runs import at, listen, names, now, one
-from kit.runs import deaf as retries_for
 from softstop import (
     Agent,
-    Budget,
     RunCancelled,
     RunContext,
     RunEscalated,
-    RunStatus,
     RunStopRequested,
-    StepCompleted,
-    StopCause,
     StopPolicy,
     StopResult,
     Supervisor,
-    ToolCallCompleted,
-    Usage,
 )
-from softstop.ports import AdapterContext
 
 POLICY = StopPolicy(grace=4, abandon_after=2)
 
@@ -290,82 +281,6 @@ async def test_an_abandoned_body_that_will_not_leave_its_boundaries_is_refused_s
         assert worst <= 20
         assert len(refused) == 40
         assert supervisor.abandoned == 0
-
-
-async def test_each_step_that_is_abandoned_gets_its_end_before_the_outcome_as_what_it_began() -> None:
-    async def chunks() -> AsyncGenerator[str]:
-        await retries_for(20)
-        yield "never"
-
-    async def inner(run: RunContext, message: object) -> None:
-        async with AdapterContext(run).tool_call("pay"):
-            await retries_for(20)
-
-    async def body(run: RunContext, message: object) -> None:
-        run.start_member(Agent(inner, name="inner"), "go")
-        async with run.step("outer"), run.step("nested"):
-            async for _ in run.stream("read", chunks()):
-                pass
-
-    async with Supervisor(policy=POLICY) as supervisor:
-        run = supervisor.start(Agent(body, name="lead"))
-        at(3, run.cancel)
-        events = await listen(run)
-        output = await run.ended()
-        await anyio.sleep(20)
-        late = [event async for event in run.events(after=events[-1].seq)]
-    ends = [event for event in events if isinstance(event, StepCompleted)]
-    assert [(type(end), end.source.name, end.step, end.status) for end in ends] == [
-        (ToolCallCompleted, "inner", "pay", "abandoned"),
-        (StepCompleted, "lead", "outer", "abandoned"),
-        (StepCompleted, "lead", "nested", "abandoned"),
-        (StepCompleted, "lead", "read", "abandoned"),
-    ]
-    assert [(step.step, step.status) for step in output.steps] == [
-        ("outer", "abandoned"), ("nested", "abandoned"), ("read", "abandoned"),
-    ]  # fmt: skip
-    assert late == []
-
-
-async def test_what_waits_for_the_room_of_an_abandoned_step_is_refused_and_does_not_wait_for_it() -> None:
-    budget = Budget(tokens=1_000)
-
-    async def stuck(run: RunContext, message: object) -> None:
-        async with run.step("call", reserve=Usage(output_tokens=800)):
-            await retries_for(1_000)
-
-    async def waits(run: RunContext, message: object) -> None:
-        async with run.step("call", reserve=Usage(output_tokens=400)):
-            pass
-
-    async with Supervisor(policy=POLICY) as supervisor:
-        run = supervisor.start(Agent(stuck), budgets=[budget])
-        other = supervisor.start(Agent(waits), budgets=[budget])
-        at(3, run.cancel)
-        output = await other.ended()
-        assert now() == 9
-        assert output.stop is not None
-        assert (output.status, output.stop.cause) == (RunStatus.cancelled, StopCause.token_budget)
-
-
-async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget() -> None:
-    budget = Budget(tokens=1_000)
-
-    async def body(run: RunContext, message: object) -> None:
-        async with run.step("call", reserve=Usage(output_tokens=400)):
-            await retries_for(20)
-            run.charge(Usage(output_tokens=300))
-
-    async with Supervisor(policy=POLICY) as supervisor:
-        run = supervisor.start(Agent(body), budgets=[budget])
-        at(3, run.cancel)
-        output = await run.ended()
-        assert now() == 9
-        assert (budget.spent.tokens, budget.reserved.tokens) == (400, 0)  # forfeit: nobody waits for that room
-        await anyio.sleep(20)
-        assert (budget.spent.tokens, budget.reserved.tokens) == (300, 0)
-    assert output.usage.output_tokens == 0
-    assert output.status is RunStatus.cancelled
 
 
 async def test_a_second_run_is_untouched_by_one_that_was_abandoned() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -32,8 +33,17 @@ def decide(run: RunState, signal: Signal) -> bool:
         if not run.record.end(signal):
             return False
     try:
-        _publish(run, signal)
+        if run.work.is_open:
+            _close_abandoned_steps(run)
     finally:  # also if an observer raises a BaseException
+        _publish_and_leave(run, signal)
+    return True
+
+
+def _publish_and_leave(run: RunState, signal: Signal) -> None:
+    try:
+        _publish(run, signal)
+    finally:
         stop_alarm(run)
         run.allowance.end()
         run.work.close()
@@ -42,7 +52,6 @@ def decide(run: RunState, signal: Signal) -> bool:
         run.owner.ended(run)
         if run.waiting:
             wake_anywhere(run.waiting)
-    return True
 
 
 def stop_alarm(run: RunState) -> None:
@@ -54,16 +63,15 @@ def stop_alarm(run: RunState) -> None:
 
 def _close_abandoned_steps(run: RunState) -> None:
     """Tell the end of what the run ends without, and count what it has reserved as spent: what it uses is not known."""
-    for each in run.work.all_open():
-        run.writer.emit(each.announced[1](each.name, each.step_id, "abandoned", None))
-        if isinstance(each, OpenStep) and each.hold is not None:
-            each.hold.abandon()
+    with ExitStack() as ends:  # all of them, also if an observer raises a BaseException
+        for each in reversed(run.work.all_open()):
+            if isinstance(each, OpenStep) and each.hold is not None:
+                ends.callback(each.hold.abandon)
+            ends.callback(run.writer.emit, each.announced[1](each.name, each.step_id, "abandoned", None))
 
 
 def _publish(run: RunState, signal: Signal) -> None:
     writer = run.writer
-    if run.work.is_open:
-        _close_abandoned_steps(run)
     shared = (writer.content, writer.usage, run.work.records(), run.errors)
     if signal is Signal.complete:
         run.outcome = RunCompleted(*shared)

@@ -1,0 +1,125 @@
+"""T8: what a run ends without is told, named, and its reservation counted."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import anyio
+
+from kit.runs import at, listen, now
+from kit.runs import deaf as retries_for
+from softstop import (
+    Agent,
+    Budget,
+    Event,
+    RunContext,
+    RunStatus,
+    StepCompleted,
+    StopCause,
+    StopPolicy,
+    Supervisor,
+    ToolCallCompleted,
+    Usage,
+)
+from softstop.ports import AdapterContext
+
+POLICY = StopPolicy(grace=4, abandon_after=2)
+
+
+async def test_each_step_that_is_abandoned_gets_its_end_before_the_outcome_as_what_it_began() -> None:
+    async def chunks() -> AsyncGenerator[str]:
+        await retries_for(20)
+        yield "never"
+
+    async def inner(run: RunContext, message: object) -> None:
+        async with AdapterContext(run).tool_call("pay"):
+            await retries_for(20)
+
+    async def body(run: RunContext, message: object) -> None:
+        run.start_member(Agent(inner, name="inner"), "go")
+        async with run.step("outer"), run.step("nested"):
+            async for _ in run.stream("read", chunks()):
+                pass
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body, name="lead"))
+        at(3, run.cancel)
+        events = await listen(run)
+        output = await run.ended()
+        await anyio.sleep(20)
+        late = [event async for event in run.events(after=events[-1].seq)]
+    ends = [event for event in events if isinstance(event, StepCompleted)]
+    assert [(type(end), end.source.name, end.step, end.status) for end in ends] == [
+        (ToolCallCompleted, "inner", "pay", "abandoned"),
+        (StepCompleted, "lead", "outer", "abandoned"),
+        (StepCompleted, "lead", "nested", "abandoned"),
+        (StepCompleted, "lead", "read", "abandoned"),
+    ]
+    assert [(step.step, step.status) for step in output.steps] == [
+        ("outer", "abandoned"), ("nested", "abandoned"), ("read", "abandoned"),
+    ]  # fmt: skip
+    assert late == []
+
+
+async def test_an_observer_that_breaks_on_the_end_of_an_abandoned_step_keeps_nobody_from_the_outcome() -> None:
+    class Odd(BaseException):
+        pass
+
+    class Breaks:
+        def notice(self, event: Event) -> None:
+            if isinstance(event, StepCompleted) and event.status == "abandoned":
+                raise Odd
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("outer"), run.step("nested"):
+            await retries_for(20)
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the timer that ends the run reports it
+    with anyio.fail_after(100):
+        async with Supervisor(policy=POLICY, observers=[Breaks()]) as supervisor:
+            run = supervisor.start(Agent(body))
+            at(3, run.cancel)
+            output = await run.ended()
+            events = await listen(run)
+    assert output.abandoned == ("outer", "nested")
+    assert [event.step for event in events if isinstance(event, StepCompleted)] == ["outer", "nested"]
+
+
+async def test_what_waits_for_the_room_of_an_abandoned_step_is_refused_and_does_not_wait_for_it() -> None:
+    budget = Budget(tokens=1_000)
+
+    async def stuck(run: RunContext, message: object) -> None:
+        async with run.step("call", reserve=Usage(output_tokens=800)):
+            await retries_for(1_000)
+
+    async def waits(run: RunContext, message: object) -> None:
+        async with run.step("call", reserve=Usage(output_tokens=400)):
+            pass
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(stuck), budgets=[budget])
+        other = supervisor.start(Agent(waits), budgets=[budget])
+        at(3, run.cancel)
+        output = await other.ended()
+        assert now() == 9
+        assert output.stop is not None
+        assert (output.status, output.stop.cause) == (RunStatus.cancelled, StopCause.token_budget)
+
+
+async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget() -> None:
+    budget = Budget(tokens=1_000)
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("call", reserve=Usage(output_tokens=400)):
+            await retries_for(20)
+            run.charge(Usage(output_tokens=300))
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body), budgets=[budget])
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 9
+        assert (budget.spent.tokens, budget.reserved.tokens) == (400, 0)  # forfeit: nobody waits for that room
+        await anyio.sleep(20)
+        assert (budget.spent.tokens, budget.reserved.tokens) == (300, 0)
+    assert output.usage.output_tokens == 0
+    assert output.status is RunStatus.cancelled
