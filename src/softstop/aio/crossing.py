@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+POLL: Final = 0.25  # seconds between looks whether a loop that somebody waits for is closed
 
 
 def call_on(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> bool:
@@ -52,6 +53,3 @@ def submit(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, An
 def _cancel_from_anywhere(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
     if not task.done():
         call_on(loop, task.cancel)  # a closed loop has no task any more
-
-
-POLL: Final = 0.25  # seconds between looks whether a loop that somebody waits for is closed

@@ -53,7 +53,10 @@ class Budget:
 
     @property
     def spent(self) -> Amount:
-        """Used so far, as `tokens` and `nano_usd`; it never falls."""
+        """Used so far, as `tokens` and `nano_usd`.
+
+        It falls only when a step that was abandoned, whose reservation was counted, ends after all and used less.
+        """
         return self._ledger.spent
 
     @property

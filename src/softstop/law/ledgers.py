@@ -26,7 +26,10 @@ WARN_AT = 0.8  # share of a limit at which one warning is emitted
 
 
 class Ledger:
-    """Tokens and money spent and reserved under one limit: a run's own, or that of a `Budget`; `spent` never falls."""
+    """Tokens and money spent and reserved under one limit: a run's own, or that of a `Budget`.
+
+    `spent` falls only where an abandoned step ends after all, and gives back what it has not used (T8).
+    """
 
     __slots__ = (
         "_held_nano_usd", "_held_tokens", "_kept", "_limit", "_nano_usd", "_nested", "_tokens", "_waiting", "_warn_at",
@@ -198,8 +201,9 @@ class Hold:
 
     def abandon(self) -> None:
         """Count the remaining part as spent until the step, which goes on without its run, ends and gives it back."""
-        self._abandoned = self.remaining
-        self.forfeit()
+        with _lock.held:
+            self._abandoned = self.remaining
+            self.forfeit()
 
     def _settle(self, amount: Amount) -> Amount:
         """The part of late usage that was not counted when the step was abandoned."""

@@ -33,9 +33,7 @@ class EventStream:
         self._batch: Iterator[Event] = iter(())  # taken and not returned yet
         self._done = False  # the outcome was taken
         self._when_cancelled = when_cancelled  # called if a wait in here is cancelled
-        self._when_loop_closed = (
-            when_loop_closed  # called before the log of a closed loop is read: it has an outcome then
-        )
+        self._when_loop_closed = when_loop_closed  # called before the log of a closed loop is read: gives it an outcome
 
     def __aiter__(self) -> EventStream:
         return self

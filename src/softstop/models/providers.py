@@ -123,7 +123,7 @@ class Hosted:
             lease.runs -= 1
             if not lease.runs:
                 del leases[self]
-                await finish_within(CLOSING, lease.http.aclose)  # noqa: ASYNC102 - shielded
+                await finish_within(CLOSING, lease.http.aclose)  # noqa: ASYNC102 - bounded
 
 
 class OpenAIResponses(Hosted):
@@ -175,7 +175,7 @@ class Borrowed:
         try:
             yield self.model
         finally:
-            await finish_within(CLOSING, lambda: self.model.__aexit__(None, None, None))  # noqa: ASYNC102 - shielded
+            await finish_within(CLOSING, lambda: self.model.__aexit__(None, None, None))  # noqa: ASYNC102 - bounded
 
 
 class _Lease:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from ..errors import MisuseError
 from ..protocols import Runnable
 from ..runs import stopping
 from ..runs.context import RunContext
@@ -15,6 +14,7 @@ from ..runs.state import current
 from ..stops import user_request
 from .defaults import defaults
 from .registry import registry
+from .state import running_loop
 from .supervisor import Supervisor, ambient
 
 
@@ -34,11 +34,7 @@ def current_supervisor() -> Supervisor:
     Raises:
         MisuseError: No event loop is running.
     """
-    supervisor = ambient.get()
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
+    supervisor, loop = ambient.get(), running_loop()
     if supervisor is not None and supervisor._state.loop is loop:
         return supervisor
     return defaults.of(loop)

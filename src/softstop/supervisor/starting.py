@@ -20,6 +20,7 @@ from .registry import registry
 from .state import SupervisorState
 
 RUNNABLE = ("source", "limits", "policy", "description", "priced", "invoke")  # see ports.Runnable
+EMPTY_CONTEXT = Context()  # of done-callbacks, instead of a copy of the caller's for each
 
 
 def start(supervisor: SupervisorState, runnable: Runnable, message: object, options: RunOptions) -> RunState:
@@ -126,9 +127,6 @@ def _spawn(
     supervisor.tasks[task] = run
     task.add_done_callback(supervisor.when_done, context=EMPTY_CONTEXT)
     return task
-
-
-EMPTY_CONTEXT = Context()  # of done-callbacks, instead of a copy of the caller's for each
 
 
 def _task_done(supervisor: SupervisorState, task: asyncio.Task[None]) -> None:

@@ -17,6 +17,18 @@ from ..telemetry.logs import Journal
 from .ended import EndedRuns
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of the caller.
+
+    Raises:
+        MisuseError: None is running.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class SupervisorState:
     """One supervisor: its settings, its loop, its runs and their tasks."""
@@ -50,10 +62,7 @@ class SupervisorState:
         Raises:
             MisuseError: No loop runs here, or another one.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise MisuseError("no event loop is running here; from a plain thread call agent.run(...)") from None
+        loop = running_loop()
         if self.loop is None:
             self.loop = loop
         elif self.loop is not loop:
