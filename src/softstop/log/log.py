@@ -108,9 +108,10 @@ class Log:
 
     def text_of(self, stamp: Stamp, since: int) -> str:
         """All text of one run; `since` is a seq before which it wrote nothing."""
-        regions = self._regions or []
-        wrote = regions[bisect_right(regions, since - 1, key=last_seq) :]
-        texts = [region.parts[stamp].text for region in wrote if stamp in region.parts]
+        texts: list[str] = []
+        if self._regions is not None:
+            wrote = self._regions[bisect_right(self._regions, since - 1, key=last_seq) :]
+            texts = [region.parts[stamp].text for region in wrote if stamp in region.parts]
         start = max(0, since - self._first)
         texts += [
             event._content for event in self.recent[start:] if type(event) is RunContent and event._stamp is stamp

@@ -203,10 +203,11 @@ def _change(run: RunState, changes: LimitChanges) -> None:
     run.paused_at = now  # what has passed of a pause is counted
     ledger = run.allowance.change(changes, reached, paused)
     for below in run.tree():
-        if below is not run:
-            if ledger is not None:  # made after the start: counts from now, here and below
-                below.allowance.add_ledger(ledger)
-            below.allowance.bounded = below.allowance.bounded or run.allowance.bounded
+        if ledger is not None and below is not run:  # made after the start: counts from now, here and below
+            below.allowance.add_ledger(ledger)
+        below.allowance.bounded = below.work.counted = below.allowance.bounded or run.allowance.bounded
+    if "steps" in changes:
+        run.work.total = sum(below.work.begun for below in run.tree())
     run.allowance.reconsider_last_answer()
     if first_reached(run.allowance.chain) is None:
         pausing.resume(run, by=pausing.LIMIT)

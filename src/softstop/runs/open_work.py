@@ -96,8 +96,8 @@ class OpenWork:
     """
 
     __slots__ = (
-        "_closing", "_cuts", "_emptied", "_ended", "_failures", "_late", "_number", "above", "given_up", "scope",
-        "steps", "streams", "total",
+        "_closing", "_cuts", "_emptied", "_ended", "_failures", "_late", "above", "begun", "counted", "given_up",
+        "scope", "steps", "streams", "total",
     )  # fmt: skip
 
     def __init__(self, scope: DeferredScope, above: OpenWork | None) -> None:
@@ -105,9 +105,10 @@ class OpenWork:
         self.above = above  # of the run above
         self.steps: list[OpenStep] | None = None  # in the order of their start
         self.streams: list[OpenStream] | None = None
-        self.total = 0  # steps begun here and in members, for step limits
+        self.begun = 0  # steps, which is the number of the newest
+        self.counted = False  # a limit may ask for `total`, here or above
+        self.total = 0  # steps begun here and in members since they are counted
         self.given_up = False  # the run ends without its body
-        self._number = 0  # of the newest step
         self._closing = 0  # sources that are cleaning up
         self._ended: list[tuple[str, int, StepKind, StepStatus]] | None = None  # a record costs 450 ns: made at the end
         self._failures: deque[BaseException] | None = None  # of steps, from before a stop
@@ -135,13 +136,13 @@ class OpenWork:
     # Start and end
 
     def number(self) -> int:
-        """Count a step, here and above, and return its number."""
-        here: OpenWork | None = self
+        """Count a step, above as well if there are limits, and return its number."""
+        self.begun += 1
+        here: OpenWork | None = self if self.counted else None
         while here is not None:
             here.total += 1
             here = here.above
-        self._number += 1
-        return self._number
+        return self.begun
 
     def begin(self, name: str, task: asyncio.Task[Any] | None, hold: Hold | None, announced: Announced) -> OpenStep:
         """Open an atomic step in this task, and hold the run's scope."""
@@ -192,10 +193,13 @@ class OpenWork:
         self._ended.append((name, step_id, kind, status))
 
     def records(self) -> tuple[StepRecord, ...]:
-        """All steps, in the order of their ends; those still open as abandoned."""
-        atomic = [StepRecord(step.name, step.step_id, "atomic", "abandoned") for step in self.steps or ()]
-        divisible = [StepRecord(stream.name, stream.step_id, "divisible", "abandoned") for stream in self.streams or ()]
-        return (*starmap(StepRecord, self._ended or ()), *atomic, *divisible)
+        """All steps, in the order of their ends; then those still open, as abandoned, in the order of their start."""
+        ended = tuple(starmap(StepRecord, self._ended or ()))
+        if not self.is_open:
+            return ended
+        kinds: dict[bool, StepKind] = {True: "atomic", False: "divisible"}
+        left = [(each.name, each.step_id, kinds[isinstance(each, OpenStep)], "abandoned") for each in self.all_open()]
+        return (*ended, *starmap(StepRecord, left))
 
     # Failures
 

@@ -19,6 +19,7 @@ from ..stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
 from ..usage import NO_USAGE, Tally, Usage
 
 T = TypeVar("T")
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # of a UUID: the two top bits are 10
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
 
 
@@ -161,6 +162,5 @@ class RunOutput:
 
 def fresh_id() -> str:
     """A UUID version 7 (RFC 9562): sorts by time, 74 random bits."""
-    text = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-    variant = "89ab"[int(text[16], 16) & 3]  # the two top bits are 10
-    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+    text = (time.time_ns() // 1_000_000).to_bytes(6, "big").hex() + os.urandom(10).hex()
+    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"

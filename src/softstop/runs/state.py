@@ -134,4 +134,5 @@ def new_run(
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
     scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
     work = OpenWork(scope, None if parent is None else parent.work)
+    work.counted = allowance.bounded
     return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance)

@@ -91,16 +91,7 @@ class Reading(Generic[T]):
             raise StopAsyncIteration
         pull = self._pull
         if pull is None:
-            if asyncio._get_running_loop() is not run.loop:
-                raise MisuseError(WRONG_LOOP.format("stream", self.name, run.run_id))
-            try:
-                if run.alert or run.allowance.bounded:
-                    await admit(run)
-                await pass_unless_cancelled()
-                pull = self._begin()
-            except BaseException:
-                await self._close_source()  # noqa: ASYNC102 - bounded
-                raise
+            pull = await self._first_pull()
             if not run.alert:  # else an observer of the event has requested a stop
                 return pull
         if self._inside_open_step() and gate.inside(run):
@@ -111,6 +102,21 @@ class Reading(Generic[T]):
             await self.aclose()
         await gate.cross(run)
         return pull
+
+    async def _first_pull(self) -> Callable[[], Awaitable[T]]:
+        run = self._run
+        if asyncio._get_running_loop() is not run.loop:
+            raise MisuseError(WRONG_LOOP.format("stream", self.name, run.run_id))
+        task = asyncio.current_task()
+        try:
+            if run.alert or run.allowance.bounded:
+                await admit(run)
+            if task is not None and task.cancelling():  # perhaps by a scope of the body
+                await pass_unless_cancelled()
+            return self._begin(task)
+        except BaseException:
+            await self._close_source()  # noqa: ASYNC102 - bounded
+            raise
 
     def _inside_open_step(self) -> bool:
         around = self._around
@@ -127,10 +133,9 @@ class Reading(Generic[T]):
         asyncio.get_running_loop().call_soon(self.interrupt)
         return pull
 
-    def _begin(self) -> Callable[[], Awaitable[T]]:
+    def _begin(self, task: asyncio.Task[Any] | None) -> Callable[[], Awaitable[T]]:
         run = self._run
         self._around = current_step.get() if gate.inside(run) else None
-        task = asyncio.current_task()
         self._others = 0 if task is None else task.cancelling()
         pull = self._pull = aiter(self._source).__anext__
         self.step_id = run.work.number()

@@ -28,8 +28,9 @@ class EndedRuns:
             self._members[run.run_id] = run
             return
         now, roots = run.loop.time(), self._roots
+        if run.run_id in roots:
+            del roots[run.run_id]  # its id was used again: the newer one is the youngest
         roots[run.run_id] = (now, run)
-        roots.move_to_end(run.run_id)
         while roots and (len(roots) > self._keep or now - next(iter(roots.values()))[0] > self._keep_for):
             _, (_, oldest) = roots.popitem(last=False)
             if oldest.members:

@@ -56,9 +56,9 @@ def _launch(
 def _register(
     supervisor: SupervisorState, runnable: Runnable, message: object, options: RunOptions, parent: RunState | None
 ) -> RunState:
-    missing = [name for name in RUNNABLE if not hasattr(runnable, name)]
-    if missing:
-        raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {missing[0]}; wrap it: Agent(...)")
+    for name in RUNNABLE:
+        if not hasattr(runnable, name):
+            raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {name}; wrap it: Agent(...)")
     if options and isinstance(options.get("continue_from"), str):
         options = {**options, "continue_from": _output_of(supervisor, cast(str, options.get("continue_from")))}
     spec = RunSpec.check(runnable, message, options)

@@ -217,6 +217,22 @@ async def test_a_limit_given_to_a_live_run_that_had_none_holds() -> None:
     assert len(output.steps) == 5
 
 
+async def test_a_limit_of_steps_that_comes_late_counts_what_members_had_begun() -> None:
+    async def member(run: RunContext, message: object) -> None:
+        for _ in range(3):
+            await spend(run, 1)
+
+    async def body(run: RunContext, message: object) -> None:
+        await run.member(Agent(member), None)
+        run.limits.update(steps=5)
+        await run.member(Agent(member), None)
+
+    output = await Agent(body).arun()
+    assert output.stop is not None
+    assert str(output.stop.limit) == "steps of run: 5 of 5 used"
+    assert [len(each.steps) for each in output.members] == [3, 2]
+
+
 async def lambda_sleeper(run: RunContext, message: object) -> None:
     await anyio.sleep(1_000)
 
