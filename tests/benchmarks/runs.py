@@ -18,6 +18,7 @@ from .measuring import Effort, LoopFactory, Row, Sample, cpu, interleaved, ratio
 from .streams import TEXT
 
 US = 1e6
+Body = Callable[[RunContext, object], Awaitable[None]]
 
 
 async def says_one_thing(run: RunContext, message: object) -> None:
@@ -28,8 +29,17 @@ async def does_nothing(run: RunContext, message: object) -> None:
     pass
 
 
-def one_delta_runs(count: int) -> Sample:
-    agent = Agent(says_one_thing)
+async def one_delta() -> AsyncIterator[str]:
+    yield TEXT
+
+
+async def streams_one_thing(run: RunContext, message: object) -> None:
+    async for text in run.stream("write", one_delta()):
+        run.write(text)
+
+
+def one_delta_runs(count: int, body: Body = says_one_thing) -> Sample:
+    agent = Agent(body)
 
     async def sample() -> float:
         async with Supervisor() as supervisor:
@@ -105,29 +115,6 @@ def deep_steps(count: int, depth: int) -> Sample:
         async with Supervisor() as supervisor:
             output = await supervisor.start(Agent(descend), depth, limits=Limits(depth=depth + 1)).ended()
         return float(output.raise_for_status().value)
-
-    return sample
-
-
-def streamed_runs(count: int) -> Sample:
-    """Runs of one delta that comes from a source."""
-
-    async def one() -> AsyncIterator[str]:
-        yield TEXT
-
-    async def body(run: RunContext, message: object) -> None:
-        async for text in run.stream("write", one()):
-            run.write(text)
-
-    agent = Agent(body)
-
-    async def sample() -> float:
-        async with Supervisor() as supervisor:
-            begin = cpu()
-            for _ in range(count):
-                async for _ in supervisor.start(agent):
-                    pass
-            return (cpu() - begin) / count * US
 
     return sample
 
@@ -221,7 +208,7 @@ def run_rows(effort: Effort, loop_factory: LoopFactory = asyncio.new_event_loop,
     where = "uvloop: " if number else ""
     count = effort.count(1_000)
     taken = interleaved(
-        {"bare": bare_tasks(count), "run": one_delta_runs(count), "streamed": streamed_runs(count)},
+        {"bare": bare_tasks(count), "run": one_delta_runs(count), "streamed": one_delta_runs(count, streams_one_thing)},
         effort.repeats, loop_factory,
     )  # fmt: skip
     count = effort.count(4_000)
