@@ -33,7 +33,10 @@ _FINAL = frozenset({RunStatus.cancelled, RunStatus.completed, RunStatus.failed})
 
 
 class StopCause(StrEnum):
-    """Who or what requested the stop; a closed set."""
+    """Who or what requested the stop; a closed set.
+
+    `superseded`: another owner has taken the run over. `owner_lost`: its owner died, and another one ended it.
+    """
 
     user = "user"
     timeout = "timeout"
@@ -44,6 +47,7 @@ class StopCause(StrEnum):
     parent = "parent"
     caller_gone = "caller_gone"
     superseded = "superseded"
+    owner_lost = "owner_lost"
     shutdown = "shutdown"
 
 

@@ -32,3 +32,7 @@ from .names import RunEvent as RunEvent
 from .names import Source as Source
 from .names import TeamRunEvent as TeamRunEvent
 from .names import WorkflowRunEvent as WorkflowRunEvent
+from .restoring import RestoredLog as RestoredLog
+from .restoring import RestoredRun as RestoredRun
+from .restoring import orphan_outcomes as orphan_outcomes
+from .restoring import restore as restore

@@ -240,5 +240,5 @@ def test_modes_are_ordered_by_strength() -> None:
 def test_causes_are_the_law_s_closed_set() -> None:
     assert {cause.value for cause in StopCause} == {
         "user", "timeout", "token_budget", "cost_budget", "step_limit", "idle", "parent", "caller_gone", "superseded",
-        "shutdown",
+        "owner_lost", "shutdown",
     }  # fmt: skip

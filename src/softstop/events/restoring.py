@@ -1,0 +1,251 @@
+"""From a log of events back to the runs it tells of, and what is owed to them when their owner is gone (T22)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from ..errors import MisuseError
+from ..stops import RunStatus, StopCause, StopMode, StopRequest
+from ..usage import Tally, Usage
+from .event import Event, Stamp
+from .kinds import (
+    ModelRequestCompleted,
+    ModelRequestStarted,
+    Outcome,
+    RunCancelled,
+    RunContent,
+    RunEscalated,
+    RunStarted,
+    RunStopRequested,
+    StepCompleted,
+    StepRecord,
+    StepStarted,
+    StepStatus,
+    ToolCallCompleted,
+    ToolCallStarted,
+)
+from .names import Source
+
+OWNER_LOST: Final = StopRequest(
+    cause=StopCause.owner_lost, reason="the process that ran it is gone", mode=StopMode.now, grace=0.0
+)
+ENDS: Final[Mapping[type[StepStarted], type[StepCompleted]]] = {
+    StepStarted: StepCompleted,
+    ToolCallStarted: ToolCallCompleted,
+    ModelRequestStarted: ModelRequestCompleted,
+}
+STOP_FIELDS: Final = tuple(StopRequest.model_fields)  # which RunStopRequested and RunCancelled have, too
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredRun:
+    """One run, as far as its events tell: what its body returned, its messages and its metadata are in none.
+
+    `content` is the text that was written, `usage` the sum of all `metrics`; `steps` are those that have ended, in the
+    order of their ends, `open_steps` the others, in the order of their start. `stop` is the request on record,
+    `escalated` says whether its grace has ended. `outcome` is None for a run that had not ended; only an outcome has
+    `errors`. `started_at` and `ended_at` are wall-clock seconds.
+    """
+
+    run_id: str
+    parent_run_id: str | None
+    source: Source
+    status: RunStatus
+    content: str
+    usage: Usage
+    steps: tuple[StepRecord, ...]
+    open_steps: tuple[StepStarted, ...]
+    stop: StopRequest | None
+    escalated: bool
+    outcome: Outcome | None
+    started_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredLog:
+    """The log of a root run and its members, as of the event `last_seq`: the runs by id, each after its parent."""
+
+    root_run_id: str
+    last_seq: int
+    runs: Mapping[str, RestoredRun]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the outcome of the root is among the events, which is always the last one."""
+        root = self.runs.get(self.root_run_id)
+        return root is not None and root.outcome is not None
+
+
+class _Fold:
+    """The events of one run, taken one after the other."""
+
+    def __init__(self, first: Event) -> None:
+        self.first = first
+        self.started_at: float | None = None
+        self.stop: StopRequest | None = None
+        self.escalated = False
+        self.outcome: Outcome | None = None
+        self.open: dict[int, StepStarted] = {}
+        self.steps: list[StepRecord] = []
+        self.texts: list[str] = []
+        self.tally = Tally()
+
+    def take(self, event: Event) -> None:
+        if self.outcome is not None:
+            raise MisuseError(f"event {event.seq} of run {event.run_id!r} comes after its outcome")
+        if event.metrics is not None:
+            self.tally.add(event.metrics)
+        if isinstance(event, RunContent):
+            self.texts.append(event.content)
+        elif isinstance(event, StepStarted):
+            self.open[event.step_id] = event
+        elif isinstance(event, StepCompleted):
+            self._end_step(event)
+        elif isinstance(event, RunStarted):
+            self.started_at = event.at
+        elif isinstance(event, RunStopRequested):
+            self.stop = StopRequest(**{name: getattr(event, name) for name in STOP_FIELDS})
+        elif isinstance(event, RunEscalated):
+            self.escalated = True
+        elif isinstance(event, Outcome):
+            self.outcome = event
+
+    def _end_step(self, event: StepCompleted) -> None:
+        begun = self.open.pop(event.step_id, None)
+        if begun is None:
+            raise MisuseError(f"event {event.seq} ends step {event.step_id} of run {event.run_id!r}, which is not open")
+        self.steps.append(StepRecord(event.step, event.step_id, begun.kind, event.status))
+
+    def run(self) -> RestoredRun:
+        first, outcome = self.first, self.outcome
+        status = RunStatus.pending if self.started_at is None else RunStatus.running
+        if outcome is not None:
+            status = outcome.status
+        elif self.stop is not None:
+            status = RunStatus.stopping
+        return RestoredRun(
+            run_id=first.run_id,
+            parent_run_id=first.parent_run_id,
+            source=first.source,
+            status=status,
+            content="".join(self.texts),
+            usage=self.tally.total(),
+            steps=tuple(self.steps),
+            open_steps=tuple(self.open.values()),
+            stop=self.stop,
+            escalated=self.escalated,
+            outcome=outcome,
+            started_at=self.started_at,
+            ended_at=None if outcome is None else outcome.at,
+        )
+
+
+def restore(events: Iterable[Event]) -> RestoredLog:
+    """Fold the events of a root run and its members, in the order of `seq`, to where each run stands after them.
+
+    The events may end anywhere. Content may be merged, as a reader that lags gets it.
+
+    Raises:
+        MisuseError: There is no event, their `seq` does not rise, they are of several roots, or no run writes such.
+    """
+    folds: dict[str, _Fold] = {}
+    root, last = "", 0
+    for event in events:
+        root = root or event.root_run_id
+        if event.root_run_id != root:
+            raise MisuseError(f"event {event.seq} is of root run {event.root_run_id!r}, those before it of {root!r}")
+        if event.seq <= last:
+            raise MisuseError(f"event {event.seq} comes after event {last}; sort them by seq, each once")
+        last = event.seq
+        fold = folds.get(event.run_id)
+        if fold is None:
+            fold = folds[event.run_id] = _Fold(event)
+        fold.take(event)
+    if not folds:
+        raise MisuseError("no events: a run that has written none is known to its supervisor or its store only")
+    return RestoredLog(root, last, MappingProxyType({run_id: fold.run() for run_id, fold in folds.items()}))
+
+
+def orphan_outcomes(log: RestoredLog, at: float, asked: StopRequest | None = None) -> list[Event]:
+    """The events that end the runs of a log whose owner is gone: to be appended to it, by one who has the right to.
+
+    The stops first, of the root before its members. Then the members before the root, the newest first: the ends of
+    open steps (an atomic one may have happened: `unsettled`; a divisible one did a part: `cut`), and the outcome. A
+    stop that is on record gives the cause; else `asked`, which was requested and not seen by the owner; else
+    `owner_lost`. Nothing for a log that has ended.
+
+    Args:
+        log: Of `restore`.
+        at: Wall-clock seconds, of all these events.
+        asked: A stop request for the root.
+    """
+    owed = _Owed(log, at)
+    left = [run for run in log.runs.values() if run.outcome is None]
+    stops: dict[str, StopRequest] = {}
+    for run in left:
+        above = stops.get(run.parent_run_id or "")
+        stops[run.run_id] = run.stop or owed.stop(run, asked or OWNER_LOST, above)
+    for run in reversed(left):
+        owed.end(run, stops[run.run_id])
+    return owed.events
+
+
+class _Owed:
+    """Events that continue a log."""
+
+    def __init__(self, log: RestoredLog, at: float) -> None:
+        self.events: list[Event] = []
+        self._log, self._at = log, at
+        self._stamps: dict[str, Stamp] = {}
+
+    def _tell(self, run: RestoredRun, event: Event, metrics: Usage | None = None) -> None:
+        stamp = self._stamps.get(run.run_id)
+        if stamp is None:
+            stamp = Stamp(run.run_id, run.source, self._stamps.get(run.parent_run_id or ""))
+            stamp.parent_run_id, stamp.root_run_id = run.parent_run_id, self._log.root_run_id
+            self._stamps[run.run_id] = stamp
+        self.events.append(event._stamped(stamp, self._log.last_seq + len(self.events) + 1, self._at, metrics))
+
+    def stop(self, run: RestoredRun, request: StopRequest, above: StopRequest | None) -> StopRequest:
+        """Put a stop on record: that of the run above, or the request."""
+        stop = request if above is None else above.model_copy(update={"via": run.parent_run_id})
+        if not stop.requested_at:
+            stop = stop.model_copy(update={"requested_at": self._at})
+        self._tell(run, RunStopRequested(*(getattr(stop, name) for name in RunStopRequested.FIELDS)))
+        return stop
+
+    def end(self, run: RestoredRun, stop: StopRequest) -> None:
+        """Close what is open, and cancel the run."""
+        cut = tuple(step.step for step in run.open_steps if step.kind == "atomic")
+        if cut and not run.escalated:
+            self._tell(run, RunEscalated(steps=cut, waiting=0))
+        steps = list(run.steps)
+        usage = run.usage
+        for step in reversed(run.open_steps):
+            status: StepStatus = "unsettled" if step.kind == "atomic" else "cut"
+            steps.append(StepRecord(step.step, step.step_id, step.kind, status))
+            metrics = None
+            if isinstance(step, ModelRequestStarted):  # what the model has used for this answer, nobody has told
+                metrics = Usage(estimated=True)
+                usage = usage.model_copy(update={"estimated": True})
+            self._tell(run, ENDS[type(step)](step.step, step.step_id, status, None), metrics)
+        outcome = RunCancelled(
+            content=run.content,
+            usage=usage,
+            steps=tuple(steps),
+            errors=(),
+            cause=stop.cause,
+            reason=stop.reason,
+            by=stop.by,
+            via=stop.via,
+            mode=stop.mode,
+            requested_at=stop.requested_at,
+            stopped_at=self._at,
+            abandoned=(),
+            limit=stop.limit,
+        )
+        self._tell(run, outcome)
