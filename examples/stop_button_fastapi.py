@@ -37,7 +37,7 @@ async def storyteller(run: RunContext, message: str) -> None:
         run.write("Once upon a time")
 
 
-supervisor = Supervisor()
+supervisor = Supervisor(signals=True)  # SIGTERM stops its runs before the server waits for their readers
 
 
 @asynccontextmanager

@@ -67,6 +67,7 @@ from .supervisor.current import cancel_run as cancel_run
 from .supervisor.current import current_run as current_run
 from .supervisor.defaults import configure as configure
 from .supervisor.portal import SyncEventStream as SyncEventStream
+from .supervisor.running import run as run
 from .supervisor.supervisor import Supervisor as Supervisor
 from .supervisor.supervisor import SupervisorStatistics as SupervisorStatistics
 from .usage import Usage as Usage

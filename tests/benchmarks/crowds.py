@@ -92,12 +92,11 @@ async def _all_stopped(supervisor: Supervisor) -> tuple[float, float]:
     """Microseconds a run for the requests alone, and for the whole drain."""
     asking, ask = 0.0, draining._stop_some
 
-    def timed(stops: Iterator[tuple[RunState, StopRequest]]) -> bool:
+    def timed(loop: asyncio.AbstractEventLoop, stops: Iterator[tuple[RunState, StopRequest]]) -> None:
         nonlocal asking
         begin = cpu()
-        any_left = ask(stops)
+        ask(loop, stops)
         asking += cpu() - begin
-        return any_left
 
     draining._stop_some = timed
     begin = cpu()

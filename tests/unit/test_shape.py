@@ -26,7 +26,7 @@ PUBLIC = [
     "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed", "SupervisorStatistics",
     "SyncEventStream",
     "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted", "Usage", "UsageRejected", "Workflow",
-    "WorkflowRunEvent", "cancel_run", "configure", "current_run", "parse_event",
+    "WorkflowRunEvent", "cancel_run", "configure", "current_run", "parse_event", "run",
 ]  # fmt: skip
 
 LONGEST_MODULE = 400  # lines; of tests as well, unless their docstring says why
@@ -155,7 +155,7 @@ class Model(BaseModel):
     number: int = Field(ge=0)
 """
 MOST_OTHERS = 15  # modules of the standard library and of dependencies that a bare use of them does not load
-MOST_OF_OURS = 65
+MOST_OF_OURS = 75
 
 
 def loaded(code: str) -> set[str]:

@@ -33,7 +33,7 @@ class Owner:
 
     clock: Callable[[], float]  # wall-clock seconds
     observers: Callable[[], tuple[Observer, ...]]  # called with each event but content
-    spawn: Callable[[Coroutine[Any, Any, None], Context | None], object]  # own a task until it is done
+    spawn: Callable[[Coroutine[Any, Any, None], Context | None], asyncio.Task[None]]  # own a task until it is done
     launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
     ended: Callable[[RunState], None]  # an outcome is published
 

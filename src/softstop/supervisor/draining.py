@@ -17,6 +17,7 @@ from ..runs.state import RunState, current
 from ..stops import StopCause, StopMode, StopRequest
 from .state import SupervisorState
 
+DRAIN_TIMEOUT: Final = 30.0  # seconds until mode `now`, where nobody gives another number
 AT_ONCE: Final = 50  # runs stopped in one turn of the loop: few enough to end before a garbage collection
 
 
@@ -33,39 +34,37 @@ async def drain(supervisor: SupervisorState, timeout: float, wait: float) -> int
     count = len(supervisor.runs)
     if supervisor.runs and wait > 0:
         with anyio.move_on_after(wait):
-            await _all_ended(supervisor)
+            await all_ended(supervisor)
     if supervisor.runs and timeout > 0:
-        await _stop_all(supervisor, StopMode.step)
+        stop_all(supervisor, StopMode.step)
         with anyio.move_on_after(timeout):
-            await _all_ended(supervisor)
+            await all_ended(supervisor)
     if supervisor.runs:
-        await _stop_all(supervisor, StopMode.now)
-        await _all_ended(supervisor)  # bounded by each run's abandon_after and cleanup_timeout
+        stop_all(supervisor, StopMode.now)
+        await all_ended(supervisor)  # bounded by each run's abandon_after and cleanup_timeout
     await _wait_for_abandoned(supervisor)
     return count
 
 
-async def _stop_all(supervisor: SupervisorState, mode: StopMode) -> None:
-    """Stop every root run, some in each turn of the loop, so that it stays responsive and memory is freed."""
+def stop_all(supervisor: SupervisorState, mode: StopMode, reason: str | None = None) -> None:
+    """Admit nothing more, and stop every root run, some in each turn of the loop, so that it stays responsive."""
+    supervisor.closed = True
     supervisor.queue.clear()  # queued runs are stopped like the others, and never begin
-    stops = _requests(supervisor, mode)
-    try:
-        while _stop_some(stops):  # noqa: ASYNC110 - it waits for a turn of the loop
-            await asyncio.sleep(0)
-    finally:  # also if this call is cancelled
-        while _stop_some(stops):
-            pass
+    _stop_some(supervisor.bind(), _requests(supervisor, mode, reason))
 
 
-def _stop_some(stops: Iterator[tuple[RunState, StopRequest]]) -> bool:
-    """Stop the next few runs; False if there were none."""
+def _stop_some(loop: asyncio.AbstractEventLoop, stops: Iterator[tuple[RunState, StopRequest]]) -> None:
+    """Stop the next few runs, and those after them in the next turn of the loop."""
     batch = list(islice(stops, AT_ONCE))
+    if batch:
+        loop.call_soon(_stop_some, loop, stops)
     for run, request in batch:
         stopping.ask(run, request)
-    return bool(batch)
 
 
-def _requests(supervisor: SupervisorState, mode: StopMode) -> Iterator[tuple[RunState, StopRequest]]:
+def _requests(
+    supervisor: SupervisorState, mode: StopMode, reason: str | None
+) -> Iterator[tuple[RunState, StopRequest]]:
     """Yield every root run with its stop request."""
     now = supervisor.clock()
     requests: dict[float | None, StopRequest] = {}  # by grace: one for each run would be a third of the cost
@@ -73,12 +72,13 @@ def _requests(supervisor: SupervisorState, mode: StopMode) -> Iterator[tuple[Run
         grace = 0.0 if mode is StopMode.now else run.policy.grace
         request = requests.get(grace)
         if request is None:
-            request = StopRequest(cause=StopCause.shutdown, mode=mode, grace=grace, requested_at=now)
+            request = StopRequest(cause=StopCause.shutdown, reason=reason, mode=mode, grace=grace, requested_at=now)
             requests[grace] = request
         yield run, request
 
 
-async def _all_ended(supervisor: SupervisorState) -> None:
+async def all_ended(supervisor: SupervisorState) -> None:
+    """Wait until no run is live."""
     while supervisor.runs:
         await wait_in(supervisor.waiting, supervisor.bind())
 

@@ -73,7 +73,7 @@ def _register(
         policy = supervisor.policy if parent is None else parent.policy
     elif parent is not None:
         policy = policy.within(parent.policy)
-    run = new_run(_owner(supervisor), spec, limits, policy, parent)
+    run = new_run(owner_of(supervisor), spec, limits, policy, parent)
     for budget in run.allowance.chain:
         if budget.cost_usd is not None:
             check_priced(runnable, budget.name)
@@ -90,7 +90,8 @@ def _enlist(supervisor: SupervisorState, run: RunState) -> None:
     supervisor.runs[run.run_id] = run
 
 
-def _owner(supervisor: SupervisorState) -> Owner:
+def owner_of(supervisor: SupervisorState) -> Owner:
+    """What its runs use of a supervisor."""
     if supervisor.owner is None:
         supervisor.owner = Owner(
             clock=supervisor.clock,

@@ -22,6 +22,7 @@ from ..runs.spec import RunOptions
 from ..stops import RunStatus, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, user_request
 from . import draining, starting
 from .ended import EndedRuns
+from .signals import Signals
 from .state import SupervisorState
 
 ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
@@ -56,11 +57,14 @@ class Supervisor:
         keep_ended_for: Seconds after which an ended root run is forgotten.
         observers: Called with every event but content.
         clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock.
+        signals: In its block, SIGINT and SIGTERM stop its runs: the first one drains, as leaving the block does, a
+            second means mode `now`, a third does what it would have done. Handlers that were there come back at the end
+            of the block; one of a web server is called as well. In the main thread only; Windows sends no SIGTERM.
     """
 
-    __slots__ = ("__weakref__", "_outer", "_state")
+    __slots__ = ("__weakref__", "_outer", "_signals", "_state")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only settings
         self,
         *,
         limits: Limits = NO_LIMITS,
@@ -70,6 +74,7 @@ class Supervisor:
         keep_ended_for: float = 3_600.0,
         observers: Iterable[Observer] = (),
         clock: Callable[[], float] = time.time,
+        signals: bool = False,
     ) -> None:
         if max_running is not None and max_running < 1:
             raise MisuseError(f"max_running must be at least 1 or None, not {max_running}")
@@ -78,9 +83,12 @@ class Supervisor:
         ended = EndedRuns(keep_ended, keep_ended_for)
         self._state = SupervisorState(limits, policy or StopPolicy(), clock, max_running, ended, tuple(observers))
         self._outer: Supervisor | None = None  # the ambient one around the block
+        self._signals = Signals(self._state) if signals else None
 
     async def __aenter__(self) -> Self:
         self._state.bind()
+        if self._signals is not None:
+            self._signals.install()
         self._outer = ambient.get()
         ambient.set(self)
         return self
@@ -89,8 +97,12 @@ class Supervisor:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         ambient.set(self._outer)  # not reset(token), which fails if a test fixture leaves in another context
-        with anyio.CancelScope(shield=True):  # bounded by the policies of the runs
-            await self.drain(timeout=30.0 if exc is None else 0.0)
+        try:
+            with anyio.CancelScope(shield=True):  # bounded by the policies of the runs
+                await self.drain(timeout=draining.DRAIN_TIMEOUT if exc is None else 0.0)
+        finally:
+            if self._signals is not None:
+                self._signals.restore()
 
     def start(self, runnable: Runnable, message: object = None, **options: Unpack[RunOptions]) -> Run:
         """Start a root run and return it at once; its id is known before its first event.
@@ -102,7 +114,7 @@ class Supervisor:
         """
         return Run(starting.start(self._state, runnable, message, options))
 
-    async def drain(self, timeout: float = 30.0, wait: float = 0.0) -> int:  # noqa: ASYNC109 - the drain's own number
+    async def drain(self, timeout: float = draining.DRAIN_TIMEOUT, wait: float = 0.0) -> int:  # noqa: ASYNC109 - the drain's own number
         """Admit nothing more, stop every live run with cause `shutdown`, and wait until all have an outcome.
 
         Many runs are stopped in small groups, turn after turn of the loop, so that it stays responsive.

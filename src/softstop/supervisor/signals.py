@@ -1,0 +1,72 @@
+"""SIGINT and SIGTERM as stops (T19): the first drains, the second stops at once, the third is the process's own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from types import FrameType
+from typing import Any, Final
+
+from ..errors import MisuseError
+from ..stops import StopMode
+from .draining import DRAIN_TIMEOUT, stop_all
+from .state import SupervisorState
+
+NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
+OF_PYTHON: Final = ("_signal", "asyncio.runners")  # modules of handlers that would cancel the program's main task
+
+
+class Signals:
+    """The handlers of SIGINT and SIGTERM of one supervisor; those that were there come back with `restore`.
+
+    A handler of somebody else (a web server's) is called as well, with each signal. Those of Python and of
+    `asyncio.run`, which interrupt or cancel the main task, are not before the third.
+    """
+
+    def __init__(self, supervisor: SupervisorState) -> None:
+        self.first: signal.Signals | None = None
+        self.came = asyncio.Event()  # and all runs are told to stop
+        self._times = 0
+        self._supervisor = supervisor
+        self._loop: asyncio.AbstractEventLoop | None = None  # set while the handlers are installed
+        self._before: dict[signal.Signals, Any] = {}
+
+    def install(self) -> None:
+        """Install the handlers.
+
+        Raises:
+            MisuseError: This is not the main thread, in which alone Python handles signals.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise MisuseError("signals=True needs the main thread, where Python handles signals; leave it out here")
+        self._loop = self._supervisor.bind()
+        for number in NUMBERS:
+            self._before[number] = signal.signal(number, self._handle)
+
+    def restore(self) -> None:
+        """Put the handlers back that were there, unless somebody has replaced ours."""
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set by Python
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._times += 1
+        if self._times > 2:
+            self.restore()
+            signal.raise_signal(number)
+            return
+        self.first = self.first or signal.Signals(number)
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stop, StopMode.step if self._times == 1 else StopMode.now)
+        before = self._before[signal.Signals(number)]
+        if callable(before) and getattr(getattr(before, "func", before), "__module__", None) not in OF_PYTHON:
+            before(number, frame)
+
+    def _stop(self, mode: StopMode) -> None:
+        assert self._loop is not None
+        assert self.first is not None
+        stop_all(self._supervisor, mode, self.first.name)
+        if mode is StopMode.step:
+            self._loop.call_later(DRAIN_TIMEOUT, stop_all, self._supervisor, StopMode.now, self.first.name)
+        self.came.set()
