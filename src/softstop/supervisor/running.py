@@ -37,9 +37,10 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
         KeyboardInterrupt: `main` was cancelled after Ctrl-C.
         SystemExit: `main` was cancelled after SIGTERM; the code is 143, as a shell has it.
     """
-    if iscoroutine(main):
-        main.close()  # else Python warns that it was never awaited
-    if not iscoroutinefunction(main):
+    given: object = main
+    if iscoroutine(given):
+        given.close()  # else Python warns that it was never awaited
+    if not iscoroutinefunction(given):
         raise MisuseError(f"softstop.run takes an async function, softstop.run(main), not {type(main).__name__}")
     ended_by: list[signal.Signals] = []
 
@@ -57,14 +58,14 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
                 if state.runs:
                     sys.stderr.write(_waits_for(state))
                 try:
-                    await supervisor.drain()
+                    await supervisor.drain()  # noqa: ASYNC102 - bounded by its own number
                 finally:
                     signals.restore()
 
     try:
         with asyncio.Runner() as runner:
             return runner.run(program())
-    except asyncio.CancelledError:
+    except asyncio.CancelledError:  # noqa: ASYNC103 - ours, raised below as what the signal means
         if not ended_by:
             raise
     if ended_by[0] is signal.SIGINT:
