@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import TypeVar
 
+from ..checks import label
 from ..errors import safe_error
 from ..events import StepCompleted, StepStarted, StepStatus
 from ..law.amounts import Fit
@@ -62,6 +63,7 @@ class AdapterContext:
 
         An exception of the block is the step's failure; a block that is interrupted, or refused, is cut.
         """
+        name = label(name, "the name of a stage")
         state = self._state
         if state.alert or state.allowance.bounded:
             await limiting.admit(state)
@@ -150,4 +152,4 @@ class AdapterContext:
 
     def add_error(self, line: str) -> None:
         """Add a line to the `errors` of the outcome; the run does not fail by it."""
-        self._state.add_error(line)
+        self._state.add_error(label(line, "a line of errors"))

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from ..aio.closing import finish_within, pass_unless_cancelled
 from ..aio.deferred_scope import NEVER, TURNS, DeferredScope, about_to_run
+from ..checks import label
 from ..errors import MisuseError, StepFailed, safe_error
 from ..events import StepStatus
 from . import gate
@@ -285,6 +286,7 @@ class Stream(Generic[T]):
     __slots__ = ("_reading",)
 
     def __init__(self, run: RunState, name: str, source: AsyncIterable[T], announced: Announced = PLAIN) -> None:
+        name = label(name, "the name of a stream")
         if not hasattr(source, "__aiter__"):
             raise MisuseError(f"run.stream({name!r}, ...) takes an async iterable, not {type(source).__name__}")
         self._reading = Reading(run, name, source, announced)
