@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ..aio.closing import finish_within, pass_unless_cancelled
@@ -133,7 +134,10 @@ class Reading(Generic[T]):
         self._around = current_step.get() if gate.inside(run) else None
         task = asyncio.current_task()
         self._others = 0 if task is None else task.cancelling()
-        pull = self._pull = aiter(self._source).__anext__
+        pull = aiter(self._source).__anext__
+        if run.writer.activities:  # there is an idle limit: others do not pay for the clock
+            pull = partial(_pull_alive, pull, run.writer.touch)
+        self._pull = pull
         self.step_id = run.work.number()
         run.work.add_stream(self)
         try:
@@ -274,6 +278,13 @@ class Reading(Generic[T]):
             self._failed(exc)
         finally:
             self._release_body()
+
+
+async def _pull_alive(pull: Callable[[], Awaitable[T]], touch: Callable[[], None]) -> T:
+    """Pull a chunk, which is a sign of life."""
+    chunk = await pull()
+    touch()
+    return chunk
 
 
 class Stream(Generic[T]):
