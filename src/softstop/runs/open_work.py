@@ -97,7 +97,7 @@ class OpenWork:
 
     __slots__ = (
         "_closing", "_cuts", "_emptied", "_ended", "_failures", "_late", "_number", "above", "given_up", "scope",
-        "steps", "streams", "total",
+        "stages", "steps", "streams", "total",
     )  # fmt: skip
 
     def __init__(self, scope: DeferredScope, above: OpenWork | None) -> None:
@@ -105,6 +105,7 @@ class OpenWork:
         self.above = above  # of the run above
         self.steps: list[OpenStep] | None = None  # in the order of their start
         self.streams: list[OpenStream] | None = None
+        self.stages: list[OpenStep] | None = None  # divisible steps around members, which hold nothing themselves
         self.total = 0  # steps begun here and in members, for step limits
         self.given_up = False  # the run ends without its body
         self._number = 0  # of the newest step
@@ -121,11 +122,12 @@ class OpenWork:
         return bool(self.steps or self.streams)
 
     def all_open(self) -> list[OpenStep | OpenStream]:
-        """Open steps and streams, in the order of their start."""
-        return sorted([*(self.steps or ()), *(self.streams or ())], key=lambda each: each.step_id)
+        """Open steps, streams and stages, in the order of their start."""
+        opened = (*(self.steps or ()), *(self.streams or ()), *(self.stages or ()))
+        return sorted(opened, key=lambda each: each.step_id)
 
     def names(self) -> tuple[str, ...]:
-        """Names of open steps and streams, in the order of their start."""
+        """Names of open steps, streams and stages, in the order of their start."""
         return tuple([each.name for each in self.all_open()])
 
     def step_names(self) -> tuple[str, ...]:
@@ -175,6 +177,20 @@ class OpenWork:
             self.streams.remove(stream)
         self._look_whether_emptied()
 
+    def begin_stage(self, name: str, announced: Announced) -> OpenStep:
+        """Open a divisible step around members."""
+        stage = OpenStep(name, self.number(), self, None, None, announced)
+        if self.stages is None:
+            self.stages = []
+        self.stages.append(stage)
+        return stage
+
+    def end_stage(self, stage: OpenStep, status: StepStatus) -> None:
+        """Close a divisible step around members."""
+        if self.stages is not None:
+            self.stages.remove(stage)
+        self.note(stage.name, stage.step_id, "divisible", status)
+
     def hold_closing(self) -> None:
         """Hold the run's scope while a source is closed, or cleans up in its interrupted wait."""
         self._closing += 1
@@ -194,7 +210,8 @@ class OpenWork:
     def records(self) -> tuple[StepRecord, ...]:
         """All steps, in the order of their ends; those still open as abandoned."""
         atomic = [StepRecord(step.name, step.step_id, "atomic", "abandoned") for step in self.steps or ()]
-        divisible = [StepRecord(stream.name, stream.step_id, "divisible", "abandoned") for stream in self.streams or ()]
+        others = (*(self.streams or ()), *(self.stages or ()))
+        divisible = [StepRecord(other.name, other.step_id, "divisible", "abandoned") for other in others]
         return (*starmap(StepRecord, self._ended or ()), *atomic, *divisible)
 
     # Failures
