@@ -145,7 +145,7 @@ def first_problem(error: pydantic.ValidationError) -> str:
     """The first problem in one line, without the value, which may be long or private."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])[:60]
-    return f"{where or 'value'}: {first['msg']}"[:200]
+    return one_line(f"{where or 'value'}: {first['msg']}", 200)
 
 
 MOST_ERRORS = 100  # lines in the `errors` of an outcome
@@ -186,5 +186,10 @@ def _described(exc: BaseException) -> str:
 
 def one_line(text: str, cap: int = 500) -> str:
     """The text on one line, with at most `cap` characters, encodable as UTF-8."""
-    line = " ".join(text.encode("utf-8", "replace").decode().split())
-    return line if len(line) <= cap else line[: cap - 1] + "…"
+    return bounded(" ".join(text.split()), cap)
+
+
+def bounded(text: str, cap: int) -> str:
+    """The text with at most `cap` characters, encodable as UTF-8."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= cap else text[: cap - 1] + "…"

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NANO = 10**9  # nano-USD in one USD
+UNLIMITED: Final[Any] = "unlimited"  # Limits(timeout=UNLIMITED): no such limit, also where a default says otherwise
 
-Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 
 
 class Limits(BaseModel):
-    """Limits of one run, its members included; None is no limit. Reaching one is a stop request, not an exception.
+    """Limits of one run, its members included. Reaching one is a stop request, not an exception.
+
+    A limit that is not given, or None, is that of the agent, else that of the supervisor of a root run, else none;
+    `UNLIMITED` is none in any case, but does not lift the limits of the runs above. A limit of 0 is reached at once: of
+    a number before the first step, of a time at the first wait.
 
     Args:
         timeout: Seconds from the start of the run.
-        idle_timeout: Seconds without an event, a charge or a `heartbeat()`.
+        idle_timeout: Seconds without an event, a chunk of a stream, a charge or a `heartbeat()`.
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
@@ -35,12 +40,28 @@ class Limits(BaseModel):
 
     timeout: Seconds | None = None
     idle_timeout: Seconds | None = None
-    tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
-    cost_usd: Annotated[Decimal, Field(gt=0, le=10**9, allow_inf_nan=False)] | None = None
+    tokens: Annotated[int, Field(strict=True, ge=0, le=10**12)] | None = None
+    cost_usd: Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
     depth: Annotated[int, Field(strict=True, ge=0, le=10**6)] | None = None
     warn_at: Annotated[float, Field(gt=0, lt=1)] | None = None
     on_exhausted: Literal["stop", "wrap_up", "pause"] | None = None
+
+    @field_validator("cost_usd")
+    @classmethod
+    def _counts(cls, usd: Decimal | None) -> Decimal | None:
+        if usd and not nano_usd(usd):
+            raise ValueError("is less than one nano-USD, 0.000000001, which is the least that is counted")
+        return usd
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_what_is_given(cls, data: object) -> object:
+        """Leave out what is None; take `UNLIMITED` as None that was given, see `over`."""
+        if not isinstance(data, dict):
+            return data  # pyright: ignore[reportUnknownVariableType] - the caller's value
+        given = {name: value for name, value in cast("dict[str, object]", data).items() if value is not None}
+        return {name: None if value == UNLIMITED and name not in _NO_LIMIT else value for name, value in given.items()}
 
     @property
     def cost_nano_usd(self) -> int | None:
@@ -53,9 +74,8 @@ class Limits(BaseModel):
             return self
         if self is NO_LIMITS:
             return wider
-        return self.model_copy(
-            update={name: getattr(wider, name) for name in LIMIT_NAMES if getattr(self, name) is None}
-        )
+        gaps = wider.model_fields_set - self.model_fields_set
+        return self.model_copy(update={name: getattr(wider, name) for name in gaps})
 
 
 def nano_usd(usd: Decimal) -> int:
@@ -64,5 +84,5 @@ def nano_usd(usd: Decimal) -> int:
     return (2 * numerator * NANO + denominator) // (2 * denominator)
 
 
-LIMIT_NAMES = tuple(Limits.model_fields)
+_NO_LIMIT = ("depth", "warn_at", "on_exhausted")  # where None is not "no limit"
 NO_LIMITS = Limits()

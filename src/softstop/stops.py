@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .errors import RunNotCancellable, RunNotFound, checked
-
-LONGEST_REASON = 1_000
+from .checks import LONGEST
+from .errors import RunNotCancellable, RunNotFound, bounded, checked
 
 
 class RunStatus(StrEnum):
@@ -69,17 +68,8 @@ class StopMode(StrEnum):
 
 _STRENGTH = {StopMode.turn: 0, StopMode.step: 1, StopMode.now: 2}
 
-Grace = Annotated[float, Field(ge=0, le=7 * 86_400, allow_inf_nan=False)]
-
-
-def _one_bounded_line(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    line = value.encode("utf-8", "replace").decode()
-    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
-
-
-Note = Annotated[str, BeforeValidator(_one_bounded_line)]
+Grace = Annotated[float, Field(strict=True, ge=0, le=7 * 86_400, allow_inf_nan=False)]
+Note = Annotated[str, BeforeValidator(lambda value: bounded(value, LONGEST) if isinstance(value, str) else value)]
 
 
 class StopPolicy(BaseModel):
@@ -104,10 +94,10 @@ class StopPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     grace: Grace | None = 30.0
-    abandon_after: Annotated[float, Field(ge=0, le=3_600)] = 5.0
-    cleanup_timeout: Annotated[float, Field(gt=0, le=3_600)] = 10.0
+    abandon_after: Annotated[float, Field(strict=True, ge=0, le=3_600)] = 5.0
+    cleanup_timeout: Annotated[float, Field(strict=True, gt=0, le=3_600)] = 10.0
     on_caller_gone: Literal["stop", "detach"] = "stop"
-    finish_model_calls: bool = False
+    finish_model_calls: Annotated[bool, Field(strict=True)] = False
 
     def within(self, above: StopPolicy) -> StopPolicy:
         """This policy for a member of a run with the policy `above`: its bounds after the grace become no longer.
@@ -127,7 +117,7 @@ class LimitReached(BaseModel):
     `holder` is "run" for a limit of a run, else the name of the `Budget`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", str_min_length=0, allow_inf_nan=False)  # as in events
 
     kind: Literal["timeout", "idle_timeout", "tokens", "cost_usd", "steps"]
     holder: str
@@ -155,10 +145,10 @@ class StopRequest(BaseModel):
     cause: StopCause = StopCause.user
     reason: Note | None = None
     by: Note | None = None
-    via: str | None = None
+    via: Note | None = None
     mode: StopMode = StopMode.step
     grace: Grace | None = None
-    requested_at: float = 0.0
+    requested_at: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 0.0
     limit: LimitReached | None = None
 
 

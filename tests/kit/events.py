@@ -198,7 +198,7 @@ FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
 
 @st.composite
 def sources(draw: st.DrawFn) -> Source:
-    return Source(draw(st.sampled_from(KINDS)), draw(ids), draw(texts))
+    return Source(draw(st.sampled_from(KINDS)), draw(ids), draw(texts.filter(bool)))
 
 
 @st.composite

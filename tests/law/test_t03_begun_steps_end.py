@@ -228,6 +228,26 @@ async def test_a_deadline_inside_a_step_works_as_anywhere_else() -> None:
     assert run.status is RunStatus.completed
 
 
+@pytest.mark.parametrize(
+    "between", [None, in_anyio_group, in_gather, in_asyncio_group], ids=lambda way: getattr(way, "__name__", "nothing")
+)
+async def test_a_deadline_of_anyio_around_a_step_tears_it_only_through_tasks_of_asyncio(
+    between: Branches | None,
+) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def pay() -> None:
+            async with run.step("pay"):
+                await anyio.sleep(3)
+
+        with anyio.move_on_after(1):
+            await (pay() if between is None else between(pay))
+
+    run, _ = await one(body)
+    assert run.output is not None
+    torn = between in (in_gather, in_asyncio_group)
+    assert [step.status for step in run.output.steps] == ["unsettled" if torn else "completed"]
+
+
 async def test_a_sync_tool_in_a_thread_is_finished() -> None:
     done: list[str] = []
 

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import anyio
+import pytest
 
-from kit.runs import at, listen, now
+from kit.runs import at, listen, names, now
 from kit.runs import deaf as retries_for
 from softstop import (
     Agent,
@@ -58,6 +59,34 @@ async def test_each_step_that_is_abandoned_gets_its_end_before_the_outcome_as_wh
         ("outer", "abandoned"), ("nested", "abandoned"), ("read", "abandoned"),
     ]  # fmt: skip
     assert late == []
+
+
+@pytest.mark.parametrize("ends", ["is abandoned", "returns"])
+async def test_a_stage_that_is_open_at_the_outcome_gets_its_end_before_it(ends: str) -> None:
+    """A stage of a framework that was left open kept its spinner turning for ever."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def stage(door: AdapterContext) -> None:
+        async with door.stage("plan"):
+            await retries_for(20)
+
+    async def body(run: RunContext, message: object) -> None:
+        tasks.append(asyncio.ensure_future(stage(AdapterContext(run))))  # noqa: TID251 - frameworks do
+        await (retries_for(20) if ends == "is abandoned" else anyio.sleep(4))
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body, name="lead"))
+        if ends == "is abandoned":
+            at(3, run.cancel)
+        events = await listen(run)
+        output = await run.ended()
+        await asyncio.wait(tasks)
+        await anyio.sleep(20)
+    ends_told = [(event.step, event.status) for event in events if isinstance(event, StepCompleted)]
+    assert ends_told == [("plan", "abandoned")]
+    assert names(events)[-2:] == ["StepCompleted", "RunCancelled" if ends == "is abandoned" else "RunCompleted"]
+    assert [(step.step, step.kind, step.status) for step in output.steps] == [("plan", "divisible", "abandoned")]
+    assert output.abandoned == (("plan",) if ends == "is abandoned" else ())
 
 
 async def test_an_observer_that_breaks_on_the_end_of_an_abandoned_step_keeps_nobody_from_the_outcome() -> None:

@@ -1,6 +1,7 @@
 """T15: usage is checked when built, only adds up, stands in every outcome and budget; bad reports fail closed."""
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kit.runs import begun, deaf, listen, names, one
-from softstop import Agent, Budget, Limits, Outcome, RunContext, RunStatus, StopPolicy, Supervisor, Usage, UsageRejected
+from softstop import (
+    Agent,
+    Budget,
+    Limits,
+    MisuseError,
+    Outcome,
+    RunContext,
+    RunStatus,
+    StopPolicy,
+    Supervisor,
+    Usage,
+    UsageRejected,
+)
 from softstop.testing import run_virtual
 
 CHARGES = [Usage(input_tokens=10, output_tokens=3, cost_nano_usd=7), Usage(output_tokens=4, cost_nano_usd=5)]
@@ -227,11 +240,12 @@ async def test_a_rejected_report_that_uses_up_a_budget_by_its_reservation_stops_
 @settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(
-        st.text(max_size=8) | st.sampled_from([*NUMBERS, "cost_nano_usd"]), st.from_type(object), max_size=4
+        st.text(st.characters(), max_size=8) | st.sampled_from([*NUMBERS, "cost_nano_usd"]),
+        st.from_type(object),
+        max_size=4,
     )
-    | st.from_type(object)
 )
-def test_any_object_as_a_report_never_raises_never_refunds_and_can_be_sent(report: Any) -> None:
+def test_any_mapping_as_a_report_never_raises_never_refunds_and_can_be_sent(report: Any) -> None:
     budget = Budget(tokens=10**6)
 
     async def main() -> None:
@@ -253,6 +267,21 @@ def test_any_object_as_a_report_never_raises_never_refunds_and_can_be_sent(repor
     assert budget.reserved.tokens == 0
 
 
+@pytest.mark.parametrize("wrong", [None, 5, "5", [], object()], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize("where", ["body", "thread"])
+async def test_what_is_no_report_at_all_is_misuse_where_it_is_charged(wrong: Any, where: str) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        def charges() -> None:
+            with pytest.raises(MisuseError, match=r"run\.charge takes a Usage"):
+                run.charge(wrong)
+
+        await anyio.to_thread.run_sync(charges) if where == "thread" else charges()
+
+    run, events = await one(body)
+    assert names(events) == ["RunStarted", "RunCompleted"]
+    assert run.usage == Usage()
+
+
 async def test_a_report_from_the_worker_thread_of_a_sync_tool_is_counted() -> None:
     async def body(run: RunContext, message: object) -> None:
         async with run.step("tool"):
@@ -261,6 +290,21 @@ async def test_a_report_from_the_worker_thread_of_a_sync_tool_is_counted() -> No
 
     run, _ = await one(body)
     assert run.usage.output_tokens == 5
+
+
+@pytest.mark.parametrize("way", ["asyncio.to_thread", "anyio.to_thread"])
+async def test_what_a_thread_of_to_thread_charges_comes_out_of_the_reservation_of_its_step(way: str) -> None:
+    budget, left = Budget(tokens=1_000), list[int]()
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("tool", reserve=Usage(output_tokens=600)):
+            charge = functools.partial(run.charge, Usage(output_tokens=500))
+            await (asyncio.to_thread(charge) if way == "asyncio.to_thread" else anyio.to_thread.run_sync(charge))
+            await asyncio.sleep(0)
+            left.append(budget.reserved.tokens)
+
+    await one(body, budgets=[budget])
+    assert (left, budget.spent.tokens) == ([100], 500)
 
 
 async def test_cache_and_reasoning_parts_are_never_lost_whatever_comes_first() -> None:

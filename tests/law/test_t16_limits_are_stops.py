@@ -4,9 +4,11 @@ import asyncio
 
 import anyio
 import pytest
+from pydantic import ValidationError
 
 from kit.runs import at, begun, listen, names, now, payer, sleeper
 from softstop import (
+    UNLIMITED,
     Agent,
     Budget,
     BudgetExceeded,
@@ -177,6 +179,35 @@ async def test_the_timeout_counts_from_the_start_of_the_run_and_not_from_its_adm
         assert now() == 15
 
 
+@pytest.mark.parametrize("kind", LIMITS)
+async def test_a_limit_of_0_is_taken_for_every_kind_and_reached_at_once(kind: str) -> None:
+    begun_steps: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        if "timeout" in kind:
+            await anyio.sleep(1)
+        async with run.step("call"):
+            begun_steps.append(now())
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(**{kind: 0})).ended()
+        assert now() == 0
+    assert begun_steps == []
+    assert output.stop is not None
+    assert output.stop.cause is LIMITS[kind][1]
+    assert output.stop.limit == LimitReached(kind=kind, holder="run", limit=0, used=0)  # type: ignore[arg-type]
+
+
+async def test_an_empty_budget_refuses_until_it_is_raised() -> None:
+    empty = Budget(tokens=0)
+    async with Supervisor() as supervisor:
+        refused = await supervisor.start(Agent(payer), budgets=[empty]).ended()
+        empty.raise_to(tokens=10)
+        assert (await supervisor.start(Agent(payer), budgets=[empty]).ended()).value == "paid"
+    assert refused.stop is not None
+    assert (refused.steps, refused.stop.cause) == ((), StopCause.token_budget)
+
+
 # -- order -----------------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +299,46 @@ async def test_the_nearest_limit_wins_field_by_field() -> None:
         await supervisor.start(agent, limits=Limits(timeout=10)).ended()
     limits = seen[0]
     assert (limits.timeout, limits.tokens, limits.steps, limits.idle_timeout) == (10, 200, 30, None)
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+async def test_a_default_limit_can_be_lifted_for_one_run_and_none_does_not_lift_it(kind: str) -> None:
+    async def body(run: RunContext, message: object) -> Limits:
+        member = await run.member(Agent(limit_of), "go", limits=Limits(**{kind: UNLIMITED}))
+        assert member.value is None
+        return getattr(run.limits, kind)  # type: ignore[no-any-return]
+
+    async def limit_of(run: RunContext, message: object) -> Limits:
+        return getattr(run.limits, kind)  # type: ignore[no-any-return]
+
+    default = Limits(**{kind: 5})  # type: ignore[arg-type]
+    async with Supervisor(limits=default) as supervisor:
+        for limits in (None, Limits(), Limits(**{kind: None}), Limits(depth=3)):
+            assert (await supervisor.start(Agent(body), limits=limits)).value == 5
+        for start in (
+            supervisor.start(Agent(body), limits=Limits(**{kind: UNLIMITED})),
+            supervisor.start(Agent(body), limits=Limits.model_validate({kind: "unlimited"})),
+            supervisor.start(Agent(body, limits=Limits(**{kind: UNLIMITED})), limits=Limits(depth=3)),
+        ):
+            assert (await start).value is None
+        lifted = Agent(body, limits=Limits(**{kind: UNLIMITED}))
+        assert (await supervisor.start(lifted, limits=Limits(**{kind: 7}))).value == 7  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["depth", "warn_at", "on_exhausted"])
+def test_what_is_no_limit_cannot_be_lifted(kind: str) -> None:
+    with pytest.raises(ValidationError, match=kind):
+        Limits(**{kind: UNLIMITED})
+
+
+async def test_a_member_that_is_unlimited_keeps_to_the_limits_of_the_runs_above() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await run.member(Agent(spender), "go", limits=Limits(tokens=UNLIMITED))
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(tokens=100)).ended()
+    assert output.stop is not None
+    assert (output.stop.cause, output.total_usage.total_tokens) == (StopCause.token_budget, 120)
 
 
 async def test_a_limit_that_is_reached_while_the_run_is_stopping_already_changes_nothing() -> None:

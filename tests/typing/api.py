@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 
 import softstop
 from softstop import (
+    UNLIMITED,
     Agent,
     Budget,
     Event,
@@ -121,6 +122,8 @@ agent = Agent(
     policy=StopPolicy(grace=None, abandon_after=5, cleanup_timeout=10, on_caller_gone="detach"),
 )
 team = Team(members=[agent, agents[1]], body=body, name="Storytelling")
+unlimited = Limits(timeout=UNLIMITED, tokens=UNLIMITED, cost_usd=UNLIMITED)
+assert_type(unlimited.tokens, int | None)
 flow = Workflow(steps=[other, agent, team], name="Story")
 
 

@@ -25,7 +25,7 @@ PUBLIC = [
     "StepFailed", "StepRecord", "StepStarted", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
     "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed", "SupervisorStatistics",
     "SyncEventStream",
-    "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted", "Usage", "UsageRejected", "Workflow",
+    "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted", "UNLIMITED", "Usage", "UsageRejected", "Workflow",
     "WorkflowRunEvent", "cancel_run", "configure", "current_run", "parse_event", "run",
 ]  # fmt: skip
 

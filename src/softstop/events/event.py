@@ -201,7 +201,9 @@ def _wire_model(cls: type[Event]) -> type[BaseModel]:
             fields["status"] = Literal[cls.STATUS]
         fields |= cls.FIELDS
         required: dict[str, Any] = {name: (hint, ...) for name, hint in fields.items()}
-        cls._wire = create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **required)
+        # a bound makes pydantic refuse lone surrogates, which could not be written again
+        config = ConfigDict(extra="forbid", str_min_length=0, allow_inf_nan=False)
+        cls._wire = create_model(cls.__name__, __config__=config, **required)
     return cls._wire
 
 

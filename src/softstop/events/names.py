@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from ..checks import named
+from ..errors import MisuseError
+
 Kind = Literal["agent", "team", "workflow"]
 KINDS: tuple[Kind, ...] = ("agent", "team", "workflow")
 
@@ -98,8 +101,18 @@ def name_in(kind: Kind, name: str) -> EventName:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The kind, id and name of what runs: `Source("agent", "storyteller", "Storyteller")`."""
+    """The kind, id and name of what runs: `Source("agent", "storyteller", "Storyteller")`.
+
+    Raises:
+        MisuseError: No such kind, or an id or name that is not 1 to 1,000 characters which UTF-8 can encode.
+    """
 
     kind: Kind
     id: str
     name: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise MisuseError(f"the kind of a source is one of {', '.join(KINDS)}, not {self.kind!r:.80}")
+        named(self.id, "id")
+        named(self.name, "name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from ..checks import named
 from .amounts import Amount
 from .ledgers import WARN_AT, Ledger
 
@@ -18,7 +19,7 @@ class Budget:
         warn_at: Share of a limit at which one `BudgetWarning` is emitted; None emits none.
 
     Raises:
-        MisuseError: A number that is out of range.
+        MisuseError: A number that is out of range, or a bad name.
     """
 
     __slots__ = ("_ledger",)
@@ -31,7 +32,7 @@ class Budget:
         *,
         warn_at: float | None = WARN_AT,
     ) -> None:
-        self._ledger = Ledger(tokens, cost_usd, name, warn_at=warn_at)
+        self._ledger = Ledger(tokens, cost_usd, named(name, "the name of a budget"), warn_at=warn_at)
 
     def __repr__(self) -> str:
         return f"<Budget {self.name!r} spent={self.spent} reserved={self.reserved}>"

@@ -16,7 +16,7 @@ from .tools import Tools as _Tools
 from .turns import ModelBody as _ModelBody
 
 
-def body_of(model: object, *, instructions: str, tools: _Tools, max_turns: int) -> _ModelBody:
+def body_of(model: object, *, instructions: str, tools: _Tools, max_turns: int | None) -> _ModelBody:
     """Make the body of an agent whose model is a string or a model of pydantic-ai.
 
     Raises:

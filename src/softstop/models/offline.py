@@ -14,6 +14,8 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, Use
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
+from ..checks import seconds, typed
+from ..errors import MisuseError
 from .prices import Price
 from .providers import new_body
 from .tools import Tools
@@ -50,6 +52,11 @@ class Offline:
     words_per_second: float = 12.0
     price: Price | None = None
 
+    def __post_init__(self) -> None:
+        typed(self.text, str, "text")
+        if not seconds(self.words_per_second, "words_per_second"):
+            raise MisuseError("words_per_second must be above 0")
+
     @property
     def name(self) -> str:
         """Shown in events."""
@@ -59,7 +66,7 @@ class Offline:
         """The pydantic-ai model."""
         return FunctionModel(stream_function=self._stream, model_name=self.name)
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
         return new_body(self, self.make_model(), instructions, tools, max_turns)
 

@@ -12,6 +12,7 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RequestUsage
 
+from ..checks import typed
 from ..errors import MisuseError
 from ..limits import nano_usd
 
@@ -90,7 +91,8 @@ class Tariff:
     __slots__ = ("_model", "_price", "_provider", "rates")
 
     def __init__(self, model: Model, price: Price | None) -> None:
-        self._model, self._provider, self._price = model.model_name, model.system, price
+        self._price = None if price is None else typed(price, Price, "price")
+        self._model, self._provider = model.model_name, model.system
         self.rates = self._listed_rates() if price is None else Rates(price.dearest_input, _nano(price.output_usd))
 
     def cost(self, usage: RequestUsage, response: ModelResponse | None = None) -> int | None:

@@ -16,6 +16,7 @@ from pydantic_ai import UserError
 from pydantic_ai.models import Model, infer_model
 
 from ..aio.closing import finish_within
+from ..checks import named, typed
 from ..errors import MisuseError
 from .prices import Price, Tariff
 from .tools import Toolbox, Tools
@@ -43,19 +44,17 @@ class ModelSource(Protocol):
         """A context with the model, for one run."""
         ...
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
         ...
 
 
-def new_body(source: ModelSource, model: Model, instructions: str, tools: Tools, max_turns: int) -> ModelBody:
+def new_body(source: ModelSource, model: Model, instructions: str, tools: Tools, max_turns: int | None) -> ModelBody:
     """Make the body of an agent with this model.
 
     Raises:
-        MisuseError: A tool cannot be described, or `max_turns` is no positive number.
+        MisuseError: A tool cannot be described.
     """
-    if max_turns < 1:
-        raise MisuseError(f"max_turns must be at least 1, not {max_turns}")
     return ModelBody(source.name, source.open, instructions, Toolbox(tools), max_turns, Tariff(model, source.price))
 
 
@@ -78,6 +77,10 @@ class Hosted:
     price: Price | None = None
     MADE_BY: ClassVar[tuple[str, str]] = ("", "")  # module of this package, function in it
 
+    def __post_init__(self) -> None:
+        named(self.id, "id")
+        typed(self.settings, Mapping, "settings")
+
     @property
     def name(self) -> str:
         """Shown in events."""
@@ -99,7 +102,7 @@ class Hosted:
             raise MisuseError(str(error)) from None
         return model
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`.
 
         Raises:
@@ -164,7 +167,7 @@ class Borrowed:
         """Shown in events."""
         return self.model.model_name
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int = 50) -> ModelBody:
+    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
         return new_body(self, self.model, instructions, tools, max_turns)
 

@@ -81,7 +81,7 @@ class ModelBody:
         open_model: Callable[[], AbstractAsyncContextManager[Model]],
         instructions: str,
         toolbox: Toolbox,
-        max_turns: int,
+        max_turns: int | None,
         tariff: Tariff,
     ) -> None:
         self.__name__ = name
@@ -102,16 +102,18 @@ class ModelBody:
         history = History(run, message, self._instructions)
         door = AdapterContext(run)
         door.offer_last_answer()
+        turns = 0
         opened = AsyncExitStack()
         model = await opened.enter_async_context(self._open_model())
         try:
-            for _ in range(self._max_turns):
+            while turns != self._max_turns:
+                turns += 1
                 if await self._turn(door, model, history):
                     return history.text
         finally:
             with door.region():  # closing has a bound of its own, and completion wins (T5)
                 await opened.aclose()  # noqa: ASYNC102 - bounded
-        raise TooManyTurns(self.__name__, self._max_turns)
+        raise TooManyTurns(self.__name__, turns)
 
     async def _turn(self, door: AdapterContext, model: Model, history: History) -> bool:
         """Make one turn, an answer and its tool calls; return whether the model is done."""

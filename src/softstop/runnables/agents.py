@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, Final, cast
 
+from ..checks import typed, whole
 from ..errors import MisuseError
-from ..events import Source
 from ..limits import NO_LIMITS, Limits
 from ..runs.context import RunContext
 from ..stops import StopPolicy
-from .startable import Startable, slug
+from .startable import Startable
 
 Body = Callable[[RunContext, Any], Awaitable[Any] | AsyncIterator[str]]
 MOST_TURNS: Final = 50
@@ -36,7 +36,7 @@ class Agent(Startable):
         instructions: System text for the model; several are joined by blank lines.
         tools: Functions that the model may call, sync or async, described to it by name, docstring and types. If the
             first parameter is named `run`, or annotated `RunContext`, it is the run.
-        max_turns: Answers of the model in one run; a run that needs more fails.
+        max_turns: Answers of the model in one run; a run that needs more fails. None is no bound.
         limits: Limits of each run, where the call gives none.
         policy: How its runs are stopped, where the call gives no policy.
 
@@ -54,7 +54,7 @@ class Agent(Startable):
         description: str = "",
         instructions: str | Sequence[str] = "",
         tools: Sequence[Callable[..., Any]] = (),
-        max_turns: int = MOST_TURNS,
+        max_turns: int | None = MOST_TURNS,
         limits: Limits = NO_LIMITS,
         policy: StopPolicy | None = None,
     ) -> None:
@@ -65,8 +65,7 @@ class Agent(Startable):
         elif instructions or tools or max_turns != MOST_TURNS:
             raise MisuseError("instructions, tools and max_turns are for an agent with model=; a body has its own")
         self._body = check_body(body)
-        name = name or name_of(body)
-        super().__init__(Source("agent", id or slug(name), name), description, limits, policy)
+        super().__init__("agent", name_of(body) if name in (None, "") else name, id, description, limits, policy)
         self.priced = getattr(body, "priced", True)
 
     def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
@@ -75,15 +74,22 @@ class Agent(Startable):
 
 
 def model_body(
-    model: Any, description: str, instructions: str | Sequence[str], tools: Sequence[Callable[..., Any]], max_turns: int
+    model: Any,
+    description: str,
+    instructions: str | Sequence[str],
+    tools: Sequence[Callable[..., Any]],
+    max_turns: int | None,
 ) -> Body:
     """Make a body that calls a model, turn after turn. Imports `softstop.models`, an extra, only if it has to.
 
     Raises:
-        MisuseError: The extra is not installed, or model or tools are invalid.
+        MisuseError: The extra is not installed, or one of these is invalid.
     """
-    texts = (description, *((instructions,) if isinstance(instructions, str) else instructions))
-    text = "\n\n".join(filter(None, texts))
+    if max_turns is not None:
+        whole(max_turns, "max_turns", 1)
+    typed(tools, Iterable, "tools")
+    texts = (instructions,) if isinstance(instructions, str) else typed(instructions, Sequence, "instructions")
+    text = "\n\n".join(filter(None, (typed(text, str, "each of instructions") for text in (description, *texts))))
     if hasattr(model, "make_body"):
         return cast(Body, model.make_body(instructions=text, tools=tools, max_turns=max_turns))
     try:

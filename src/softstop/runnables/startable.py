@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Literal, Unpack, overload
 
-from ..events import Source
+from ..checks import identified, named, typed
+from ..events import Kind, Source
 from ..limits import Limits
 from ..runs.context import RunContext
 from ..runs.run import Run
@@ -25,13 +26,15 @@ class Startable(ABC):
 
     priced: bool = True  # whether a limit of money can hold: False for a model without a known price
 
-    def __init__(self, source: Source, description: str, limits: Limits, policy: StopPolicy | None) -> None:
-        self.source = source
-        self.name = source.name
-        self.id = source.id
-        self.description = description
-        self.limits = limits
-        self.policy = policy
+    def __init__(
+        self, kind: Kind, name: str, id: str | None, description: str, limits: Limits, policy: StopPolicy | None
+    ) -> None:
+        self.name = named(name, "name")
+        self.id = slug(name, kind) if id in (None, "") else identified(id, "id")
+        self.source = Source(kind, self.id, self.name)
+        self.description = typed(description, str, "description")
+        self.limits = typed(limits, Limits, "limits")
+        self.policy = None if policy is None else typed(policy, StopPolicy, "policy")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -83,6 +86,6 @@ class Startable(ABC):
         return cancel_run(run_id, reason)
 
 
-def slug(name: str, otherwise: str = "agent") -> str:
+def slug(name: str, otherwise: str) -> str:
     """A name as an id: lower case ASCII letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64] or otherwise

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from ..errors import MemberFailed, MisuseError, one_line
-from ..events import Source
 from ..limits import NO_LIMITS, Limits
 from ..protocols import Runnable
 from ..runs.adapter import AdapterContext
@@ -16,7 +15,7 @@ from ..runs.context import RunContext
 from ..runs.spec import RunOutput
 from ..stops import RunStatus, StopPolicy
 from .agents import MOST_TURNS, Body, check_body, model_body, name_of
-from .startable import Startable, slug
+from .startable import Startable
 from .verdicts import failure_of, line_of, reason_of, stopped_through
 
 LONGEST_NAME: Final = 64  # characters that providers take for the name of a tool
@@ -89,8 +88,9 @@ class Team(Startable):
             delegations = [_delegation(member) for member in self.members]
             body = model_body(model, description, instructions, delegations, MOST_TURNS)
         self._body = self._all_at_once if body is None else check_body(body, "a team's")
-        name = name or ("Team" if body is None else name_of(body))
-        super().__init__(Source("team", id or slug(name, "team"), name), description, limits, policy)
+        if name in (None, ""):
+            name = "Team" if body is None else name_of(body)
+        super().__init__("team", name, id, description, limits, policy)
 
     def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
         """Call the body; for the run that owns the call."""

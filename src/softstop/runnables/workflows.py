@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 
+from ..checks import named, whole
 from ..errors import MemberFailed, MisuseError, safe_error
-from ..events import Source
 from ..limits import NO_LIMITS, Limits
 from ..protocols import Runnable
 from ..runs.adapter import AdapterContext
@@ -19,7 +19,7 @@ from ..runs.context import RunContext
 from ..runs.spec import RunOutput
 from ..stops import StopPolicy
 from .agents import Agent, Body, check_arguments, is_async, name_of
-from .startable import Startable, slug
+from .startable import Startable
 from .teams import BestEffort, check_runnable
 from .verdicts import failure_of, line_of, stopped_through
 
@@ -73,7 +73,7 @@ class Workflow(Startable):
         policy: StopPolicy | None = None,
     ) -> None:
         self._steps = _to_steps(steps, "a workflow")
-        super().__init__(Source("workflow", id or slug(name, "workflow"), name), description, limits, policy)
+        super().__init__("workflow", name, id, description, limits, policy)
 
     def invoke(self, run: RunContext, message: object) -> Awaitable[Any]:
         """Play the steps; for the run that owns the call."""
@@ -98,7 +98,7 @@ class Parallel:
     """
 
     def __init__(self, *steps: Any, name: str = "Parallel") -> None:
-        self.name = name
+        self.name = named(name, "name")
         self._steps = _to_steps(steps, "Parallel")
 
     async def play(self, run: RunContext, value: Any) -> list[Any]:
@@ -139,11 +139,9 @@ class Loop:
     """
 
     def __init__(self, *steps: Any, until: Predicate | None = None, max: int, name: str = "Loop") -> None:
-        self.name = name
+        self.name = named(name, "name")
         self._steps = _to_steps(steps, "Loop")
-        if type(max) is not int or max < 1:
-            raise MisuseError(f"Loop(max=...) is a number of rounds from 1 on, not {max!r:.80}")
-        self._rounds = max
+        self._rounds = whole(max, "max", 1)
         self._until = None if until is None else _Decision(until, name, "until")
 
     async def play(self, run: RunContext, value: Any) -> Any:
@@ -169,7 +167,7 @@ class Condition:
     """
 
     def __init__(self, check: Predicate, then: Any, otherwise: Any = None, *, name: str = "Condition") -> None:
-        self.name = name
+        self.name = named(name, "name")
         self._check = _Decision(check, name, "check")
         self._then = to_step(then)
         self._otherwise = None if otherwise is None else to_step(otherwise)
@@ -191,7 +189,7 @@ class Router:
     """
 
     def __init__(self, choose: Predicate, routes: Mapping[str, Any], *, name: str = "Router") -> None:
-        self.name = name
+        self.name = named(name, "name")
         self._choose = _Decision(choose, name, "choose")
         if not isinstance(cast(object, routes), Mapping) or not routes:
             raise MisuseError("Router takes its routes as a mapping: Router(choose, {'short': a, 'long': b})")

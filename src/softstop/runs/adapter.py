@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import TypeVar
 
+from ..checks import label
 from ..errors import safe_error
 from ..events import StepCompleted, StepStarted, StepStatus
 from ..law.amounts import Fit
@@ -15,8 +16,8 @@ from ..usage import Usage
 from . import limiting, stopping
 from .allowance import Exhausted as Exhausted
 from .context import RunContext
-from .open_work import enclosing_holds
-from .steps import MODEL_REQUEST, TOOL_CALL, Step
+from .open_work import OpenStep, enclosing_holds
+from .steps import MODEL_REQUEST, PLAIN, TOOL_CALL, Step
 from .streams import Stream
 from .threads import in_thread, seats
 
@@ -62,27 +63,28 @@ class AdapterContext:
 
         An exception of the block is the step's failure; a block that is interrupted, or refused, is cut.
         """
+        name = label(name, "the name of a stage")
         state = self._state
         if state.alert or state.allowance.bounded:
             await limiting.admit(state)
-        number = state.work.number()
-        state.writer.emit(StepStarted(name, number, "divisible"))
+        stage = state.work.begin_stage(name, PLAIN)
         try:
+            state.writer.emit(StepStarted(stage.name, stage.step_id, "divisible"))
             yield
         except Exception as failure:
             if not state.record.refusing:
                 state.work.failed(failure)
-            self._end_stage(name, number, "failed", safe_error(failure))
+            self._end_stage(stage, "failed", safe_error(failure))
             raise
         except BaseException:
             state.record.cut = True
-            self._end_stage(name, number, "cut")
+            self._end_stage(stage, "cut")
             raise
-        self._end_stage(name, number, "completed")
+        self._end_stage(stage, "completed")
 
-    def _end_stage(self, name: str, number: int, status: StepStatus, error: str | None = None) -> None:
-        self._state.work.note(name, number, "divisible", status)
-        self._state.writer.emit(StepCompleted(name, number, status, error))
+    def _end_stage(self, stage: OpenStep, status: StepStatus, error: str | None = None) -> None:
+        self._state.work.end_stage(stage, status)
+        self._state.writer.emit(StepCompleted(stage.name, stage.step_id, status, error))
 
     def seats(self) -> AbstractAsyncContextManager[object]:
         """One of 40 threads of this loop: `async with door.seats(), door.tool_call(name): await door.in_thread(call)`.
@@ -150,4 +152,4 @@ class AdapterContext:
 
     def add_error(self, line: str) -> None:
         """Add a line to the `errors` of the outcome; the run does not fail by it."""
-        self._state.add_error(line)
+        self._state.add_error(label(line, "a line of errors"))

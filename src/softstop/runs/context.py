@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Unpack
 from pydantic import ValidationError
 
 from ..aio.crossing import call_on
+from ..checks import typed
 from ..errors import MisuseError, first_problem
 from ..events import UsageRejected
 from ..law.amounts import Amount, exactly
@@ -36,7 +37,9 @@ T = TypeVar("T")
 class RunContext:
     """The run, as its body sees it.
 
-    Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
+    Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool, if
+    that is one of `anyio.to_thread` or `asyncio.to_thread`. `loop.run_in_executor` copies no context, so that what is
+    charged there is not taken out of what its step has reserved.
     """
 
     __slots__ = ("_responses", "_run", "_writer")
@@ -123,7 +126,7 @@ class RunContext:
     @messages.setter
     def messages(self, messages: tuple[Any, ...]) -> None:
         if not self._run.record.ended:  # not by an abandoned body
-            self._run.messages = messages
+            self._run.messages = tuple(typed(messages, Sequence, "messages"))
 
     def write(self, text: str) -> None:
         """Publish a piece of content. Never waits; empty text is no event.
@@ -137,13 +140,13 @@ class RunContext:
         """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, also under a stop.
 
         Args:
-            name: Shown in events.
+            name: Shown in events, up to 1,000 characters.
             reserve: The most that the step may spend. It waits until every limit and budget has room for that, and the
                 unspent part is given back at its end. None reserves nothing.
             interruptible: A cut leaves no doubt whether the step happened: its status is `cut`, not `unsettled`.
 
         Raises:
-            MisuseError: `reserve` is no Usage.
+            MisuseError: `name` is no string, or `reserve` no Usage.
         """
         if reserve is None:
             return Step(self._run, name, None, interruptible=interruptible)
@@ -199,7 +202,14 @@ class RunContext:
             response_id: The provider's id of the answer. A second report for the same answer is not added again.
             cumulative: Each report for this `response_id` is the total so far, as many providers stream it: only
                 the difference to the last one is counted.
+
+        Raises:
+            MisuseError: `usage` is no report at all, or `response_id` no string.
         """
+        if not isinstance(usage, Usage | Mapping):
+            raise MisuseError(f"run.charge takes a Usage, or a provider's report as a mapping, not {usage!r:.80}")
+        if response_id is not None:
+            typed(response_id, str, "response_id")
         run = self._run
         if not run.writer.log.on_loop():
             call_on(run.loop, partial(self.charge, usage, response_id=response_id, cumulative=cumulative))

@@ -33,7 +33,7 @@ def decide(run: RunState, signal: Signal) -> bool:
         if not run.record.end(signal):
             return False
     try:
-        if run.work.is_open:
+        if run.work.is_open or run.work.stages:
             _close_abandoned_steps(run)
     finally:  # also if an observer raises a BaseException
         _publish_and_leave(run, signal)

@@ -97,7 +97,7 @@ class OpenWork:
 
     __slots__ = (
         "_closing", "_cuts", "_emptied", "_ended", "_failures", "_late", "above", "begun", "counted", "given_up",
-        "scope", "steps", "streams", "total",
+        "scope", "stages", "steps", "streams", "total",
     )  # fmt: skip
 
     def __init__(self, scope: DeferredScope, above: OpenWork | None) -> None:
@@ -105,6 +105,7 @@ class OpenWork:
         self.above = above  # of the run above
         self.steps: list[OpenStep] | None = None  # in the order of their start
         self.streams: list[OpenStream] | None = None
+        self.stages: list[OpenStep] | None = None  # divisible steps around members, which hold nothing themselves
         self.begun = 0  # steps, which is the number of the newest
         self.counted = False  # a limit may ask for `total`, here or above
         self.total = 0  # steps begun here and in members since they are counted
@@ -122,11 +123,12 @@ class OpenWork:
         return bool(self.steps or self.streams)
 
     def all_open(self) -> list[OpenStep | OpenStream]:
-        """Open steps and streams, in the order of their start."""
-        return sorted([*(self.steps or ()), *(self.streams or ())], key=lambda each: each.step_id)
+        """Open steps, streams and stages, in the order of their start."""
+        opened = (*(self.steps or ()), *(self.streams or ()), *(self.stages or ()))
+        return sorted(opened, key=lambda each: each.step_id)
 
     def names(self) -> tuple[str, ...]:
-        """Names of open steps and streams, in the order of their start."""
+        """Names of open steps, streams and stages, in the order of their start."""
         return tuple([each.name for each in self.all_open()])
 
     def step_names(self) -> tuple[str, ...]:
@@ -176,6 +178,20 @@ class OpenWork:
             self.streams.remove(stream)
         self._look_whether_emptied()
 
+    def begin_stage(self, name: str, announced: Announced) -> OpenStep:
+        """Open a divisible step around members."""
+        stage = OpenStep(name, self.number(), self, None, None, announced)
+        if self.stages is None:
+            self.stages = []
+        self.stages.append(stage)
+        return stage
+
+    def end_stage(self, stage: OpenStep, status: StepStatus) -> None:
+        """Close a divisible step around members."""
+        if self.stages is not None:
+            self.stages.remove(stage)
+        self.note(stage.name, stage.step_id, "divisible", status)
+
     def hold_closing(self) -> None:
         """Hold the run's scope while a source is closed, or cleans up in its interrupted wait."""
         self._closing += 1
@@ -195,11 +211,14 @@ class OpenWork:
     def records(self) -> tuple[StepRecord, ...]:
         """All steps, in the order of their ends; then those still open, as abandoned, in the order of their start."""
         ended = tuple(starmap(StepRecord, self._ended or ()))
-        if not self.is_open:
+        if not (self.is_open or self.stages):
             return ended
-        kinds: dict[bool, StepKind] = {True: "atomic", False: "divisible"}
-        left = [(each.name, each.step_id, kinds[isinstance(each, OpenStep)], "abandoned") for each in self.all_open()]
-        return (*ended, *starmap(StepRecord, left))
+        atomic = self.steps or ()
+        left = [
+            StepRecord(each.name, each.step_id, "atomic" if each in atomic else "divisible", "abandoned")
+            for each in self.all_open()
+        ]
+        return (*ended, *left)
 
     # Failures
 

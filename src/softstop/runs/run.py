@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from ..checks import label, whole
 from ..events import Source
 from ..log.reader import EventStream
 from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
@@ -114,8 +115,11 @@ class Run:
 
         Members are paused with it, and a stop ends the pause. The clocks of `timeout` and `idle_timeout` stand still
         meanwhile. From any thread.
+
+        Args:
+            reason: Free text, kept up to 1,000 characters.
         """
-        pausing.pause(self._state, reason)
+        pausing.pause(self._state, None if reason is None else label(reason, "reason"))
 
     def resume(self) -> None:
         """Let a paused run go on. From any thread."""
@@ -123,7 +127,7 @@ class Run:
 
     def events(self, after: int = 0) -> EventStream:
         """Read the events with a `seq` above `after`. A cancelled reader does not stop the run."""
-        return self._read(after, None)
+        return self._read(whole(after, "after"), None)
 
     def __aiter__(self) -> EventStream:
         return self._read(0, self._caller_gone)

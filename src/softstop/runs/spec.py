@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self, TypedDict, TypeVar, cast
+from typing import Any, Final, NamedTuple, Self, TypedDict, TypeVar, cast
 
+from ..checks import identified, named, typed
 from ..errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
 from ..events import StepRecord
 from ..law.budgets import Budget
@@ -20,7 +20,7 @@ from ..usage import NO_USAGE, Tally, Usage
 
 T = TypeVar("T")
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # of a UUID: the two top bits are 10
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
+NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class RunOptions(TypedDict, total=False):
@@ -35,13 +35,13 @@ class RunOptions(TypedDict, total=False):
     policy: StopPolicy | None
     """How this run is stopped; None takes the agent's, else the supervisor's."""
     user_id: str | None
-    """Whose run this is; a member's is its parent's, if not given."""
+    """Whose run this is, in 1 to 1,000 characters; a member's is its parent's, if not given."""
     session_id: str | None
-    """The conversation it belongs to; a member's is its parent's, if not given."""
+    """The conversation it belongs to, in 1 to 1,000 characters; a member's is its parent's, if not given."""
     continue_from: RunOutput | str | None
     """An ended run, or its id, whose conversation goes on: a model sees its messages before the new one."""
     metadata: Mapping[str, Any]
-    """Data of the caller's; kept, never interpreted."""
+    """Data of the caller's by name; a copy is kept, read-only and never interpreted. What it holds is not copied."""
 
 
 class RunSpec(NamedTuple):
@@ -55,7 +55,7 @@ class RunSpec(NamedTuple):
     policy: StopPolicy | None = None
     user_id: str | None = None
     session_id: str | None = None
-    metadata: Mapping[str, Any] = MappingProxyType({})
+    metadata: Mapping[str, Any] = NO_METADATA
     history: tuple[Any, ...] = ()
 
     @classmethod
@@ -73,41 +73,44 @@ class RunSpec(NamedTuple):
                 f"unknown option {sorted(unknown)[0]!r}; a run takes {', '.join(RunOptions.__annotations__)}"
             )
         run_id = options.get("run_id")
-        if run_id is None:
-            run_id = fresh_id()
-        elif not _ID.fullmatch(_typed(run_id, str, "run_id") or ""):
-            raise MisuseError(
-                f"run_id must be 1 to 64 ASCII letters, digits and ._:- starting with a letter or digit: {run_id!r:.80}"
-            )
-        limits = _typed(options.get("limits"), Limits, "limits") or NO_LIMITS
-        given: object = options.get("budgets") or ()
-        if not isinstance(given, list | tuple):
-            raise MisuseError(f"budgets takes a list: budgets=[...], not {type(given).__name__}")
-        budgets = tuple(cast("Sequence[Budget]", given))
-        for budget in budgets:
-            _typed(budget, Budget, "each of budgets")
-        policy = _typed(options.get("policy"), StopPolicy, "policy")
-        user_id, session_id = options.get("user_id"), options.get("session_id")
-        earlier = _typed(options.get("continue_from"), RunOutput, "continue_from")
-        history = () if earlier is None else earlier.messages
+        earlier = _given(options, "continue_from", RunOutput)
         return cls(
             runnable,
             message,
-            run_id,
-            limits,
-            budgets,
-            policy,
-            user_id,
-            session_id,
-            options.get("metadata") or MappingProxyType({}),
-            history,
+            fresh_id() if run_id is None else identified(run_id, "run_id"),
+            _given(options, "limits", Limits) or NO_LIMITS,
+            _budgets(options.get("budgets") or ()),
+            _given(options, "policy", StopPolicy),
+            _owner(options, "user_id"),
+            _owner(options, "session_id"),
+            _metadata(options.get("metadata")),
+            () if earlier is None else earlier.messages,
         )
 
 
-def _typed(value: Any, kind: type[T], name: str) -> T | None:
-    if value is not None and not isinstance(value, kind):
-        raise MisuseError(f"{name} must be {kind.__name__}(...), not {type(value).__name__}")
-    return value
+def _given(options: RunOptions, name: str, kind: type[T]) -> T | None:
+    value = cast("T | None", options.get(name))
+    return None if value is None else typed(value, kind, name)
+
+
+def _owner(options: RunOptions, name: str) -> str | None:
+    value = options.get(name)
+    return None if value is None else named(cast(str, value), name)
+
+
+def _budgets(given: object) -> tuple[Budget, ...]:
+    if not isinstance(given, list | tuple):
+        raise MisuseError(f"budgets takes a list: budgets=[...], not {type(given).__name__}")
+    return tuple(typed(budget, Budget, "each of budgets") for budget in cast("Sequence[Budget]", given))
+
+
+def _metadata(given: object) -> Mapping[str, Any]:
+    if given is None:
+        return NO_METADATA
+    metadata = dict(cast("Mapping[str, Any]", typed(given, Mapping, "metadata")))
+    for key in metadata:
+        typed(key, str, "each key of metadata")
+    return MappingProxyType(metadata)
 
 
 @dataclass(frozen=True, slots=True)

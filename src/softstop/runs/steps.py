@@ -13,6 +13,7 @@ from typing import Final
 from anyio import CancelScope
 
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
+from ..checks import label
 from ..errors import MisuseError, StepFailed, safe_error
 from ..events import (
     ModelRequestCompleted,
@@ -48,7 +49,7 @@ class Step:
     def __init__(
         self, run: RunState, name: str, fit: Fit | None, announced: Announced = PLAIN, *, interruptible: bool = False
     ) -> None:
-        self.name = name
+        self.name = label(name, "the name of a step")
         self.step_id = 0  # set when it begins
         self._run = run
         self._fit = fit

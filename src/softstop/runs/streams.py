@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ..aio.closing import finish_within, pass_unless_cancelled
 from ..aio.deferred_scope import NEVER, TURNS, DeferredScope, about_to_run
+from ..checks import label
 from ..errors import MisuseError, StepFailed, safe_error
 from ..events import StepStatus
 from . import gate
@@ -137,7 +139,10 @@ class Reading(Generic[T]):
         run = self._run
         self._around = current_step.get() if gate.inside(run) else None
         self._others = 0 if task is None else task.cancelling()
-        pull = self._pull = aiter(self._source).__anext__
+        pull = aiter(self._source).__anext__
+        if run.writer.activities:  # there is an idle limit: others do not pay for the clock
+            pull = partial(_pull_alive, pull, run.writer.touch)
+        self._pull = pull
         self.step_id = run.work.number()
         run.work.add_stream(self)
         try:
@@ -280,6 +285,13 @@ class Reading(Generic[T]):
             self._release_body()
 
 
+async def _pull_alive(pull: Callable[[], Awaitable[T]], touch: Callable[[], None]) -> T:
+    """Pull a chunk, which is a sign of life."""
+    chunk = await pull()
+    touch()
+    return chunk
+
+
 class Stream(Generic[T]):
     """A divisible step: `async for chunk in run.stream("write", source)`. Every gap between chunks is a boundary.
 
@@ -290,6 +302,7 @@ class Stream(Generic[T]):
     __slots__ = ("_reading",)
 
     def __init__(self, run: RunState, name: str, source: AsyncIterable[T], announced: Announced = PLAIN) -> None:
+        name = label(name, "the name of a stream")
         if not hasattr(source, "__aiter__"):
             raise MisuseError(f"run.stream({name!r}, ...) takes an async iterable, not {type(source).__name__}")
         self._reading = Reading(run, name, source, announced)

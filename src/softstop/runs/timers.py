@@ -46,10 +46,9 @@ class Timers:
         self._set()
 
     def _set(self) -> None:
-        timeout, ends_at = self._limits.timeout, self.ends_at
-        if timeout is not None and ends_at is not None:
-            used = LimitReached(kind="timeout", holder="run", limit=timeout, used=timeout)
-            self._timeout = self._loop.call_at(ends_at, self._fire, StopCause.timeout, used)
+        ends_at = self.ends_at
+        if ends_at is not None:
+            self._timeout = self._loop.call_at(ends_at, self._timed_out)
         if self._activity is not None and self._limits.idle_timeout is not None:
             self._check_idle()
 
@@ -79,6 +78,13 @@ class Timers:
         for timer in (self._timeout, self._idle):
             if timer is not None:
                 timer.cancel()
+
+    def _timed_out(self) -> None:
+        timeout = self._limits.timeout
+        assert timeout is not None
+        passed = self._loop.time() - self._started  # more than the limit if the loop was blocked, or it was lowered
+        used = LimitReached(kind="timeout", holder="run", limit=timeout, used=max(timeout, passed))
+        self._fire(StopCause.timeout, used)
 
     def _check_idle(self) -> None:
         idle, activity = self._limits.idle_timeout, self._activity

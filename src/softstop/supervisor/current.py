@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ..checks import typed
 from ..protocols import Runnable
 from ..runs import stopping
 from ..runs.context import RunContext
@@ -54,6 +55,9 @@ def cancel_run(run_id: str, reason: str | None = None) -> bool:
 
     Returns:
         Whether the run is stopping now. False for an unknown id and for a run that has ended.
+
+    Raises:
+        MisuseError: The id is no string, perhaps the run itself.
     """
-    run = registry.get(run_id)
+    run = registry.get(typed(run_id, str, "run_id"))
     return run is not None and bool(stopping.ask(run, user_request(reason, None, "step", None)))

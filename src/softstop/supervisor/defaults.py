@@ -6,6 +6,7 @@ import os
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
+from ..checks import typed
 from ..law.locks import ForkSafeLock
 from .supervisor import Supervisor
 
@@ -43,5 +44,8 @@ def configure(supervisor: Callable[[], Supervisor]) -> None:
         softstop.configure(lambda: Supervisor(limits=Limits(timeout=600), observers=[meter]))
 
     Applies to those made from now on: one for `agent.run`, and one for each event loop.
+
+    Raises:
+        MisuseError: It is no function, perhaps a supervisor itself.
     """
-    defaults.make = supervisor
+    defaults.make = typed(supervisor, Callable, "supervisor")

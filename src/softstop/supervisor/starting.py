@@ -9,7 +9,10 @@ from functools import partial
 from typing import Any, cast
 
 from ..aio.parking import wake_all
+from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
+from ..events import Source
+from ..limits import Limits
 from ..protocols import Runnable
 from ..runs import ending, stopping
 from ..runs.allowance import check_priced
@@ -59,6 +62,8 @@ def _register(
     for name in RUNNABLE:
         if not hasattr(runnable, name):
             raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {name}; wrap it: Agent(...)")
+    typed(runnable.source, Source, "source")
+    typed(runnable.limits, Limits, "limits")
     if options and isinstance(options.get("continue_from"), str):
         options = {**options, "continue_from": _output_of(supervisor, cast(str, options.get("continue_from")))}
     spec = RunSpec.check(runnable, message, options)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..aio.parking import Waiters
+from ..checks import typed
 from ..errors import MisuseError
 from ..limits import Limits
 from ..protocols import Observer
@@ -70,5 +71,10 @@ class SupervisorState:
         return loop
 
     def find(self, run_id: str) -> RunState | None:
-        """The run with this id, live or remembered. From any thread."""
+        """The run with this id, live or remembered. From any thread.
+
+        Raises:
+            MisuseError: It is no string, perhaps the run itself.
+        """
+        typed(run_id, str, "run_id")
         return self.runs.get(run_id) or self.ended.find(run_id)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 import anyio
 
+from ..checks import seconds, typed, whole
 from ..errors import MisuseError, RunNotFound
 from ..limits import NO_LIMITS, Limits
 from ..log.reader import EventStream
@@ -55,11 +56,14 @@ class Supervisor:
         max_running: Root runs that run at the same time; further ones wait as `pending`. None is no bound.
         keep_ended: Ended root runs that are remembered, with their members, for replay, output and `too_late`.
         keep_ended_for: Seconds after which an ended root run is forgotten.
-        observers: Called with every event but content.
+        observers: Objects with `notice(event)`, called with every event but content; see `softstop.ports.Observer`.
         clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock.
         signals: In its block, SIGINT and SIGTERM stop its runs: the first one drains, as leaving the block does, a
             second means mode `now`, a third does what it would have done. Handlers that were there come back at the end
             of the block; one of a web server is called as well. In the main thread only; Windows sends no SIGTERM.
+
+    Raises:
+        MisuseError: A value of the wrong type, a number out of range, or an observer that has no `notice`.
     """
 
     __slots__ = ("__weakref__", "_outer", "_signals", "_state")
@@ -76,12 +80,14 @@ class Supervisor:
         clock: Callable[[], float] = time.time,
         signals: bool = False,
     ) -> None:
-        if max_running is not None and max_running < 1:
-            raise MisuseError(f"max_running must be at least 1 or None, not {max_running}")
-        if keep_ended < 0 or keep_ended_for < 0:
-            raise MisuseError("keep_ended and keep_ended_for cannot be negative; 0 forgets ended runs at once")
-        ended = EndedRuns(keep_ended, keep_ended_for)
-        self._state = SupervisorState(limits, policy or StopPolicy(), clock, max_running, ended, tuple(observers))
+        self._state = SupervisorState(
+            limits=typed(limits, Limits, "limits"),
+            policy=StopPolicy() if policy is None else typed(policy, StopPolicy, "policy"),
+            clock=typed(clock, Callable, "clock"),
+            max_running=None if max_running is None else whole(max_running, "max_running", 1),
+            ended=EndedRuns(whole(keep_ended, "keep_ended"), seconds(keep_ended_for, "keep_ended_for")),
+            given_observers=_observers(observers),
+        )
         self._outer: Supervisor | None = None  # the ambient one around the block
         self._signals = Signals(self._state) if signals else None
 
@@ -131,7 +137,7 @@ class Supervisor:
 
         Cancelling this call leaves the stop requests in force.
         """
-        return await draining.drain(self._state, timeout, wait)
+        return await draining.drain(self._state, seconds(timeout, "timeout"), seconds(wait, "wait"))
 
     @property
     def abandoned(self) -> int:
@@ -175,7 +181,12 @@ class Supervisor:
         return self.request_stop(run_id, user_request(reason, by, mode, grace))
 
     def request_stop(self, run_id: str, request: StopRequest) -> StopReceipt:
-        """Request a stop of a run, with any cause. Returns at once, from any thread."""
+        """Request a stop of a run, with any cause. Returns at once, from any thread.
+
+        Raises:
+            MisuseError: It is no request, or the id no string.
+        """
+        typed(request, StopRequest, "request")
         run = self._state.find(run_id)
         if run is None:
             return StopReceipt(run_id, StopOutcome.unknown, None)
@@ -200,7 +211,7 @@ class Supervisor:
         Raises:
             MisuseError: No such status.
         """
-        if status is not None and status not in RunStatus.__members__:
+        if status is not None and typed(status, str, "status") not in RunStatus.__members__:
             raise MisuseError(f"status is one of {', '.join(RunStatus)}, not {status!r:.80}")
         wanted = None if status is None else RunStatus(status)
         state = self._state
@@ -221,3 +232,11 @@ class Supervisor:
             RunNotFound: Neither live nor remembered.
         """
         return self.get_run(run_id).events(after)
+
+
+def _observers(given: object) -> tuple[Observer, ...]:
+    observers = tuple(cast("Iterable[Observer]", typed(given, Iterable, "observers")))
+    for observer in observers:
+        if isinstance(observer, type) or not callable(getattr(observer, "notice", None)):
+            raise MisuseError(f"each of observers must be an object with a method notice(event), not {observer!r:.80}")
+    return observers

@@ -167,6 +167,54 @@ def test_any_event_is_one_line_of_strict_json_and_comes_back_equal(event: Event)
     assert back.to_json() == wire
 
 
+def leaves(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values in JSON-able data that hold no other."""
+    if isinstance(data, dict | list) and data:
+        keys = data if isinstance(data, dict) else range(len(data))
+        return [leaf for key in keys for leaf in leaves(data[key], (*path, key))]
+    return [path]
+
+
+WILD = (
+    st.text(st.characters(), max_size=5)
+    | st.sampled_from(["\ud800", float("inf"), float("-inf"), float("nan"), 10**400, -1, True, None, b"x", [], {}])
+    | st.floats()
+)
+
+
+@given(events(), st.data())
+def test_what_is_taken_for_an_event_can_be_written_and_read_again(event: Event, data: st.DataObject) -> None:
+    """A lone surrogate was once taken, and the event could not be sent on."""
+    fields = event.to_dict()
+    *way, last = data.draw(st.sampled_from(leaves(fields)))
+    inner: Any = fields
+    for key in way:
+        inner = inner[key]
+    inner[last] = data.draw(WILD)
+    try:
+        taken = parse_event(fields)
+    except (MisuseError, ValidationError):
+        return
+    wire = taken.to_json()
+    assert json.loads(wire, parse_constant=pytest.fail)
+    assert parse_event(wire) == taken
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": "\ud800"},
+        {"run_id": "r\ud800"},
+        {"at": float("inf")},
+        {"source": {"kind": "agent", "id": "a", "name": "\ud800"}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_field_that_could_not_be_written_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        parse_event({**example(StepStarted).to_dict(), **fields})
+
+
 def test_a_line_of_70_kilobytes_survives() -> None:
     text = "x" * 70_000 + "\0\n" + "é" * 10
     event = RunContent(text)._stamped(Stamp("r", Source("agent", "a", "A")), 1, 1.0)

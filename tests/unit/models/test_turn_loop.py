@@ -63,6 +63,12 @@ async def test_a_model_that_never_stops_asking_for_tools_fails_the_run() -> None
     assert len(answers(output.messages)) == 3
 
 
+async def test_without_a_bound_of_turns_a_model_may_call_tools_as_long_as_it_likes() -> None:
+    script = Script(*[[call("look")]] * 60, ["done"])
+    output = await Agent(model=script.model, tools=[look], max_turns=None).arun("go")
+    assert (output.value, len(script.asked)) == ("done", 61)
+
+
 async def test_a_stop_during_a_tool_call_lets_it_finish_and_asks_the_model_nothing_more() -> None:
     done = False
 

@@ -1,0 +1,83 @@
+"""T16: a limit of time tells the time that was used, beyond its number if it was lowered or the loop was late."""
+
+import anyio
+import pytest
+
+from kit.runs import now, sleeper, words
+from softstop import Agent, LimitReached, Limits, RunContext, StopCause, Supervisor
+
+
+async def test_a_timeout_that_is_lowered_tells_the_time_that_was_used_by_then() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=50))
+        await anyio.sleep(8)
+        run.limits.update(timeout=5)
+        output = await run.ended()
+        assert now() == 8
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="timeout", holder="run", limit=5, used=8)
+    assert output.stop.limit.overshoot == 3
+    assert output.stop.reason == "timeout of run: 8 of 5 used"
+
+
+async def test_an_idle_limit_that_is_lowered_tells_the_time_without_a_sign_of_life() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await anyio.sleep(4)
+        run.write("x")
+        await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), limits=Limits(idle_timeout=50))
+        await anyio.sleep(10)
+        run.limits.update(idle_timeout=5)
+        output = await run.ended()
+        assert now() == 10
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="idle_timeout", holder="run", limit=5, used=6)
+
+
+async def test_a_pause_is_no_part_of_the_time_that_was_used() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=5))
+        await anyio.sleep(2)
+        run.pause()
+        await anyio.sleep(100)
+        run.resume()
+        output = await run.ended()
+        assert now() == 105
+    assert output.stop is not None
+    assert (output.stop.cause, output.stop.limit) == (
+        StopCause.timeout,
+        LimitReached(kind="timeout", holder="run", limit=5, used=5),
+    )
+
+
+@pytest.mark.parametrize("kind", ["timeout", "idle_timeout"])
+async def test_a_loop_that_was_late_is_told_as_overshoot(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(**{kind: 5}))  # type: ignore[arg-type]
+        await anyio.sleep(4)
+        late = now() + 3
+        monkeypatch.setattr(run._state.loop, "time", lambda: late)  # as if a step had blocked the loop
+        output = await run.ended()
+        monkeypatch.undo()
+    assert output.stop is not None
+    assert output.stop.limit is not None
+    assert output.stop.limit.overshoot == 2
+
+
+@pytest.mark.parametrize("where", ["body", "member"])
+async def test_a_stream_that_is_read_is_not_idle_even_if_nothing_is_written(where: str) -> None:
+    async def reads(run: RunContext, message: object) -> None:
+        async for _ in run.stream("read", words(5, delay=2)):
+            pass  # it filters, counts, embeds
+        await anyio.sleep(1_000)
+
+    async def body(run: RunContext, message: object) -> None:
+        await (reads(run, message) if where == "body" else run.member(Agent(reads), "go"))
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(idle_timeout=3)).ended()
+        assert now() == 13  # three seconds after the end of the stream, which is an event
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.idle
