@@ -337,3 +337,24 @@ async def test_a_step_in_a_cancelled_scope_of_the_body_s_own_does_not_begin() ->
         output = await supervisor.start(Agent(body)).ended()
     assert output.status is RunStatus.completed
     assert began == [step.step for step in output.steps] == ["next"]
+
+
+async def test_a_stopped_run_that_is_resumed_afterwards_opens_nothing() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def late() -> None:
+            await anyio.sleep(6)
+            await must_not_begin(run)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(late)
+            async with run.step("pay"):
+                await anyio.sleep(10)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(2, run.pause)
+        at(3, run.cancel)
+        at(4, run.resume)
+        output = await run.ended()
+    assert [(step.step, step.status) for step in output.steps] == [("pay", "completed")]
+    assert output.status is RunStatus.cancelled

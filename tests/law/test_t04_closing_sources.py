@@ -1,9 +1,10 @@
 """T4: a source is closed whenever its step ends, may take its time to close, and that time is bounded."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from kit.runs import Words, at, names, now, one
 from softstop import Agent, RunContext, RunStatus, StopPolicy, Supervisor
@@ -131,3 +132,34 @@ async def test_a_source_without_aclose_is_fine() -> None:
 
     run, events = await one(body, stop_at=3.5)
     assert (run.status, events[-1].content) == (RunStatus.cancelled, "xxx")
+
+
+@pytest.mark.parametrize("how", ["def", "async def"])
+async def test_a_source_that_has_a_close_and_no_aclose_is_closed(how: str) -> None:
+    closed: list[float] = []
+
+    class Response:
+        def __aiter__(self) -> "Response":
+            return self
+
+        async def __anext__(self) -> str:
+            await anyio.sleep(2)
+            return "x"
+
+        def close(self) -> Awaitable[None] | None:
+            async def close() -> None:
+                await anyio.sleep(1)
+                closed.append(now())
+
+            if how == "async def":
+                return close()
+            closed.append(now())
+            return None
+
+    async def body(run: RunContext, message: object) -> None:
+        async for chunk in run.stream("read", Response()):
+            run.write(chunk)
+
+    run, _ = await one(body, stop_at=3)
+    assert closed == [3 if how == "def" else 4]
+    assert run.status is RunStatus.cancelled

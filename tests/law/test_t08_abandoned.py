@@ -123,3 +123,24 @@ async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget()
         assert (budget.spent.tokens, budget.reserved.tokens) == (300, 0)
     assert output.usage.output_tokens == 0
     assert output.status is RunStatus.cancelled
+
+
+async def test_an_abandoned_body_is_left_alone_when_its_step_ends_after_all() -> None:
+    heard: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await retries_for(30)
+        for _ in range(40):
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                heard.append(now())
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert output.abandoned == ("pay",)
+        await anyio.sleep(100)
+    assert heard == []

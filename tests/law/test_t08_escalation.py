@@ -306,3 +306,13 @@ async def test_the_request_s_earlier_deadline_moves_the_escalation_forward() -> 
         events = await listen(run)
         assert now() == 7
     assert [event.grace for event in events if isinstance(event, RunStopRequested)] == [100, 2]
+
+
+async def test_a_stop_at_once_where_no_step_is_open_escalates_nothing() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1)
+        await anyio.sleep(1_000)
+
+    _, events = await one(body, stop_at=3, mode="now")
+    assert names(events) == ["RunStarted", "StepStarted", "StepCompleted", "RunStopRequested", "RunCancelled"]

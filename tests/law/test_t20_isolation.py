@@ -11,7 +11,20 @@ import pytest
 import structlog
 
 from kit.runs import at, deaf, listen, names, now, one, payer, sleeper
-from softstop import Agent, Event, Run, RunContext, RunFailed, RunStatus, Source, StopCause, StopPolicy, Supervisor
+from softstop import (
+    Agent,
+    Budget,
+    Event,
+    Run,
+    RunContext,
+    RunFailed,
+    RunStatus,
+    Source,
+    StopCause,
+    StopPolicy,
+    Supervisor,
+    Usage,
+)
 from softstop.runs.threads import in_thread
 from softstop.testing import run_virtual
 
@@ -343,3 +356,23 @@ async def test_a_callback_of_a_body_that_was_left_behind_works_in_the_body_s_con
         assert (await run.ended()).abandoned
         await anyio.sleep(20)
     assert seen == ["ann"]
+
+
+async def test_a_root_run_that_is_started_inside_a_step_stands_in_no_step() -> None:
+    """It has its own boundaries, and waits for room that the step around its start may still free."""
+    budget = Budget(tokens=100)
+
+    async def inner(run: RunContext, message: object) -> float:
+        async with run.step("inner", reserve=Usage(output_tokens=60)):
+            return now()
+
+    async def outer(run: RunContext, message: object) -> Run:
+        async with run.step("outer", reserve=Usage(output_tokens=60)):
+            started = elsewhere.start(Agent(inner), budgets=[budget])
+            await anyio.sleep(5)
+        return started
+
+    async with Supervisor() as elsewhere, Supervisor() as supervisor:
+        output = await supervisor.start(Agent(outer), budgets=[budget]).ended()
+        inside = await output.value.ended()
+    assert (inside.status, inside.value) == (RunStatus.completed, 5)
