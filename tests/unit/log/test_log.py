@@ -272,3 +272,13 @@ def test_usage_of_one_run_is_never_told_on_an_event_of_another() -> None:
     member.write("x")
     root.write("y")
     assert [event.metrics for event in log.read(0)] == [None, Usage(output_tokens=5)]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 49, 50, 99, 100])
+def test_a_replay_tells_the_usage_of_what_it_replays_and_none_of_what_was_read(after: int) -> None:
+    log, (writer,) = make()
+    for _ in range(100):
+        writer.charge(Usage(output_tokens=1))
+        writer.write("x")
+    log.fold(0)
+    assert tokens_of(log.read(after), "r0") == 100 - after

@@ -195,3 +195,13 @@ async def test_an_error_of_the_application_s_own_log_processors_fails_no_run() -
             assert (await supervisor.start(Agent(quiet)).ended()).status.value == "completed"
     finally:
         structlog.reset_defaults()
+
+
+async def test_a_supervisor_keeps_no_logger_of_a_run_that_has_ended(lines: list[Line]) -> None:
+    async with Supervisor() as supervisor:
+        for _ in range(3):
+            await supervisor.start(Agent(quiet)).ended()
+        run = supervisor.start(Agent(slow))
+        run.cancel()
+        await run.ended()
+        assert supervisor._state.journal._loggers == {}
