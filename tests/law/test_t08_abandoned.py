@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import anyio
+import pytest
 
 from kit.runs import at, listen, now
 from kit.runs import deaf as retries_for
@@ -125,12 +126,16 @@ async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget()
     assert output.status is RunStatus.cancelled
 
 
-async def test_an_abandoned_body_is_left_alone_when_its_step_ends_after_all() -> None:
+@pytest.mark.parametrize("callbacks", [True, False])
+async def test_an_abandoned_body_is_left_alone_when_its_step_ends_after_all(callbacks: bool) -> None:
+    """Also while the callbacks of its run still work, and the outcome is not told yet."""
     heard: list[float] = []
 
     async def body(run: RunContext, message: object) -> None:
+        if callbacks:
+            run.on_stop(lambda stop: anyio.sleep(8))
         async with run.step("pay"):
-            await retries_for(30)
+            await retries_for(12)
         for _ in range(40):
             try:
                 await asyncio.sleep(1)
@@ -141,6 +146,7 @@ async def test_an_abandoned_body_is_left_alone_when_its_step_ends_after_all() ->
         run = supervisor.start(Agent(body))
         at(3, run.cancel)
         output = await run.ended()
+        assert now() == (17 if callbacks else 9)
         assert output.abandoned == ("pay",)
         await anyio.sleep(100)
     assert heard == []

@@ -1,14 +1,18 @@
 """T10: a repeated stop only grows stronger; before the start the body never runs; nothing is remembered of nothing."""
 
 import asyncio
+import threading
+from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from kit.runs import at, begun, deaf, listen, names, now, payer, sleeper
 from softstop import (
     Agent,
     Limits,
+    Run,
     RunContext,
     RunIdTaken,
     RunStatus,
@@ -16,10 +20,12 @@ from softstop import (
     StopCause,
     StopMode,
     StopOutcome,
+    StopReceipt,
     StopResult,
     Supervisor,
     cancel_run,
 )
+from softstop.law.machine import StopRecord
 
 
 async def slow(run: RunContext, message: object) -> None:
@@ -267,3 +273,52 @@ async def test_nothing_weakens_a_stop_of_mode_now_that_is_under_way() -> None:
     assert [receipt.outcome.value for receipt in receipts] == ["already"] * 3
     assert run.stop is not None
     assert (run.stop.mode, run.stop.grace) == (StopMode.now, 0)
+
+
+def asks_meanwhile(patch: pytest.MonkeyPatch, what: str, run: list[Run]) -> list[StopReceipt]:
+    """Let another thread ask for a stop, once, in the midst of a method of the run's record."""
+    receipts: list[StopReceipt] = []
+    original = getattr(StopRecord, what)
+
+    def meanwhile(record: StopRecord, *args: Any) -> Any:
+        result = original(record, *args) if what == "outcome" else None
+        if run and record is run[0]._state.record and not threads:
+            threads.append(threading.Thread(target=lambda: receipts.append(run[0].cancel("from a thread"))))
+            threads[0].start()
+            threads[0].join(0.1)  # it may have to wait for the lock that is held here
+        return result if what == "outcome" else original(record, *args)
+
+    threads: list[threading.Thread] = []
+    patch.setattr(StopRecord, what, meanwhile)
+    return receipts
+
+
+async def test_a_stop_that_another_thread_requests_as_the_outcome_is_decided_is_on_record_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body(run: RunContext, message: object) -> str:
+        return "done"
+
+    runs: list[Run] = []
+    receipts = asks_meanwhile(monkeypatch, "outcome", runs)
+    async with Supervisor() as supervisor:
+        runs.append(supervisor.start(Agent(body)))
+        events = await listen(runs[0])
+        assert [receipt.outcome for receipt in receipts] == [StopOutcome.accepted]
+        assert await receipts[0].wait() is StopResult.completed_anyway
+    assert names(events) == ["RunStarted", "RunContent", "RunStopRequested", "RunCompleted"]
+
+
+async def test_of_a_stop_that_is_put_on_record_and_one_of_another_thread_meanwhile_one_is_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[Run] = []
+    receipts = asks_meanwhile(monkeypatch, "_record", runs)
+    async with Supervisor() as supervisor:
+        runs.append(await begun(supervisor.start(Agent(sleeper))))
+        mine = await anyio.to_thread.run_sync(lambda: runs[0].cancel("first"))
+        output = await runs[0].ended()
+    assert mine.outcome is StopOutcome.accepted
+    assert [receipt.outcome for receipt in receipts] == [StopOutcome.already]
+    assert output.stop is not None
+    assert output.stop.reason == "first"

@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +205,18 @@ def test_a_budget_without_limits_only_counts() -> None:
     assert claim(budget, tokens=10**12).state is ClaimState.granted
     assert budget.reached() is None
     assert (budget.tokens, budget.cost_usd) == (None, None)
+
+
+@pytest.mark.parametrize(("share", "limit", "warned_at"), [(0.8, 100, 80), (0.5, 101, 51), (0.25, 4, 1)])
+def test_a_limit_warns_once_when_its_share_is_reached_and_not_before(share: float, limit: int, warned_at: int) -> None:
+    budget = Ledger(tokens=limit, cost_usd=f"{limit}e-9", name="team", warn_at=share)
+    told: list[tuple[str, int, int]] = []
+    for _ in range(limit):
+        spend((budget,), Amount(1, 1))
+        while (warning := budget.warning()) is not None:
+            scale = 1 if warning.kind == "tokens" else 10**9
+            told.append((warning.kind, round(warning.limit * scale), round(warning.used * scale)))
+    assert told == [("tokens", limit, warned_at), ("cost_usd", limit, warned_at)]
 
 
 # -- threads ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 from pydantic_ai.messages import (
     ImageUrl,
@@ -20,7 +19,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, FunctionModel
 
-from kit.runs import at, now, one
+from kit.runs import OtherThread, at, now, one
 from kit.scripts import Script, call
 from softstop import Agent, Budget, Limits, RunContext, RunStatus, StopCause, Supervisor, Usage
 from softstop.models.history import History
@@ -131,16 +130,23 @@ async def test_a_stop_after_the_turn_that_another_thread_requests_lets_the_tools
         called.append(now())
         return "seen"
 
-    script = Script(["a ", 5.0, call("look"), call("look")], ["never said"])
+    asked = 0
+
+    async def answers(messages: Any, info: Any) -> AsyncIterator[Any]:
+        nonlocal asked
+        asked += 1
+        for number in range(5):
+            yield f"{number} "
+            if number == 2:
+                assert thread.ask(), "the loop stands still meanwhile, and has not taken the request yet"
+        yield {0: DeltaToolCall("look", "{}", tool_call_id="c")}
+
     async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(model=script.model, tools=[look]), "go")
-        await anyio.sleep(1)
-        with anyio.fail_after(60):
-            receipt = await anyio.to_thread.run_sync(lambda: run.cancel(mode="turn"))
-            output = await run.ended()
-    assert receipt
-    assert called == [5, 5]
-    assert (output.status, len(script.asked)) == (RunStatus.cancelled, 1)
+        agent = Agent(model=FunctionModel(stream_function=answers), tools=[look])
+        with OtherThread(lambda: supervisor.cancel_run("r1", mode="turn")) as thread, anyio.fail_after(60):
+            output = await supervisor.start(agent, "go", run_id="r1").ended()
+    assert (called, asked) == ([0], 1)
+    assert (output.status, output.content) == (RunStatus.cancelled, "0 1 2 3 4 ")
 
 
 async def test_a_stop_after_the_turn_reaches_a_member_in_that_mode_although_its_caller_is_interrupted() -> None:
