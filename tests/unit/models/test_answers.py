@@ -22,6 +22,7 @@ from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, Functi
 from kit.runs import OtherThread, at, now, one
 from kit.scripts import Script, call
 from softstop import Agent, Budget, Limits, RunContext, RunStatus, StopCause, Supervisor, Usage
+from softstop.models import Borrowed, Price
 from softstop.models.history import History
 from softstop.models.usage import input_tokens
 
@@ -104,6 +105,27 @@ async def test_a_model_that_is_built_for_answers_of_a_few_tokens_works_under_any
         output = await supervisor.start(agent, "go", budgets=[budget]).ended()
     assert (output.status, output.content) == (RunStatus.completed, "ok")
     assert budget.reserved == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "cause"),
+    [(Limits(tokens=300), StopCause.token_budget), (Limits(cost_usd="0.000300"), StopCause.cost_budget)],
+    ids=["tokens", "cost_usd"],
+)
+async def test_an_answer_that_a_limit_cut_short_stops_the_run_with_that_limit_s_cause(
+    limits: Limits, cause: StopCause
+) -> None:
+    async def answers(messages: Any, info: Any) -> AsyncIterator[Any]:
+        yield "So far. "
+
+    agent = Agent(model=Borrowed(RunsOut(stream_function=answers), price=Price(1, 1)))
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(agent, "go", limits=limits).ended()
+        free = await supervisor.start(agent, "go").ended()
+    assert (output.status, output.content) == (RunStatus.cancelled, "So far. ")
+    assert output.stop is not None
+    assert output.stop.cause is cause
+    assert free.status is RunStatus.completed
 
 
 async def test_budgets_that_only_count_bound_no_answer_and_reserve_nothing() -> None:

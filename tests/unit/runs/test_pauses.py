@@ -322,3 +322,36 @@ async def test_a_run_that_its_limit_has_paused_goes_on_by_more_room_and_by_no_ot
         run.limits.update(tokens=1_000)
         assert (await run.ended()).value == "done"
     assert told == [RunPaused]
+
+
+async def test_a_run_that_is_paused_again_in_the_instant_of_its_resumption_stays_paused() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(calls))
+        at(1, run.pause)
+        await anyio.sleep(20)
+        run.resume()
+        run.pause()
+        await anyio.sleep(20)
+        assert [event.content for event in await run.events().read() if isinstance(event, RunContent)] == ["0"]
+        run.resume()
+        assert (await run.ended()).content == "012345"
+
+
+async def test_a_pause_that_comes_after_a_stop_or_after_the_end_changes_nothing() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(10)
+        await run.boundary()
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        at(2, run.pause)
+        at(3, run.resume)
+        at(4, run.pause)
+        output = await run.ended()
+        run.pause()
+        run.resume()
+        events = await listen(run)
+    assert output.status is RunStatus.cancelled
+    assert not [event for event in events if isinstance(event, RunPaused | RunContinued)]
