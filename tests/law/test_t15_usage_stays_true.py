@@ -275,3 +275,24 @@ async def test_cache_and_reasoning_parts_are_never_lost_whatever_comes_first() -
     assert (output.usage.reasoning_tokens, output.usage.cache_read_tokens, output.usage.total_tokens) == (7, 3, 30)
     metrics = [event.metrics for event in await listen(run) if event.metrics is not None]
     assert sum(each.reasoning_tokens for each in metrics) == 7
+
+
+async def test_what_a_member_s_step_charges_to_the_parent_is_the_parent_s_and_spends_no_room_of_the_step() -> None:
+    budget = Budget(tokens=1_000)
+    reserved: list[int] = []
+
+    async def lead(run: RunContext, message: object) -> None:
+        async def leaf(member: RunContext, message: object) -> None:
+            async with member.step("ask", reserve=Usage(output_tokens=60)):
+                run.charge(Usage(output_tokens=50))
+                reserved.append(budget.reserved.tokens)
+                member.charge(Usage(output_tokens=40))
+                reserved.append(budget.reserved.tokens)
+
+        await run.member(Agent(leaf), "go", limits=Limits(tokens=60))
+
+    run, _ = await one(lead, budgets=[budget])
+    assert run.output is not None
+    assert (run.status, run.output.members[0].status) == ("completed", "completed")
+    assert (run.output.usage.output_tokens, run.output.members[0].usage.output_tokens) == (50, 40)
+    assert (reserved, budget.spent.tokens, budget.reserved.tokens) == ([60, 20], 90, 0)

@@ -181,3 +181,33 @@ async def test_a_budget_may_be_raised_to_what_it_is_and_that_changes_nothing() -
     budget = Budget(tokens=100, cost_usd="1.5")
     budget.raise_to(tokens=100, cost_usd="1.5")
     assert (budget.tokens, budget.cost_usd) == (100, 1.5)
+
+
+@pytest.mark.parametrize("whose", ["leaf", "lead"])
+async def test_a_limit_that_comes_while_a_step_holds_room_counts_what_that_step_uses_from_then_on(whose: str) -> None:
+    async def pays(run: RunContext) -> None:
+        async with run.step("pay", reserve=Usage(output_tokens=60)):
+            run.charge(Usage(output_tokens=20))
+            await anyio.sleep(10)
+            run.charge(Usage(output_tokens=30))
+            await anyio.sleep(10)
+        async with run.step("more"):
+            await anyio.sleep(1)
+
+    async def leaf(run: RunContext, message: object) -> None:
+        await (pays(run) if whose == "leaf" else anyio.sleep(1_000))
+
+    async def lead(run: RunContext, message: object) -> None:
+        run.start_member(Agent(leaf), "go")
+        await (pays(run) if whose == "lead" else anyio.sleep(1_000))
+
+    budget = Budget(tokens=1_000)
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), budgets=[budget])
+        at(5, lambda: run.limits.update(tokens=25))
+        output = await run.ended()
+        assert now() == 20
+    assert output.stop is not None
+    assert output.stop.limit is not None
+    assert (output.stop.limit.holder, output.stop.limit.used, budget.spent.tokens) == ("run", 30, 50)
+    assert budget.reserved.tokens == 0
