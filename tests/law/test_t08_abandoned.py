@@ -106,13 +106,15 @@ async def test_what_waits_for_the_room_of_an_abandoned_step_is_refused_and_does_
         assert (output.status, output.stop.cause) == (RunStatus.cancelled, StopCause.token_budget)
 
 
-async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget() -> None:
+@pytest.mark.parametrize("used", [0, 300, 400, 700])
+async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget(used: int) -> None:
     budget = Budget(tokens=1_000)
 
     async def body(run: RunContext, message: object) -> None:
         async with run.step("call", reserve=Usage(output_tokens=400)):
             await retries_for(20)
-            run.charge(Usage(output_tokens=300))
+            for _ in range(2):
+                run.charge(Usage(output_tokens=used // 2))
 
     async with Supervisor(policy=POLICY) as supervisor:
         run = supervisor.start(Agent(body), budgets=[budget])
@@ -121,7 +123,7 @@ async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget()
         assert now() == 9
         assert (budget.spent.tokens, budget.reserved.tokens) == (400, 0)  # forfeit: nobody waits for that room
         await anyio.sleep(20)
-        assert (budget.spent.tokens, budget.reserved.tokens) == (300, 0)
+        assert (budget.spent.tokens, budget.reserved.tokens) == (used, 0)
     assert output.usage.output_tokens == 0
     assert output.status is RunStatus.cancelled
 
@@ -150,3 +152,26 @@ async def test_an_abandoned_body_is_left_alone_when_its_step_ends_after_all(call
         assert output.abandoned == ("pay",)
         await anyio.sleep(100)
     assert heard == []
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_an_abandoned_body_comes_to_in_the_end_changes_nothing_of_its_run(fails: bool) -> None:
+    async def body(run: RunContext, message: object) -> str:
+        run.messages = ("before",)
+        await retries_for(30)
+        run.messages = ("before", "late")
+        run.write("late")
+        if fails:
+            raise ValueError("late")
+        return "late"
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        events = await listen(run)
+        await anyio.sleep(100)
+        output = run.output  # asked for only now
+        assert [event async for event in run.events()] == events
+    assert output is not None
+    assert (output.messages, output.value, output.content) == (("before",), None, "")
+    assert (output.error, output.errors) == (None, ())

@@ -177,10 +177,14 @@ async def test_a_supervisor_s_default_limits_bind_each_root_with_all_below_it_an
     assert cause(bound) is StopCause.token_budget
 
 
-async def test_a_budget_may_be_raised_to_what_it_is_and_that_changes_nothing() -> None:
+def test_a_budget_may_be_raised_to_what_it_is_and_in_one_unit_alone() -> None:
     budget = Budget(tokens=100, cost_usd="1.5")
     budget.raise_to(tokens=100, cost_usd="1.5")
     assert (budget.tokens, budget.cost_usd) == (100, 1.5)
+    budget.raise_to(tokens=200)
+    assert (budget.tokens, budget.cost_usd) == (200, 1.5)
+    budget.raise_to(cost_usd="2.5")
+    assert (budget.tokens, budget.cost_usd) == (200, 2.5)
 
 
 @pytest.mark.parametrize("whose", ["leaf", "lead"])
