@@ -22,6 +22,7 @@ from softstop import (
     Source,
     StopCause,
     StopPolicy,
+    StopRequest,
     Supervisor,
     Usage,
 )
@@ -116,7 +117,7 @@ async def test_no_exception_of_one_run_reaches_another(kind: str, where: str) ->
     assert isinstance(bad.output.error, Exception)
 
 
-@pytest.mark.parametrize("where", ["body", "step"])
+@pytest.mark.parametrize("where", ["body", "step", "callback"])
 def test_a_keyboard_interrupt_goes_to_the_process_and_no_run_swallows_it(where: str) -> None:
     runs: list[Run] = []
 
@@ -126,6 +127,13 @@ def test_a_keyboard_interrupt_goes_to_the_process_and_no_run_swallows_it(where: 
                 await anyio.sleep(1)
                 raise KeyboardInterrupt
 
+        def callback(stop: StopRequest) -> None:
+            raise KeyboardInterrupt
+
+        if where == "callback":
+            run.on_stop(callback)
+            at(1, runs[0].cancel)
+            await anyio.sleep(1_000)
         if where == "body":
             await anyio.sleep(1)
             raise KeyboardInterrupt
@@ -139,7 +147,8 @@ def test_a_keyboard_interrupt_goes_to_the_process_and_no_run_swallows_it(where: 
     with pytest.raises(KeyboardInterrupt):
         run_virtual(main)
     assert [run.status for run in runs] == [RunStatus.cancelled] * 2
-    assert [run.stop.cause for run in runs if run.stop] == [StopCause.shutdown] * 2
+    first = StopCause.user if where == "callback" else StopCause.shutdown
+    assert [run.stop.cause for run in runs if run.stop] == [first, StopCause.shutdown]
 
 
 async def test_what_a_run_sets_in_its_context_stays_there() -> None:

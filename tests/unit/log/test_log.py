@@ -128,6 +128,10 @@ def test_structural_events_are_never_dropped_however_many_there_are() -> None:
         writer.write("x")
     events = log.read(0)
     assert [event.seq for event in events] == list(range(1, 6 * MOST_RECENT + 1))
+    for _ in range(3 * MOST_RECENT):  # as many short members give them: no content between
+        writer.emit(RunStarted())
+    assert len(log.recent) <= MOST_RECENT
+    assert len(log.read(0)) == 9 * MOST_RECENT
 
 
 def test_a_folded_delta_takes_at_most_32_bytes_and_its_text() -> None:

@@ -213,3 +213,20 @@ async def test_waits_for_an_outcome_that_are_given_up_leave_nothing_in_the_run()
                 await run.ended()
         assert not run._state.waiting
         run.cancel()
+
+
+async def test_a_reader_of_a_member_that_keeps_up_is_given_none_of_its_parent_s_events() -> None:
+    _, (root, member) = live_log(2)
+    seen: list[str | None] = []
+
+    async def read() -> None:
+        seen.extend([event.content async for event in EventStream(member)])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        for number in range(4):
+            await turns_of_the_loop(3)
+            (member if number % 2 else root).write(f"{number}")
+        await turns_of_the_loop(3)
+        finish(member)
+    assert seen == ["1", "3", "13"]
