@@ -337,17 +337,3 @@ async def test_nothing_is_admitted_while_a_drain_still_lets_runs_end_by_themselv
             with pytest.raises(SupervisorClosed):
                 supervisor.start(Agent(payer))
         assert run.status is RunStatus.completed
-
-
-async def test_a_drain_stops_members_through_their_parents() -> None:
-    async def lead(run: RunContext, message: object) -> None:
-        async with anyio.create_task_group() as group:
-            for _ in range(2):
-                group.start_soon(run.member, Agent(sleeper), "go")
-
-    async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(lead))
-        await anyio.sleep(1)
-        await supervisor.drain()
-        output = await run.ended()
-    assert [member.stop and member.stop.via for member in output.members] == [run.run_id] * 2
