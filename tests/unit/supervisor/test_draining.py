@@ -5,7 +5,7 @@ import asyncio
 import anyio
 
 from kit.runs import at, deaf, now, sleeper
-from softstop import Agent, RunContext, RunStatus, StopCause, StopPolicy, Supervisor
+from softstop import Agent, Run, RunContext, RunStatus, StopCause, StopPolicy, Supervisor
 
 
 async def test_a_drain_that_is_cancelled_has_asked_every_run_all_the_same() -> None:
@@ -25,21 +25,22 @@ async def test_a_drain_gives_each_run_the_grace_of_its_own_policy() -> None:
         async with run.step("pay"):
             await anyio.sleep(1_000)
 
-    async with Supervisor(policy=StopPolicy(grace=20, abandon_after=1)) as supervisor:
+    ended: dict[int, float] = {}
+
+    async def note_end(run: Run, number: int) -> None:
+        await run.ended()
+        ended[number] = now()
+
+    supervisor = Supervisor(policy=StopPolicy(grace=20, abandon_after=1))
+    async with anyio.create_task_group() as group, supervisor:
         policies = [None, StopPolicy(grace=3, abandon_after=1), StopPolicy(grace=0, abandon_after=1)]
         runs = [supervisor.start(Agent(slow), policy=policy) for policy in policies]
-        ended: dict[int, float] = {}
         for number, run in enumerate(runs):
-            run._state.owner.spawn(_note_end(run, ended, number), None)
+            group.start_soon(note_end, run, number)
         await anyio.sleep(1)
         await supervisor.drain()
     assert ended == {0: 21, 1: 4, 2: 1}
     assert [run.stop and run.stop.grace for run in runs] == [20, 3, 0]
-
-
-async def _note_end(run: object, ended: dict[int, float], number: int) -> None:
-    await run.ended()  # type: ignore[attr-defined]
-    ended[number] = now()
 
 
 async def test_a_run_may_drain_another_supervisor_than_its_own() -> None:
