@@ -175,3 +175,28 @@ async def test_what_an_abandoned_body_comes_to_in_the_end_changes_nothing_of_its
     assert output is not None
     assert (output.messages, output.value, output.content) == (("before",), None, "")
     assert (output.error, output.errors) == (None, ())
+
+
+async def test_an_abandoned_body_starts_nothing_any_more_neither_below_its_run_nor_beside_it() -> None:
+    refused: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        await retries_for(30)
+        for start in (lambda: other.arun("go"), lambda: run.start_member(other, "go"), lambda: run.member(other, "go")):
+            try:
+                await start()
+            except asyncio.CancelledError as refusal:
+                refused.append(str(refusal))
+
+    async def never(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    other = Agent(never)
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        await run.ended()
+        await anyio.sleep(100)
+        assert supervisor.list_runs() == [run]
+    assert len(refused) == 3
+    assert all(line.startswith("refused: the run has ended") for line in refused)

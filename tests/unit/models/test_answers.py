@@ -67,6 +67,26 @@ class RunsOut(FunctionModel):
             yield stream
 
 
+class FailsToClose(FunctionModel):
+    """A model whose connection breaks when a complete answer is closed."""
+
+    @asynccontextmanager
+    async def request_stream(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
+        async with super().request_stream(*args, **options) as stream:
+            yield stream
+        raise ConnectionError("reset by peer")
+
+
+async def test_a_complete_answer_counts_although_its_connection_fails_to_close() -> None:
+    async def answers(messages: Any, info: Any) -> AsyncIterator[Any]:
+        yield "All of it."
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(model=FailsToClose(stream_function=answers)), "go").ended()
+    assert (output.status, output.value, output.errors) == (RunStatus.completed, "All of it.", ())
+    assert not output.usage.estimated
+
+
 @pytest.mark.parametrize(("args", "is_called"), [('{"at": "the s', False), ('{"at": "the sea"}', True), ("", True)])
 async def test_an_answer_that_ran_out_inside_a_tool_call_calls_nothing_and_keeps_its_text(
     args: str, is_called: bool

@@ -55,6 +55,16 @@ async def test_a_request_is_tried_again_at_a_doubling_pace_and_nobody_waits_an_h
     assert output.steps[-1].status == status
 
 
+async def test_a_request_that_was_refused_costs_nothing() -> None:
+    async with Supervisor() as supervisor:
+        once = (await supervisor.start(failing(None)[0], "go").ended()).usage
+        again = (await supervisor.start(failing(BUSY, BUSY, None)[0], "go").ended()).usage
+        never = (await supervisor.start(failing(BUSY)[0], "go").ended()).usage
+    assert once.total_tokens > 0
+    assert again == once
+    assert never.total_tokens == 0
+
+
 @pytest.mark.parametrize("mode", ["turn", "step"])
 async def test_a_stop_ends_the_wait_between_two_tries_which_is_in_no_turn(mode: str) -> None:
     agent, asked = failing(ModelHTTPError(503, "m", retry_after=40), None)
