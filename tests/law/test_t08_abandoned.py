@@ -17,6 +17,7 @@ from softstop import (
     StepCompleted,
     StopCause,
     StopPolicy,
+    StopRequest,
     Supervisor,
     ToolCallCompleted,
     Usage,
@@ -200,3 +201,27 @@ async def test_an_abandoned_body_starts_nothing_any_more_neither_below_its_run_n
         assert supervisor.list_runs() == [run]
     assert len(refused) == 3
     assert all(line.startswith("refused: the run has ended") for line in refused)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_body_that_ends_after_it_was_abandoned_does_not_end_the_callbacks_of_its_run(fails: bool) -> None:
+    called: list[float] = []
+
+    async def callback(stop: StopRequest) -> None:
+        await anyio.sleep(8)
+        called.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        run.on_stop(callback)
+        async with run.step("pay"):
+            await retries_for(12)
+            if fails:
+                raise ValueError("late")
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 17
+    assert called == [17]
+    assert (output.status, output.abandoned) == (RunStatus.cancelled, ("pay",))

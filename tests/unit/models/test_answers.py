@@ -165,6 +165,28 @@ async def test_budgets_that_only_count_bound_no_answer_and_reserve_nothing() -> 
     assert budget.spent.tokens == output.usage.total_tokens > 0
 
 
+async def test_requests_without_a_bound_of_their_own_wait_for_all_the_room_rather_than_take_what_is_left() -> None:
+    asked: list[tuple[float, int]] = []
+    budget = Budget(tokens=10_000)
+
+    async def answers(messages: Any, info: Any) -> AsyncIterator[Any]:
+        asked.append((now(), info.model_settings["max_tokens"]))
+        yield "ok "
+        await anyio.sleep(5)
+        yield "done"
+
+    async with Supervisor() as supervisor:
+        agent = Agent(model=FunctionModel(stream_function=answers))
+        bounded = Agent(model=FunctionModel(stream_function=answers, settings={"max_tokens": 4_000}))
+        runs = [supervisor.start(each, "go", budgets=[budget]) for each in (bounded, agent, agent)]
+        for run in runs:
+            assert (await run.ended()).status is RunStatus.completed
+    assert [when for when, _ in asked] == [0, 5, 10]
+    assert asked[0][1] == 4_000
+    assert 9_500 < asked[2][1] < asked[1][1] < 10_000
+    assert budget.reserved == (0, 0)
+
+
 async def test_a_stop_after_the_turn_that_another_thread_requests_lets_the_tools_of_the_turn_begin() -> None:
     called: list[float] = []
 
