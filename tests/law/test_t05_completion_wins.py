@@ -315,3 +315,20 @@ async def test_a_step_that_the_body_s_own_timeout_tears_after_the_stop_hinders_c
     assert (run.status, run.output.value) == (RunStatus.cancelled, "given up")
     undisturbed, _ = await one(body)
     assert undisturbed.status is RunStatus.completed
+
+
+async def test_a_stage_that_the_body_s_own_timeout_tears_after_the_stop_hinders_completion_like_a_step() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        door = AdapterContext(run)
+        try:
+            with door.region():  # as around members, which a stop ends by itself
+                async with asyncio.timeout(5), door.stage("members"):  # noqa: TID251 - native
+                    await anyio.sleep(10)
+        except TimeoutError:
+            return "given up"
+        raise NotImplementedError
+
+    run, _ = await one(body, stop_at=3)
+    assert run.output is not None
+    assert [(step.step, step.status) for step in run.output.steps] == [("members", "cut")]
+    assert (run.status, run.output.value) == (RunStatus.cancelled, "given up")
