@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
@@ -21,6 +24,7 @@ HERE = Path(__file__).parent
 VIRTUAL = (HERE / "law", HERE / "unit", HERE / "explore")
 SETTLE_TURNS = 20
 WAITS = ("time.", "socket.", "ssl.", "sqlite3.", "threading.", "builtins.")
+TIMED_OUT = pytest.StashKey[bool]()
 _loops: list[VirtualLoop] = []  # the loop of the test that runs
 
 
@@ -68,11 +72,28 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None, object, object]:
+    """Note an alarm of pytest-timeout, and let it come again: where it strikes in a body, the run takes it."""
+    result = yield
+    if settings.method == "signal" and callable(alarm := signal.getsignal(signal.SIGALRM)):
+
+        def note(number: int, frame: FrameType | None) -> object:
+            item.stash[TIMED_OUT] = True
+            signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+            return alarm(number, frame)
+
+        signal.signal(signal.SIGALRM, note)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """After a core test that passed, nothing may be left: no task, no live run, no timer."""
+    """After a test that passed, no alarm may have been swallowed; after a core test, no task, run or timer be left."""
     _loops.clear()
     try:
         result = yield
+        if TIMED_OUT in item.stash:
+            pytest.fail("its timeout struck in code that took the exception for a failure of its own", pytrace=False)
         if _is_virtual(item.path):
             _assert_nothing_is_left(leaves_tasks=item.get_closest_marker("leaves_tasks") is not None)
         return result

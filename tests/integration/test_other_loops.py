@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from kit.runs import OtherThread
 from kit.threads import waits
 from softstop import Agent, MisuseError, Outcome, Run, RunContent, RunContext, RunStatus, StopCause, Supervisor
 
@@ -161,3 +162,24 @@ async def test_runs_are_listed_from_any_thread_while_others_come_and_go() -> Non
             stop.set()
             await anyio.to_thread.run_sync(thread.join)
     assert errors == []
+
+
+async def test_a_step_cannot_be_entered_on_another_loop_while_the_run_s_own_is_busy_in_its_body() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        async def enter() -> None:
+            async with run.step("pay"):
+                raise NotImplementedError
+
+        def elsewhere() -> str:
+            try:
+                asyncio.run(enter())
+            except MisuseError as problem:
+                return str(problem)
+            raise NotImplementedError
+
+        with OtherThread(elsewhere) as thread:
+            return str(thread.ask())
+
+    output = await Agent(body).arun("go")
+    assert output.steps == ()
+    assert "cannot begin in another event loop" in str(output.value)

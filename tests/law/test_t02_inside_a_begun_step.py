@@ -116,3 +116,24 @@ async def test_a_member_started_inside_a_begun_step_starts_and_has_what_is_left_
     ]  # fmt: skip
     assert isinstance(events[-1], RunCancelled)
     assert [member.status for member in (run.output.members if run.output else ())] == [RunStatus.cancelled]
+
+
+async def test_a_step_of_the_parent_that_is_opened_in_a_member_s_begun_step_belongs_to_that_step() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        async def leaf(member: RunContext, message: object) -> str:
+            async with member.step("pay"):
+                await anyio.sleep(10)
+                async with run.step("note"):  # both know of the payment
+                    await anyio.sleep(1)
+                await run.boundary()
+            return "paid"
+
+        await run.member(Agent(leaf), "go")
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 11
+    assert [(step.step, step.status) for step in output.steps] == [("note", "completed")]
+    assert [(step.step, step.status) for step in output.members[0].steps] == [("pay", "completed")]

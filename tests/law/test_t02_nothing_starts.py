@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.runs import OtherThread, Words, at, listen, names, now, one, payer, sleeper
+from kit.runs import OtherThread, Words, at, deaf, listen, names, now, one, payer, sleeper
 from kit.spawns import SPAWNS, Spawn, must_not_begin
 from softstop import Agent, Budget, RunContext, RunStatus, RunStopRequested, StepStarted, Supervisor, Usage, cancel_run
 from softstop.law.amounts import Amount, exactly
@@ -337,3 +337,55 @@ async def test_a_step_in_a_cancelled_scope_of_the_body_s_own_does_not_begin() ->
         output = await supervisor.start(Agent(body)).ended()
     assert output.status is RunStatus.completed
     assert began == [step.step for step in output.steps] == ["next"]
+
+
+async def test_a_stopped_run_that_is_resumed_afterwards_opens_nothing() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def late() -> None:
+            await anyio.sleep(6)
+            await must_not_begin(run)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(late)
+            async with run.step("pay"):
+                await anyio.sleep(10)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(2, run.pause)
+        at(3, run.cancel)
+        at(4, run.resume)
+        output = await run.ended()
+    assert [(step.step, step.status) for step in output.steps] == [("pay", "completed")]
+    assert output.status is RunStatus.cancelled
+
+
+async def test_after_a_stop_at_once_nothing_begins_in_a_task_that_the_interruption_does_not_reach() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def late() -> None:
+            await anyio.sleep(5)
+            await must_not_begin(run)
+
+        task = asyncio.get_running_loop().create_task(late())
+        async with run.step("pay"):
+            await deaf(6)
+        await asyncio.wait([task])
+
+    run, _ = await one(body, stop_at=3, mode="now")
+    assert run.output is not None
+    assert [step.step for step in run.output.steps] == ["pay"]
+
+
+async def test_a_stop_at_once_ends_a_pause() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1)
+        await must_not_begin(run)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        run.pause()
+        at(3, lambda: run.cancel(mode="now"))
+        output = await run.ended()
+        assert now() == 3
+    assert output.steps == ()

@@ -1,9 +1,10 @@
 """T4: a source is closed whenever its step ends, may take its time to close, and that time is bounded."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from kit.runs import Words, at, names, now, one
 from softstop import Agent, RunContext, RunStatus, StopPolicy, Supervisor
@@ -131,3 +132,92 @@ async def test_a_source_without_aclose_is_fine() -> None:
 
     run, events = await one(body, stop_at=3.5)
     assert (run.status, events[-1].content) == (RunStatus.cancelled, "xxx")
+
+
+@pytest.mark.parametrize("how", ["def", "async def"])
+async def test_a_source_that_has_a_close_and_no_aclose_is_closed(how: str) -> None:
+    closed: list[float] = []
+
+    class Response:
+        def __aiter__(self) -> "Response":
+            return self
+
+        async def __anext__(self) -> str:
+            await anyio.sleep(2)
+            return "x"
+
+        def close(self) -> Awaitable[None] | None:
+            async def close() -> None:
+                await anyio.sleep(1)
+                closed.append(now())
+
+            if how == "async def":
+                return close()
+            closed.append(now())
+            return None
+
+    async def body(run: RunContext, message: object) -> None:
+        async for chunk in run.stream("read", Response()):
+            run.write(chunk)
+
+    run, _ = await one(body, stop_at=3)
+    assert closed == [3 if how == "def" else 4]
+    assert run.status is RunStatus.cancelled
+
+
+async def test_a_generator_that_is_stopped_between_two_chunks_has_ended_what_it_iterates_over() -> None:
+    """Python's `aclose` alone would leave the inner one to the garbage collector."""
+    closed: list[tuple[str, float]] = []
+
+    async def inner() -> AsyncIterator[str]:
+        try:
+            while True:
+                await anyio.sleep(1)
+                yield "x"
+        finally:
+            await anyio.sleep(1)
+            closed.append(("inner", now()))
+
+    async def outer() -> AsyncIterator[str]:
+        try:
+            async for chunk in inner():
+                yield chunk
+        finally:
+            closed.append(("outer", now()))
+
+    async def body(run: RunContext, message: object) -> None:
+        async for chunk in run.stream("read", outer()):
+            run.write(chunk)
+            async with run.step("look"):
+                await anyio.sleep(4)
+
+    run, events = await one(body, stop_at=3)
+    assert closed == [("inner", 6), ("outer", 6)]
+    assert (run.status, events[-1].content, now()) == (RunStatus.cancelled, "x", 6)
+
+
+async def test_a_source_that_fails_is_closed_before_its_failure_is_told() -> None:
+    class Fails(Words):
+        async def __anext__(self) -> str:
+            if self.made == 2:
+                raise ConnectionError("reset by peer")
+            return await super().__anext__()
+
+        async def aclose(self) -> None:
+            await anyio.sleep(1)
+            await super().aclose()
+
+    source = Fails()
+    caught: list[int] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            async for _ in run.stream("read", source):
+                pass
+        except ConnectionError:
+            caught.append(source.closed)
+
+    run, _ = await one(body)
+    assert (caught, source.closed, source.closed_at) == ([1], 1, 3)
+    assert run.output is not None
+    assert [(step.step, step.status) for step in run.output.steps] == [("read", "failed")]

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 import pytest
@@ -18,6 +18,7 @@ from softstop import (
     StopResult,
     Supervisor,
 )
+from softstop.ports import AdapterContext
 
 
 async def test_a_run_that_returns_after_its_last_step_has_completed_although_a_stop_was_accepted() -> None:
@@ -252,3 +253,82 @@ async def test_a_member_that_ended_before_the_stop_takes_nothing_from_completion
 
     run, _ = await one(body, stop_at=10.5)
     assert run.status is RunStatus.completed
+
+
+async def broken() -> AsyncIterator[str]:
+    yield "half "
+    raise ValueError("broken")
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+@pytest.mark.parametrize("what", ["step", "stream", "stage"])
+async def test_any_failure_of_before_the_stop_that_the_body_raises_in_the_end_has_failed_the_run(
+    what: str, count: int
+) -> None:
+    async def fails(run: RunContext, number: int) -> None:
+        if what == "stream":
+            async for _ in run.stream(f"read {number}", broken()):
+                pass
+        elif what == "stage":
+            async with AdapterContext(run).stage(f"stage {number}"):
+                raise ValueError("broken")
+        else:
+            async with run.step(f"pay {number}"):
+                raise ValueError("broken")
+
+    async def body(run: RunContext, message: object) -> None:
+        failures: list[ValueError] = []
+        for number in range(count):
+            try:
+                await fails(run, number)
+            except ValueError as failure:
+                failures.append(failure)
+        try:
+            await anyio.sleep(1_000)
+        finally:
+            raise failures[0]  # the oldest one: all are remembered
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        receipts = []
+        at(3, lambda: receipts.append(run.cancel()))
+        output = await run.ended()
+        assert await receipts[0].wait() is StopResult.failed_anyway
+    assert output.status is RunStatus.failed
+    assert output.errors[0] == "ValueError: broken"
+
+
+async def test_a_step_that_the_body_s_own_timeout_tears_after_the_stop_hinders_completion() -> None:
+    """Nothing was delivered and nothing refused: the torn step alone says that the work was not done."""
+
+    async def body(run: RunContext, message: object) -> str:
+        try:
+            async with asyncio.timeout(5), run.step("pay"):  # noqa: TID251 - native, so it tears a step
+                await anyio.sleep(10)
+        except TimeoutError:
+            return "given up"
+        raise NotImplementedError
+
+    run, _ = await one(body, stop_at=3)
+    assert run.output is not None
+    assert [(step.step, step.status) for step in run.output.steps] == [("pay", "unsettled")]
+    assert (run.status, run.output.value) == (RunStatus.cancelled, "given up")
+    undisturbed, _ = await one(body)
+    assert undisturbed.status is RunStatus.completed
+
+
+async def test_a_stage_that_the_body_s_own_timeout_tears_after_the_stop_hinders_completion_like_a_step() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        door = AdapterContext(run)
+        try:
+            with door.region():  # as around members, which a stop ends by itself
+                async with asyncio.timeout(5), door.stage("members"):  # noqa: TID251 - native
+                    await anyio.sleep(10)
+        except TimeoutError:
+            return "given up"
+        raise NotImplementedError
+
+    run, _ = await one(body, stop_at=3)
+    assert run.output is not None
+    assert [(step.step, step.status) for step in run.output.steps] == [("members", "cut")]
+    assert (run.status, run.output.value) == (RunStatus.cancelled, "given up")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -189,3 +190,21 @@ async def test_a_generator_in_a_branch_that_will_not_clean_up_is_as_quiet_when_i
         assert worst <= 20, f"{worst} deliveries in one second"
         assert len(deliveries) == count, "delivered to an abandoned body"
     await anyio.sleep(LAST)
+
+
+async def test_a_body_that_swallows_each_interruption_is_asked_again_at_least_once_a_second() -> None:
+    heard: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        for _ in range(30):
+            try:
+                await asyncio.sleep(1_000)
+            except asyncio.CancelledError:
+                heard.append(now())
+
+    async with Supervisor(policy=StopPolicy(grace=60, cleanup_timeout=2)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        await run.ended()
+    assert (heard[0], heard[1]) == (1, 3), "then it has peace for its clean-up, once"
+    assert max(later - before for before, later in pairwise(heard[1:])) <= 1.001

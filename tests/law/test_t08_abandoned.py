@@ -17,6 +17,7 @@ from softstop import (
     StepCompleted,
     StopCause,
     StopPolicy,
+    StopRequest,
     Supervisor,
     ToolCallCompleted,
     Usage,
@@ -134,13 +135,15 @@ async def test_what_waits_for_the_room_of_an_abandoned_step_is_refused_and_does_
         assert (output.status, output.stop.cause) == (RunStatus.cancelled, StopCause.token_budget)
 
 
-async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget() -> None:
+@pytest.mark.parametrize("used", [0, 300, 400, 700])
+async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget(used: int) -> None:
     budget = Budget(tokens=1_000)
 
     async def body(run: RunContext, message: object) -> None:
         async with run.step("call", reserve=Usage(output_tokens=400)):
             await retries_for(20)
-            run.charge(Usage(output_tokens=300))
+            for _ in range(2):
+                run.charge(Usage(output_tokens=used // 2))
 
     async with Supervisor(policy=POLICY) as supervisor:
         run = supervisor.start(Agent(body), budgets=[budget])
@@ -149,6 +152,104 @@ async def test_late_usage_of_an_abandoned_step_is_settled_in_the_shared_budget()
         assert now() == 9
         assert (budget.spent.tokens, budget.reserved.tokens) == (400, 0)  # forfeit: nobody waits for that room
         await anyio.sleep(20)
-        assert (budget.spent.tokens, budget.reserved.tokens) == (300, 0)
+        assert (budget.spent.tokens, budget.reserved.tokens) == (used, 0)
     assert output.usage.output_tokens == 0
     assert output.status is RunStatus.cancelled
+
+
+@pytest.mark.parametrize("callbacks", [True, False])
+async def test_an_abandoned_body_is_left_alone_when_its_step_ends_after_all(callbacks: bool) -> None:
+    """Also while the callbacks of its run still work, and the outcome is not told yet."""
+    heard: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        if callbacks:
+            run.on_stop(lambda stop: anyio.sleep(8))
+        async with run.step("pay"):
+            await retries_for(12)
+        for _ in range(40):
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                heard.append(now())
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == (17 if callbacks else 9)
+        assert output.abandoned == ("pay",)
+        await anyio.sleep(100)
+    assert heard == []
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_an_abandoned_body_comes_to_in_the_end_changes_nothing_of_its_run(fails: bool) -> None:
+    async def body(run: RunContext, message: object) -> str:
+        run.messages = ("before",)
+        await retries_for(30)
+        run.messages = ("before", "late")
+        run.write("late")
+        if fails:
+            raise ValueError("late")
+        return "late"
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        events = await listen(run)
+        await anyio.sleep(100)
+        output = run.output  # asked for only now
+        assert [event async for event in run.events()] == events
+    assert output is not None
+    assert (output.messages, output.value, output.content) == (("before",), None, "")
+    assert (output.error, output.errors) == (None, ())
+
+
+async def test_an_abandoned_body_starts_nothing_any_more_neither_below_its_run_nor_beside_it() -> None:
+    refused: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        await retries_for(30)
+        for start in (lambda: other.arun("go"), lambda: run.start_member(other, "go"), lambda: run.member(other, "go")):
+            try:
+                await start()
+            except asyncio.CancelledError as refusal:
+                refused.append(str(refusal))
+
+    async def never(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    other = Agent(never)
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        await run.ended()
+        await anyio.sleep(100)
+        assert supervisor.list_runs() == [run]
+    assert len(refused) == 3
+    assert all(line.startswith("refused: the run has ended") for line in refused)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_body_that_ends_after_it_was_abandoned_does_not_end_the_callbacks_of_its_run(fails: bool) -> None:
+    called: list[float] = []
+
+    async def callback(stop: StopRequest) -> None:
+        await anyio.sleep(8)
+        called.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        run.on_stop(callback)
+        async with run.step("pay"):
+            await retries_for(12)
+            if fails:
+                raise ValueError("late")
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 17
+    assert called == [17]
+    assert (output.status, output.abandoned) == (RunStatus.cancelled, ("pay",))

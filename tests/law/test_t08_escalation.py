@@ -7,6 +7,7 @@ import pytest
 
 from kit.noisy import LAST, deaf, deliveries, retries
 from kit.runs import at, listen, names, now, one
+from kit.runs import deaf as deaf_for
 from softstop import (
     Agent,
     RunCancelled,
@@ -306,3 +307,35 @@ async def test_the_request_s_earlier_deadline_moves_the_escalation_forward() -> 
         events = await listen(run)
         assert now() == 7
     assert [event.grace for event in events if isinstance(event, RunStopRequested)] == [100, 2]
+
+
+async def test_a_stop_at_once_where_no_step_is_open_escalates_nothing() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1)
+        await anyio.sleep(1_000)
+
+    _, events = await one(body, stop_at=3, mode="now")
+    assert names(events) == ["RunStarted", "StepStarted", "StepCompleted", "RunStopRequested", "RunCancelled"]
+
+
+async def test_the_body_is_interrupted_half_of_abandon_after_later_although_a_cut_step_stays() -> None:
+    left: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def pay() -> None:
+            async with run.step("pay"):
+                await deaf_for(8.5)
+
+        asyncio.get_running_loop().create_task(pay())
+        try:
+            await anyio.sleep(1_000)
+        finally:
+            left.append(now())
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+    assert left == [8], "grace is over at 7, then it has two seconds, of which the step has one"
+    assert (output.abandoned, [step.status for step in output.steps]) == ((), ["completed"])

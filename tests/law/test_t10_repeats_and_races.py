@@ -1,14 +1,18 @@
 """T10: a repeated stop only grows stronger; before the start the body never runs; nothing is remembered of nothing."""
 
 import asyncio
+import threading
+from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from kit.runs import at, begun, deaf, listen, names, now, payer, sleeper
+from kit.runs import Notes, at, begun, deaf, listen, names, now, payer, sleeper
 from softstop import (
     Agent,
     Limits,
+    Run,
     RunContext,
     RunIdTaken,
     RunStatus,
@@ -16,10 +20,12 @@ from softstop import (
     StopCause,
     StopMode,
     StopOutcome,
+    StopReceipt,
     StopResult,
     Supervisor,
     cancel_run,
 )
+from softstop.law.machine import StopRecord
 
 
 async def slow(run: RunContext, message: object) -> None:
@@ -267,3 +273,59 @@ async def test_nothing_weakens_a_stop_of_mode_now_that_is_under_way() -> None:
     assert [receipt.outcome.value for receipt in receipts] == ["already"] * 3
     assert run.stop is not None
     assert (run.stop.mode, run.stop.grace) == (StopMode.now, 0)
+
+
+class Meanwhile:
+    """Another thread that asks for a stop of a run, once, in the midst of a method of its record."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, method: str, *, after: bool) -> None:
+        self.run: Run | None = None
+        self.receipts: list[StopReceipt] = []
+        self._thread = threading.Thread(target=self._ask)
+        original = getattr(StopRecord, method)
+
+        def meanwhile(record: StopRecord, *args: Any) -> Any:
+            result = original(record, *args) if after else None
+            if self.run is not None and record is self.run._state.record and self._thread.ident is None:
+                self._thread.start()
+                self.wait(0.2)  # it may have to wait for the lock that is held here
+            return result if after else original(record, *args)
+
+        patch.setattr(StopRecord, method, meanwhile)
+
+    def _ask(self) -> None:
+        assert self.run is not None
+        self.receipts.append(self.run.cancel("from a thread"))
+
+    def wait(self, seconds: float | None = None) -> None:
+        self._thread.join(seconds)
+
+
+async def test_a_stop_that_another_thread_requests_as_the_outcome_is_decided_is_on_record_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body(run: RunContext, message: object) -> str:
+        return "done"
+
+    other = Meanwhile(monkeypatch, "outcome", after=True)
+    async with Supervisor() as supervisor:
+        other.run = supervisor.start(Agent(body))
+        events = await listen(other.run)
+        assert [receipt.outcome for receipt in other.receipts] == [StopOutcome.accepted]
+        assert await other.receipts[0].wait() is StopResult.completed_anyway
+    assert names(events) == ["RunStarted", "RunContent", "RunStopRequested", "RunCompleted"]
+
+
+async def test_of_a_stop_that_is_put_on_record_and_one_of_another_thread_meanwhile_one_is_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Meanwhile(monkeypatch, "_record", after=False)
+    announced = Notes(lambda event: other.wait() if isinstance(event, RunStopRequested) else None)
+    async with Supervisor(observers=[announced]) as supervisor:
+        other.run = await begun(supervisor.start(Agent(sleeper)))
+        mine = await anyio.to_thread.run_sync(lambda: supervisor.cancel_run(other.run.run_id, "first"))
+        output = await other.run.ended()
+    assert mine.outcome is StopOutcome.accepted
+    assert [receipt.outcome for receipt in other.receipts] == [StopOutcome.already]
+    assert output.stop is not None
+    assert output.stop.reason == "first"

@@ -41,6 +41,17 @@ def orphan(body: Any, **options: Any) -> Run:
         loop.close()
 
 
+class ClosesAsSomebodyCalls(asyncio.SelectorEventLoop):
+    """A loop that is closed in the instant in which a thread calls it."""
+
+    armed = False
+
+    def call_soon_threadsafe(self, *args: Any, **options: Any) -> asyncio.Handle:
+        if self.armed:
+            self.close()
+        return super().call_soon_threadsafe(*args, **options)
+
+
 def by_a_stop(run: Run) -> None:
     receipt = run.cancel("too late")
     assert receipt.outcome is StopOutcome.too_late
@@ -170,3 +181,19 @@ def test_a_reader_in_another_thread_still_reads_all_when_the_run_s_loop_is_gone(
         events = threads.submit(lambda: asyncio.run(listen(run))).result()
     assert_one_outcome_last(events)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
+
+
+def test_a_stop_that_comes_in_the_instant_in_which_the_loop_is_closed_is_too_late_and_there_is_an_outcome() -> None:
+    async def main() -> Run:
+        run = await begun(Supervisor().start(Agent(payer), "go"))
+        await asyncio.sleep(0)
+        return run
+
+    loop = ClosesAsSomebodyCalls()
+    run = loop.run_until_complete(main())
+    loop.armed = True
+    receipt = run.cancel("enough")
+    assert receipt.outcome is StopOutcome.too_late
+    assert run.output is not None
+    assert run.output.status is RunStatus.cancelled
+    assert_one_outcome_last(asyncio.run(listen(run)))

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from kit.runs import at, begun, listen, names, one, payer, sleeper
+from kit.runs import at, begun, deaf, listen, names, now, one, payer, sleeper
 from softstop import (
     Agent,
     RunCancelled,
@@ -306,3 +306,31 @@ async def test_reason_and_author_are_kept_up_to_a_thousand_characters_and_can_be
         assert told.startswith(begins)
         assert told.endswith("…")
     assert outcome.to_json()
+
+
+async def test_a_first_native_cancel_hastens_the_last_waits_and_a_second_one_ends_them() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        async def pay() -> None:
+            async with run.step("pay"):
+                await deaf(100)
+
+        asyncio.get_running_loop().create_task(pay())
+        await asyncio.sleep(0)
+        return "done"
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(3)
+        task = run._state.task
+        assert task is not None
+        task.cancel()
+        await anyio.sleep(1)
+        assert run.status is RunStatus.stopping
+        task.cancel()
+        output = await run.ended()
+        assert now() == 4
+        await anyio.sleep(100)
+    assert output.stop is not None
+    assert (output.stop.cause, output.stop.mode) == (StopCause.shutdown, StopMode.now)
+    assert [(step.step, step.status) for step in output.steps] == [("pay", "abandoned")]
+    assert output.abandoned == ("pay",), "what the run ends without is named"

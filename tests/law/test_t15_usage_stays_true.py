@@ -96,17 +96,18 @@ async def test_usage_charged_inside_a_begun_step_after_the_stop_is_counted() -> 
 
 async def test_a_charge_reaches_the_run_s_parents_and_shared_budgets_at_once() -> None:
     team, tenant = Budget(name="team"), Budget(tokens=10_000, name="tenant")
+    at_once: list[tuple[int, int]] = []
 
     async def member(run: RunContext, message: object) -> None:
         run.charge(Usage(output_tokens=30, cost_nano_usd=9))
-        assert (team.spent.tokens, tenant.spent.tokens) == (30, 30)
-        assert team.spent.nano_usd == 9
+        at_once.extend((team.spent, tenant.spent))
 
     async def lead(run: RunContext, message: object) -> None:
         await run.member(Agent(member), "go", budgets=[tenant])
 
     await one(lead, budgets=[team], limits=Limits(tokens=1_000))
-    assert (team.spent.tokens, tenant.spent.tokens) == (30, 30)
+    assert at_once == [(30, 9), (30, 9)]
+    assert (team.spent, tenant.spent) == ((30, 9), (30, 9))
 
 
 async def test_a_budget_shared_on_two_levels_is_charged_once() -> None:
@@ -318,3 +319,24 @@ async def test_cache_and_reasoning_parts_are_never_lost_whatever_comes_first() -
     assert (output.usage.reasoning_tokens, output.usage.cache_read_tokens, output.usage.total_tokens) == (7, 3, 30)
     metrics = [event.metrics for event in await listen(run) if event.metrics is not None]
     assert sum(each.reasoning_tokens for each in metrics) == 7
+
+
+async def test_what_a_member_s_step_charges_to_the_parent_is_the_parent_s_and_spends_no_room_of_the_step() -> None:
+    budget = Budget(tokens=1_000)
+    reserved: list[int] = []
+
+    async def lead(run: RunContext, message: object) -> None:
+        async def leaf(member: RunContext, message: object) -> None:
+            async with member.step("ask", reserve=Usage(output_tokens=60)):
+                run.charge(Usage(output_tokens=50))
+                reserved.append(budget.reserved.tokens)
+                member.charge(Usage(output_tokens=40))
+                reserved.append(budget.reserved.tokens)
+
+        await run.member(Agent(leaf), "go", limits=Limits(tokens=60))
+
+    run, _ = await one(lead, budgets=[budget])
+    assert run.output is not None
+    assert (run.status, run.output.members[0].status) == ("completed", "completed")
+    assert (run.output.usage.output_tokens, run.output.members[0].usage.output_tokens) == (50, 40)
+    assert (reserved, budget.spent.tokens, budget.reserved.tokens) == ([60, 20], 90, 0)

@@ -378,3 +378,36 @@ async def test_a_timeout_that_passes_while_a_step_runs_lands_after_it_and_keeps_
     assert output.stop is not None
     assert output.stop.cause is StopCause.timeout
     assert output.stop.limit == LimitReached(kind="timeout", holder="run", limit=3, used=3)
+
+
+@pytest.mark.parametrize("later", ["lead", "leaf"])
+@pytest.mark.parametrize("kind", ["timeout", "idle_timeout"])
+async def test_of_two_time_limits_of_one_instant_the_outermost_is_told_whichever_was_set_last(
+    later: str, kind: str
+) -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        member = run.start_member(Agent(sleeper), "go", limits=Limits(timeout=15 if later == "leaf" else 10))
+        (member if later == "leaf" else run).limits.update(timeout=10)
+        await member.ended()
+
+    first = Limits(timeout=10 if later == "leaf" else 15) if kind == "timeout" else Limits(idle_timeout=10)
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), limits=first)
+        output = await run.ended()
+    assert output.stop is not None
+    assert output.stop.cause is (StopCause.timeout if kind == "timeout" or later == "lead" else StopCause.idle)
+    assert output.members[0].stop is not None
+    assert output.members[0].stop.via == run.run_id
+
+
+async def test_a_limit_of_money_is_told_in_dollars() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        run.charge(Usage(output_tokens=1, cost_nano_usd=3_500_000_000))
+        await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(cost_usd=2)).ended()
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="cost_usd", holder="run", limit=2.0, used=3.5)
+    assert output.stop.limit.overshoot == 1.5
+    assert output.stop.reason == "cost_usd of run: 3.5 of 2 used"

@@ -277,3 +277,19 @@ async def test_a_budget_that_is_given_twice_is_charged_once() -> None:
     budget = Budget(tokens=100)
     (await Agent(body).arun("go", budgets=[budget, budget])).raise_for_status()
     assert budget.spent.tokens == 30
+
+
+@pytest.mark.parametrize("unit", ["tokens", "cost_usd"])
+@pytest.mark.parametrize("narrow", [0, 1, 2])
+async def test_of_several_ledgers_the_one_with_the_least_room_counts_wherever_it_stands(unit: str, narrow: int) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("dear", reserve=Usage(output_tokens=5, cost_nano_usd=5 * 10**9)):
+            raise NotImplementedError
+
+    budgets = [Budget(**{unit: 2 if place == narrow else 10}, name=f"budget {place}") for place in range(3)]
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), budgets=budgets).ended()
+    assert output.stop is not None
+    assert output.stop.limit is not None
+    assert (output.stop.limit.kind, output.stop.limit.holder) == (unit, f"budget {narrow}")
+    assert output.steps == ()

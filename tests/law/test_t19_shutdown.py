@@ -326,3 +326,14 @@ async def test_a_run_may_still_start_members_while_a_drain_waits() -> None:
         assert now() == 12
     assert run.output is not None
     assert (run.output.status, run.output.value) == (RunStatus.completed, "completed")
+
+
+async def test_nothing_is_admitted_while_a_drain_still_lets_runs_end_by_themselves() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(payer))
+        async with anyio.create_task_group() as group:
+            group.start_soon(supervisor.drain, 30, 20)
+            await anyio.sleep(1)
+            with pytest.raises(SupervisorClosed):
+                supervisor.start(Agent(payer))
+        assert run.status is RunStatus.completed

@@ -11,7 +11,21 @@ import pytest
 import structlog
 
 from kit.runs import at, deaf, listen, names, now, one, payer, sleeper
-from softstop import Agent, Event, Run, RunContext, RunFailed, RunStatus, Source, StopCause, StopPolicy, Supervisor
+from softstop import (
+    Agent,
+    Budget,
+    Event,
+    Run,
+    RunContext,
+    RunFailed,
+    RunStatus,
+    Source,
+    StopCause,
+    StopPolicy,
+    StopRequest,
+    Supervisor,
+    Usage,
+)
 from softstop.runs.threads import in_thread
 from softstop.testing import run_virtual
 
@@ -103,7 +117,7 @@ async def test_no_exception_of_one_run_reaches_another(kind: str, where: str) ->
     assert isinstance(bad.output.error, Exception)
 
 
-@pytest.mark.parametrize("where", ["body", "step"])
+@pytest.mark.parametrize("where", ["body", "step", "callback"])
 def test_a_keyboard_interrupt_goes_to_the_process_and_no_run_swallows_it(where: str) -> None:
     runs: list[Run] = []
 
@@ -113,6 +127,13 @@ def test_a_keyboard_interrupt_goes_to_the_process_and_no_run_swallows_it(where: 
                 await anyio.sleep(1)
                 raise KeyboardInterrupt
 
+        def callback(stop: StopRequest) -> None:
+            raise KeyboardInterrupt
+
+        if where == "callback":
+            run.on_stop(callback)
+            at(1, runs[0].cancel)
+            await anyio.sleep(1_000)
         if where == "body":
             await anyio.sleep(1)
             raise KeyboardInterrupt
@@ -126,7 +147,8 @@ def test_a_keyboard_interrupt_goes_to_the_process_and_no_run_swallows_it(where: 
     with pytest.raises(KeyboardInterrupt):
         run_virtual(main)
     assert [run.status for run in runs] == [RunStatus.cancelled] * 2
-    assert [run.stop.cause for run in runs if run.stop] == [StopCause.shutdown] * 2
+    first = StopCause.user if where == "callback" else StopCause.shutdown
+    assert [run.stop.cause for run in runs if run.stop] == [first, StopCause.shutdown]
 
 
 async def test_what_a_run_sets_in_its_context_stays_there() -> None:
@@ -343,3 +365,23 @@ async def test_a_callback_of_a_body_that_was_left_behind_works_in_the_body_s_con
         assert (await run.ended()).abandoned
         await anyio.sleep(20)
     assert seen == ["ann"]
+
+
+async def test_a_root_run_that_is_started_inside_a_step_stands_in_no_step() -> None:
+    """It has its own boundaries, and waits for room that the step around its start may still free."""
+    budget = Budget(tokens=100)
+
+    async def inner(run: RunContext, message: object) -> float:
+        async with run.step("inner", reserve=Usage(output_tokens=60)):
+            return now()
+
+    async def outer(run: RunContext, message: object) -> Run:
+        async with run.step("outer", reserve=Usage(output_tokens=60)):
+            started = elsewhere.start(Agent(inner), budgets=[budget])
+            await anyio.sleep(5)
+        return started
+
+    async with Supervisor() as elsewhere, Supervisor() as supervisor:
+        output = await supervisor.start(Agent(outer), budgets=[budget]).ended()
+        inside = await output.value.ended()
+    assert (inside.status, inside.value) == (RunStatus.completed, 5)

@@ -308,11 +308,15 @@ async def test_runs_can_be_listed_by_status_user_and_session() -> None:
     async with Supervisor() as supervisor:
         mine = supervisor.start(Agent(payer), user_id="u1", session_id="s1", metadata={"k": 1})
         other = supervisor.start(Agent(sleeper), user_id="u2", session_id="s1")
+        elsewhere = supervisor.start(Agent(sleeper), user_id="u1", session_id="s2")
         await mine.ended()
         assert supervisor.list_runs(status="completed") == [mine]
         assert supervisor.list_runs(user_id="u2") == [other]
+        assert supervisor.list_runs(session_id="s1") == [mine, other]
         assert supervisor.list_runs(session_id="s1", status=RunStatus.running) == [other]
+        assert supervisor.list_runs(user_id="u1", session_id="s2") == [elsewhere]
         with pytest.raises(MisuseError, match="pending, running, stopping, cancelled, completed, failed"):
             supervisor.list_runs(status="done")
         other.cancel()
+        elsewhere.cancel()
     assert len(await listen(mine)) == 5

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 import softstop
 from softstop import (
+    Agent,
     BudgetExceeded,
     MisuseError,
+    RunContext,
     RunErrored,
     RunIdTaken,
     RunNotCancellable,
@@ -23,6 +25,7 @@ from softstop import (
     errors,
 )
 from softstop.errors import safe_error
+from softstop.ports import AdapterContext
 
 SAMPLES: list[tuple[SoftstopError, dict[str, Any], list[str]]] = [
     (SoftstopError("x"), {}, ["x"]),
@@ -143,3 +146,24 @@ def test_locals_and_arguments_of_the_raising_frame_are_not_told() -> None:
     with pytest.raises(ValueError, match="no") as caught:
         fail("canary-4711")
     assert "canary" not in safe_error(caught.value)
+
+
+async def test_of_very_many_lines_of_errors_the_oldest_stay() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        for number in range(150):
+            AdapterContext(run).add_error(f"line {number}")
+
+    output = await Agent(body).arun("go")
+    assert output.errors == tuple(f"line {number}" for number in range(100))
+
+
+async def test_what_the_body_raised_is_the_first_line_of_errors_and_the_error_of_the_outcome() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        for number in range(150):
+            AdapterContext(run).add_error(f"line {number}")
+        raise ValueError("broken")
+
+    output = await Agent(body).arun("go")
+    assert output.errors[:2] == ("ValueError: broken", "line 0")
+    with pytest.raises(RunErrored, match="ValueError: broken"):
+        output.raise_for_status()

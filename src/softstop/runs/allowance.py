@@ -190,8 +190,9 @@ class Allowance:
         return self.own.reached() is None
 
     def reconsider_last_answer(self) -> None:
-        """Cancel the last answer if its limit was raised."""
-        if self.exhausted is not None and self.exhausted.ledger.reached() is None:
+        """Cancel the last answer if its limit was raised, which keeps its share back again."""
+        ledger = None if self.exhausted is None else self.exhausted.ledger
+        if ledger is not None and ledger.keeps_back and ledger.reached() is None:
             self.exhausted = None
 
     def last_request(self, via: str | None = None) -> StopRequest:

@@ -36,13 +36,15 @@ async def drive(run: RunState) -> None:
         value = await _call_body(run)
         if isinstance(value, str) and not run.writer.content:
             run.writer.write(value)  # a returned string is the content of a body that wrote none
-        run.value, how = value, Ending.returned
+        how = Ending.returned
+        if not run.record.ended:  # else it was abandoned, and its result comes too late
+            run.value = value
     except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive
         raised = exc
     run.record.delivered = run.scope.interrupted
     raised = run.scope.exit(raised)
     interrupt = process_interrupt(raised)
-    if raised is not None and interrupt is None:
+    if raised is not None and interrupt is None and not run.record.ended:
         how = _note(run, raised)
     if interrupt is not None or (run.record.delivered and how is not Ending.raised):
         stopping.stop_by_process(run)

@@ -63,6 +63,7 @@ def stop_alarm(run: RunState) -> None:
 
 def _close_abandoned_steps(run: RunState) -> None:
     """Tell the end of what the run ends without, and count what it has reserved as spent: what it uses is not known."""
+    run.abandoned = run.abandoned or run.work.names()
     with ExitStack() as ends:  # all of them, also if an observer raises a BaseException
         for each in reversed(run.work.all_open()):
             if isinstance(each, OpenStep) and each.hold is not None:

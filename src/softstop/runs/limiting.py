@@ -104,11 +104,14 @@ async def do_without(run: RunState, exhausted: Exhausted) -> None:
 def charge(run: RunState, usage: Usage, hold: Hold | None) -> None:
     """Count usage, out of a hold first, and check the ledgers; on the run's own loop."""
     run.writer.charge(usage)
-    if run.allowance.chain:
+    chain = run.allowance.chain
+    if chain:
         if hold is None:
-            spend(run.allowance.chain, Amount.of(usage))
+            spend(chain, Amount.of(usage))
         else:
             hold.spend(Amount.of(usage))
+            if len(chain) > len(hold.chain):  # a limit came after the hold
+                spend(tuple(ledger for ledger in chain if ledger not in hold.chain), Amount.of(usage))
         check_ledgers(run)
 
 

@@ -6,8 +6,10 @@ import asyncio
 from contextlib import suppress
 
 import anyio
+import pytest
 
 from softstop import Agent, RunContext, RunStatus
+from softstop.aio.closing import finish_within
 
 
 class SlowToClose:
@@ -63,3 +65,39 @@ async def test_a_source_in_which_the_first_interruption_gets_lost_is_interrupted
 
     assert output.status is RunStatus.cancelled
     assert asyncio.get_running_loop().time() - asked < 1.2  # a second of it is closing
+
+
+async def test_what_took_too_long_is_cut_once_and_leaves_no_cancel_behind() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    assert not await finish_within(2, anyio.sleep_forever)
+    assert (task.cancelling(), anyio.current_time()) == (0, 2)
+    assert await finish_within(2, lambda: anyio.sleep(1))
+    assert await finish_within(2, lambda: None)
+    assert task.cancelling() == 0
+
+
+async def test_a_cancel_of_somebody_else_in_the_same_moment_is_not_swallowed() -> None:
+    heard: list[int] = []
+
+    async def closes() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await finish_within(2, anyio.sleep_forever)
+        finally:
+            heard.append(task.cancelling())
+
+    task = asyncio.get_running_loop().create_task(closes())
+    asyncio.get_running_loop().call_later(2, lambda: task.cancel())
+    await asyncio.wait([task])
+    assert (task.cancelled(), heard) == (True, [1])
+
+
+async def test_a_group_that_wraps_the_end_of_a_generator_is_no_failure_and_any_other_is() -> None:
+    async def closes(*errors: BaseException) -> None:
+        raise BaseExceptionGroup("of a task group", errors)
+
+    assert await finish_within(2, lambda: closes(GeneratorExit(), GeneratorExit()))
+    with pytest.raises(BaseExceptionGroup):
+        await finish_within(2, lambda: closes(GeneratorExit(), ValueError("broken")))

@@ -54,6 +54,20 @@ async def test_a_region_holds_one_scope_alone_and_waits_for_itself_nowhere() -> 
     assert worker.interrupted_at
 
 
+async def test_a_region_in_a_region_gives_back_the_one_around_it() -> None:
+    outer, inner = Worker(), Worker()
+    await turns()
+    with outer.scope.region():
+        with inner.scope.region():
+            assert (outer.scope.in_region, inner.scope.in_region) == (True, True)
+        outer.scope.cancel()
+        await outer.scope.delivery()  # at once: the scope waits for this region
+        assert (outer.scope.in_region, inner.scope.in_region) == (True, False)
+        assert not outer.interrupted_at
+    inner.scope.cancel()
+    await asyncio.wait((outer.task, inner.task))
+
+
 async def test_a_delivery_goes_through_holds_and_lets_everyworker_pass_who_waits_for_it() -> None:
     worker = Worker()
     await turns()

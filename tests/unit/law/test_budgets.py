@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +205,56 @@ def test_a_budget_without_limits_only_counts() -> None:
     assert claim(budget, tokens=10**12).state is ClaimState.granted
     assert budget.reached() is None
     assert (budget.tokens, budget.cost_usd) == (None, None)
+
+
+@pytest.mark.parametrize(("share", "limit", "warned_at"), [(0.8, 100, 80), (0.5, 101, 51), (0.25, 4, 1)])
+def test_a_limit_warns_once_when_its_share_is_reached_and_not_before(share: float, limit: int, warned_at: int) -> None:
+    budget = Ledger(tokens=limit, cost_usd=f"{limit}e-9", name="team", warn_at=share)
+    told: list[tuple[str, int, int]] = []
+    for _ in range(limit):
+        spend((budget,), Amount(1, 1))
+        while (warning := budget.warning()) is not None:
+            scale = 1 if warning.kind == "tokens" else 10**9
+            told.append((warning.kind, round(warning.limit * scale), round(warning.used * scale)))
+    assert told == [("tokens", limit, warned_at), ("cost_usd", limit, warned_at)]
+
+
+# -- limits that change ----------------------------------------------------------------------------------------------
+
+
+def test_a_claim_that_waits_is_granted_by_a_higher_limit_and_by_what_is_no_longer_kept_back() -> None:
+    for served in (lambda budget: budget.keep_back(0), lambda budget: budget.raise_to(tokens=120)):
+        budget = Ledger(tokens=100)
+        budget.keep_back(0.1)
+        held = claim(budget, tokens=10)
+        waiting = claim(budget, tokens=85)
+        assert waiting.state is ClaimState.waiting
+        served(budget)
+        assert waiting.state is ClaimState.granted
+        hold_of(held).release()
+
+
+@pytest.mark.parametrize(("unit", "amount"), [("tokens", Amount(90, 0)), ("cost_usd", Amount(0, 90))])
+def test_what_is_kept_back_is_used_up_for_all_but_the_last_answer(unit: str, amount: Amount) -> None:
+    budget = Ledger(tokens=100, cost_usd="1e-7")
+    budget.keep_back(0.1)
+    spend((budget,), Amount(*(max(0, part - 1) for part in amount)))
+    assert budget.reached() is None
+    spend((budget,), Amount(*(min(1, part) for part in amount)))
+    assert budget.reached() == unit
+    budget.keep_back(0)
+    assert budget.reached() is None
+
+
+def test_each_unit_is_paid_out_of_its_own_part_of_a_hold_and_then_beyond_it() -> None:
+    budget = Ledger(tokens=1_000, cost_usd="1e-6")
+    hold = hold_of(claim(budget, tokens=100, nano_usd=500))
+    hold.spend(Amount(30, 200))
+    assert (budget.spent, budget.reserved, hold.remaining) == ((30, 200), (70, 300), (70, 300))
+    hold.spend(Amount(100, 200))
+    assert (budget.spent, budget.reserved, hold.remaining) == ((130, 400), (0, 100), (0, 100))
+    hold.release()
+    assert (budget.spent, budget.reserved) == ((130, 400), (0, 0))
 
 
 # -- threads ---------------------------------------------------------------------------------------------------------

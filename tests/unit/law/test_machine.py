@@ -48,11 +48,9 @@ requests = st.builds(
 deadlines = st.builds(RecordedStop, requests, st.floats(0, 1_000) | st.just(NEVER))
 
 
-def row(*causes_of: object) -> RecordedStop:
-    """A deadline from (mode, ends[, cause])."""
-    mode, ends, *cause = causes_of
-    request = StopRequest(mode=StopMode(mode), cause=cause[0] if cause else StopCause.user)  # type: ignore[arg-type]
-    return RecordedStop(request, float(ends))  # type: ignore[arg-type]
+def row(mode: str, ends: float) -> RecordedStop:
+    """A stop at instant 0, so that its grace ends after so many seconds."""
+    return RecordedStop(StopRequest(mode=StopMode(mode), grace=None if ends == NEVER else ends), float(ends))
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -192,6 +190,7 @@ def test_a_stop_request_is_judged_as_the_table_says(case: str) -> None:
     outcome, kept = judge(RunStatus(status), row(*held) if held else None, row(*new))
     assert outcome == StopOutcome(verdict)
     assert (kept and (kept.request.mode.value, kept.grace_ends)) == after
+    assert kept is None or kept.request.grace == kept.grace_ends, "what is told is what holds"
 
 
 @given(deadlines, deadlines)

@@ -128,6 +128,10 @@ def test_structural_events_are_never_dropped_however_many_there_are() -> None:
         writer.write("x")
     events = log.read(0)
     assert [event.seq for event in events] == list(range(1, 6 * MOST_RECENT + 1))
+    for _ in range(3 * MOST_RECENT):  # as many short members give them: no content between
+        writer.emit(RunStarted())
+    assert len(log.recent) <= MOST_RECENT
+    assert len(log.read(0)) == 9 * MOST_RECENT
 
 
 def test_a_folded_delta_takes_at_most_32_bytes_and_its_text() -> None:
@@ -272,3 +276,13 @@ def test_usage_of_one_run_is_never_told_on_an_event_of_another() -> None:
     member.write("x")
     root.write("y")
     assert [event.metrics for event in log.read(0)] == [None, Usage(output_tokens=5)]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 49, 50, 99, 100])
+def test_a_replay_tells_the_usage_of_what_it_replays_and_none_of_what_was_read(after: int) -> None:
+    log, (writer,) = make()
+    for _ in range(100):
+        writer.charge(Usage(output_tokens=1))
+        writer.write("x")
+    log.fold(0)
+    assert tokens_of(log.read(after), "r0") == 100 - after

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.logs import finish, make, text_of
-from softstop import Event, EventStream, RunCompleted, RunContent, RunStarted
+from kit.runs import at, sleeper
+from softstop import Agent, Event, EventStream, Run, RunCompleted, RunContent, RunContext, RunStarted, Supervisor
 from softstop.log.log import Log
 from softstop.log.writer import Writer
 from softstop.testing import run_virtual
@@ -158,3 +159,74 @@ async def test_a_position_beyond_the_end_waits_for_what_is_new_only() -> None:
     assert waited.cancelled_caught
     writer.write("new")
     assert (await anext(stream)).content == "new"
+
+
+async def test_a_reader_of_a_member_reads_all_that_is_below_it_and_nothing_beside_it() -> None:
+    async def says(run: RunContext, message: object) -> None:
+        run.write(f"{message} ")
+
+    async def middle(run: RunContext, message: object) -> None:
+        await run.member(Agent(says), "below")
+
+    async def lead(run: RunContext, message: object) -> None:
+        run.write("above ")
+        await run.member(Agent(middle), "go")
+        await run.member(Agent(says), "beside")
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        await run.ended()
+        events = [event async for event in run.members[0].events()]
+    assert text_of(events, run.members[0].members[0].run_id) == "below "
+    assert {event.run_id for event in events} == {run.members[0].run_id, run.members[0].members[0].run_id}
+
+
+async def test_a_reader_that_breaks_in_a_task_that_was_cancelled_before_stops_nothing() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        for _ in range(5):
+            run.write("x")
+            await anyio.sleep(1)
+        return "done"
+
+    async def reads(run: Run) -> int:
+        try:
+            await anyio.sleep(1_000)
+        except asyncio.CancelledError:
+            async for _ in run:
+                break
+        task = asyncio.current_task()
+        return 0 if task is None else task.cancelling()
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        reader = asyncio.get_running_loop().create_task(reads(run))
+        at(2, reader.cancel)
+        assert await reader == 1
+        assert (await run.ended()).value == "done"
+
+
+async def test_waits_for_an_outcome_that_are_given_up_leave_nothing_in_the_run() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper))
+        for _ in range(5):
+            with anyio.move_on_after(1):
+                await run.ended()
+        assert not run._state.waiting
+        run.cancel()
+
+
+async def test_a_reader_of_a_member_that_keeps_up_is_given_none_of_its_parent_s_events() -> None:
+    _, (root, member) = live_log(2)
+    seen: list[str | None] = []
+
+    async def read() -> None:
+        seen.extend([event.content async for event in EventStream(member)])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        for number in range(4):
+            await turns_of_the_loop(3)
+            (member if number % 2 else root).write(f"{number}")
+        await turns_of_the_loop(3)
+        finish(member)
+    assert seen == ["1", "3", "13"]

@@ -182,6 +182,21 @@ async def test_a_raised_limit_makes_the_last_answer_one_like_any_other() -> None
     assert "last answer" not in str(script.asked[1])
 
 
+@pytest.mark.parametrize("change", [{"timeout": 500}, {"steps": 90}, {"tokens": 2_001}, {"tokens": 1_990}], ids=str)
+async def test_a_change_of_limits_that_gives_no_more_room_leaves_the_last_answer_the_last(change: Any) -> None:
+    async def spend(run: RunContext) -> str:
+        run.charge(Usage(output_tokens=1_750))
+        run.limits.update(**change)
+        return "spent"
+
+    script = Script([call("spend")], ["all I have ", call("spend")], ["never said"])
+    output = await Agent(model=script.model, tools=[spend]).arun("go", limits=WRAP_UP)
+
+    assert "last answer" in str(script.asked[-1])
+    assert (len(script.asked), cause(output)) == (2, StopCause.token_budget)
+    assert output.usage.total_tokens <= 2_000
+
+
 async def test_an_answer_that_needs_no_other_completes_though_it_used_all_but_the_reserve() -> None:
     output = await Agent(model=Script(["word " * 1_800]).model).arun("go", limits=WRAP_UP)
     assert output.status is RunStatus.completed

@@ -1,5 +1,7 @@
 """A team with a model: its tools delegate to members, at the same time within a turn; a stop reaches them all."""
 
+import re
+
 import anyio
 import pytest
 
@@ -112,3 +114,12 @@ async def test_the_leader_reads_instructions_descriptions_and_names() -> None:
 def test_two_members_that_a_leader_could_not_tell_apart_are_misuse() -> None:
     with pytest.raises(MisuseError, match="two tools are named 'delegate_to_a_b'"):
         Team([teller("a b"), teller("A-B")], model=Script(["x"]).model)
+
+
+async def test_a_delegation_has_a_name_that_providers_take_however_its_member_is_named() -> None:
+    script = Script(["Hello."])
+    team = Team([Agent(teller("w")._body, name="Weiß & Söhne, 印刷 " * 9)], model=script.model)
+    (tool,) = team._body._toolbox.definitions  # type: ignore[union-attr]
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", tool.name)
+    async with Supervisor() as supervisor:
+        assert (await supervisor.start(team, "go").ended()).content == "Hello."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import anyio
 import pytest
@@ -175,3 +176,17 @@ async def test_a_sync_tool_that_waits_for_a_thread_is_in_no_step() -> None:
     begun = [step for step in output.steps if step.step == "work"]
     assert len(begun) == 40
     assert [content.partition(":")[0] for _, _, content in answers(output.messages)].count("not_run") == 1
+
+
+async def test_a_sync_tool_that_returns_an_awaitable_is_awaited_in_its_call() -> None:
+    def find(word: str) -> Any:
+        async def later() -> str:
+            await anyio.sleep(2)
+            return f"{word}!"
+
+        return later()
+
+    script = Script([call("find", word="sea")], ["done"])
+    output = await Agent(model=script.model, tools=[find]).arun("go")
+    assert script.answers() == [("success", "find", "sea!")]
+    assert output.status is RunStatus.completed

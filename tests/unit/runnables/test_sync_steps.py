@@ -86,3 +86,26 @@ async def test_a_sync_step_that_raises_fails_the_workflow() -> None:
     output = await played(Workflow([work]))
     assert output.errors[0].startswith("MemberFailed: 'work' failed: KeyError: 'missing'")
     assert isinstance(output.error and output.error.__cause__, KeyError)
+
+
+async def test_a_stop_at_once_does_not_cut_a_step_that_waits_for_its_thread_and_its_result_counts() -> None:
+    def work(run: RunContext, value: str) -> str:
+        run.write("begun")
+        patience = time.monotonic() + 5
+        while not run.stopping and time.monotonic() < patience:
+            time.sleep(0.001)  # noqa: TID251 - a real thread
+        return "whole"
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Workflow([work, never()]), "go")
+        async for event in run.events():
+            if event.content == "begun":
+                run.cancel("enough", mode="now")
+        output = await run.ended()
+    (member,) = output.members
+    assert (member.status, member.value, [step.status for step in member.steps]) == (
+        "completed",
+        "whole",
+        ["completed"],
+    )
+    assert (output.status, steps_of(output)) == (RunStatus.cancelled, ["work completed"])

@@ -324,3 +324,31 @@ def test_what_cannot_be_a_workflow_is_misuse_where_it_is_built(build: Any, told:
 def test_a_loop_must_be_bounded() -> None:
     with pytest.raises(TypeError, match="max"):
         Loop(shout, until=bool)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, [], {}, ""], ids=repr)
+async def test_a_value_that_is_false_is_a_value_and_is_handed_on_in_place_of_the_text(value: object) -> None:
+    async def returns(run: RunContext, message: object) -> object:
+        run.write("text")
+        return value
+
+    async def takes(run: RunContext, message: object) -> list[object]:
+        return [message]
+
+    output = await played(Workflow([returns, takes]))
+    assert output.value == [value]
+    assert type(output.value[0]) is type(value)
+
+
+@pytest.mark.parametrize("whose", [lambda step: Workflow([step] * 4), lambda step: Workflow([Loop(step, max=4)])])
+async def test_a_limit_on_steps_counts_the_steps_of_a_workflow_and_those_inside_them(whose: Any) -> None:
+    async def pays(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1)
+
+    output = await played(whose(pays), limits=Limits(steps=5))
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.step_limit
+    assert output.stop.limit is not None
+    assert (output.stop.limit.limit, output.stop.limit.used) == (5, 5)
+    assert sum(len(each.steps) for each in (output, *output.members)) == 5

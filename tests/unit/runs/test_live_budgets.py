@@ -293,10 +293,11 @@ async def test_room_that_another_thread_frees_in_the_instant_a_step_begins_to_wa
 
 
 @pytest.mark.explore
+@pytest.mark.timeout(120)
 async def test_no_random_parallel_plan_overshoots_a_limit_that_its_steps_respect() -> None:
-    """10,000 random plans: with bounds the overshoot is 0, without them at most what was in flight."""
+    """5,000 random plans: with bounds the overshoot is 0, without them at most what was in flight."""
     for seed in range(2_500):
-        for bounded in (True, False, True, False):
+        for bounded in (True, False):
             await _plan(random.Random(seed * 7 + bounded), bounded=bounded)
 
 
@@ -305,9 +306,10 @@ async def _plan(dice: random.Random, *, bounded: bool) -> None:
     shared = Budget(tokens=dice.randint(1, 800), name="shared")
     calls = [(dice.randint(0, 3), dice.randint(1, 200), dice.random()) for _ in range(dice.randint(1, 8))]
     flying = most_flying = 0
+    least_reserved = 0
 
     async def call(run: RunContext, after: int, most: int, share: float) -> None:
-        nonlocal flying, most_flying
+        nonlocal flying, most_flying, least_reserved
         await anyio.sleep(after)
         actual = int(most * share)
         async with run.step("call", reserve=Usage(output_tokens=most) if bounded else None):
@@ -316,7 +318,7 @@ async def _plan(dice: random.Random, *, bounded: bool) -> None:
             await anyio.sleep(1)
             run.charge(Usage(output_tokens=actual))
             flying -= most
-        assert shared.reserved.tokens >= 0
+        least_reserved = min(least_reserved, shared.reserved.tokens)
 
     async def body(run: RunContext, message: object) -> None:
         async with anyio.create_task_group() as group:
@@ -330,4 +332,4 @@ async def _plan(dice: random.Random, *, bounded: bool) -> None:
     allowed = min(limit, shared.tokens or 0)
     assert used <= (allowed if bounded else allowed + most_flying)
     assert shared.spent.tokens == used
-    assert shared.reserved == (0, 0)
+    assert (least_reserved, shared.reserved) == (0, (0, 0))

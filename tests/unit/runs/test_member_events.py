@@ -104,9 +104,9 @@ async def test_a_member_belongs_to_its_parent_s_user_and_session_unless_it_says_
 
     async with Supervisor() as supervisor:
         output = await supervisor.start(Agent(lead), user_id="alice", session_id="s1").ended()
+        assert (await supervisor.start(Agent(leaf)).ended()).content == "None None"
         assert len(supervisor.list_runs(user_id="alice")) == 3
         assert len(supervisor.list_runs(session_id="s1")) == 4
-        assert (await supervisor.start(Agent(leaf)).ended()).content == "None None"
     assert output.value == ["alice s1", "bob s1"]
 
 

@@ -1,12 +1,18 @@
 """Pauses: a run holds at its next boundary and goes on when it is resumed; a stop ends a pause. In virtual time."""
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 import anyio
+import anyio.to_thread
 import pytest
 
-from kit.runs import now, sleeper
+from kit.runs import Words, at, listen, now, sleeper
 from softstop import (
     Agent,
     Limits,
+    Run,
+    RunContent,
     RunContext,
     RunContinued,
     RunPaused,
@@ -207,3 +213,145 @@ async def test_a_timeout_that_is_given_in_a_pause_counts_what_the_run_has_used_b
     assert output.stop is not None
     assert output.stop.cause is StopCause.timeout
     assert now() - began >= 207
+
+
+async def calls(run: RunContext, message: object) -> None:
+    """A body whose boundaries are calls of `run.boundary()`."""
+    for number in range(6):
+        await run.boundary()
+        run.write(f"{number}")
+        await anyio.sleep(2)
+
+
+async def yields(run: RunContext, message: object) -> AsyncIterator[str]:
+    """A generator, whose boundaries are its yields."""
+    for number in range(6):
+        yield f"{number}"
+        await anyio.sleep(2)
+
+
+@pytest.mark.parametrize("body", [calls, yields])
+async def test_a_pause_holds_where_the_only_boundaries_are_calls_or_yields(body: Any) -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.pause)
+        await anyio.sleep(60)
+        held = "".join(event.content for event in await run.events().read() if isinstance(event, RunContent))
+        run.resume()
+        output = await run.ended()
+    assert held in ("01", "012"), "it went on while it was paused"
+    assert output.content == "012345"
+
+
+async def test_a_paused_parent_s_members_begin_nothing_and_all_go_on_with_it() -> None:
+    begun: list[float] = []
+
+    async def leaf(run: RunContext, message: object) -> None:
+        for number in range(3):
+            async with run.step(f"step {number}"):
+                begun.append(now())
+                await anyio.sleep(2)
+
+    async def middle(run: RunContext, message: object) -> None:
+        await run.member(Agent(leaf), "go")
+
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(middle), "go")
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(1, run.pause)
+        at(50, run.resume)
+        await run.ended()
+    assert begun == [0, 50, 52]
+
+
+async def test_a_run_is_paused_and_resumed_from_any_thread_and_twice_is_once() -> None:
+    async def body(run: RunContext, message: object) -> float:
+        await anyio.sleep(1)
+        await run.boundary()
+        return now()
+
+    async def twice(run: Run, action: str) -> None:
+        for _ in range(2):
+            await anyio.to_thread.run_sync(getattr(run, action))
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await twice(run, "pause")
+        await anyio.sleep(20)
+        resumed = now()
+        await twice(run, "resume")
+        output = await run.ended()
+        events = await listen(run)
+    assert output.value == resumed
+    assert [type(event) for event in events if isinstance(event, RunPaused | RunContinued)] == [RunPaused, RunContinued]
+
+
+async def test_a_stream_that_is_left_early_in_a_pause_was_not_cut() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.stream("read", Words()) as words:
+            async for _ in words:
+                await anyio.sleep(2)
+                break
+        await anyio.sleep(10)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(2, run.pause)
+        at(6, run.resume)
+        output = await run.ended()
+    assert [(step.step, step.status) for step in output.steps] == [("read", "completed")]
+    assert output.status is RunStatus.completed
+
+
+async def test_a_run_that_its_limit_has_paused_goes_on_by_more_room_and_by_no_other_change_of_limits() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        run.charge(Usage(output_tokens=70))
+        await run.boundary()
+        return "done"
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), limits=Limits(tokens=50, on_exhausted="pause"))
+        await anyio.sleep(1)
+        for changes in ({"steps": 9}, {"timeout": 1_000}, {"tokens": 60}):
+            run.limits.update(**changes)
+            await anyio.sleep(1)
+        told = [type(event) for event in await run.events().read() if isinstance(event, RunPaused | RunContinued)]
+        assert run.status is RunStatus.running
+        run.limits.update(tokens=1_000)
+        assert (await run.ended()).value == "done"
+    assert told == [RunPaused]
+
+
+async def test_a_run_that_is_paused_again_in_the_instant_of_its_resumption_stays_paused() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(calls))
+        at(1, run.pause)
+        await anyio.sleep(20)
+        run.resume()
+        run.pause()
+        await anyio.sleep(20)
+        assert [event.content for event in await run.events().read() if isinstance(event, RunContent)] == ["0"]
+        run.resume()
+        assert (await run.ended()).content == "012345"
+
+
+async def test_a_pause_that_comes_after_a_stop_or_after_the_end_changes_nothing() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(10)
+        await run.boundary()
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        at(2, run.pause)
+        at(3, run.resume)
+        at(4, run.pause)
+        output = await run.ended()
+        run.pause()
+        run.resume()
+        events = await listen(run)
+    assert output.status is RunStatus.cancelled
+    assert not [event for event in events if isinstance(event, RunPaused | RunContinued)]

@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from kit.lawless import secretive
+from kit.runs import now
 from softstop import Agent, Limits, RunContext, StopPolicy, Supervisor, Usage
 from softstop.testing import run_virtual
 
@@ -34,6 +35,7 @@ async def quiet(run: RunContext, message: object) -> str:
     async for word in run.stream("write", source()):
         run.write(word)
     async with run.step("pay"):
+        await anyio.sleep(3)
         run.charge(Usage(input_tokens=3, output_tokens=4, cost_nano_usd=5))
     return "done"
 
@@ -69,7 +71,7 @@ async def test_a_library_is_silent_unless_the_application_has_configured_structl
 
 
 async def test_a_run_writes_two_lines_its_start_and_its_end_with_totals(lines: list[Line]) -> None:
-    async with Supervisor() as supervisor:
+    async with Supervisor(clock=now) as supervisor:
         run = supervisor.start(Agent(quiet, name="Quiet"), run_id="r1", user_id="u1")
         await run.ended()
     told = at_info(lines)
@@ -77,7 +79,7 @@ async def test_a_run_writes_two_lines_its_start_and_its_end_with_totals(lines: l
     assert {line["run_id"] for line in lines} == {"r1"}
     end = told[1]
     assert (end["status"], end["total_tokens"], end["cost_nano_usd"], end["steps"]) == ("completed", 7, 5, 2)
-    assert end["duration_s"] >= 0
+    assert end["duration_s"] == 3.0
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "before the start", "abandoned"])
@@ -193,3 +195,13 @@ async def test_an_error_of_the_application_s_own_log_processors_fails_no_run() -
             assert (await supervisor.start(Agent(quiet)).ended()).status.value == "completed"
     finally:
         structlog.reset_defaults()
+
+
+async def test_a_supervisor_keeps_no_logger_of_a_run_that_has_ended(lines: list[Line]) -> None:
+    async with Supervisor() as supervisor:
+        for _ in range(3):
+            await supervisor.start(Agent(quiet)).ended()
+        run = supervisor.start(Agent(slow))
+        run.cancel()
+        await run.ended()
+        assert supervisor._state.journal._loggers == {}

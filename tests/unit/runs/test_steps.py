@@ -1,0 +1,66 @@
+"""How steps and streams are entered: once, of what they take, and with no room lost where entering is interrupted."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import anyio
+import pytest
+
+from kit.runs import one
+from softstop import Budget, Limits, MisuseError, RunContext, RunStatus, Usage
+
+
+async def test_a_step_is_entered_once() -> None:
+    problems: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        step = run.step("pay")
+        async with step:
+            pass
+        try:
+            async with step:
+                raise NotImplementedError
+        except MisuseError as problem:
+            problems.append(str(problem))
+
+    run, _ = await one(body)
+    assert run.output is not None
+    assert [step.step for step in run.output.steps] == ["pay"]
+    assert problems == ["step 'pay' was entered before; call run.step(...) for each step"]
+
+
+@pytest.mark.parametrize("wrong", [[1, 2], "text", None, iter("ab")], ids=lambda wrong: type(wrong).__name__)
+async def test_a_stream_of_what_is_no_async_iterable_is_misuse_that_names_it(wrong: Any) -> None:
+    problems: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            run.stream("read", wrong)
+        except MisuseError as problem:
+            problems.append(str(problem))
+
+    await one(body)
+    assert problems == [f"run.stream('read', ...) takes an async iterable, not {type(wrong).__name__}"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_step_that_a_cancelled_scope_of_the_body_keeps_from_beginning_keeps_no_room(own: bool) -> None:
+    """A step does not begin in a cancelled scope, and gives back what it has reserved."""
+    budget = Budget(tokens=100, name="team")
+    reserved: list[int] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep(1)
+            async with run.step("never", reserve=Usage(output_tokens=60)):
+                raise NotImplementedError
+        reserved.append(budget.reserved.tokens)
+
+    limits = Limits(tokens=100) if own else None
+    run, _ = await one(body, budgets=[budget], limits=limits)
+    assert (run.status, reserved) == (RunStatus.completed, [0])
+    assert run.output is not None
+    assert run.output.steps == ()
