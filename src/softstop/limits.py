@@ -16,8 +16,10 @@ class Limits(BaseModel):
     """Limits of one run, its members included; None is no limit. Reaching one is a stop request, not an exception.
 
     Args:
-        timeout: Seconds from the start of the run.
+        timeout: Seconds from the start of the run, not of its wait for a turn.
         idle_timeout: Seconds without an event, a charge or a `heartbeat()`.
+        queue_timeout: Seconds that a root run may wait for its turn under `Supervisor(max_running=)`. The clocks of the
+            other two start with the run.
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
@@ -35,6 +37,7 @@ class Limits(BaseModel):
 
     timeout: Seconds | None = None
     idle_timeout: Seconds | None = None
+    queue_timeout: Seconds | None = None
     tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
     cost_usd: Annotated[Decimal, Field(gt=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None

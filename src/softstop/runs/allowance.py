@@ -156,8 +156,13 @@ class Allowance:
         """Return the limits after these changes, without making them.
 
         Raises:
-            MisuseError: A value out of range, or an idle limit for a run that was started without one.
+            MisuseError: A value out of range, a limit that only counts at the start, or an idle limit for a run that
+                was started without one.
         """
+        fixed = changes.keys() - LimitChanges.__annotations__.keys()
+        if fixed:
+            names = ", ".join(LimitChanges.__annotations__)
+            raise MisuseError(f"{min(fixed)} of a run that was started cannot be changed; limits.update takes {names}")
         if changes.get("idle_timeout") is not None and self._activity is None:
             raise MisuseError("an idle_timeout can only be changed for a run that was started with one")
         return checked(Limits, {**self.limits.model_dump(), **changes}, "this is no limit")

@@ -114,8 +114,12 @@ async def wait_for_end(run: RunState) -> None:
     On another loop nobody says when that of the run is closed with the run in it: it is looked for.
     """
     end_if_loop_closed(run)
-    if asyncio.get_running_loop() is run.loop:
-        await ending.ended(run)
+    log = run.writer.log
+    wait = ending.ended(run) if asyncio.get_running_loop() is run.loop else _ended_elsewhere(run)
+    await (wait if log.lending is None else log.lent(wait))
+
+
+async def _ended_elsewhere(run: RunState) -> None:
     while run.outcome is None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if run.waiting is None:

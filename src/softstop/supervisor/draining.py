@@ -47,7 +47,8 @@ async def drain(supervisor: SupervisorState, timeout: float, wait: float) -> int
 
 async def _stop_all(supervisor: SupervisorState, mode: StopMode) -> None:
     """Stop every root run, some in each turn of the loop, so that it stays responsive and memory is freed."""
-    supervisor.queue.clear()  # queued runs are stopped like the others, and never begin
+    for run in tuple(supervisor.slots.queue):  # queued runs are stopped like the others, and never begin
+        supervisor.slots.leave_queue(run)
     stops = _requests(supervisor, mode)
     try:
         while _stop_some(stops):  # noqa: ASYNC110 - it waits for a turn of the loop

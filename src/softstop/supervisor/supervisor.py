@@ -22,6 +22,7 @@ from ..runs.spec import RunOptions
 from ..stops import RunStatus, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, user_request
 from . import draining, starting
 from .ended import EndedRuns
+from .slots import Slots
 from .state import SupervisorState
 
 ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
@@ -51,7 +52,10 @@ class Supervisor:
     Args:
         limits: Limits of root runs, for each field that neither they nor their agent set.
         policy: How runs are stopped where neither they nor their agent have a policy.
-        max_running: Root runs that run at the same time; further ones wait as `pending`. None is no bound.
+        max_running: Root runs that run at the same time; further ones wait as `pending`, first come, first served, at
+            most for their `Limits(queue_timeout=)`. A run that waits for a pending one of the same supervisor
+            (`await run`, its events) lends it its slot, which is told as `SlotLent`: the other begins at once, and the
+            two count as one until either has ended. If that wait ends before, both work. None is no bound.
         keep_ended: Ended root runs that are remembered, with their members, for replay, output and `too_late`.
         keep_ended_for: Seconds after which an ended root run is forgotten.
         observers: Called with every event but content.
@@ -76,7 +80,8 @@ class Supervisor:
         if keep_ended < 0 or keep_ended_for < 0:
             raise MisuseError("keep_ended and keep_ended_for cannot be negative; 0 forgets ended runs at once")
         ended = EndedRuns(keep_ended, keep_ended_for)
-        self._state = SupervisorState(limits, policy or StopPolicy(), clock, max_running, ended, tuple(observers))
+        slots = Slots(max_running)
+        self._state = SupervisorState(limits, policy or StopPolicy(), clock, slots, ended, tuple(observers))
         self._outer: Supervisor | None = None  # the ambient one around the block
 
     async def __aenter__(self) -> Self:
@@ -132,8 +137,8 @@ class Supervisor:
         state = self._state
         return SupervisorStatistics(
             live=len(state.runs),
-            running=state.running,
-            queued=len(state.queue),
+            running=state.slots.running,
+            queued=len(state.slots.queue),
             remembered=len(state.ended.roots()),
             abandoned=self.abandoned,
             tasks={task: None if run is None else run.run_id for task, run in state.tasks.items()},
