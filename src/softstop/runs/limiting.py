@@ -75,6 +75,10 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
     if run.record.refusing and not gate.inside(run):
         hold.release()
         await gate.refuse(run)
+    if run.holds is None:
+        run.holds = set()
+    hold.kept_in = run.holds
+    run.holds.add(hold)
     return hold
 
 
@@ -82,11 +86,17 @@ async def _claim(run: RunState, fit: Fit) -> Claim:
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     claim = Claim(run.allowance.chain, fit, enclosing_holds(), lambda: wake_anywhere([waiter]))
     if claim.enter() is ClaimState.waiting:  # from here on another thread may decide it
+        if run.claims is None:
+            run.claims = []
+        run.claims.append(claim)
+        run.owner.bury()  # perhaps it is one of those that holds the room, or stands before it in the queue
         try:
             await waiter
         except BaseException:
             claim.withdraw()
             raise
+        finally:
+            run.claims.remove(claim)
     return claim
 
 

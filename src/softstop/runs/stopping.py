@@ -354,4 +354,7 @@ def end_if_loop_closed(run: RunState) -> None:
             stop = orphan.record.collect()
             if stop is not None:
                 _announce(orphan, stop)
+            for claim in orphan.claims or ():
+                claim.withdraw()
+            orphan.abandoned = orphan.work.names()
             end(orphan, Signal.cancel)

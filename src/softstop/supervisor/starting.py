@@ -103,9 +103,17 @@ def _owner(supervisor: SupervisorState) -> Owner:
             spawn=partial(_spawn, supervisor),
             launch=partial(_launch, supervisor),
             ended=partial(_ended, supervisor),
+            bury=_bury,
         )
+        registry.note_loop(supervisor.bind())
         supervisor.when_done = partial(_task_done, supervisor)
     return supervisor.owner
+
+
+def _bury() -> None:
+    if registry.forget_closed_loops():
+        for run in registry.live():
+            stopping.end_if_loop_closed(run)
 
 
 def _output_of(supervisor: SupervisorState, run_id: str) -> RunOutput:
