@@ -258,7 +258,9 @@ class RunLimits:
         return self.now.steps
 
     def update(self, **changes: Unpack[LimitChanges]) -> None:
-        """Change some of the limits of the live run; from another thread they hold a turn of the loop later.
+        """Change some of the limits of the live run. From any thread, and in a handler of `signal.signal`.
+
+        There they may hold a turn of the loop later.
 
         Raises:
             MisuseError: The run has ended, or a value is out of range.

@@ -36,7 +36,8 @@ T = TypeVar("T")
 class RunContext:
     """The run, as its body sees it.
 
-    Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool.
+    Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool. A
+    handler of `signal.signal` may strike inside of them: there, `loop.call_soon_threadsafe(run.charge, usage)`.
     """
 
     __slots__ = ("_responses", "_run", "_writer")

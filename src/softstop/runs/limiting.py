@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from ..aio.crossing import call_on
 from ..aio.parking import wake_anywhere
 from ..errors import BudgetExceeded, MisuseError
 from ..events import BudgetWarning
@@ -197,10 +196,8 @@ def change(run: RunState, changes: LimitChanges) -> None:
         for below in run.tree():
             check_priced(below.spec.runnable, "run")
     run.allowance.check(changes)
-    if run.writer.log.on_loop():
+    if not gate.deferred(run, _change, run, changes):
         _change(run, changes)
-    else:
-        call_on(run.loop, _change, run, changes)
 
 
 def _change(run: RunState, changes: LimitChanges) -> None:

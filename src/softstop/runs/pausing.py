@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..aio.crossing import call_on
 from ..events import RunContinued, RunPaused
 from . import gate
 from .state import RunState
@@ -16,8 +15,7 @@ PARENT: Final = "parent"
 
 def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
     """Pause the run and its members at their next step boundaries. From any thread."""
-    if not run.writer.log.on_loop():
-        call_on(run.loop, pause, run, reason, by)
+    if gate.deferred(run, pause, run, reason, by):
         return
     todo = [(run, by)]
     while todo:
@@ -35,8 +33,7 @@ def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
 
 def resume(run: RunState, by: str | None = None) -> None:
     """Resume a paused run; with `by`, only if that was the last party to pause it. From any thread."""
-    if not run.writer.log.on_loop():
-        call_on(run.loop, resume, run, by)
+    if gate.deferred(run, resume, run, by):
         return
     todo = [(run, by)]
     while todo:

@@ -34,13 +34,8 @@ def ask(run: RunState, request: StopRequest) -> StopReceipt:
     if asyncio._get_running_loop() is not run.loop or run.writer.log.half_written:
         return _ask_from_thread(run, request)
     receipt = request_stop(run, request)
-    if asyncio.current_task() is None:  # perhaps in a signal handler, while the loop sleeps: nothing else wakes it
-        call_on(run.loop, _nothing)
+    gate.wake_from_handler(run.loop)
     return receipt
-
-
-def _nothing() -> None:
-    """Wakes a loop by being called on it."""
 
 
 def request_stop(run: RunState, request: StopRequest) -> StopReceipt:
