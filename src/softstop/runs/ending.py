@@ -51,9 +51,11 @@ def _publish_and_leave(run: RunState, signal: Signal) -> None:
         run.work.close()
         run.alert = True
         gate.wake_paused(run)
-        run.owner.ended(run)
-        if run.waiting:
-            wake_anywhere(run.waiting)
+        try:
+            run.owner.ended(run)
+        finally:
+            if run.waiting:
+                wake_anywhere(run.waiting)
 
 
 def stop_alarm(run: RunState) -> None:

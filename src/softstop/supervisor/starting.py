@@ -157,22 +157,21 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
     if supervisor.runs.pop(run.run_id, None) is None:
         return
     supervisor.ended.add(run)
-    if run.parent is None:
-        _make_room(supervisor, run)
-    run.task = None  # so that a remembered run does not keep the caller's context; `tasks` still owns it
+    begun, run.task = run.task is not None, None  # a remembered run keeps no caller's context; `tasks` still owns it
     if not supervisor.runs:
         wake_all(supervisor.waiting)
+    if run.parent is None and begun:
+        _make_room(supervisor, run)
+    elif run.parent is None:
+        supervisor.slots.leave_queue(run)
 
 
 def _make_room(supervisor: SupervisorState, run: RunState) -> None:
-    if run.task is None:  # it has never begun
-        supervisor.slots.leave_queue(run)
-        return
     lender = supervisor.slots.end(run)
-    if lender is not None:
-        _lend(supervisor, lender)
     while (first := supervisor.slots.first()) is not None:
         _begin_queued(supervisor, first)
+    if lender is not None:
+        _lend(supervisor, lender)  # last, since an observer of its event may raise a BaseException
 
 
 # The queue of `max_running`
