@@ -58,6 +58,7 @@ class RunState:
     alert: bool = False  # stopping or paused: the one flag that hot paths read
     paused_by: frozenset[str] = frozenset()  # see `pausing`
     paused_at: float = 0.0  # loop time
+    paused_because: str | None = None
     held_for_turn: bool = False  # a stop of mode `turn` waits, and holds the scope
     refusals: WeakKeyDictionary[asyncio.Task[Any], int] | None = None  # by task, of those that swallow them
     # The result, written as the run ends
