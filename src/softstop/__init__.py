@@ -26,6 +26,7 @@ from .events import RunFailed as RunFailed
 from .events import RunPaused as RunPaused
 from .events import RunStarted as RunStarted
 from .events import RunStopRequested as RunStopRequested
+from .events import SlotLent as SlotLent
 from .events import Source as Source
 from .events import StepCompleted as StepCompleted
 from .events import StepRecord as StepRecord

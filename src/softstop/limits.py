@@ -21,8 +21,10 @@ class Limits(BaseModel):
     a number before the first step, of a time at the first wait.
 
     Args:
-        timeout: Seconds from the start of the run.
+        timeout: Seconds from the start of the run, not of its wait for a turn.
         idle_timeout: Seconds without an event, a chunk of a stream, a charge or a `heartbeat()`.
+        queue_timeout: Seconds that a root run may wait for its turn under `Supervisor(max_running=)`. The clocks of the
+            other two start with the run.
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
@@ -40,6 +42,7 @@ class Limits(BaseModel):
 
     timeout: Seconds | None = None
     idle_timeout: Seconds | None = None
+    queue_timeout: Seconds | None = None
     tokens: Annotated[int, Field(strict=True, ge=0, le=10**12)] | None = None
     cost_usd: Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None

@@ -119,7 +119,7 @@ class LimitReached(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_min_length=0, allow_inf_nan=False)  # as in events
 
-    kind: Literal["timeout", "idle_timeout", "tokens", "cost_usd", "steps"]
+    kind: Literal["timeout", "idle_timeout", "queue_timeout", "tokens", "cost_usd", "steps"]
     holder: str
     limit: float
     used: float

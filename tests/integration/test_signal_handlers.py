@@ -1,15 +1,15 @@
-"""A stop that is pressed in a handler of `signal.signal`, which runs between any two bytecodes of the loop's thread."""
+"""What is called in a handler of `signal.signal`, which runs between any two bytecodes of the loop's thread."""
 
 import asyncio
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import anyio
+import pytest
 
-from softstop import Agent, Run, RunContext, StopMode
-from softstop.events import RunContent, RunStopRequested
+from softstop import Agent, Event, Limits, Run, RunContent, RunContext, RunPaused, RunStopRequested, StopMode, Usage
 
 
 @contextmanager
@@ -58,25 +58,69 @@ async def test_a_stop_in_a_signal_handler_never_comes_between_the_number_of_an_e
         assert len(text) + len(others) == events[-1].seq  # a character for each delta, also where those are merged
 
 
-async def test_each_moment_of_a_write_at_which_a_handler_can_strike() -> None:
+ACTIONS: dict[str, tuple[Callable[[Run], object], type[Event]]] = {
+    "cancel": (lambda run: run.cancel(mode=StopMode.now), RunStopRequested),
+    "pause": (lambda run: run.pause(), RunPaused),
+    "limits.update": (lambda run: run.limits.update(tokens=5), RunStopRequested),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_each_moment_of_a_write_at_which_a_handler_can_strike(action: str) -> None:
     """The clock is read in the middle of a write: here the handler strikes there, each time."""
+    act, told = ACTIONS[action]
 
     async def body(run: RunContext, message: object) -> None:
+        run.charge(Usage(output_tokens=10))
         log = run._run.writer.log
         clock = log.clock
 
         def strikes() -> float:
             log.clock = clock
-            handle.cancel(mode=StopMode.now)
+            act(handle)
             return clock()
 
         log.clock = strikes
         run.write("x")
+        await asyncio.sleep(0.01)
 
-    handle = Agent(body).arun("go")
+    handle = Agent(body).arun("go", limits=Limits(tokens=100))
     with anyio.fail_after(10):
         await handle
         events = [event async for event in handle.events()]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     names = [type(event) for event in events]
-    assert names.count(RunStopRequested) == 1
+    assert names.count(told) == 1
+
+
+async def test_a_pause_in_a_signal_handler_is_told_at_once_and_a_resume_there_lets_the_run_go_on_at_once() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await asyncio.sleep(1)
+        await run.boundary()
+
+    run = Agent(body).arun("go")
+    began = time.monotonic()
+    with anyio.fail_after(10):
+        with alarms(lambda *_: run.pause(), 0.1):
+            async for event in run.events():
+                if isinstance(event, RunPaused):
+                    break
+            assert time.monotonic() - began < 0.9
+            await asyncio.sleep(1)
+        with alarms(lambda *_: run.resume(), 0.1):
+            output = await run
+    assert output.status == "completed"
+    assert time.monotonic() - began < 5
+
+
+async def test_a_limit_that_is_lowered_in_a_signal_handler_is_reached_in_time() -> None:
+    async def sleeps(run: RunContext, message: object) -> None:
+        await asyncio.sleep(60)
+
+    run = Agent(sleeps).arun("go", limits=Limits(timeout=50))
+    began = time.monotonic()
+    with alarms(lambda *_: run.limits.update(timeout=0.3), 0.1), anyio.fail_after(10):
+        output = await run
+    assert output.stop is not None
+    assert output.stop.cause == "timeout"
+    assert time.monotonic() - began < 5

@@ -21,6 +21,7 @@ from softstop import (
     RunPaused,
     RunStarted,
     RunStopRequested,
+    SlotLent,
     Source,
     StepCompleted,
     StepRecord,
@@ -97,6 +98,10 @@ NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, st
         RunEvent.run_continued, TeamRunEvent.run_continued, WorkflowRunEvent.workflow_continued,
         "RunContinued", "TeamRunContinued", "WorkflowContinued",
     ),
+    SlotLent: (
+        RunEvent.slot_lent, TeamRunEvent.slot_lent, WorkflowRunEvent.slot_lent,
+        "SlotLent", "TeamSlotLent", "SlotLent",
+    ),
     RunCancelled: (
         RunEvent.run_cancelled, TeamRunEvent.run_cancelled, WorkflowRunEvent.workflow_cancelled,
         "RunCancelled", "TeamRunCancelled", "WorkflowCancelled",
@@ -126,6 +131,7 @@ OWN_FIELDS: dict[type[Event], set[str]] = {
     BudgetWarning: {"limit"},
     RunPaused: {"reason"},
     RunContinued: set(),
+    SlotLent: {"to"},
     RunCompleted: {"status", "content", "usage", "steps", "errors"},
     RunFailed: {"status", "content", "usage", "steps", "errors", "error"},
     RunCancelled: {
@@ -156,7 +162,7 @@ times = st.floats(0, 1e10)
 ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", fullmatch=True)
 limits = st.builds(
     LimitReached,
-    kind=st.sampled_from(["timeout", "idle_timeout", "tokens", "cost_usd", "steps"]),
+    kind=st.sampled_from(["timeout", "idle_timeout", "queue_timeout", "tokens", "cost_usd", "steps"]),
     holder=texts,
     limit=st.floats(0, 1e12),
     used=st.floats(0, 1e12),
@@ -187,6 +193,7 @@ FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
     BudgetWarning: (limits,),
     RunPaused: (maybe,),
     RunContinued: (),
+    SlotLent: (ids,),
     RunCompleted: outcome,
     RunFailed: (*outcome, texts),
     RunCancelled: (
@@ -223,6 +230,7 @@ def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
         BudgetWarning: (LimitReached(kind="tokens", holder="team", limit=100.0, used=80.0),),
         RunPaused: ("lunch",),
         RunContinued: (),
+        SlotLent: ("r2",),
         RunCompleted: ("hello", Usage(input_tokens=1), (), ()),
         RunFailed: ("hello", Usage(), (), ("KeyError: 'x'",), "KeyError: 'x'"),
         RunCancelled: (

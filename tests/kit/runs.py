@@ -110,6 +110,21 @@ async def begun(run: Run) -> Run:
     return run
 
 
+def orphan(body: Any, **options: Any) -> Run:
+    """A run whose loop was closed under it, as a crash or careless code leaves it."""
+
+    async def main() -> Run:
+        run = await begun(Supervisor().start(Agent(body), "go", **options))
+        await asyncio.sleep(0)
+        return run
+
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+
 class OtherThread:
     """A thread that does one thing when asked, while the asking loop stands still."""
 

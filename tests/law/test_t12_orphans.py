@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.runs import assert_one_outcome_last, begun, chatty, listen, names, payer, sleeper
+from kit.runs import assert_one_outcome_last, begun, chatty, listen, names, orphan, payer, sleeper
 from softstop import (
     Agent,
     Limits,
@@ -24,21 +24,6 @@ from softstop import (
     cancel_run,
 )
 from softstop.testing import run_virtual
-
-
-def orphan(body: Any, **options: Any) -> Run:
-    """A run whose loop was closed under it, as a crash or careless code leaves it."""
-
-    async def main() -> Run:
-        run = await begun(Supervisor().start(Agent(body), "go", **options))
-        await asyncio.sleep(0)
-        return run
-
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(main())
-    finally:
-        loop.close()
 
 
 class ClosesAsSomebodyCalls(asyncio.SelectorEventLoop):

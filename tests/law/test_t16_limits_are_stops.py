@@ -179,35 +179,6 @@ async def test_the_timeout_counts_from_the_start_of_the_run_and_not_from_its_adm
         assert now() == 15
 
 
-@pytest.mark.parametrize("kind", LIMITS)
-async def test_a_limit_of_0_is_taken_for_every_kind_and_reached_at_once(kind: str) -> None:
-    begun_steps: list[float] = []
-
-    async def body(run: RunContext, message: object) -> None:
-        if "timeout" in kind:
-            await anyio.sleep(1)
-        async with run.step("call"):
-            begun_steps.append(now())
-
-    async with Supervisor() as supervisor:
-        output = await supervisor.start(Agent(body), limits=Limits(**{kind: 0})).ended()
-        assert now() == 0
-    assert begun_steps == []
-    assert output.stop is not None
-    assert output.stop.cause is LIMITS[kind][1]
-    assert output.stop.limit == LimitReached(kind=kind, holder="run", limit=0, used=0)  # type: ignore[arg-type]
-
-
-async def test_an_empty_budget_refuses_until_it_is_raised() -> None:
-    empty = Budget(tokens=0)
-    async with Supervisor() as supervisor:
-        refused = await supervisor.start(Agent(payer), budgets=[empty]).ended()
-        empty.raise_to(tokens=10)
-        assert (await supervisor.start(Agent(payer), budgets=[empty]).ended()).value == "paid"
-    assert refused.stop is not None
-    assert (refused.steps, refused.stop.cause) == ((), StopCause.token_budget)
-
-
 # -- order -----------------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,7 @@ from softstop import (
     RunOutput,
     RunStarted,
     RunStatus,
+    SlotLent,
     Source,
     StepRecord,
     StopCause,
@@ -182,14 +183,16 @@ async def users_of_an_output(run: Run) -> None:
     async with agent.arun("hi") as owned:
         assert_type(owned, Run)
         assert_type(await anext(owned.events()), Event)
-    assert_type(team.arun("hi"), Run)
-    assert_type(flow.arun("hi"), Run)
+    assert_type(team.arun("hi", parent=None), Run)
+    assert_type(flow.arun("hi", parent="here", limits=None), Run)
+    assert_type(SlotLent(to="r2").to, str)
 
 
 def users_of_run() -> None:
     assert_type(agent.run("hi"), RunOutput)
     assert_type(agent.run("hi", stream=False), RunOutput)
-    stream = agent.run("hi", stream=True, run_id="r1")
+    assert_type(team.run("hi", parent=None), RunOutput)
+    stream = agent.run("hi", stream=True, parent=None, run_id="r1")
     assert_type(stream, SyncEventStream)
     for event in stream:
         assert_type(event, Event)
@@ -204,7 +207,7 @@ class Metrics:
 
 async def users_of_supervisor(options: RunOptions) -> None:
     async with Supervisor(
-        limits=Limits(timeout=60),
+        limits=Limits(timeout=60, queue_timeout=5),
         policy=StopPolicy(),
         max_running=10,
         keep_ended=100,

@@ -21,7 +21,7 @@ PUBLIC = [
     "ModelRequestStarted", "Outcome", "Parallel", "Router", "Run", "RunCancelled", "RunCompleted", "RunContent",
     "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFailed", "RunIdTaken",
     "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunStarted",
-    "RunStatus", "RunStopRequested", "RunStopped", "SoftstopError", "Source", "Step", "StepCompleted",
+    "RunStatus", "RunStopRequested", "RunStopped", "SlotLent", "SoftstopError", "Source", "Step", "StepCompleted",
     "StepFailed", "StepRecord", "StepStarted", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
     "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed", "SupervisorStatistics",
     "SyncEventStream",

@@ -16,6 +16,7 @@ from .kinds import RunFailed as RunFailed
 from .kinds import RunPaused as RunPaused
 from .kinds import RunStarted as RunStarted
 from .kinds import RunStopRequested as RunStopRequested
+from .kinds import SlotLent as SlotLent
 from .kinds import StepCompleted as StepCompleted
 from .kinds import StepKind as StepKind
 from .kinds import StepRecord as StepRecord

@@ -131,6 +131,16 @@ class RunContinued(Event):
     """A paused run goes on."""
 
 
+@event
+class SlotLent(Event):
+    """The run waits for a root run that had to wait for a slot (`max_running`), and has lent its own to that one.
+
+    Told once for each run that begins so, in the log of the one that waits.
+    """
+
+    to: str
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """How one step of a run ended."""
@@ -194,7 +204,7 @@ class RunCancelled(Outcome):
 EVENT_CLASSES: tuple[type[Event], ...] = (
     RunStarted, RunContent, StepStarted, StepCompleted, ToolCallStarted, ToolCallCompleted,
     ModelRequestStarted, ModelRequestCompleted, RunStopRequested, RunEscalated, UsageRejected,
-    BudgetWarning, RunPaused, RunContinued, RunCancelled, RunCompleted, RunFailed,
+    BudgetWarning, RunPaused, RunContinued, SlotLent, RunCancelled, RunCompleted, RunFailed,
 )  # fmt: skip
 Event.CLASSES = EVENT_CLASSES
 

@@ -176,10 +176,11 @@ Chain = tuple[Ledger, ...]
 class Hold:
     """Room that one begun step has reserved in every ledger of its chain and not spent yet."""
 
-    __slots__ = ("_abandoned", "_nano_usd", "_tokens", "chain")
+    __slots__ = ("_abandoned", "_nano_usd", "_tokens", "chain", "kept_in")
 
     def __init__(self, chain: Chain, amount: Amount) -> None:
         self.chain = chain
+        self.kept_in: set[Hold] | None = None  # its owner's holds, which it leaves when it is released
         self._tokens, self._nano_usd = amount
         self._abandoned: Amount | None = None  # counted as spent for a step that was abandoned, and not used yet
 
@@ -215,6 +216,8 @@ class Hold:
 
     def release(self) -> None:
         """Give back the remaining part; synchronously, so that no cancellation can interrupt it."""
+        if self.kept_in is not None:
+            self.kept_in.discard(self)
         with _lock.held:
             tokens, nano_usd = self._abandoned or (0, 0)
             self._abandoned = None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from threading import get_ident
 from typing import Final, TypeVar, cast
@@ -27,8 +28,8 @@ class Log:
     """All events of a root run and its members, in one order, numbered from 1 without a gap."""
 
     __slots__ = (
-        "_first", "_folded", "_regions", "clock", "full", "late", "loop", "observers", "recent", "seq", "thread",
-        "waiters",
+        "_first", "_folded", "_regions", "clock", "full", "late", "lending", "loop", "observers", "recent", "seq",
+        "thread", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,7 @@ class Log:
         self._folded: list[Event | Region] | None = None  # made with the first fold
         self._regions: list[Region] | None = None  # those of `_folded`
         self.waiters: Waiters | None = None  # readers that are up to date; made with the first
+        self.lending: Callable[[], AbstractContextManager[None]] | None = None  # around waits for a run that is queued
 
     def on_loop(self) -> bool:
         """Whether the caller is in the loop's thread; a third of the cost of `get_running_loop`."""
@@ -72,6 +74,15 @@ class Log:
         else:
             self.waiters.append(waiter)
         return waiter
+
+    def lends(self) -> AbstractContextManager[None]:
+        """A context for a wait for the run: whoever waits for a run that is queued lends it a slot, if it has one."""
+        return nullcontext() if self.lending is None else self.lending()
+
+    async def lent(self, wait: Awaitable[None]) -> None:
+        """Wait so."""
+        with self.lends():
+            await wait
 
     def forget(self, waiter: asyncio.Future[None]) -> None:
         """Drop the future of a reader that no longer waits."""

@@ -48,7 +48,8 @@ class EventStream:
                 while log.seq == self._after and not writer.closed:  # nothing new, and no outcome yet
                     waiter = log.waiter()
                     try:
-                        await waiter  # inline: each turn of each reader passes here, and a coroutine of its own costs
+                        # inline: each turn of each reader passes here, and a coroutine of its own costs
+                        await (waiter if log.lending is None else log.lent(waiter))
                     except asyncio.CancelledError:
                         log.forget(waiter)
                         self._was_cancelled()
@@ -123,7 +124,7 @@ async def _wait_for_more(writer: Writer, after: int) -> tuple[list[Event], int, 
             return events, seen, done
         waiter = log.waiter()
         try:
-            await waiter
+            await log.lent(waiter)
         finally:
             log.forget(waiter)
         after = seen

@@ -14,7 +14,7 @@ from ..runs.context import RunContext
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
 from ..stops import StopPolicy
-from ..supervisor.current import cancel_run, start_here
+from ..supervisor.current import Parent, cancel_run, start_here
 from ..supervisor.portal import SyncEventStream, run_sync, stream_sync
 
 
@@ -43,43 +43,63 @@ class Startable(ABC):
     def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
         """Do the work; for the run that owns the call."""
 
-    def arun(self, message: object = None, *, stream: bool | None = None, **options: Unpack[RunOptions]) -> Run:
+    def arun(
+        self,
+        message: object = None,
+        *,
+        stream: bool | None = None,
+        parent: Parent = "here",
+        **options: Unpack[RunOptions],
+    ) -> Run:
         """Start a run now and return it: `await` it for its output, or read its events with `async for`.
 
-        Inside a body the run becomes a member of that body's run; else it belongs to the supervisor around, or to the
-        loop's default one.
+        Inside a body the run becomes a member of that body's run; else, or with `parent=None`, it is a root run, which
+        belongs to the supervisor around, or to the loop's default one.
 
         Args:
             message: Passed to the body.
             stream: Accepted and not needed; a Run is both an awaitable and a stream.
+            parent: None starts a root run also inside a body, as in a worker task that serves others: no stop, limit or
+                cost of that body's run reaches it.
             options: See `RunOptions`.
 
         Raises:
             MisuseError: No event loop is running here, or an option is wrong.
         """
         del stream
-        return start_here(self, message, options)
+        return start_here(self, message, options, parent)
 
     @overload
     def run(
-        self, message: object = None, *, stream: Literal[False] = False, **options: Unpack[RunOptions]
+        self,
+        message: object = None,
+        *,
+        stream: Literal[False] = False,
+        parent: Parent = "here",
+        **options: Unpack[RunOptions],
     ) -> RunOutput: ...
     @overload
     def run(
-        self, message: object = None, *, stream: Literal[True], **options: Unpack[RunOptions]
+        self, message: object = None, *, stream: Literal[True], parent: Parent = "here", **options: Unpack[RunOptions]
     ) -> SyncEventStream: ...
     def run(
-        self, message: object = None, *, stream: bool = False, **options: Unpack[RunOptions]
+        self,
+        message: object = None,
+        *,
+        stream: bool = False,
+        parent: Parent = "here",
+        **options: Unpack[RunOptions],
     ) -> RunOutput | SyncEventStream:
         """Run from a plain thread: wait for the output, or with `stream=True` iterate over the events.
 
         Ctrl-C while it waits stops the run at its next step boundary and is raised when the run has ended; a second
-        one does not wait for that.
+        one does not wait for that. In a thread that a step waits for, the run is a member of that step's run, unless
+        `parent` is None.
 
         Raises:
             MisuseError: An event loop runs in this thread, or an option is wrong.
         """
-        return stream_sync(self, message, options) if stream else run_sync(self, message, options)
+        return (stream_sync if stream else run_sync)(self, message, options, parent)
 
     def cancel_run(self, run_id: str, reason: str | None = None) -> bool:
         """Stop a run at its next step boundary; from any thread. See `softstop.cancel_run`."""

@@ -156,8 +156,13 @@ class Allowance:
         """Return the limits after these changes, without making them.
 
         Raises:
-            MisuseError: A value out of range, or an idle limit for a run that was started without one.
+            MisuseError: A value out of range, a limit that only counts at the start, or an idle limit for a run that
+                was started without one.
         """
+        fixed = changes.keys() - LimitChanges.__annotations__.keys()
+        if fixed:
+            names = ", ".join(LimitChanges.__annotations__)
+            raise MisuseError(f"{min(fixed)} of a run that was started cannot be changed; limits.update takes {names}")
         if changes.get("idle_timeout") is not None and self._activity is None:
             raise MisuseError("an idle_timeout can only be changed for a run that was started with one")
         return checked(Limits, {**self.limits.model_dump(), **changes}, "this is no limit")
@@ -254,7 +259,9 @@ class RunLimits:
         return self.now.steps
 
     def update(self, **changes: Unpack[LimitChanges]) -> None:
-        """Change some of the limits of the live run; from another thread they hold a turn of the loop later.
+        """Change some of the limits of the live run. From any thread, and in a handler of `signal.signal`.
+
+        There they may hold a turn of the loop later.
 
         Raises:
             MisuseError: The run has ended, or a value is out of range.

@@ -39,7 +39,8 @@ class RunContext:
 
     Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool, if
     that is one of `anyio.to_thread` or `asyncio.to_thread`. `loop.run_in_executor` copies no context, so that what is
-    charged there is not taken out of what its step has reserved.
+    charged there is not taken out of what its step has reserved. A handler of `signal.signal` may strike in the middle
+    of them: there, `loop.call_soon_threadsafe(run.charge, usage)`.
     """
 
     __slots__ = ("_responses", "_run", "_writer")

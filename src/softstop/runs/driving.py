@@ -12,7 +12,7 @@ from ..errors import MisuseError, StepFailed, process_interrupt, safe_error, unf
 from ..events import RunStarted
 from ..law.machine import Ending, Signal
 from ..stops import RunStatus
-from . import ending, gate, stopping
+from . import ending, gate, pausing, stopping
 from .context import RunContext
 from .limiting import reach_time_or_steps
 from .members import end_members
@@ -70,6 +70,8 @@ def _begin(run: RunState) -> None:
     run.scope.enter(run.task)
     run.writer.emit(RunStarted())
     run.allowance.start(partial(reach_time_or_steps, run))
+    if run.paused_by:
+        pausing.tell(run)
     current.set(run)
     if run.parent is not None:
         stopping.inherit(run, run.parent)

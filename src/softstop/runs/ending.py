@@ -10,12 +10,12 @@ from ..aio.closing import finish_within
 from ..aio.parking import wait_in, wake_anywhere
 from ..errors import process_interrupt, safe_error
 from ..events import RunCancelled, RunCompleted, RunFailed
+from ..law.ledgers import Hold
 from ..law.locks import ForkSafeLock
 from ..law.machine import Signal
 from ..stops import RunStatus, StopRequest
 from . import gate
 from .clients import close_all
-from .open_work import OpenStep
 from .spec import RunOutput
 from .state import RunState, StopHook
 
@@ -33,6 +33,8 @@ def decide(run: RunState, signal: Signal) -> bool:
         if not run.record.end(signal):
             return False
     try:
+        if run.holds:
+            _forfeit(run.holds, run)
         if run.work.is_open or run.work.stages:
             _close_abandoned_steps(run)
     finally:  # also if an observer raises a BaseException
@@ -49,9 +51,11 @@ def _publish_and_leave(run: RunState, signal: Signal) -> None:
         run.work.close()
         run.alert = True
         gate.wake_paused(run)
-        run.owner.ended(run)
-        if run.waiting:
-            wake_anywhere(run.waiting)
+        try:
+            run.owner.ended(run)
+        finally:
+            if run.waiting:
+                wake_anywhere(run.waiting)
 
 
 def stop_alarm(run: RunState) -> None:
@@ -62,13 +66,20 @@ def stop_alarm(run: RunState) -> None:
 
 
 def _close_abandoned_steps(run: RunState) -> None:
-    """Tell the end of what the run ends without, and count what it has reserved as spent: what it uses is not known."""
+    """Tell the end of what the run ends without."""
     run.abandoned = run.abandoned or run.work.names()
     with ExitStack() as ends:  # all of them, also if an observer raises a BaseException
         for each in reversed(run.work.all_open()):
-            if isinstance(each, OpenStep) and each.hold is not None:
-                ends.callback(each.hold.abandon)
             ends.callback(run.writer.emit, each.announced[1](each.name, each.step_id, "abandoned", None))
+
+
+def _forfeit(holds: set[Hold], run: RunState) -> None:
+    """Count what is still reserved as spent, since nobody knows what it uses, and say so."""
+    tokens = sum(hold.remaining.tokens for hold in holds)
+    nano_usd = sum(hold.remaining.nano_usd for hold in holds)
+    run.add_error(f"forfeit: {tokens:,} tokens and {nano_usd:,} nano-USD, reserved by what the run has ended without")
+    for hold in holds:
+        hold.abandon()
 
 
 def _publish(run: RunState, signal: Signal) -> None:

@@ -6,9 +6,12 @@ Order matters everywhere: look at the record first, hold the scope second.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..aio.closing import pass_unless_cancelled
+from ..aio.crossing import call_on
 from ..aio.deferred_scope import DELIVERED, PULSE
 from ..aio.parking import wait_in, wake_all
 from .open_work import current_step
@@ -92,6 +95,28 @@ async def _slow_down(run: RunState, at_once: int = REFUSED_AT_ONCE) -> None:
     refusals[task] = times = refusals.get(task, 0) + 1
     if times > at_once:
         await asyncio.sleep(PULSE)
+
+
+def deferred(run: RunState, call: Callable[..., object], *args: Any) -> bool:
+    """Whether a call must be made by the loop, a moment later, and is scheduled so; else it may be made here and now.
+
+    It must if it comes from another thread, or in a handler of `signal.signal` into the middle of an event.
+    """
+    if run.writer.log.on_loop() and not run.writer.log.half_written:
+        wake_from_handler(run.loop)
+        return False
+    call_on(run.loop, call, *args)
+    return True
+
+
+def wake_from_handler(loop: asyncio.AbstractEventLoop) -> None:
+    """Wake the loop if the caller is perhaps a signal handler that has struck while it sleeps: nothing else does."""
+    if asyncio._get_running_loop() is loop and asyncio.current_task() is None:
+        call_on(loop, _nothing)
+
+
+def _nothing() -> None:
+    """Wakes a loop by being called on it."""
 
 
 def update_alert(run: RunState) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from ..aio.crossing import call_on
 from ..aio.parking import wake_anywhere
 from ..errors import BudgetExceeded, MisuseError
 from ..events import BudgetWarning
@@ -75,6 +74,10 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
     if run.record.refusing and not gate.inside(run):
         hold.release()
         await gate.refuse(run)
+    if run.holds is None:
+        run.holds = set()
+    hold.kept_in = run.holds
+    run.holds.add(hold)
     return hold
 
 
@@ -82,11 +85,17 @@ async def _claim(run: RunState, fit: Fit) -> Claim:
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     claim = Claim(run.allowance.chain, fit, enclosing_holds(), lambda: wake_anywhere([waiter]))
     if claim.enter() is ClaimState.waiting:  # from here on another thread may decide it
+        if run.claims is None:
+            run.claims = []
+        run.claims.append(claim)
+        run.owner.bury()  # perhaps it is one of those that holds the room, or stands before it in the queue
         try:
             await waiter
         except BaseException:
             claim.withdraw()
             raise
+        finally:
+            run.claims.remove(claim)
     return claim
 
 
@@ -190,10 +199,8 @@ def change(run: RunState, changes: LimitChanges) -> None:
         for below in run.tree():
             check_priced(below.spec.runnable, "run")
     run.allowance.check(changes)
-    if run.writer.log.on_loop():
+    if not gate.deferred(run, _change, run, changes):
         _change(run, changes)
-    else:
-        call_on(run.loop, _change, run, changes)
 
 
 def _change(run: RunState, changes: LimitChanges) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..aio.crossing import call_on
 from ..events import RunContinued, RunPaused
+from ..stops import RunStatus
 from . import gate
 from .state import RunState
 
@@ -16,8 +16,7 @@ PARENT: Final = "parent"
 
 def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
     """Pause the run and its members at their next step boundaries. From any thread."""
-    if not run.writer.log.on_loop():
-        call_on(run.loop, pause, run, reason, by)
+    if gate.deferred(run, pause, run, reason, by):
         return
     todo = [(run, by)]
     while todo:
@@ -27,16 +26,22 @@ def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
         already, here.paused_by = here.paused_by, here.paused_by | {by}
         if not already:
             gate.update_alert(here)
-            here.writer.emit(RunPaused(reason))
-            here.paused_at = here.loop.time()
-            here.allowance.pause()
+            here.paused_because = reason
+            if here.record.status is not RunStatus.pending:
+                tell(here)
             todo += [(member, PARENT) for member in reversed(here.members or ())]
+
+
+def tell(run: RunState) -> None:
+    """Announce a pause and stop the clocks; when the run begins, if it was paused before."""
+    run.writer.emit(RunPaused(run.paused_because))
+    run.paused_at = run.loop.time()
+    run.allowance.pause()
 
 
 def resume(run: RunState, by: str | None = None) -> None:
     """Resume a paused run; with `by`, only if that was the last party to pause it. From any thread."""
-    if not run.writer.log.on_loop():
-        call_on(run.loop, resume, run, by)
+    if gate.deferred(run, resume, run, by):
         return
     todo = [(run, by)]
     while todo:
@@ -46,6 +51,7 @@ def resume(run: RunState, by: str | None = None) -> None:
         if paused_by and not here.paused_by:
             gate.update_alert(here)
             gate.wake_paused(here)
-            here.writer.emit(RunContinued())
-            here.allowance.resume(here.loop.time() - here.paused_at)
+            if here.record.status is not RunStatus.pending:
+                here.writer.emit(RunContinued())
+                here.allowance.resume(here.loop.time() - here.paused_at)
             todo += [(member, PARENT) for member in reversed(here.members or ())]

@@ -114,7 +114,7 @@ class Run:
         """Pause the run at its next step boundary until `resume()`; steps that have begun are finished.
 
         Members are paused with it, and a stop ends the pause. The clocks of `timeout` and `idle_timeout` stand still
-        meanwhile. From any thread.
+        meanwhile. From any thread, and in a handler of `signal.signal`.
 
         Args:
             reason: Free text, kept up to 1,000 characters.
@@ -122,7 +122,7 @@ class Run:
         pausing.pause(self._state, None if reason is None else label(reason, "reason"))
 
     def resume(self) -> None:
-        """Let a paused run go on. From any thread."""
+        """Let a paused run go on. From any thread, and in a handler of `signal.signal`."""
         pausing.resume(self._state)
 
     def events(self, after: int = 0) -> EventStream:

@@ -13,6 +13,7 @@ from ..aio.deferred_scope import DeferredScope
 from ..aio.parking import Waiters
 from ..errors import MOST_ERRORS
 from ..events import Outcome, Source, Stamp
+from ..law.ledgers import Claim, Hold
 from ..law.machine import StopRecord
 from ..limits import Limits
 from ..log.log import Log
@@ -36,6 +37,7 @@ class Owner:
     spawn: Callable[[Coroutine[Any, Any, None], Context | None], asyncio.Task[None]]  # own a task until it is done
     launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
     ended: Callable[[RunState], None]  # an outcome is published
+    bury: Callable[[], None]  # end all runs of the process whose loop was closed
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -56,6 +58,7 @@ class RunState:
     alert: bool = False  # stopping or paused: the one flag that hot paths read
     paused_by: frozenset[str] = frozenset()  # see `pausing`
     paused_at: float = 0.0  # loop time
+    paused_because: str | None = None
     held_for_turn: bool = False  # a stop of mode `turn` waits, and holds the scope
     refusals: WeakKeyDictionary[asyncio.Task[Any], int] | None = None  # by task, of those that swallow them
     # The result, written as the run ends
@@ -74,6 +77,8 @@ class RunState:
     members: list[RunState] | None = None
     hooks: list[StopHook] | None = None
     clients: list[Client] | None = None
+    holds: set[Hold] | None = None  # room that its steps and model requests have reserved
+    claims: list[Claim] | None = None  # those that wait for room
     context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
     paused_waiters: Waiters | None = None  # for the end of a pause
     waiting: Waiters | None = None  # for the outcome

@@ -34,13 +34,8 @@ def ask(run: RunState, request: StopRequest) -> StopReceipt:
     if asyncio._get_running_loop() is not run.loop or run.writer.log.half_written:
         return _ask_from_thread(run, request)
     receipt = request_stop(run, request)
-    if asyncio.current_task() is None:  # perhaps in a signal handler, while the loop sleeps: nothing else wakes it
-        call_on(run.loop, _nothing)
+    gate.wake_from_handler(run.loop)
     return receipt
-
-
-def _nothing() -> None:
-    """Wakes a loop by being called on it."""
 
 
 def request_stop(run: RunState, request: StopRequest) -> StopReceipt:
@@ -114,8 +109,12 @@ async def wait_for_end(run: RunState) -> None:
     On another loop nobody says when that of the run is closed with the run in it: it is looked for.
     """
     end_if_loop_closed(run)
-    if asyncio.get_running_loop() is run.loop:
-        await ending.ended(run)
+    log = run.writer.log
+    wait = ending.ended(run) if asyncio.get_running_loop() is run.loop else _ended_elsewhere(run)
+    await (wait if log.lending is None else log.lent(wait))
+
+
+async def _ended_elsewhere(run: RunState) -> None:
     while run.outcome is None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if run.waiting is None:
@@ -350,4 +349,7 @@ def end_if_loop_closed(run: RunState) -> None:
             stop = orphan.record.collect()
             if stop is not None:
                 _announce(orphan, stop)
+            for claim in orphan.claims or ():
+                claim.withdraw()
+            orphan.abandoned = orphan.work.names()
             end(orphan, Signal.cancel)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from ..limits import Limits
 from ..log.writer import Activity
@@ -97,10 +98,16 @@ class Timers:
             self._idle = self._loop.call_at(activity.at + idle, self._check_idle)
 
     def _fire(self, cause: StopCause, used: LimitReached) -> None:
-        self._defer(OUTRANKED + self._depth, cause, used)
+        call_outranked(self._loop, self._depth, self._reached, cause, used)
 
-    def _defer(self, turns: int, cause: StopCause, used: LimitReached) -> None:
-        if turns:
-            self._loop.call_soon(self._defer, turns - 1, cause, used)
-        else:
-            self._reached(cause, used)
+
+def call_outranked(loop: asyncio.AbstractEventLoop, depth: int, call: Callable[..., object], *args: Any) -> None:
+    """Call as soon as a user's stop of this instant, and limits of runs above this depth, have come first."""
+    _after_turns(loop, OUTRANKED + depth, partial(call, *args))
+
+
+def _after_turns(loop: asyncio.AbstractEventLoop, turns: int, call: Callable[[], object]) -> None:
+    if turns:
+        loop.call_soon(_after_turns, loop, turns - 1, call)
+    else:
+        call()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 from ..checks import typed
+from ..errors import MisuseError
 from ..protocols import Runnable
 from ..runs import stopping
 from ..runs.context import RunContext
 from ..runs.members import start_member
 from ..runs.run import Run
 from ..runs.spec import RunOptions
-from ..runs.state import current
+from ..runs.state import RunState, current
 from ..stops import user_request
 from .defaults import defaults
 from .registry import registry
 from .state import running_loop
 from .supervisor import Supervisor, ambient
+
+Parent = Literal["here"] | None  # of a new run: the run whose body calls, if there is one, or none
 
 
 def current_run() -> RunContext | None:
@@ -41,9 +45,23 @@ def current_supervisor() -> Supervisor:
     return defaults.of(loop)
 
 
-def start_here(runnable: Runnable, message: object, options: RunOptions) -> Run:
-    """Start a run as a member inside a body, else under the current supervisor."""
-    parent = current.get()
+def run_around(parent: Parent) -> RunState | None:
+    """The run whose member a new one becomes; None for a root run.
+
+    Raises:
+        MisuseError: `parent` is neither "here" nor None.
+    """
+    if parent is not None and parent != "here":
+        raise MisuseError(
+            f'parent is "here" or None, which starts a root run, not {parent!r:.80}; a member of another run starts by '
+            "its run.start_member(...)"
+        )
+    return None if parent is None else current.get()
+
+
+def start_here(runnable: Runnable, message: object, options: RunOptions, parent_is: Parent) -> Run:
+    """Start a run as a member inside a body, else, or with `parent_is=None`, under the current supervisor."""
+    parent = run_around(parent_is)
     here = parent is not None and asyncio._get_running_loop() is parent.loop
     if parent is not None and here and (parent.work.given_up or not parent.record.ended):
         return Run(start_member(parent, runnable, message, options))  # refused if the run was abandoned

@@ -49,7 +49,8 @@ async def drain(supervisor: SupervisorState, timeout: float, wait: float) -> int
 def stop_all(supervisor: SupervisorState, mode: StopMode, reason: str | None = None) -> None:
     """Admit nothing more, and stop every root run, some in each turn of the loop, so that it stays responsive."""
     supervisor.closed = True
-    supervisor.queue.clear()  # queued runs are stopped like the others, and never begin
+    for run in tuple(supervisor.slots.queue):  # queued runs are stopped like the others, and never begin
+        supervisor.slots.leave_queue(run)
     _stop_some(supervisor.bind(), _requests(supervisor, mode, reason))
 
 

@@ -25,6 +25,7 @@ from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
 from ..runs.state import RunState, current
 from ..stops import StopCause, StopRequest
+from .current import Parent, run_around
 from .defaults import defaults
 from .supervisor import Supervisor, ambient
 
@@ -90,18 +91,19 @@ _portal = Portal()
 atexit.register(_portal.close)
 
 
-def run_sync(runnable: Runnable, message: object, options: RunOptions) -> RunOutput:
+def run_sync(runnable: Runnable, message: object, options: RunOptions, parent: Parent) -> RunOutput:
     """Run something from a plain thread and wait for its output; see `Startable.run`."""
     started: list[Run] = []  # filled in the loop's thread, so that an exception at any moment finds the run
     with _caller_of(started):
-        return _wait(_start(runnable, message, options, started).ended)
+        run = _start(runnable, message, options, run_around(parent), started)
+        return _wait(run, run.ended)
 
 
-def stream_sync(runnable: Runnable, message: object, options: RunOptions) -> SyncEventStream:
+def stream_sync(runnable: Runnable, message: object, options: RunOptions, parent: Parent) -> SyncEventStream:
     """Start something from a plain thread and read its events there. The run does not wait for the reader."""
     started: list[Run] = []
     with _caller_of(started):
-        return SyncEventStream(_start(runnable, message, options, started))
+        return SyncEventStream(_start(runnable, message, options, run_around(parent), started))
 
 
 class SyncEventStream:
@@ -124,7 +126,7 @@ class SyncEventStream:
         event = next(self._batch, None)
         if event is None:
             with _caller_of([self._run]):
-                self._batch = iter(_wait(self._stream.read))
+                self._batch = iter(_wait(self._run, self._stream.read))
             event = next(self._batch, None)
         if event is None:
             raise StopIteration
@@ -145,11 +147,13 @@ class SyncEventStream:
         """Stop the run, if it has not ended, and wait for its end, which its policy bounds."""
         if not self._run.status.ended:
             stopping.ask(self._run._state, StopRequest(cause=StopCause.caller_gone, reason="its stream was closed"))
-            _wait(self._run.ended)
+            _wait(self._run, self._run.ended)
 
 
-def _start(runnable: Runnable, message: object, options: RunOptions, started: list[Run]) -> Run:
-    """Start a run on the background loop; in a worker thread of a run's own step, a member of that run on its loop.
+def _start(
+    runnable: Runnable, message: object, options: RunOptions, parent: RunState | None, started: list[Run]
+) -> Run:
+    """Start a member of a live run on that one's loop, as in a worker thread of its step; else a run on our own loop.
 
     Raises:
         MisuseError: An event loop runs in this thread, or an option is wrong.
@@ -158,7 +162,6 @@ def _start(runnable: Runnable, message: object, options: RunOptions, started: li
         raise MisuseError(
             "agent.run() would block the event loop that runs in this thread; use `await agent.arun(...)`"
         )
-    parent = current.get()
 
     async def start(supervisor: Supervisor) -> Run:
         started.append(supervisor.start(runnable, message, **options))
@@ -179,8 +182,9 @@ def _start(runnable: Runnable, message: object, options: RunOptions, started: li
         raise
 
 
-def _wait(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    return _portal.call(lambda _: work()).result()
+def _wait(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    with run._state.writer.log.lends():
+        return _portal.call(lambda _: work()).result()
 
 
 @contextlib.contextmanager
@@ -197,5 +201,5 @@ def _caller_of(runs: list[Run]) -> Generator[None]:
             if not run.status.ended:
                 stopping.ask(run._state, StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
                 if isinstance(exc, KeyboardInterrupt):
-                    _wait(run.ended)
+                    _wait(run, run.ended)
         raise

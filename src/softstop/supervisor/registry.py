@@ -6,8 +6,11 @@ The one place with module state, since callers name a run by its id alone, from 
 from __future__ import annotations
 
 import os
+from asyncio import AbstractEventLoop
+from weakref import WeakSet
 
 from ..errors import RunIdTaken
+from ..law.locks import ForkSafeLock
 from ..runs.state import RunState
 
 
@@ -16,6 +19,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._runs: dict[str, RunState] = {}
+        self._lock = ForkSafeLock()
+        self._loops: WeakSet[AbstractEventLoop] = WeakSet()
 
     def add(self, run_id: str, run: RunState) -> None:
         """Register a run.
@@ -34,12 +39,29 @@ class Registry:
         """Drop an ended run."""
         self._runs.pop(run_id, None)
 
+    def live(self) -> list[RunState]:
+        """All of them. From any thread."""
+        return list(self._runs.values())
+
+    def note_loop(self, loop: AbstractEventLoop) -> None:
+        """Remember a loop on which runs live."""
+        with self._lock.held:
+            self._loops.add(loop)
+
+    def forget_closed_loops(self) -> bool:
+        """Forget those that are closed; return whether there were any."""
+        with self._lock.held:
+            closed = [loop for loop in self._loops if loop.is_closed()]
+            self._loops.difference_update(closed)
+        return bool(closed)
+
     def __len__(self) -> int:
         return len(self._runs)
 
     def after_fork(self) -> None:
         """Drop all: a forked child owns none of its parent's runs."""
         self._runs = {}
+        self._loops = WeakSet()
 
 
 registry = Registry()

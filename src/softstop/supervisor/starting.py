@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, cast
 
+from ..aio.crossing import call_on
 from ..aio.parking import wake_all
 from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
-from ..events import Source
+from ..events import SlotLent, Source
 from ..limits import Limits
 from ..protocols import Runnable
 from ..runs import ending, stopping
 from ..runs.allowance import check_priced
 from ..runs.driving import drive
+from ..runs.limiting import reach_time_or_steps
 from ..runs.spec import RunOptions, RunOutput, RunSpec
-from ..runs.state import Owner, RunState, new_run
+from ..runs.state import Owner, RunState, current, new_run
+from ..runs.timers import call_outranked
+from ..stops import LimitReached, StopCause
 from .registry import registry
 from .state import SupervisorState
 
@@ -38,12 +43,11 @@ def start(supervisor: SupervisorState, runnable: Runnable, message: object, opti
     if supervisor.closed:
         raise SupervisorClosed
     run = _register(supervisor, runnable, message, options, None)
-    if supervisor.max_running is not None and supervisor.running >= supervisor.max_running:
-        run.context = copy_context()  # not that of the run whose end makes room
-        supervisor.queue.append(run)
-    else:
-        supervisor.running += 1
+    if supervisor.slots.free:
+        supervisor.slots.running += 1
         _begin(supervisor, run)
+    else:
+        _let_wait(supervisor, run)
     return run
 
 
@@ -104,9 +108,17 @@ def owner_of(supervisor: SupervisorState) -> Owner:
             spawn=partial(_spawn, supervisor),
             launch=partial(_launch, supervisor),
             ended=partial(_ended, supervisor),
+            bury=_bury,
         )
+        registry.note_loop(supervisor.bind())
         supervisor.when_done = partial(_task_done, supervisor)
     return supervisor.owner
+
+
+def _bury() -> None:
+    if registry.forget_closed_loops():
+        for run in registry.live():
+            stopping.end_if_loop_closed(run)
 
 
 def _output_of(supervisor: SupervisorState, run_id: str) -> RunOutput:
@@ -150,18 +162,81 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
     if supervisor.runs.pop(run.run_id, None) is None:
         return
     supervisor.ended.add(run)
-    if run.parent is None and run.task is not None:
-        supervisor.running -= 1
-        _admit(supervisor)
-    run.task = None  # so that a remembered run does not keep the caller's context; `tasks` still owns it
+    begun, run.task = run.task is not None, None  # a remembered run keeps no caller's context; `tasks` still owns it
     if not supervisor.runs:
         wake_all(supervisor.waiting)
+    if run.parent is None and begun:
+        _make_room(supervisor, run)
+    elif run.parent is None:
+        supervisor.slots.leave_queue(run)
 
 
-def _admit(supervisor: SupervisorState) -> None:
-    while supervisor.queue and (supervisor.max_running is None or supervisor.running < supervisor.max_running):
-        run = supervisor.queue.popleft()
-        stopping.end_if_loop_closed(run)
-        if not run.record.ended:
-            supervisor.running += 1
-            _begin(supervisor, run)
+def _make_room(supervisor: SupervisorState, run: RunState) -> None:
+    lender = supervisor.slots.end(run)
+    while (first := supervisor.slots.first()) is not None:
+        _begin_queued(supervisor, first)
+    if lender is not None:
+        _lend(supervisor, lender)  # last, since an observer of its event may raise a BaseException
+
+
+# The queue of `max_running`
+
+
+def _begin_queued(supervisor: SupervisorState, run: RunState) -> None:
+    stopping.end_if_loop_closed(run)
+    if not run.record.ended:
+        supervisor.slots.begin(run)
+        _begin(supervisor, run)
+
+
+def _let_wait(supervisor: SupervisorState, run: RunState) -> None:
+    """Let a run wait for its turn, at most for its `queue_timeout`."""
+    queue, most = supervisor.slots.queue, run.allowance.limits.queue_timeout
+    run.context = copy_context()  # not that of the run whose end makes room
+    run.writer.log.lending = partial(_lending, supervisor, run)
+    queue[run] = None
+    if most is not None:
+        loop = run.loop
+        queue[run] = loop.call_later(most, call_outranked, loop, 0, _end_waiting, supervisor, run, most, loop.time())
+
+
+def _end_waiting(supervisor: SupervisorState, run: RunState, most: float, since: float) -> None:
+    if run in supervisor.slots.queue:
+        used = LimitReached(kind="queue_timeout", holder="run", limit=most, used=run.loop.time() - since)
+        reach_time_or_steps(run, StopCause.timeout, used)
+
+
+@contextmanager
+def _lending(supervisor: SupervisorState, run: RunState) -> Generator[None]:
+    """A context for a wait for a queued run: the root run whose code waits lends its slot. On any loop, or none."""
+    waiter = current.get()
+    while waiter is not None and waiter.parent is not None:
+        waiter = waiter.parent
+    if waiter is None:
+        yield
+        return
+    _on_loop(run, _begin_wait, supervisor, waiter, run)
+    try:
+        yield
+    finally:
+        _on_loop(run, supervisor.slots.end_wait, waiter, run)
+
+
+def _on_loop(run: RunState, call: Callable[..., object], *args: Any) -> None:
+    if asyncio._get_running_loop() is run.loop:
+        call(*args)
+    else:
+        call_on(run.loop, call, *args)
+
+
+def _begin_wait(supervisor: SupervisorState, waiter: RunState, run: RunState) -> None:
+    if supervisor.runs.get(waiter.run_id) is waiter:  # else it has no slot: it has ended, or is another supervisor's
+        supervisor.slots.wait(waiter, run)
+        _lend(supervisor, waiter)
+
+
+def _lend(supervisor: SupervisorState, lender: RunState) -> None:
+    run = supervisor.slots.lend(lender)
+    if run is not None:
+        _begin_queued(supervisor, run)
+        lender.writer.emit(SlotLent(to=run.run_id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from ..runs.state import Owner, RunState
 from ..stops import StopPolicy
 from ..telemetry.logs import Journal
 from .ended import EndedRuns
+from .slots import Slots
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -37,7 +37,7 @@ class SupervisorState:
     limits: Limits  # of root runs, for each field that they do not set
     policy: StopPolicy  # of runs where neither they nor their agent have one
     clock: Callable[[], float]  # wall-clock seconds
-    max_running: int | None  # root runs that run at the same time
+    slots: Slots  # root runs that have begun, and those that wait for their turn
     ended: EndedRuns
     given_observers: tuple[Observer, ...]  # called with every event but content
     journal: Journal = field(default_factory=Journal)
@@ -46,8 +46,6 @@ class SupervisorState:
     owner: Owner | None = None  # set with the first run
     when_done: Callable[[asyncio.Task[None]], None] | None = None  # of a task; set with the owner
     runs: dict[str, RunState] = field(default_factory=dict[str, RunState])  # not ended, members included
-    queue: deque[RunState] = field(default_factory=deque[RunState])  # for their turn to run
-    running: int = 0  # root runs that have a task and no outcome
     tasks: dict[asyncio.Task[None], RunState | None] = field(
         default_factory=dict[asyncio.Task[None], RunState | None]
     )  # not done, with the run of each

@@ -24,6 +24,7 @@ from ..stops import RunStatus, StopMode, StopOutcome, StopPolicy, StopReceipt, S
 from . import draining, starting
 from .ended import EndedRuns
 from .signals import Signals
+from .slots import Slots
 from .state import SupervisorState
 
 ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
@@ -53,7 +54,10 @@ class Supervisor:
     Args:
         limits: Limits of root runs, for each field that neither they nor their agent set.
         policy: How runs are stopped where neither they nor their agent have a policy.
-        max_running: Root runs that run at the same time; further ones wait as `pending`. None is no bound.
+        max_running: Root runs that run at the same time; further ones wait as `pending`, first come, first served, at
+            most for their `Limits(queue_timeout=)`. A run that waits for a pending one of the same supervisor
+            (`await run`, its events) lends it its slot, which is told as `SlotLent`: the other begins at once, and the
+            two count as one until either has ended. If that wait ends before, both work. None is no bound.
         keep_ended: Ended root runs that are remembered, with their members, for replay, output and `too_late`.
         keep_ended_for: Seconds after which an ended root run is forgotten.
         observers: Objects with `notice(event)`, called with every event but content; see `softstop.ports.Observer`.
@@ -84,7 +88,7 @@ class Supervisor:
             limits=typed(limits, Limits, "limits"),
             policy=StopPolicy() if policy is None else typed(policy, StopPolicy, "policy"),
             clock=typed(clock, Callable, "clock"),
-            max_running=None if max_running is None else whole(max_running, "max_running", 1),
+            slots=Slots(None if max_running is None else whole(max_running, "max_running", 1)),
             ended=EndedRuns(whole(keep_ended, "keep_ended"), seconds(keep_ended_for, "keep_ended_for")),
             given_observers=_observers(observers),
         )
@@ -150,8 +154,8 @@ class Supervisor:
         state = self._state
         return SupervisorStatistics(
             live=len(state.runs),
-            running=state.running,
-            queued=len(state.queue),
+            running=state.slots.running,
+            queued=len(state.slots.queue),
             remembered=len(state.ended.roots()),
             abandoned=self.abandoned,
             tasks={task: None if run is None else run.run_id for task, run in state.tasks.items()},

@@ -6,11 +6,14 @@ from typing import Any
 
 import structlog
 
-from ..events import Event, Outcome, RunCancelled, RunEscalated, RunStarted, RunStopRequested
+from ..events import Event, Outcome, RunCancelled, RunEscalated, RunStarted, RunStopRequested, SlotLent
 
 
 class Journal:
-    """An observer that writes two INFO lines a run, `run.started` and `run.ended`, with the run's id bound once."""
+    """An observer that writes two INFO lines a run, `run.started` and `run.ended`, with the run's id bound once.
+
+    One more, `run.slot_lent`, is about a run that waits for a queued one.
+    """
 
     __slots__ = ("_base", "_config", "_loggers")
 
@@ -25,7 +28,7 @@ class Journal:
         return structlog.is_configured()
 
     def notice(self, event: Event) -> None:
-        """Write a line for start, stop request, escalation and outcome."""
+        """Write a line for start, stop request, escalation, a slot that is lent, and outcome."""
         if isinstance(event, RunStarted):
             log = self._bound(event.run_id)
             self._loggers[event.run_id] = (log, event.at)
@@ -40,6 +43,9 @@ class Journal:
         elif isinstance(event, RunEscalated):
             log, _ = self._logger(event)
             log.warning("run.escalated", steps=len(event.steps))
+        elif isinstance(event, SlotLent):
+            log, _ = self._logger(event)
+            log.info("run.slot_lent", to=event.to)
         elif isinstance(event, Outcome):
             log, started = self._logger(event)
             self._loggers.pop(event.run_id, None)

@@ -242,6 +242,8 @@ async def test_a_limit_that_is_none_is_misuse_in_the_callers_frame() -> None:
         run = supervisor.start(Agent(lambda_sleeper))
         with pytest.raises(MisuseError, match="tokens"):
             run.limits.update(tokens=-1)
+        with pytest.raises(MisuseError, match="queue_timeout of a run that was started cannot be changed"):
+            run.limits.update(queue_timeout=5)  # type: ignore[call-arg]
         run.cancel()
         await run
         with pytest.raises(MisuseError, match="has ended"):

@@ -12,11 +12,14 @@ from softstop import (
     Agent,
     Limits,
     Run,
+    RunCancelled,
     RunContent,
     RunContext,
     RunContinued,
     RunPaused,
+    RunStarted,
     RunStatus,
+    RunStopRequested,
     StopCause,
     StopPolicy,
     Supervisor,
@@ -48,6 +51,27 @@ async def test_a_paused_run_holds_at_its_next_boundary_and_goes_on_when_resumed(
     assert [at - start for at in done] == [10, 65, 75]
     assert [event.reason for event in events if isinstance(event, RunPaused)] == ["lunch"]
     assert sum(isinstance(event, RunContinued) for event in events) == 1
+
+
+@pytest.mark.parametrize("queued", [True, False])
+@pytest.mark.parametrize("resumed", ["before it begins", "later"])
+async def test_a_run_that_is_paused_before_it_begins_tells_so_when_it_does_and_its_clocks_stand_still(
+    queued: bool, resumed: str
+) -> None:
+    async with Supervisor(max_running=1) as supervisor:
+        if queued:
+            supervisor.start(Agent(sleeper), limits=Limits(timeout=10))
+        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=5))
+        run.pause("not yet")
+        run.limits.update(steps=5)
+        if resumed == "later":
+            await anyio.sleep(50)
+        run.resume()
+        await run.ended()
+        assert now() == 5 + (50 if resumed == "later" else 10 if queued else 0)
+        events = [type(event) for event in [event async for event in run.events()]]
+    told = [RunPaused, RunContinued] if resumed == "later" else []
+    assert events == [RunStarted, *told, RunStopRequested, RunCancelled]
 
 
 async def test_a_paused_stream_waits_between_two_chunks() -> None:

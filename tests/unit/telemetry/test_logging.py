@@ -70,6 +70,21 @@ async def test_a_library_is_silent_unless_the_application_has_configured_structl
     assert caplog.records == []
 
 
+async def test_a_run_that_lends_its_slot_says_to_whom_and_one_that_waited_too_long_why_it_ended(
+    lines: list[Line],
+) -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        supervisor.start(Agent(quiet), run_id="late", limits=Limits(queue_timeout=5))
+        await supervisor.start(Agent(slow), run_id="leaf", limits=Limits(timeout=20))
+
+    async with Supervisor(max_running=1) as supervisor:
+        await supervisor.start(Agent(lead), run_id="lead").ended()
+    [lent] = [line for line in at_info(lines) if line["event"] == "run.slot_lent"]
+    assert (lent["run_id"], lent["to"]) == ("lead", "leaf")
+    [late] = [line for line in at_info(lines) if line["run_id"] == "late"]
+    assert (late["event"], late["status"], late["cause"]) == ("run.ended", "cancelled", "timeout")
+
+
 async def test_a_run_writes_two_lines_its_start_and_its_end_with_totals(lines: list[Line]) -> None:
     async with Supervisor(clock=now) as supervisor:
         run = supervisor.start(Agent(quiet, name="Quiet"), run_id="r1", user_id="u1")
