@@ -10,6 +10,7 @@ from .errors import RunNotFound as RunNotFound
 from .errors import RunStopped as RunStopped
 from .errors import SoftstopError as SoftstopError
 from .errors import StepFailed as StepFailed
+from .errors import StepTimeout as StepTimeout
 from .errors import SupervisorClosed as SupervisorClosed
 from .events import BudgetWarning as BudgetWarning
 from .events import Event as Event

@@ -10,6 +10,7 @@ SoftstopError
         BudgetExceeded      ... because a limit or budget ran out: give more
     RunErrored              raised only by `raise_for_status()`: the run failed
     StepFailed              a step's own code raised CancelledError, SystemExit or the like
+    StepTimeout             a step was cut when its own `timeout` was over; also a TimeoutError
     MemberFailed            a team or workflow cannot go on without one of its members
 """
 
@@ -113,6 +114,17 @@ class StepFailed(SoftstopError):
 
     def __str__(self) -> str:
         return f"step {self.step!r} raised {self.error} although nobody stopped the run; it counts as failed"
+
+
+class StepTimeout(SoftstopError, TimeoutError):
+    """A step was cut since its own `timeout` was over; raised where it is left. The run goes on."""
+
+    def __init__(self, step: str, seconds: float) -> None:
+        self.step, self.seconds = step, seconds
+        super().__init__(step, seconds)
+
+    def __str__(self) -> str:
+        return f"step {self.step!r} took more than its {self.seconds:g} s and was cut; it may have happened in part"
 
 
 class MemberFailed(SoftstopError):

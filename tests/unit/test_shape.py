@@ -22,7 +22,7 @@ PUBLIC = [
     "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFailed", "RunIdTaken",
     "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunStarted",
     "RunStatus", "RunStopRequested", "RunStopped", "SoftstopError", "Source", "Step", "StepCompleted",
-    "StepFailed", "StepRecord", "StepStarted", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
+    "StepFailed", "StepRecord", "StepStarted", "StepTimeout", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
     "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed", "SupervisorStatistics",
     "SyncEventStream",
     "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted", "Usage", "UsageRejected", "Workflow",

@@ -16,7 +16,7 @@ from ..errors import MisuseError, SoftstopError, safe_error
 from ..runs.adapter import AdapterContext
 from ..runs.context import RunContext
 
-UNKNOWN_OPTIONS: Final = ("requires_approval", "sequential", "timeout", "prepare", "args_validator", "defer_loading")
+UNKNOWN_OPTIONS: Final = ("requires_approval", "sequential", "prepare", "args_validator", "defer_loading")
 
 Tools = Iterable[Callable[..., Any] | Tool[Any]]
 Cause = Literal["unknown_tool", "validation_error"]

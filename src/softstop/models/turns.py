@@ -186,8 +186,9 @@ class ModelBody:
     async def _run_tool(self, door: AdapterContext, history: History, index: int, tool: ReadyTool | None) -> None:
         call = history.calls[index]
         interruptible = tool is not None and tool.interruptible
+        timeout = None if tool is None else tool.tool.timeout
         try:
-            async with door.tool_call(call.tool_name, interruptible=interruptible):
+            async with door.tool_call(call.tool_name, interruptible=interruptible, timeout=timeout):
                 history.begin_call(index, interruptible=interruptible)
                 tool = self._toolbox.get(call.tool_name)
                 history.end_call(index, await tool.call(door, call))

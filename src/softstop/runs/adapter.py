@@ -40,9 +40,9 @@ class AdapterContext:
 
     # Steps
 
-    def tool_call(self, name: str, *, interruptible: bool = False) -> Step:
+    def tool_call(self, name: str, *, interruptible: bool = False, timeout: float | None = None) -> Step:
         """An atomic step with the events of a tool call; see `RunContext.step`."""
-        return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible)
+        return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible, timeout=timeout)
 
     def model_request(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`."""

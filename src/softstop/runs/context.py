@@ -133,7 +133,9 @@ class RunContext:
         """
         self._writer.write(text)
 
-    def step(self, name: str, *, reserve: Usage | None = None, interruptible: bool = False) -> Step:
+    def step(
+        self, name: str, *, reserve: Usage | None = None, interruptible: bool = False, timeout: float | None = None
+    ) -> Step:
         """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, also under a stop.
 
         Args:
@@ -141,15 +143,18 @@ class RunContext:
             reserve: The most that the step may spend. It waits until every limit and budget has room for that, and the
                 unspent part is given back at its end. None reserves nothing.
             interruptible: A cut leaves no doubt whether the step happened: its status is `cut`, not `unsettled`.
+            timeout: Seconds from its start, after which this step alone is cut, with the steps begun in it. Leaving it
+                raises `StepTimeout`, a TimeoutError, which the body may handle; the run goes on. A step that waits for
+                a thread softstop has started is not cut meanwhile, but named in `errors`. None is no limit.
 
         Raises:
-            MisuseError: `reserve` is no Usage.
+            MisuseError: `reserve` is no Usage, or `timeout` no positive number.
         """
         if reserve is None:
-            return Step(self._run, name, None, interruptible=interruptible)
+            return Step(self._run, name, None, interruptible=interruptible, timeout=timeout)
         if not isinstance(reserve, Usage):
             raise MisuseError(f"reserve= takes a Usage(output_tokens=...), not {type(reserve).__name__}")
-        return Step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible)
+        return Step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible, timeout=timeout)
 
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step: `async for chunk in run.stream("write", source)`. A stop takes effect between two chunks.

@@ -13,7 +13,8 @@ from typing import Final
 from anyio import CancelScope
 
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
-from ..errors import MisuseError, StepFailed, safe_error
+from ..aio.deferred_scope import SLOWEST_PULSE, DeferredScope
+from ..errors import MisuseError, StepFailed, StepTimeout, checked, safe_error
 from ..events import (
     ModelRequestCompleted,
     ModelRequestStarted,
@@ -25,6 +26,7 @@ from ..events import (
 )
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
+from ..limits import Limits
 from .limiting import admit, reserve
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState
@@ -37,16 +39,67 @@ WRONG_LOOP: Final = (
 )
 
 
+class Deadline:
+    """The time limit of one open step: the step is cut when its time is over, with the steps that were begun in it.
+
+    A cut is an interruption: one native cancel, then peace for `cleanup_timeout`, then further cancels, ever fewer. A
+    step that swallows it and ends whole is completed.
+    """
+
+    __slots__ = ("_cut", "_run", "_step", "_timer", "error")
+
+    def __init__(self, run: RunState, step: OpenStep, seconds: float) -> None:
+        self._run, self._step = run, step
+        self.error = StepTimeout(step.name, seconds)
+        self._cut = DeferredScope(peace=run.policy.cleanup_timeout)
+        self._timer = run.loop.call_later(seconds, self._reached)
+
+    def _reached(self) -> None:
+        if self._waits_for_thread:
+            name, seconds = self.error.args
+            self._run.add_error(f"step {name!r} goes on after its {seconds:g} s: it waits for a thread, and is not cut")
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        loop, cut = self._run.loop, self._cut
+        if self._step.was_cut or self._run.work.given_up:
+            return  # by a stop, whose bounds hold
+        if self._waits_for_thread:
+            self._timer = loop.call_later(SLOWEST_PULSE, self._interrupt)
+        else:
+            self._run.work.cut_step(self._step, cut)
+            self._timer = loop.call_later(cut.peace, cut.deliver)  # although a step in it has not ended
+
+    @property
+    def _waits_for_thread(self) -> bool:
+        task = self._step.task
+        return any(step.uninterruptible and step.task is task for step in self._run.work.steps or ())
+
+    def end(self, exc: BaseException | None) -> bool:
+        """Stop the clock, take the cut back; return whether the exception that leaves the step is that cut."""
+        self._timer.cancel()
+        return self._cut.exit(exc) is None and exc is not None
+
+
 class Step:
     """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, or named in the outcome.
 
     Entering is a step boundary: it is refused once a stop is on record. Leaving never waits.
     """
 
-    __slots__ = ("_announced", "_fit", "_interruptible", "_open", "_run", "_shield", "name", "step_id")
+    __slots__ = (
+        "_announced", "_deadline", "_fit", "_interruptible", "_open", "_run", "_shield", "_timeout", "name", "step_id",
+    )  # fmt: skip
 
     def __init__(
-        self, run: RunState, name: str, fit: Fit | None, announced: Announced = PLAIN, *, interruptible: bool = False
+        self,
+        run: RunState,
+        name: str,
+        fit: Fit | None,
+        announced: Announced = PLAIN,
+        *,
+        interruptible: bool = False,
+        timeout: float | None = None,
     ) -> None:
         self.name = name
         self.step_id = 0  # set when it begins
@@ -54,6 +107,7 @@ class Step:
         self._fit = fit
         self._announced = announced
         self._interruptible = interruptible
+        self._timeout = None if timeout is None else checked(Limits, {"timeout": timeout}, f"step {name!r}").timeout
         self._open: OpenStep | None = None  # set while the step runs
         self._shield: CancelScope | None = None
 
@@ -89,6 +143,8 @@ class Step:
             self._release_hold()
             self._leave("unsettled", exc)
             raise
+        if self._timeout is not None:
+            self._deadline = Deadline(run, step, self._timeout)
         return self
 
     async def __aexit__(
@@ -97,14 +153,16 @@ class Step:
         del kind, trace
         status: StepStatus = "completed"
         error = exc
+        overdue = self._timeout is not None and self._deadline.end(exc)
         if exc is not None:
-            status, error = self._judge(exc)
+            status, error = self._judge(exc, overdue=overdue)
         self._release_hold()
         try:  # the commit, while the scope is held (T3); an observer may raise a BaseException
-            text = safe_error(error) if status == "failed" and error is not None else None
+            told = status == "failed" or isinstance(error, StepTimeout)
+            text = safe_error(error) if told and error is not None else None
             self._run.writer.emit(self._announced[1](self.name, self.step_id, status, text))
         finally:
-            self._leave(status, exc)
+            self._leave(status, error if overdue else exc)
         if error is not exc and error is not None:
             raise error from exc
         return False
@@ -125,8 +183,8 @@ class Step:
             except RuntimeError:
                 self._leave_shield_open(shield)
         stopping = run.record.refusing
-        if stopping and status in ("cut", "unsettled"):  # a cut step that completed changes no outcome (T5)
-            run.record.cut = True
+        if stopping and status in ("cut", "unsettled") and (step.was_cut or not isinstance(exc, StepTimeout)):
+            run.record.cut = True  # a cut step that completed, or was cut by its own timeout, changes no outcome (T5)
         run.work.end(step, status, goes_on=not isinstance(exc, asyncio.CancelledError), stopping=stopping)
 
     def _leave_shield_open(self, shield: CancelScope) -> None:
@@ -138,10 +196,15 @@ class Step:
         )
         self._run.add_error(safe_error(misuse))  # not raised: the step itself has done its work
 
-    def _judge(self, exc: BaseException) -> tuple[StepStatus, BaseException]:
+    def _judge(self, exc: BaseException, *, overdue: bool) -> tuple[StepStatus, BaseException]:
         """The status of a step that raised, and the exception for its caller."""
         step, work = self._open, self._run.work
         assert step is not None
+        cut: StepStatus = "cut" if self._interruptible else "unsettled"
+        if overdue:
+            if not self._run.record.refusing:
+                work.failed(self._deadline.error)
+            return cut, self._deadline.error
         if isinstance(exc, asyncio.CancelledError):
             ours = step.was_cut or self._run.record.refused  # refused perhaps in a gather, which drops that
             stray = not (ours or (step.task is not None and step.task.cancelling() > 0))
@@ -156,4 +219,4 @@ class Step:
             if not self._run.record.refusing:
                 work.failed(error)
             return "failed", error
-        return ("cut" if self._interruptible else "unsettled"), error
+        return cut, error

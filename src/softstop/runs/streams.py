@@ -240,12 +240,13 @@ class Reading(Generic[T]):
             try:
                 await self._close_source()
             finally:  # also after a native cancel, which no shield keeps off
-                self._end("cut" if self._run.record.refusing else "completed", None)
+                cut = self._run.record.refusing or self._run.work.is_cutting(asyncio.current_task())
+                self._end("cut" if cut else "completed", None)
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         run = self._run
         self._pull, self._ended, self.waiting = None, True, False
-        if status == "cut":
+        if status == "cut" and run.record.refusing:
             run.record.cut = True
         run.work.note(self.name, self.step_id, "divisible", status)
         try:
