@@ -5,7 +5,8 @@ import asyncio
 import anyio
 import pytest
 
-from kit.runs import at, listen, now, one, statuses
+import softstop
+from kit.runs import at, listen, now, one, statuses, words
 from kit.spawns import Spawn, alone, anyio_group, asyncio_group
 from softstop import Agent, Limits, RunContext, RunStatus, StepTimeout, StopCause, StopPolicy, Supervisor
 from softstop.testing import stop_everywhere
@@ -29,6 +30,34 @@ async def test_a_stop_waits_for_it_no_longer_than_its_timeout_and_completion_win
     assert run.output is not None
     assert (run.status, run.output.content) == (RunStatus.completed, "without, at 2")
     assert statuses(run.output) == [("ask", "unsettled")]
+
+
+async def test_a_stream_that_it_has_cut_is_not_taken_for_one_that_a_later_stop_has_cut() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        try:
+            async with run.step("ask", timeout=2):
+                async for _ in run.stream("read", words(1_000)):
+                    pass
+        except StepTimeout:
+            softstop.cancel_run(run.run_id)
+        return "done"
+
+    run, _ = await one(body)
+    assert (run.stopping, run.status) == (True, RunStatus.completed)
+
+
+async def test_a_timeout_before_a_stop_is_the_failure_of_a_body_that_raises_it_after() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            async with run.step("ask", timeout=2):
+                await anyio.sleep(1_000)
+        except StepTimeout as error:
+            async with run.step("log"):
+                await anyio.sleep(2)
+            raise error from None
+
+    run, _ = await one(body, stop_at=3)
+    assert run.status is RunStatus.failed
 
 
 async def test_after_a_stop_its_timeout_is_no_failure_of_the_run() -> None:
@@ -95,6 +124,24 @@ async def test_a_step_begun_in_the_clean_up_of_a_cut_one_does_not_tear_what_foll
     assert run.output is not None
     assert run.output.content == "3"
     assert statuses(run.output) == [("roll back", "completed"), ("pay", "unsettled")]
+
+
+async def test_a_step_in_peace_after_its_timeout_is_asked_again_sooner_when_grace_ends() -> None:
+    asked: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def ask() -> None:
+            async with run.step("deaf", timeout=2):
+                while now() < 6.5:
+                    try:
+                        await anyio.sleep(6.5 - now())
+                    except asyncio.CancelledError:
+                        asked.append(now())
+
+        await anyio_group(ask)
+
+    await one(body, stop_at=1, policy=POLICY)
+    assert asked[:2] == [2, 6]
 
 
 async def test_an_abandoned_step_is_not_asked_again_when_its_time_is_over() -> None:
