@@ -17,7 +17,8 @@ class Limits(BaseModel):
 
     Args:
         timeout: Seconds from the start of the run.
-        idle_timeout: Seconds without an event, a charge or a `heartbeat()`.
+        idle_timeout: Seconds without an event, a charge, a `heartbeat()` or an open atomic step, which has a `timeout=`
+            of its own.
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Final, NamedTuple, TypedDict, Unpack
 
+from ..aio.deferred_scope import DeferredScope
 from ..errors import MisuseError, checked
 from ..law.amounts import Room
 from ..law.budgets import Budget
@@ -47,14 +48,20 @@ class Allowance:
     """The limits of one run in force, with its ledgers and timers."""
 
     __slots__ = (
-        "_activity", "_loop", "_started", "_timers", "bounded", "chain", "exhausted", "gives_last_answer",
+        "_activity", "_loop", "_scope", "_started", "_timers", "bounded", "chain", "exhausted", "gives_last_answer",
         "levels", "limits", "own", "parent",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits, budgets: tuple[Budget, ...], parent: Allowance | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        budgets: tuple[Budget, ...],
+        parent: Allowance | None,
+        scope: DeferredScope,
     ) -> None:
         self._loop = loop
+        self._scope = scope  # of the run
         self.parent = parent  # of the run above
         self.limits = limits
         self.bounded = False  # limits can refuse a step
@@ -123,7 +130,9 @@ class Allowance:
     def _set_timers(self, reached: Reached | None) -> None:
         self.end()
         if reached is not None and (self.limits.timeout is not None or self._activity is not None):
-            self._timers = Timers(self._loop, self.limits, self._started, self._activity, self.depth, reached)
+            self._timers = Timers(
+                self._loop, self.limits, self._started, self._activity, self._scope, self.depth, reached
+            )
 
     @property
     def depth(self) -> int:

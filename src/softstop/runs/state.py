@@ -129,9 +129,9 @@ def new_run(
     stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.writer.stamp)
     log = Log(owner.clock, loop, owner.observers()) if parent is None else parent.writer.log
     above = None if parent is None else parent.allowance
-    allowance = Allowance(loop, limits, spec.budgets, above)
+    scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
+    allowance = Allowance(loop, limits, spec.budgets, above, scope)
     activities = allowance.activities
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
-    scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
     work = OpenWork(scope, None if parent is None else parent.work)
     return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance)
