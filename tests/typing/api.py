@@ -63,8 +63,9 @@ async def numbers() -> AsyncIterator[int]:
 
 
 async def body(run: RunContext, message: str) -> str:
-    async with run.step("search", reserve=Usage(output_tokens=100), interruptible=True) as step:
+    async with run.step("search", reserve=Usage(output_tokens=100), interruptible=True, timeout=2.5) as step:
         assert_type(step.name, str)
+        assert_type(await run.stop_requested(), StopRequest)
     async for word in run.stream("write", words()):
         assert_type(word, str)
         run.write(word)

@@ -61,7 +61,8 @@ SURFACE = {
     "Run": "cancel ended events limits members output parent_run_id pause policy resume run_id source status stop "
     "stopping usage",
     "RunContext": "boundary charge content heartbeat history limits member messages metadata on_stop open "
-    "parent_run_id policy remaining_time run_id session_id start_member step stop stopping stream usage user_id write",
+    "parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
+    "usage user_id write",
     "RunLimits": "cost_usd idle_timeout ledgers now steps timeout tokens update",
     "Step": "name step_id",
     "StopReceipt": "outcome raise_for_status run_id status wait",

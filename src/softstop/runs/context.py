@@ -189,6 +189,14 @@ class RunContext:
             raise
         return value
 
+    async def stop_requested(self) -> StopRequest:
+        """Wait until a stop is requested and return it, inside a begun step: to tell a client, or to end early.
+
+        Elsewhere it is a wait in no step, which a stop ends as any other, by CancelledError. It never returns in a run
+        that nobody stops.
+        """
+        return await gate.stop_requested(self._run)
+
     async def boundary(self) -> None:
         """Be a step boundary, in long work that is neither a step nor a wait. Does not yield to the loop."""
         await gate.cross(self._run)

@@ -48,7 +48,7 @@ def _publish_and_leave(run: RunState, signal: Signal) -> None:
         run.allowance.end()
         run.work.close()
         run.alert = True
-        gate.wake_paused(run)
+        gate.wake_parked(run)
         run.owner.ended(run)
         if run.waiting:
             wake_anywhere(run.waiting)

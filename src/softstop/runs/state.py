@@ -75,7 +75,7 @@ class RunState:
     hooks: list[StopHook] | None = None
     clients: list[Client] | None = None
     context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
-    paused_waiters: Waiters | None = None  # for the end of a pause
+    parked: Waiters | None = None  # for the end of a pause, or for a stop
     waiting: Waiters | None = None  # for the outcome
 
     def __repr__(self) -> str:
