@@ -125,7 +125,7 @@ class LimitReached(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["timeout", "idle_timeout", "tokens", "cost_usd", "steps"]
+    kind: Literal["timeout", "idle_timeout", "tokens", "cost_usd", "steps", "tool_calls", "model_calls"]
     holder: str
     limit: float
     used: float

@@ -10,19 +10,23 @@ from ..aio.parking import wake_anywhere
 from ..errors import BudgetExceeded, MisuseError
 from ..events import BudgetWarning
 from ..law.amounts import Amount, Fit
-from ..law.ledgers import CAUSE_OF, Claim, ClaimState, Hold, Ledger, first_reached, grant, spend
+from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, spend
 from ..stops import LimitReached, RunStatus, StopCause, StopRequest
 from ..usage import Usage
 from . import gate, pausing, stopping
-from .allowance import Exhausted, LimitChanges, check_priced
+from .allowance import Call, CallsUsed, Exhausted, LimitChanges, check_priced
 from .open_work import enclosing_holds
 from .state import RunState
 
 # Before something begins
 
 
-async def admit(run: RunState) -> None:
-    """Be the boundary before a step of a run with a stop or a limit: check record, step limits and ledgers."""
+async def admit(run: RunState, call: Call | None = None) -> None:
+    """Be the boundary before a step of a run with a stop or a limit: check record, step limits and ledgers.
+
+    Raises:
+        BudgetExceeded: The step is a tool call of a model, which is told that there are no more, see `Limits`.
+    """
     if gate.inside(run):
         return
     if run.alert:
@@ -33,6 +37,9 @@ async def admit(run: RunState) -> None:
         used = LimitReached(kind="steps", holder="run", limit=most, used=outermost.work.total)
         reach_time_or_steps(outermost, StopCause.step_limit, used)
         await gate.refuse(run)
+    holder = None if call is None else _outermost_without_calls(run, call)
+    if call is not None and holder is not None:
+        await _do_without_call(run, holder, CallsUsed(holder.allowance, call))
     while (exhausted := _exhausted(run)) is not None:
         await do_without(run, exhausted)
 
@@ -47,6 +54,37 @@ def _outermost_without_steps(run: RunState) -> RunState | None:
             outermost = here
         here = here.parent
     return outermost
+
+
+def _outermost_without_calls(run: RunState, call: Call) -> RunState | None:
+    """The outermost run without such calls left; one that gives a last answer keeps that back from its members."""
+    outermost: RunState | None = None
+    here: RunState | None = run
+    while here is not None:
+        kept = call == "model_calls" and here is not run and here.allowance.gives_last_answer
+        left = here.allowance.calls_left(call)
+        if left is not None and left <= kept:
+            outermost = here
+        here = here.parent
+    return outermost
+
+
+async def _do_without_call(run: RunState, holder: RunState, used: CallsUsed) -> None:
+    """Have the run whose limit it is give its last answer, or stop it; refuse the caller."""
+    facts = used.facts
+    if holder.allowance.gives_last_answer and (holder is not run or used.call == "tool_calls"):
+        _begin_last_answer(holder, used)
+        if holder is run:
+            raise BudgetExceeded(run.run_id, used.cause.value, str(facts))
+    else:
+        reach_time_or_steps(holder, used.cause, facts)
+    await gate.refuse(run)
+
+
+def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
+    run.allowance.exhausted = after
+    for member in run.live_members():
+        stopping.request_stop(member, run.allowance.last_request(run.run_id))
 
 
 def _exhausted(run: RunState) -> Exhausted | None:
@@ -68,8 +106,7 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
             exhausted = Exhausted(*claim.refused_by)
             if gate.inside(run):
                 if not reach(run, exhausted):
-                    cause = CAUSE_OF[exhausted.unit].value
-                    raise BudgetExceeded(run.run_id, cause, str(exhausted.facts))
+                    raise BudgetExceeded(run.run_id, exhausted.cause.value, str(exhausted.facts))
             else:
                 await do_without(run, exhausted)
     if run.record.refusing and not gate.inside(run):
@@ -138,7 +175,7 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
     if exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
         return True
     facts = exhausted.facts
-    stopping.request_stop(run, StopRequest(cause=CAUSE_OF[exhausted.unit], reason=str(facts), limit=facts))
+    stopping.request_stop(run, StopRequest(cause=exhausted.cause, reason=str(facts), limit=facts))
     return False
 
 
@@ -153,14 +190,12 @@ def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
         pausing.pause(run, str(exhausted.facts), by=pausing.LIMIT)
         return True
     if allowance.gives_last_answer and exhausted.ledger.keeps_back:  # the reserve is not for members
-        allowance.exhausted = exhausted
-        for member in run.live_members():
-            stopping.request_stop(member, allowance.last_request(run.run_id))
+        _begin_last_answer(run, exhausted)
     return allowance.release_reserve()
 
 
 def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) -> None:
-    """Stop a run for a limit of time or steps."""
+    """Stop a run for a limit of time, steps or calls."""
     if not run.record.ended and run.record.stop is None:
         stopping.request_stop(run, StopRequest(cause=cause, reason=str(limit), limit=limit))
 
@@ -168,7 +203,7 @@ def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) ->
 def end_after_last_answer(run: RunState) -> None:
     """Stop a run that has given its last answer, by the limit that was reached."""
     run.record.refused = True
-    if run.allowance.exhausted is not None and run.record.stop is None and not run.record.ended:
+    if run.allowance.last_answer_after is not None and run.record.stop is None and not run.record.ended:
         stopping.request_stop(run, run.allowance.last_request())
 
 

@@ -6,6 +6,7 @@ Order matters everywhere here: look at the record before the scope is held, comm
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from threading import get_ident
 from types import TracebackType
 from typing import Final
@@ -27,6 +28,7 @@ from ..events import (
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from ..limits import Limits
+from .allowance import Call
 from .limiting import admit, reserve
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState
@@ -34,6 +36,7 @@ from .state import RunState
 PLAIN: Final[Announced] = (StepStarted, StepCompleted)
 TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
 MODEL_REQUEST: Final[Announced] = (ModelRequestStarted, ModelRequestCompleted)
+CALLS: Final[Mapping[Announced, Call]] = {TOOL_CALL: "tool_calls", MODEL_REQUEST: "model_calls"}
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )
@@ -120,11 +123,11 @@ class Step:
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
-            await admit(run)
+            await admit(run, CALLS.get(self._announced))
         if self._fit is not None and run.allowance.chain:
             hold = await reserve(run, self._fit)
             try:
-                await admit(run)  # once more: others have begun while this waited for room
+                await admit(run, CALLS.get(self._announced))  # once more: others have begun while this waited for room
             except BaseException:
                 hold.release()
                 raise
@@ -143,9 +146,15 @@ class Step:
             self._release_hold()
             self._leave("unsettled", exc)
             raise
-        if self._timeout is not None:
-            self._deadline = Deadline(run, step, self._timeout)
+        if self._announced is not PLAIN or self._timeout is not None:
+            self._count_and_time(step)
         return self
+
+    def _count_and_time(self, step: OpenStep) -> None:
+        if self._announced is not PLAIN:
+            self._run.allowance.count(CALLS[self._announced])
+        if self._timeout is not None:
+            self._deadline = Deadline(self._run, step, self._timeout)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
