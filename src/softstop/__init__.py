@@ -38,6 +38,7 @@ from .events import UsageRejected as UsageRejected
 from .events import WorkflowRunEvent as WorkflowRunEvent
 from .events import parse_event as parse_event
 from .law.budgets import Budget as Budget
+from .limits import Headroom as Headroom
 from .limits import Limits as Limits
 from .log.reader import EventStream as EventStream
 from .runnables.agents import Agent as Agent

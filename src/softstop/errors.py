@@ -71,11 +71,20 @@ class RunNotCancellable(SoftstopError):
 
 
 class RunStopped(SoftstopError):
-    """A run was cancelled; raised by `RunOutput.raise_for_status()`."""
+    """A run was cancelled; raised by `RunOutput.raise_for_status()`.
+
+    `output` is that RunOutput, with the partial work; None where the run has not ended, and after a pickle. Let out of
+    the body of another run it is that run's failure; to stop that run instead, call `softstop.cancel_run` with its id.
+    """
+
+    output: Any = None
 
     def __init__(self, run_id: str, cause: str, reason: str | None) -> None:
         self.run_id, self.cause, self.reason = run_id, cause, reason
         super().__init__(run_id, cause, reason)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args  # an output may hold what cannot be pickled
 
     def __str__(self) -> str:
         why = f": {self.reason}" if self.reason else ""

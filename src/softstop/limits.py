@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -63,6 +64,22 @@ class Limits(BaseModel):
         return self.model_copy(
             update={name: getattr(wider, name) for name in LIMIT_NAMES if getattr(self, name) is None}
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What is left of each kind of `Limits`, at a moment, over a run, those above it and shared budgets; never below 0.
+
+    None is unlimited. What begun steps have reserved, or `on_exhausted="wrap_up"` keeps back, is not left. `timeout` is
+    in seconds.
+    """
+
+    timeout: float | None = None
+    tokens: int | None = None
+    cost_usd: Decimal | None = None
+    steps: int | None = None
+    tool_calls: int | None = None
+    model_calls: int | None = None
 
 
 def nano_usd(usd: Decimal) -> int:

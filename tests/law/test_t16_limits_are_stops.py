@@ -77,7 +77,7 @@ async def test_a_limit_is_told_as_an_exception_only_when_asked_for(kind: str) ->
     with pytest.raises(expected) as caught:
         output.raise_for_status()
     assert type(caught.value) is expected
-    assert caught.value.cause == cause.value
+    assert (caught.value.cause, caught.value.output) == (cause.value, output)
 
 
 async def test_a_limit_is_never_an_exception_thrown_into_work_that_is_paid_already() -> None:

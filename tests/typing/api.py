@@ -14,6 +14,7 @@ from softstop import (
     Budget,
     Event,
     EventStream,
+    Headroom,
     LimitReached,
     Limits,
     Outcome,
@@ -89,6 +90,9 @@ async def body(run: RunContext, message: str) -> str:
     assert_type(run.parent_run_id, str | None)
     assert_type(run.user_id, str | None)
     assert_type(run.limits, RunLimits)
+    assert_type(run.headroom, Headroom)
+    assert_type(run.headroom.tool_calls, int | None)
+    assert_type(run.headroom.cost_usd, Decimal | None)
     assert_type(run.policy, StopPolicy)
     return "done"
 
@@ -118,7 +122,7 @@ agent = Agent(
     name="storyteller",
     id="story",
     description="tells stories",
-    limits=Limits(timeout=30, idle_timeout=5, tokens=10_000, cost_usd=Decimal("0.50"), steps=20),
+    limits=Limits(timeout=30, idle_timeout=5, tokens=10_000, cost_usd=Decimal("0.50"), steps=20, tool_calls=9),
     policy=StopPolicy(grace=None, abandon_after=5, cleanup_timeout=10, on_caller_gone="detach"),
 )
 team = Team(members=[agent, agents[1]], body=body, name="Storytelling")

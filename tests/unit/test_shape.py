@@ -16,7 +16,7 @@ MODULES = sorted(SRC.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 PUBLIC = [
-    "Agent", "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream",
+    "Agent", "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "Headroom",
     "LimitReached", "Limits", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
     "ModelRequestStarted", "Outcome", "Parallel", "Router", "Run", "RunCancelled", "RunCompleted", "RunContent",
     "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFailed", "RunIdTaken",
@@ -60,10 +60,10 @@ SURFACE = {
     "EventStream": "read",
     "Run": "cancel ended events limits members output parent_run_id pause policy resume run_id source status stop "
     "stopping usage",
-    "RunContext": "boundary charge content heartbeat history limits member messages metadata on_stop open "
+    "RunContext": "boundary charge content headroom heartbeat history limits member messages metadata on_stop open "
     "parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
     "usage user_id write",
-    "RunLimits": "cost_usd idle_timeout ledgers now steps timeout tokens update",
+    "RunLimits": "cost_usd idle_timeout ledgers model_calls now steps timeout tokens tool_calls update",
     "Step": "name step_id",
     "StopReceipt": "outcome raise_for_status run_id status wait",
     "Stream": "aclose name step_id",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Final, Literal, NamedTuple, TypedDict, Unpack
+from typing import Final, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 from ..aio.deferred_scope import DeferredScope
 from ..errors import MisuseError, checked
@@ -20,6 +20,7 @@ from .timers import Reached, Timers
 
 DEPTH: Final = 64  # levels of members below a root whose limits do not say
 Call = Literal["tool_calls", "model_calls"]
+CALLS: Final[tuple[Call, ...]] = get_args(Call)
 KEPT_BACK: Final = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
 
 
@@ -148,7 +149,7 @@ class Allowance:
         here: Allowance | None = self
         while here is not None:
             if here._calls is None:
-                here._calls = {"tool_calls": 0, "model_calls": 0}
+                here._calls = dict.fromkeys(CALLS, 0)
             here._calls[call] += number
             here = here.parent
 

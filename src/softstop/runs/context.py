@@ -16,6 +16,7 @@ from ..errors import MisuseError, first_problem
 from ..events import UsageRejected
 from ..law.amounts import Amount, exactly
 from ..law.ledgers import Hold
+from ..limits import Headroom
 from ..protocols import Runnable
 from ..stops import StopPolicy, StopRequest
 from ..usage import Usage
@@ -112,8 +113,12 @@ class RunContext:
     @property
     def remaining_time(self) -> float | None:
         """Seconds until the run's own or a parent's timeout; None without one."""
-        ends_at = self._run.allowance.ends_at
-        return None if ends_at is None else max(0.0, ends_at - self._run.loop.time())
+        return self.headroom.timeout
+
+    @property
+    def headroom(self) -> Headroom:
+        """What is left now of the limits of this run, of those above it, and of shared budgets."""
+        return limiting.headroom(self._run)
 
     @property
     def messages(self) -> tuple[Any, ...]:
@@ -273,6 +278,9 @@ class RunContext:
         return Run(start_member(self._run, runnable, message, options))
 
     async def member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> RunOutput:
-        """Run a member to its end and return its output, also when it failed or was stopped on its own."""
+        """Run a member to its end and return its output, also when it failed or was stopped on its own.
+
+        What its `raise_for_status()` raises fails this run, unless the body handles it.
+        """
         await gate.cross(self._run)
         return await self.start_member(runnable, message, **options)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from functools import partial
 
 from ..aio.crossing import call_on
 from ..aio.parking import wake_anywhere
 from ..errors import BudgetExceeded, MisuseError
 from ..events import BudgetWarning
-from ..law.amounts import Amount, Fit
-from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, spend
+from ..law.amounts import Amount, Fit, Room
+from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, least, spend
+from ..limits import Headroom
 from ..stops import LimitReached, RunStatus, StopCause, StopRequest
 from ..usage import Usage
 from . import gate, pausing, stopping
-from .allowance import Call, CallsUsed, Exhausted, LimitChanges, check_priced
+from .allowance import CALLS, Call, CallsUsed, Exhausted, LimitChanges, check_priced
 from .open_work import enclosing_holds
 from .state import RunState
 
@@ -85,6 +87,29 @@ def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
     run.allowance.exhausted = after
     for member in run.live_members():
         stopping.request_stop(member, run.allowance.last_request(run.run_id))
+
+
+def headroom(run: RunState) -> Headroom:
+    """What is left of the limits of a run and those above it."""
+    room = least(run.allowance.chain) if run.allowance.chain else Room()
+    counts: dict[str, int | None] = {"tokens": room.tokens, "steps": None, "tool_calls": None, "model_calls": None}
+    here: RunState | None = run
+    while here is not None:
+        steps, allowance = here.allowance.limits.steps, here.allowance
+        counts["steps"] = _less(counts["steps"], None if steps is None else steps - here.work.total)
+        for call in CALLS:
+            counts[call] = _less(counts[call], allowance.calls_left(call))
+        here = here.parent
+    ends_at, nano_usd = run.allowance.ends_at, room.nano_usd
+    return Headroom(
+        timeout=None if ends_at is None else max(0.0, ends_at - run.loop.time()),
+        cost_usd=None if nano_usd is None else Decimal(f"{max(0, nano_usd)}e-9"),  # exact in any context
+        **{kind: None if left is None else max(0, left) for kind, left in counts.items()},
+    )
+
+
+def _less(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
 
 
 def _exhausted(run: RunState) -> Exhausted | None:

@@ -36,7 +36,7 @@ from .state import RunState
 PLAIN: Final[Announced] = (StepStarted, StepCompleted)
 TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
 MODEL_REQUEST: Final[Announced] = (ModelRequestStarted, ModelRequestCompleted)
-CALLS: Final[Mapping[Announced, Call]] = {TOOL_CALL: "tool_calls", MODEL_REQUEST: "model_calls"}
+CALL_OF: Final[Mapping[Announced, Call]] = {TOOL_CALL: "tool_calls", MODEL_REQUEST: "model_calls"}
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )
@@ -123,11 +123,13 @@ class Step:
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
-            await admit(run, CALLS.get(self._announced))
+            await admit(run, CALL_OF.get(self._announced))
         if self._fit is not None and run.allowance.chain:
             hold = await reserve(run, self._fit)
             try:
-                await admit(run, CALLS.get(self._announced))  # once more: others have begun while this waited for room
+                await admit(
+                    run, CALL_OF.get(self._announced)
+                )  # once more: others have begun while this waited for room
             except BaseException:
                 hold.release()
                 raise
@@ -152,7 +154,7 @@ class Step:
 
     def _count_and_time(self, step: OpenStep) -> None:
         if self._announced is not PLAIN:
-            self._run.allowance.count(CALLS[self._announced])
+            self._run.allowance.count(CALL_OF[self._announced])
         if self._timeout is not None:
             self._deadline = Deadline(self._run, step, self._timeout)
 
