@@ -10,6 +10,7 @@ from .errors import RunNotFound as RunNotFound
 from .errors import RunStopped as RunStopped
 from .errors import SoftstopError as SoftstopError
 from .errors import StepFailed as StepFailed
+from .errors import StepTimeout as StepTimeout
 from .errors import SupervisorClosed as SupervisorClosed
 from .events import BudgetWarning as BudgetWarning
 from .events import Event as Event
@@ -39,6 +40,7 @@ from .events import WorkflowRunEvent as WorkflowRunEvent
 from .events import parse_event as parse_event
 from .law.budgets import Budget as Budget
 from .limits import UNLIMITED as UNLIMITED
+from .limits import Headroom as Headroom
 from .limits import Limits as Limits
 from .log.reader import EventStream as EventStream
 from .runnables.agents import Agent as Agent

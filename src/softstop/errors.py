@@ -10,6 +10,7 @@ SoftstopError
         BudgetExceeded      ... because a limit or budget ran out: give more
     RunErrored              raised only by `raise_for_status()`: the run failed
     StepFailed              a step's own code raised CancelledError, SystemExit or the like
+    StepTimeout             a step was cut when its own `timeout` was over; also a TimeoutError
     MemberFailed            a team or workflow cannot go on without one of its members
 """
 
@@ -70,11 +71,20 @@ class RunNotCancellable(SoftstopError):
 
 
 class RunStopped(SoftstopError):
-    """A run was cancelled; raised by `RunOutput.raise_for_status()`."""
+    """A run was cancelled; raised by `RunOutput.raise_for_status()`.
+
+    `output` is that RunOutput, with the partial work; None where the run has not ended, and after a pickle. Let out of
+    the body of another run it is that run's failure; to stop that run instead, call `softstop.cancel_run` with its id.
+    """
+
+    output: Any = None
 
     def __init__(self, run_id: str, cause: str, reason: str | None) -> None:
         self.run_id, self.cause, self.reason = run_id, cause, reason
         super().__init__(run_id, cause, reason)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args  # an output may hold what cannot be pickled
 
     def __str__(self) -> str:
         why = f": {self.reason}" if self.reason else ""
@@ -113,6 +123,17 @@ class StepFailed(SoftstopError):
 
     def __str__(self) -> str:
         return f"step {self.step!r} raised {self.error} although nobody stopped the run; it counts as failed"
+
+
+class StepTimeout(SoftstopError, TimeoutError):
+    """A step was cut since its own `timeout` was over; raised where it is left. The run goes on."""
+
+    def __init__(self, step: str, seconds: float) -> None:
+        self.step, self.seconds = step, seconds
+        super().__init__(step, seconds)
+
+    def __str__(self) -> str:
+        return f"step {self.step!r} took more than its {self.seconds:g} s and was cut; it may have happened in part"
 
 
 class MemberFailed(SoftstopError):

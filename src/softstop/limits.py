@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -22,12 +23,17 @@ class Limits(BaseModel):
 
     Args:
         timeout: Seconds from the start of the run, not of its wait for a turn.
-        idle_timeout: Seconds without an event, a chunk of a stream, a charge or a `heartbeat()`.
+        idle_timeout: Seconds without an event, a chunk of a stream, a charge, a `heartbeat()` or an open atomic step,
+            which has a `timeout=` of its own.
         queue_timeout: Seconds that a root run may wait for its turn under `Supervisor(max_running=)`. The clocks of the
             other two start with the run.
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
+        tool_calls: Tool calls that may begin. A model is told that a further one is refused, gives one last answer
+            without tools, and the run stops; a body without a model stops at that call.
+        model_calls: Answers of models. The last one of an agent with tools is requested without them, and the run
+            stops after it.
         depth: Levels of members below the run, 64 if no run above says otherwise; a member further down fails at once.
         warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is emitted; None is 0.8.
         on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
@@ -46,6 +52,8 @@ class Limits(BaseModel):
     tokens: Annotated[int, Field(strict=True, ge=0, le=10**12)] | None = None
     cost_usd: Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
+    tool_calls: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
+    model_calls: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
     depth: Annotated[int, Field(strict=True, ge=0, le=10**6)] | None = None
     warn_at: Annotated[float, Field(gt=0, lt=1)] | None = None
     on_exhausted: Literal["stop", "wrap_up", "pause"] | None = None
@@ -79,6 +87,22 @@ class Limits(BaseModel):
             return wider
         gaps = wider.model_fields_set - self.model_fields_set
         return self.model_copy(update={name: getattr(wider, name) for name in gaps})
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What is left of each kind of `Limits`, at a moment, over a run, those above it and shared budgets; never below 0.
+
+    None is unlimited. What begun steps have reserved, or `on_exhausted="wrap_up"` keeps back, is not left. `timeout` is
+    in seconds.
+    """
+
+    timeout: float | None = None
+    tokens: int | None = None
+    cost_usd: Decimal | None = None
+    steps: int | None = None
+    tool_calls: int | None = None
+    model_calls: int | None = None
 
 
 def nano_usd(usd: Decimal) -> int:

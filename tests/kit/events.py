@@ -162,7 +162,9 @@ times = st.floats(0, 1e10)
 ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", fullmatch=True)
 limits = st.builds(
     LimitReached,
-    kind=st.sampled_from(["timeout", "idle_timeout", "queue_timeout", "tokens", "cost_usd", "steps"]),
+    kind=st.sampled_from(
+        ["timeout", "idle_timeout", "queue_timeout", "tokens", "cost_usd", "steps", "tool_calls", "model_calls"]
+    ),
     holder=texts,
     limit=st.floats(0, 1e12),
     used=st.floats(0, 1e12),

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from softstop import Agent, Event, Outcome, Run, RunContent, RunContext, RunStarted, Supervisor
+from softstop import Agent, Event, Outcome, Run, RunContent, RunContext, RunOutput, RunStarted, Supervisor
 
 
 def now() -> float:
@@ -32,6 +32,12 @@ def names(events: Iterable[Event]) -> list[str]:
 def kinds(events: list[Event]) -> list[str]:
     """The event names, content left out."""
     return [event.event.value for event in events if not isinstance(event, RunContent)]
+
+
+def statuses(output: RunOutput | None) -> list[tuple[str, str]]:
+    """Each step of an ended run with its status, in the order of their ends."""
+    assert output is not None
+    return [(step.step, step.status) for step in output.steps]
 
 
 def assert_one_outcome_last(events: list[Event]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.tools import ToolDefinition
 
 Piece = str | float | DeltaToolCall  # text, a pause in seconds, or a tool call
 THEN_DONE: list[Any] = ["done"]
@@ -25,10 +26,12 @@ class Script:
     def __init__(self, *turns: list[Piece]) -> None:
         self.turns = turns
         self.asked: list[list[ModelMessage]] = []
+        self.tools: list[list[ToolDefinition]] = []  # that it was given with each request
         self.model = FunctionModel(stream_function=self._play, model_name="scripted")
 
     async def _play(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         self.asked.append(list(messages))
+        self.tools.append(list(info.function_tools))
         calls = 0
         for piece in self.turns[min(len(self.asked), len(self.turns)) - 1]:
             if isinstance(piece, float):

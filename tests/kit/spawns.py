@@ -19,18 +19,20 @@ async def alone(work: Callable[[], Awaitable[None]]) -> None:
     await work()
 
 
-async def anyio_group(work: Callable[[], Awaitable[None]]) -> None:
+async def anyio_group(*works: Callable[[], Awaitable[None]]) -> None:
     async with anyio.create_task_group() as group:
-        group.start_soon(work)
+        for work in works:
+            group.start_soon(work)
 
 
-async def asyncio_group(work: Callable[[], Awaitable[None]]) -> None:
+async def asyncio_group(*works: Callable[[], Awaitable[None]]) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(work())  # type: ignore[arg-type]
+        for work in works:
+            group.create_task(work())  # type: ignore[arg-type]
 
 
-async def gather(work: Callable[[], Awaitable[None]]) -> None:
-    await asyncio.gather(work())  # noqa: TID251 - users do
+async def gather(*works: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.gather(*[work() for work in works])  # noqa: TID251 - users do
 
 
 async def wait_for(work: Callable[[], Awaitable[None]]) -> None:

@@ -1,11 +1,13 @@
 """T7, first tests: stops go down and never up; a member is a value for its parent, which ends after all of them."""
 
 import contextlib
+import pickle  # errors cross processes  # noqa: TID251
 
 import anyio
 import pytest
 
-from kit.runs import Words, at, listen, names, now, payer, sleeper
+import softstop
+from kit.runs import Words, at, listen, names, now, one, payer, sleeper
 from softstop import (
     Agent,
     Limits,
@@ -14,6 +16,7 @@ from softstop import (
     RunContext,
     RunOutput,
     RunStatus,
+    RunStopped,
     RunStopRequested,
     StopCause,
     StopPolicy,
@@ -261,3 +264,39 @@ async def test_a_member_started_as_the_grace_ends_is_stopped_for_the_reason_of_i
     assert member.stop is not None
     assert (member.stop.cause, member.stop.reason, member.stop.by) == (StopCause.user, "enough", "user-7")
     assert (member.stop.mode, member.stop.via) == ("now", run.run_id)
+
+
+async def stopped(run: RunContext, message: object) -> None:
+    run.write("half ")
+    softstop.cancel_run(run.run_id, "enough")
+    await run.boundary()
+
+
+async def test_a_member_s_stop_that_a_body_lets_out_as_an_exception_fails_it_and_bears_the_partial_work() -> None:
+    caught: list[RunStopped] = []
+
+    async def lead(run: RunContext, message: object) -> None:
+        try:
+            (await run.member(Agent(stopped), "go")).raise_for_status()
+        except RunStopped as error:
+            caught.append(error)
+            raise
+
+    run, _ = await one(lead)
+    assert run.output is not None
+    assert (run.status, run.output.error) == (RunStatus.failed, caught[0])
+    assert (caught[0].output, caught[0].output.content) == (run.output.members[0], "half ")
+    assert pickle.loads(pickle.dumps(caught[0])).output is None  # noqa: S301
+
+
+async def test_a_body_that_will_not_go_on_without_a_member_that_was_stopped_stops_its_own_run() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        output = await run.member(Agent(stopped), "go")
+        if output.status is RunStatus.cancelled:
+            softstop.cancel_run(run.run_id, f"its member: {output.stop.reason}")
+        await run.boundary()
+        raise NotImplementedError
+
+    run, _ = await one(lead)
+    assert run.stop is not None
+    assert (run.status, run.stop.reason) == (RunStatus.cancelled, "its member: enough")

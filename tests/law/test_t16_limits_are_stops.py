@@ -20,6 +20,7 @@ from softstop import (
     RunStatus,
     RunStopped,
     RunStopRequested,
+    StepTimeout,
     StopCause,
     StopMode,
     Supervisor,
@@ -28,18 +29,20 @@ from softstop import (
 
 
 async def spender(run: RunContext, message: object) -> None:
-    """Sixty tokens and six dollars in each step of one second, paid in the middle of it."""
+    """Sixty tokens and six dollars in each step of one second, paid in the middle of it; a rest after five."""
     for number in range(1_000):
         async with run.step(f"call {number}"):
             await anyio.sleep(0.5)
             run.charge(Usage(output_tokens=60, cost_nano_usd=6 * 10**9))
             await anyio.sleep(0.5)
             run.write(f"{number} ")
+        if number == 4:
+            await anyio.sleep(1)
 
 
 LIMITS = {
     "timeout": (Limits(timeout=4.5), StopCause.timeout, 4.5, 4.5, 5),
-    "idle_timeout": (Limits(idle_timeout=0.4), StopCause.idle, 0.4, 0.4, 1),
+    "idle_timeout": (Limits(idle_timeout=0.4), StopCause.idle, 0.4, 0.4, 5.4),
     "tokens": (Limits(tokens=100), StopCause.token_budget, 100, 120, 2),
     "cost_usd": (Limits(cost_usd=10), StopCause.cost_budget, 10, 12, 2),  # type: ignore[arg-type]
     "steps": (Limits(steps=3), StopCause.step_limit, 3, 3, 3),
@@ -76,7 +79,7 @@ async def test_a_limit_is_told_as_an_exception_only_when_asked_for(kind: str) ->
     with pytest.raises(expected) as caught:
         output.raise_for_status()
     assert type(caught.value) is expected
-    assert caught.value.cause == cause.value
+    assert (caught.value.cause, caught.value.output) == (cause.value, output)
 
 
 async def test_a_limit_is_never_an_exception_thrown_into_work_that_is_paid_already() -> None:
@@ -161,12 +164,34 @@ async def test_any_sign_of_life_resets_the_idle_limit(sign: str) -> None:
     assert output.stop.cause is StopCause.idle
 
 
-async def test_a_step_that_says_nothing_is_idle_but_is_finished() -> None:
+@pytest.mark.parametrize("where", ["run", "member"])
+async def test_a_step_that_works_and_says_nothing_is_life_and_idle_time_counts_from_its_end(where: str) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        if where == "run":
+            await payer(run, message)
+        else:
+            await run.member(Agent(payer), message)
+        await anyio.sleep(1_000)
+
     async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(payer), limits=Limits(idle_timeout=3))
+        run = supervisor.start(Agent(body), limits=Limits(idle_timeout=3))
         output = await run.ended()
-        assert now() == 10
-    assert output.status is RunStatus.completed
+        assert now() == 13
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="idle_timeout", holder="run", limit=3, used=3)
+
+
+async def test_a_step_with_a_timeout_of_its_own_keeps_the_run_from_being_idle_until_then() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            async with run.step("pay", timeout=8):
+                await anyio.sleep(1_000)
+        except StepTimeout:
+            await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(idle_timeout=3)).ended()
+        assert now() == 11
     assert output.stop is not None
     assert output.stop.cause is StopCause.idle
 

@@ -15,6 +15,7 @@ from softstop import (
     Budget,
     Event,
     EventStream,
+    Headroom,
     LimitReached,
     Limits,
     Outcome,
@@ -65,8 +66,9 @@ async def numbers() -> AsyncIterator[int]:
 
 
 async def body(run: RunContext, message: str) -> str:
-    async with run.step("search", reserve=Usage(output_tokens=100), interruptible=True) as step:
+    async with run.step("search", reserve=Usage(output_tokens=100), interruptible=True, timeout=2.5) as step:
         assert_type(step.name, str)
+        assert_type(await run.stop_requested(), StopRequest)
     async for word in run.stream("write", words()):
         assert_type(word, str)
         run.write(word)
@@ -90,6 +92,9 @@ async def body(run: RunContext, message: str) -> str:
     assert_type(run.parent_run_id, str | None)
     assert_type(run.user_id, str | None)
     assert_type(run.limits, RunLimits)
+    assert_type(run.headroom, Headroom)
+    assert_type(run.headroom.tool_calls, int | None)
+    assert_type(run.headroom.cost_usd, Decimal | None)
     assert_type(run.policy, StopPolicy)
     return "done"
 
@@ -119,7 +124,7 @@ agent = Agent(
     name="storyteller",
     id="story",
     description="tells stories",
-    limits=Limits(timeout=30, idle_timeout=5, tokens=10_000, cost_usd=Decimal("0.50"), steps=20),
+    limits=Limits(timeout=30, idle_timeout=5, tokens=10_000, cost_usd=Decimal("0.50"), steps=20, tool_calls=9),
     policy=StopPolicy(grace=None, abandon_after=5, cleanup_timeout=10, on_caller_gone="detach"),
 )
 team = Team(members=[agent, agents[1]], body=body, name="Storytelling")

@@ -21,6 +21,7 @@ from softstop import (
     RunStopped,
     SoftstopError,
     StepFailed,
+    StepTimeout,
     SupervisorClosed,
     errors,
 )
@@ -46,6 +47,7 @@ SAMPLES: list[tuple[SoftstopError, dict[str, Any], list[str]]] = [
         ["120 of 100"],
     ),
     (RunErrored("r1", "KeyError: 'x'"), {"run_id": "r1", "error": "KeyError: 'x'"}, ["KeyError"]),
+    (StepTimeout("ask", 2.5), {"step": "ask", "seconds": 2.5}, ["ask", "2.5 s"]),
     (StepFailed("pay", "SystemExit: 3"), {"step": "pay", "error": "SystemExit: 3"}, ["pay", "SystemExit"]),
 ]
 ids = [type(sample).__name__ for sample, *_ in SAMPLES]

@@ -16,13 +16,13 @@ MODULES = sorted(SRC.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 PUBLIC = [
-    "Agent", "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream",
+    "Agent", "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "Headroom",
     "LimitReached", "Limits", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
     "ModelRequestStarted", "Outcome", "Parallel", "Router", "Run", "RunCancelled", "RunCompleted", "RunContent",
     "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFailed", "RunIdTaken",
     "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunStarted",
     "RunStatus", "RunStopRequested", "RunStopped", "SlotLent", "SoftstopError", "Source", "Step", "StepCompleted",
-    "StepFailed", "StepRecord", "StepStarted", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
+    "StepFailed", "StepRecord", "StepStarted", "StepTimeout", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
     "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed", "SupervisorStatistics",
     "SyncEventStream",
     "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted", "UNLIMITED", "Usage", "UsageRejected", "Workflow",
@@ -60,9 +60,10 @@ SURFACE = {
     "EventStream": "read",
     "Run": "cancel ended events limits members output parent_run_id pause policy resume run_id source status stop "
     "stopping usage",
-    "RunContext": "boundary charge content heartbeat history limits member messages metadata on_stop open "
-    "parent_run_id policy remaining_time run_id session_id start_member step stop stopping stream usage user_id write",
-    "RunLimits": "cost_usd idle_timeout ledgers now steps timeout tokens update",
+    "RunContext": "boundary charge content headroom heartbeat history limits member messages metadata on_stop open "
+    "parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
+    "usage user_id write",
+    "RunLimits": "cost_usd idle_timeout ledgers model_calls now steps timeout tokens tool_calls update",
     "Step": "name step_id",
     "StopReceipt": "outcome raise_for_status run_id status wait",
     "Stream": "aclose name step_id",

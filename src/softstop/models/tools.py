@@ -12,11 +12,11 @@ from pydantic_ai import ModelRetry, Tool, UserError
 from pydantic_ai.messages import RetryInfo, ToolCallPart, ToolReturnPart
 from pydantic_ai.tools import ToolDefinition
 
-from ..errors import MisuseError, SoftstopError, safe_error
+from ..errors import BudgetExceeded, MisuseError, SoftstopError, safe_error
 from ..runs.adapter import AdapterContext
 from ..runs.context import RunContext
 
-UNKNOWN_OPTIONS: Final = ("requires_approval", "sequential", "timeout", "prepare", "args_validator", "defer_loading")
+UNKNOWN_OPTIONS: Final = ("requires_approval", "sequential", "prepare", "args_validator", "defer_loading")
 
 Tools = Iterable[Callable[..., Any] | Tool[Any]]
 Cause = Literal["unknown_tool", "validation_error"]
@@ -160,6 +160,12 @@ def failed_answer(call: ToolCallPart, error: Exception) -> ToolReturnPart:
     if isinstance(error, ModelRetry):
         return ToolReturnPart(name, error.message, call_id, outcome="retried", retry=RetryInfo("model_retry"))
     return ToolReturnPart(name, safe_error(error), call_id, outcome="failed")
+
+
+def refused_answer(call: ToolCallPart, error: BudgetExceeded) -> ToolReturnPart:
+    """The answer to a call beyond the number that the run may make."""
+    text = f"not_run: {error.reason}; no tool is called any more"
+    return ToolReturnPart(call.tool_name, text, call.tool_call_id, outcome="failed")
 
 
 def _problems(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.tools import ToolDefinition
 
 from ..aio.closing import finish_within
+from ..errors import BudgetExceeded
 from ..runs.adapter import AdapterContext, Exhausted
 from ..runs.context import RunContext
 from .answer import Answer, Request
@@ -20,7 +21,7 @@ from .bounds import Reservation, reserve
 from .errors import ModelFailed, TooManyTurns
 from .history import History
 from .prices import Tariff
-from .tools import ReadyTool, Toolbox, failed_answer
+from .tools import ReadyTool, Toolbox, failed_answer, refused_answer
 from .usage import Charge
 
 RETRIES: Final = 2  # of a request that failed before its answer began; each has a step of its own
@@ -50,8 +51,9 @@ class Plan:
 
     @property
     def is_last(self) -> bool:
-        """Whether the last answer is due."""
-        return self._door.last_answer is not None
+        """Whether the last answer is due: the last one of `model_calls` is like any other if there are no tools."""
+        after = self._door.last_answer
+        return after is not None and (bool(self._tools) or after.kind != "model_calls")
 
     def prompt_tokens(self) -> int:
         """About the tokens of the request to send now."""
@@ -153,6 +155,8 @@ class ModelBody:
                     return Reply(is_last, reserved.limited_by if answer.ran_out else None)
                 except ModelFailed as failure:
                     turn.close()
+                    if not answer.begun:
+                        door.take_back_model_request()
                     if reserved.limited_by is not None and self._is_too_long(failure, request.most_output):
                         continue
                     pause = wait if failure.retry_after is None else failure.retry_after
@@ -188,13 +192,18 @@ class ModelBody:
     async def _run_tool(self, door: AdapterContext, history: History, index: int, tool: ReadyTool | None) -> None:
         call = history.calls[index]
         interruptible = tool is not None and tool.interruptible
+        timeout = None if tool is None else tool.tool.timeout
+        step = door.tool_call(call.tool_name, interruptible=interruptible, timeout=timeout)
         try:
-            async with door.tool_call(call.tool_name, interruptible=interruptible):
+            async with step:
                 history.begin_call(index, interruptible=interruptible)
                 tool = self._toolbox.get(call.tool_name)
                 history.end_call(index, await tool.call(door, call))
         except Exception as error:  # noqa: BLE001 - boundary: tool. Its exception is its answer to the model
-            history.end_call(index, failed_answer(call, error))
+            if isinstance(error, BudgetExceeded) and not step.step_id:
+                history.end_call(index, refused_answer(call, error))
+            else:
+                history.end_call(index, failed_answer(call, error))
 
 
 def _most_output(model: Model) -> int | None:

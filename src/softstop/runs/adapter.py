@@ -41,9 +41,12 @@ class AdapterContext:
 
     # Steps
 
-    def tool_call(self, name: str, *, interruptible: bool = False) -> Step:
-        """An atomic step with the events of a tool call; see `RunContext.step`."""
-        return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible)
+    def tool_call(self, name: str, *, interruptible: bool = False, timeout: float | None = None) -> Step:
+        """An atomic step with the events of a tool call; see `RunContext.step`.
+
+        Entering raises `BudgetExceeded` if `Limits(tool_calls=)` are used up and the body gives a last answer.
+        """
+        return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible, timeout=timeout)
 
     def model_request(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`."""
@@ -52,6 +55,10 @@ class AdapterContext:
     def atomic_model_request(self, name: str) -> Step:
         """An atomic step for an answer that a stop does not cut, under `finish_model_calls`."""
         return Step(self._state, name, None, MODEL_REQUEST, interruptible=True)
+
+    def take_back_model_request(self) -> None:
+        """Count the last request not as an answer: the provider refused it."""
+        self._state.allowance.count("model_calls", -1)
 
     def turn(self) -> AbstractContextManager[None]:
         """A context for one answer and its tool calls: a stop of mode `turn` waits for its end."""
@@ -141,8 +148,8 @@ class AdapterContext:
     @property
     def last_answer(self) -> LimitReached | None:
         """The limit after which one last answer is due; None before."""
-        exhausted = self._state.allowance.exhausted
-        return None if exhausted is None else exhausted.facts
+        after = self._state.allowance.last_answer_after
+        return None if after is None else after.facts
 
     def end_after_last_answer(self) -> None:
         """End the run after its last answer: cancelled, by that limit."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Final, NamedTuple, TypedDict, Unpack
+from typing import Final, Literal, NamedTuple, TypedDict, Unpack, get_args
 
+from ..aio.deferred_scope import DeferredScope
 from ..errors import MisuseError, checked
 from ..law.amounts import Room
 from ..law.budgets import Budget
-from ..law.ledgers import WARN_AT, Chain, Ledger, Unit
+from ..law.ledgers import CAUSE_OF, WARN_AT, Chain, Ledger, Unit
 from ..limits import Limits
 from ..log.writer import Activity
 from ..protocols import Runnable
@@ -18,6 +19,8 @@ from ..stops import LimitReached, StopCause, StopRequest
 from .timers import Reached, Timers
 
 DEPTH: Final = 64  # levels of members below a root whose limits do not say
+Call = Literal["tool_calls", "model_calls"]
+CALLS: Final[tuple[Call, ...]] = get_args(Call)
 KEPT_BACK: Final = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
 
 
@@ -32,6 +35,40 @@ class Exhausted(NamedTuple):
         """The limit as it stands now."""
         return self.ledger.facts(self.unit)
 
+    @property
+    def cause(self) -> StopCause:
+        """The cause of the stop it requests."""
+        return CAUSE_OF[self.unit]
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the limit was not raised since, which keeps its share back again."""
+        return not self.ledger.keeps_back or self.ledger.reached() is not None
+
+
+class CallsUsed(NamedTuple):
+    """A number of calls that a run may make and has made, but for a last answer."""
+
+    allowance: Allowance
+    call: Call
+
+    @property
+    def cause(self) -> StopCause:
+        """The cause of the stop it requests."""
+        return StopCause.step_limit
+
+    @property
+    def facts(self) -> LimitReached:
+        """The limit as it stands now."""
+        most, left = getattr(self.allowance.limits, self.call), self.allowance.calls_left(self.call)
+        return LimitReached(kind=self.call, holder="run", limit=most or 0, used=(most or 0) - (left or 0))
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the limit was not raised since."""
+        left = self.allowance.calls_left(self.call)
+        return left is not None and left <= (self.call == "model_calls")
+
 
 class LimitChanges(TypedDict, total=False):
     """New limits for a live run; None removes one."""
@@ -41,26 +78,35 @@ class LimitChanges(TypedDict, total=False):
     tokens: int | None
     cost_usd: Decimal | float | str | None
     steps: int | None
+    tool_calls: int | None
+    model_calls: int | None
 
 
 class Allowance:
     """The limits of one run in force, with its ledgers and timers."""
 
     __slots__ = (
-        "_activity", "_loop", "_started", "_timers", "bounded", "chain", "exhausted", "gives_last_answer",
-        "levels", "limits", "own", "parent",
+        "_activity", "_calls", "_loop", "_scope", "_started", "_timers", "bounded", "chain", "exhausted",
+        "gives_last_answer", "levels", "limits", "own", "parent",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits, budgets: tuple[Budget, ...], parent: Allowance | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        budgets: tuple[Budget, ...],
+        parent: Allowance | None,
+        scope: DeferredScope,
     ) -> None:
         self._loop = loop
+        self._scope = scope  # of the run
         self.parent = parent  # of the run above
         self.limits = limits
         self.bounded = False  # limits can refuse a step
         self.own: Ledger | None = None  # of this run's own limits, if they bound tokens or money
         self.gives_last_answer = False  # the body has a model
-        self.exhausted: Exhausted | None = None  # after which only that answer is due
+        self.exhausted: Exhausted | CallsUsed | None = None  # after which only that answer is due
+        self._calls: dict[Call, int] | None = None  # begun, here and in members; made with the first
         above = DEPTH if parent is None else parent.levels - 1
         own = limits.depth
         self.levels: int = above if own is None else own if parent is None else min(own, above)  # of members below
@@ -73,7 +119,12 @@ class Allowance:
                 self.chain = (*self.chain, budget._ledger)
         if limits.tokens is not None or limits.cost_usd is not None:
             self._open_ledger()
-        self.bounded = bool(self.chain) or limits.steps is not None or (parent is not None and parent.bounded)
+        self.bounded = bool(self.chain) or self._bounds_steps or (parent is not None and parent.bounded)
+
+    @property
+    def _bounds_steps(self) -> bool:
+        limits = self.limits
+        return limits.steps is not None or limits.tool_calls is not None or limits.model_calls is not None
 
     def _open_ledger(self) -> None:
         limits = self.limits
@@ -90,6 +141,22 @@ class Allowance:
         """Draw on a ledger that a run above got after the start; usage counts there from now on."""
         self.chain = (*self.chain, ledger)
         self.bounded = True
+
+    # Calls
+
+    def count(self, call: Call, number: int = 1) -> None:
+        """Count a call that has begun, here and above; -1 takes one back."""
+        here: Allowance | None = self
+        while here is not None:
+            if here._calls is None:
+                here._calls = dict.fromkeys(CALLS, 0)
+            here._calls[call] += number
+            here = here.parent
+
+    def calls_left(self, call: Call) -> int | None:
+        """How many more this run and its members may make, by its own limit; negative if that was lowered."""
+        most: int | None = getattr(self.limits, call)
+        return most if most is None or self._calls is None else most - self._calls[call]
 
     # Time
 
@@ -123,7 +190,9 @@ class Allowance:
     def _set_timers(self, reached: Reached | None) -> None:
         self.end()
         if reached is not None and (self.limits.timeout is not None or self._activity is not None):
-            self._timers = Timers(self._loop, self.limits, self._started, self._activity, self.depth, reached)
+            self._timers = Timers(
+                self._loop, self.limits, self._started, self._activity, self._scope, self.depth, reached
+            )
 
     @property
     def depth(self) -> int:
@@ -176,7 +245,7 @@ class Allowance:
             self._set_timers(reached)
         if paused is not None:
             self.pause()
-        self.bounded = self.bounded or self.limits.steps is not None
+        self.bounded = self.bounded or self._bounds_steps
         if not changes.keys() & {"tokens", "cost_usd"}:
             return None
         if self.own is None:
@@ -196,16 +265,21 @@ class Allowance:
 
     def reconsider_last_answer(self) -> None:
         """Cancel the last answer if its limit was raised, which keeps its share back again."""
-        ledger = None if self.exhausted is None else self.exhausted.ledger
-        if ledger is not None and ledger.keeps_back and ledger.reached() is None:
+        if self.exhausted is not None and not self.exhausted.lasts:
             self.exhausted = None
+
+    @property
+    def last_answer_after(self) -> Exhausted | CallsUsed | None:
+        """The limit after which the next answer is the last one."""
+        answers = CallsUsed(self, "model_calls")
+        return answers if self.exhausted is None and answers.lasts else self.exhausted
 
     def last_request(self, via: str | None = None) -> StopRequest:
         """The stop for members while the run gives its last answer, and then for the run."""
-        assert self.exhausted is not None
-        cause = StopCause.token_budget if self.exhausted.unit == "tokens" else StopCause.cost_budget
-        limit = self.exhausted.facts
-        return StopRequest(cause=cause, reason=str(limit), limit=limit, via=via)
+        after = self.last_answer_after
+        assert after is not None
+        limit = after.facts
+        return StopRequest(cause=after.cause, reason=str(limit), limit=limit, via=via)
 
 
 class RunLimits:
@@ -257,6 +331,16 @@ class RunLimits:
     def steps(self) -> int | None:
         """Steps and streams that may begin."""
         return self.now.steps
+
+    @property
+    def tool_calls(self) -> int | None:
+        """Tool calls that may begin."""
+        return self.now.tool_calls
+
+    @property
+    def model_calls(self) -> int | None:
+        """Answers of models."""
+        return self.now.model_calls
 
     def update(self, **changes: Unpack[LimitChanges]) -> None:
         """Change some of the limits of the live run. From any thread, and in a handler of `signal.signal`.

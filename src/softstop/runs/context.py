@@ -17,6 +17,7 @@ from ..errors import MisuseError, first_problem
 from ..events import UsageRejected
 from ..law.amounts import Amount, exactly
 from ..law.ledgers import Hold
+from ..limits import Headroom
 from ..protocols import Runnable
 from ..stops import StopPolicy, StopRequest
 from ..usage import Usage
@@ -116,8 +117,12 @@ class RunContext:
     @property
     def remaining_time(self) -> float | None:
         """Seconds until the run's own or a parent's timeout; None without one."""
-        ends_at = self._run.allowance.ends_at
-        return None if ends_at is None else max(0.0, ends_at - self._run.loop.time())
+        return self.headroom.timeout
+
+    @property
+    def headroom(self) -> Headroom:
+        """What is left now of the limits of this run, of those above it, and of shared budgets."""
+        return limiting.headroom(self._run)
 
     @property
     def messages(self) -> tuple[Any, ...]:
@@ -137,7 +142,9 @@ class RunContext:
         """
         self._writer.write(text)
 
-    def step(self, name: str, *, reserve: Usage | None = None, interruptible: bool = False) -> Step:
+    def step(
+        self, name: str, *, reserve: Usage | None = None, interruptible: bool = False, timeout: float | None = None
+    ) -> Step:
         """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, also under a stop.
 
         Args:
@@ -145,15 +152,18 @@ class RunContext:
             reserve: The most that the step may spend. It waits until every limit and budget has room for that, and the
                 unspent part is given back at its end. None reserves nothing.
             interruptible: A cut leaves no doubt whether the step happened: its status is `cut`, not `unsettled`.
+            timeout: Seconds from its start, after which this step alone is cut, with the steps begun in it. Leaving it
+                raises `StepTimeout`, a TimeoutError, which the body may handle; the run goes on. A step that waits for
+                a thread softstop has started is not cut meanwhile, but named in `errors`. None is no limit.
 
         Raises:
-            MisuseError: `name` is no string, or `reserve` no Usage.
+            MisuseError: `name` is no string, `reserve` no Usage, or `timeout` no positive number.
         """
         if reserve is None:
-            return Step(self._run, name, None, interruptible=interruptible)
+            return Step(self._run, name, None, interruptible=interruptible, timeout=timeout)
         if not isinstance(reserve, Usage):
             raise MisuseError(f"reserve= takes a Usage(output_tokens=...), not {type(reserve).__name__}")
-        return Step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible)
+        return Step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible, timeout=timeout)
 
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step: `async for chunk in run.stream("write", source)`. A stop takes effect between two chunks.
@@ -187,6 +197,14 @@ class RunContext:
                 run.clients.remove(client)
             raise
         return value
+
+    async def stop_requested(self) -> StopRequest:
+        """Wait until a stop is requested and return it, inside a begun step: to tell a client, or to end early.
+
+        Elsewhere it is a wait in no step, which a stop ends as any other, by CancelledError. It never returns in a run
+        that nobody stops.
+        """
+        return await gate.stop_requested(self._run)
 
     async def boundary(self) -> None:
         """Be a step boundary, in long work that is neither a step nor a wait. Does not yield to the loop."""
@@ -271,6 +289,9 @@ class RunContext:
         return Run(start_member(self._run, runnable, message, options))
 
     async def member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> RunOutput:
-        """Run a member to its end and return its output, also when it failed or was stopped on its own."""
+        """Run a member to its end and return its output, also when it failed or was stopped on its own.
+
+        What its `raise_for_status()` raises fails this run, unless the body handles it.
+        """
         await gate.cross(self._run)
         return await self.start_member(runnable, message, **options)

@@ -50,7 +50,7 @@ def _publish_and_leave(run: RunState, signal: Signal) -> None:
         run.allowance.end()
         run.work.close()
         run.alert = True
-        gate.wake_paused(run)
+        gate.wake_parked(run)
         try:
             run.owner.ended(run)
         finally:

@@ -14,6 +14,7 @@ from ..aio.closing import pass_unless_cancelled
 from ..aio.crossing import call_on
 from ..aio.deferred_scope import DELIVERED, PULSE
 from ..aio.parking import wait_in, wake_all
+from ..stops import StopRequest
 from .open_work import current_step
 from .state import RunState
 
@@ -32,11 +33,24 @@ async def halt(run: RunState) -> None:
     """Wait while the run is paused; refuse the caller if the run is stopping."""
     record = run.record
     while run.paused_by and not record.refusing:
-        if run.paused_waiters is None:
-            run.paused_waiters = []
-        await wait_in(run.paused_waiters, run.loop)
+        await _park(run)
     if record.refusing:
         await refuse(run)
+
+
+async def stop_requested(run: RunState) -> StopRequest:
+    """Wait for a stop and return it; outside a begun step, where that stop refuses the caller, raise CancelledError."""
+    while run.stop is None and not run.record.ended:
+        await _park(run)
+    await cross(run)
+    assert run.stop is not None
+    return run.stop
+
+
+async def _park(run: RunState) -> None:
+    if run.parked is None:
+        run.parked = []
+    await wait_in(run.parked, run.loop)
 
 
 def inside(run: RunState) -> bool:
@@ -124,7 +138,7 @@ def update_alert(run: RunState) -> None:
     run.alert = bool(run.paused_by) or run.record.refusing
 
 
-def wake_paused(run: RunState) -> None:
-    """Wake tasks that wait for the end of a pause."""
-    if run.paused_waiters:
-        wake_all(run.paused_waiters)
+def wake_parked(run: RunState) -> None:
+    """Wake tasks that wait for the end of a pause, or for a stop, to look again."""
+    if run.parked:
+        wake_all(run.parked)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from functools import partial
 
 from ..aio.parking import wake_anywhere
 from ..errors import BudgetExceeded, MisuseError
 from ..events import BudgetWarning
-from ..law.amounts import Amount, Fit
-from ..law.ledgers import CAUSE_OF, Claim, ClaimState, Hold, Ledger, first_reached, grant, spend
+from ..law.amounts import Amount, Fit, Room
+from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, least, spend
+from ..limits import Headroom
 from ..stops import LimitReached, RunStatus, StopCause, StopRequest
 from ..usage import Usage
 from . import gate, pausing, stopping
-from .allowance import Exhausted, LimitChanges, check_priced
+from .allowance import CALLS, Call, CallsUsed, Exhausted, LimitChanges, check_priced
 from .open_work import enclosing_holds
 from .state import RunState
 
 # Before something begins
 
 
-async def admit(run: RunState) -> None:
-    """Be the boundary before a step of a run with a stop or a limit: check record, step limits and ledgers."""
+async def admit(run: RunState, call: Call | None = None) -> None:
+    """Be the boundary before a step of a run with a stop or a limit: check record, step limits and ledgers.
+
+    Raises:
+        BudgetExceeded: The step is a tool call of a model, which is told that there are no more, see `Limits`.
+    """
     if gate.inside(run):
         return
     if run.alert:
@@ -32,6 +38,9 @@ async def admit(run: RunState) -> None:
         used = LimitReached(kind="steps", holder="run", limit=most, used=outermost.work.total)
         reach_time_or_steps(outermost, StopCause.step_limit, used)
         await gate.refuse(run)
+    holder = None if call is None else _outermost_without_calls(run, call)
+    if call is not None and holder is not None:
+        await _do_without_call(run, holder, CallsUsed(holder.allowance, call))
     while (exhausted := _exhausted(run)) is not None:
         await do_without(run, exhausted)
 
@@ -46,6 +55,60 @@ def _outermost_without_steps(run: RunState) -> RunState | None:
             outermost = here
         here = here.parent
     return outermost
+
+
+def _outermost_without_calls(run: RunState, call: Call) -> RunState | None:
+    """The outermost run without such calls left; one that gives a last answer keeps that back from its members."""
+    outermost: RunState | None = None
+    here: RunState | None = run
+    while here is not None:
+        kept = call == "model_calls" and here is not run and here.allowance.gives_last_answer
+        left = here.allowance.calls_left(call)
+        if left is not None and left <= kept:
+            outermost = here
+        here = here.parent
+    return outermost
+
+
+async def _do_without_call(run: RunState, holder: RunState, used: CallsUsed) -> None:
+    """Have the run whose limit it is give its last answer, or stop it; refuse the caller."""
+    facts = used.facts
+    if holder.allowance.gives_last_answer and (holder is not run or used.call == "tool_calls"):
+        _begin_last_answer(holder, used)
+        if holder is run:
+            raise BudgetExceeded(run.run_id, used.cause.value, str(facts))
+    else:
+        reach_time_or_steps(holder, used.cause, facts)
+    await gate.refuse(run)
+
+
+def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
+    run.allowance.exhausted = after
+    for member in run.live_members():
+        stopping.request_stop(member, run.allowance.last_request(run.run_id))
+
+
+def headroom(run: RunState) -> Headroom:
+    """What is left of the limits of a run and those above it."""
+    room = least(run.allowance.chain) if run.allowance.chain else Room()
+    counts: dict[str, int | None] = {"tokens": room.tokens, "steps": None, "tool_calls": None, "model_calls": None}
+    here: RunState | None = run
+    while here is not None:
+        steps, allowance = here.allowance.limits.steps, here.allowance
+        counts["steps"] = _less(counts["steps"], None if steps is None else steps - here.work.total)
+        for call in CALLS:
+            counts[call] = _less(counts[call], allowance.calls_left(call))
+        here = here.parent
+    ends_at, nano_usd = run.allowance.ends_at, room.nano_usd
+    return Headroom(
+        timeout=None if ends_at is None else max(0.0, ends_at - run.loop.time()),
+        cost_usd=None if nano_usd is None else Decimal(f"{max(0, nano_usd)}e-9"),  # exact in any context
+        **{kind: None if left is None else max(0, left) for kind, left in counts.items()},
+    )
+
+
+def _less(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
 
 
 def _exhausted(run: RunState) -> Exhausted | None:
@@ -67,8 +130,7 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
             exhausted = Exhausted(*claim.refused_by)
             if gate.inside(run):
                 if not reach(run, exhausted):
-                    cause = CAUSE_OF[exhausted.unit].value
-                    raise BudgetExceeded(run.run_id, cause, str(exhausted.facts))
+                    raise BudgetExceeded(run.run_id, exhausted.cause.value, str(exhausted.facts))
             else:
                 await do_without(run, exhausted)
     if run.record.refusing and not gate.inside(run):
@@ -150,7 +212,7 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
     if exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
         return True
     facts = exhausted.facts
-    stopping.request_stop(run, StopRequest(cause=CAUSE_OF[exhausted.unit], reason=str(facts), limit=facts))
+    stopping.request_stop(run, StopRequest(cause=exhausted.cause, reason=str(facts), limit=facts))
     return False
 
 
@@ -165,14 +227,12 @@ def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
         pausing.pause(run, str(exhausted.facts), by=pausing.LIMIT)
         return True
     if allowance.gives_last_answer and exhausted.ledger.keeps_back:  # the reserve is not for members
-        allowance.exhausted = exhausted
-        for member in run.live_members():
-            stopping.request_stop(member, allowance.last_request(run.run_id))
+        _begin_last_answer(run, exhausted)
     return allowance.release_reserve()
 
 
 def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) -> None:
-    """Stop a run for a limit of time or steps."""
+    """Stop a run for a limit of time, steps or calls."""
     if not run.record.ended and run.record.stop is None:
         stopping.request_stop(run, StopRequest(cause=cause, reason=str(limit), limit=limit))
 
@@ -180,7 +240,7 @@ def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) ->
 def end_after_last_answer(run: RunState) -> None:
     """Stop a run that has given its last answer, by the limit that was reached."""
     run.record.refused = True
-    if run.allowance.exhausted is not None and run.record.stop is None and not run.record.ended:
+    if run.allowance.last_answer_after is not None and run.record.stop is None and not run.record.ended:
         stopping.request_stop(run, run.allowance.last_request())
 
 

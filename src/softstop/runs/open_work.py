@@ -53,6 +53,13 @@ class OpenStep:
         self.uninterruptible = False  # it waits for a worker thread, which cannot be interrupted
         self.was_cut = False  # grace ran out while it was open
 
+    def is_within(self, other: OpenStep) -> bool:
+        """Whether this is the other step, or was begun in it."""
+        here: OpenStep | None = self
+        while here is not None and here is not other:
+            here = here.around
+        return here is other
+
 
 class OpenStream(Protocol):
     """A divisible step that is running."""
@@ -113,7 +120,7 @@ class OpenWork:
         self._closing = 0  # sources that are cleaning up
         self._ended: list[tuple[str, int, StepKind, StepStatus]] | None = None  # a record costs 450 ns: made at the end
         self._failures: deque[BaseException] | None = None  # of steps, from before a stop
-        self._cuts: list[DeferredScope] | None = None  # of other tasks than the body's, in steps that were cut
+        self._cuts: list[DeferredScope] | None = None  # of tasks in steps that were cut, but for grace the body's
         self._late: asyncio.TimerHandle | None = None  # interrupts the body although a cut step is still open
         self._emptied: asyncio.Future[None] | None = None
 
@@ -161,8 +168,8 @@ class OpenWork:
         if self.steps is not None:
             self.steps.remove(step)
         self.note(step.name, step.step_id, "atomic", status)
-        if stopping:
-            self._interrupt_after_step(step.task, goes_on=goes_on)
+        if stopping or self._cuts:
+            self._interrupt_after_step(step, goes_on=goes_on)
         self.scope.release()
         self._look_whether_emptied()
 
@@ -257,6 +264,9 @@ class OpenWork:
             step.was_cut = True
             if step.uninterruptible:
                 tasks.pop(step.task, None)
+        for cut in self._cuts or ():  # cut before, when their time was over: they clean up
+            tasks.pop(cut.task, None)
+            cut.deliver(peace)
         for task in tasks:
             if task is not scope.task:
                 self._cut(task, peace)
@@ -267,17 +277,32 @@ class OpenWork:
         if scope.held > self._closing and not scope.in_region:  # sources that close, and regions, have own bounds
             self._late = asyncio.get_running_loop().call_later(peace, scope.deliver, peace)
 
-    def _cut(self, task: asyncio.Task[Any] | None, peace: float) -> None:
+    def cut_step(self, step: OpenStep, cut: DeferredScope) -> None:
+        """Interrupt one step by `cut`, its time being over, after the steps in it that other tasks have begun."""
+        cut.enter(step.task)
+        self._cuts = [*(self._cuts or ()), cut]
+        for inner in self.steps or ():
+            if inner.is_within(step) and inner.task is not self.scope.task and not inner.uninterruptible:
+                self._cut(inner.task, cut.peace, cut)
+        cut.cancel()
+
+    def _cut(self, task: asyncio.Task[Any] | None, peace: float, around: DeferredScope | None = None) -> None:
         if self._cuts is None:
             self._cuts = []
-        if not any(cut.task is task for cut in self._cuts):
-            cut = DeferredScope(peace=peace)
+        if not self.is_cutting(task):
+            cut = DeferredScope(around, peace=peace)
             cut.enter(task)
+            cut.hold()
             self._cuts.append(cut)
             cut.deliver()
 
-    def _interrupt_after_step(self, task: asyncio.Task[Any] | None, *, goes_on: bool) -> None:
+    def is_cutting(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether a step in this task was cut and has not ended."""
+        return any(cut.task is task for cut in self._cuts or ())
+
+    def _interrupt_after_step(self, step: OpenStep, *, goes_on: bool) -> None:
         """Interrupt the task of a cut step again if it goes on: the first cancel was used up inside the step."""
+        task, goes_on = step.task, goes_on and step.was_cut  # one begun after the cut is clean-up
         if task is self.scope.task:
             if goes_on and DELIVERED <= self.scope.phase < CLOSED:
                 self.scope.deliver(again=True)
@@ -287,6 +312,7 @@ class OpenWork:
                 continue
             if not any(step.task is task for step in self.steps or ()):
                 cut.exit()
+                cut.close()
             elif goes_on:
                 cut.deliver(again=True)
         if self._cuts:

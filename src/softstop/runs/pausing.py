@@ -50,7 +50,7 @@ def resume(run: RunState, by: str | None = None) -> None:
         here.paused_by = frozenset() if by is None else paused_by - {by}
         if paused_by and not here.paused_by:
             gate.update_alert(here)
-            gate.wake_paused(here)
+            gate.wake_parked(here)
             if here.record.status is not RunStatus.pending:
                 here.writer.emit(RunContinued())
                 here.allowance.resume(here.loop.time() - here.paused_at)

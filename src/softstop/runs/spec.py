@@ -157,7 +157,9 @@ class RunOutput:
         """
         if self.status is RunStatus.cancelled and self.stop is not None:
             kind = BudgetExceeded if self.stop.cause in BUDGET_CAUSES else RunStopped
-            raise kind(self.run_id, self.stop.cause.value, self.stop.reason or str(self.stop.limit or "") or None)
+            stopped = kind(self.run_id, self.stop.cause.value, self.stop.reason or str(self.stop.limit or "") or None)
+            stopped.output = self
+            raise stopped
         if self.status is RunStatus.failed:
             raise RunErrored(self.run_id, self.errors[0] if self.errors else "unknown") from self.error
         return self

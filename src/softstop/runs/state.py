@@ -80,7 +80,7 @@ class RunState:
     holds: set[Hold] | None = None  # room that its steps and model requests have reserved
     claims: list[Claim] | None = None  # those that wait for room
     context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
-    paused_waiters: Waiters | None = None  # for the end of a pause
+    parked: Waiters | None = None  # for the end of a pause, or for a stop
     waiting: Waiters | None = None  # for the outcome
 
     def __repr__(self) -> str:
@@ -134,10 +134,10 @@ def new_run(
     stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.writer.stamp)
     log = Log(owner.clock, loop, owner.observers()) if parent is None else parent.writer.log
     above = None if parent is None else parent.allowance
-    allowance = Allowance(loop, limits, spec.budgets, above)
+    scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
+    allowance = Allowance(loop, limits, spec.budgets, above, scope)
     activities = allowance.activities
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
-    scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
     work = OpenWork(scope, None if parent is None else parent.work)
     work.counted = allowance.bounded
     return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance)

@@ -6,6 +6,7 @@ Order matters everywhere here: look at the record before the scope is held, comm
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from threading import get_ident
 from types import TracebackType
 from typing import Final
@@ -13,8 +14,9 @@ from typing import Final
 from anyio import CancelScope
 
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
+from ..aio.deferred_scope import SLOWEST_PULSE, DeferredScope
 from ..checks import label
-from ..errors import MisuseError, StepFailed, safe_error
+from ..errors import MisuseError, StepFailed, StepTimeout, checked, safe_error
 from ..events import (
     ModelRequestCompleted,
     ModelRequestStarted,
@@ -26,6 +28,8 @@ from ..events import (
 )
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
+from ..limits import Limits
+from .allowance import Call
 from .limiting import admit, reserve
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState
@@ -33,9 +37,52 @@ from .state import RunState
 PLAIN: Final[Announced] = (StepStarted, StepCompleted)
 TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
 MODEL_REQUEST: Final[Announced] = (ModelRequestStarted, ModelRequestCompleted)
+CALL_OF: Final[Mapping[Announced, Call]] = {TOOL_CALL: "tool_calls", MODEL_REQUEST: "model_calls"}
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )
+
+
+class Deadline:
+    """The time limit of one open step: the step is cut when its time is over, with the steps that were begun in it.
+
+    A cut is an interruption: one native cancel, then peace for `cleanup_timeout`, then further cancels, ever fewer. A
+    step that swallows it and ends whole is completed.
+    """
+
+    __slots__ = ("_cut", "_run", "_step", "_timer", "error")
+
+    def __init__(self, run: RunState, step: OpenStep, seconds: float) -> None:
+        self._run, self._step = run, step
+        self.error = StepTimeout(step.name, seconds)
+        self._cut = DeferredScope(peace=run.policy.cleanup_timeout)
+        self._timer = run.loop.call_later(seconds, self._reached)
+
+    def _reached(self) -> None:
+        if self._waits_for_thread:
+            name, seconds = self.error.args
+            self._run.add_error(f"step {name!r} goes on after its {seconds:g} s: it waits for a thread, and is not cut")
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        loop, cut = self._run.loop, self._cut
+        if self._step.was_cut or self._run.work.given_up:
+            return  # by a stop, whose bounds hold
+        if self._waits_for_thread:
+            self._timer = loop.call_later(SLOWEST_PULSE, self._interrupt)
+        else:
+            self._run.work.cut_step(self._step, cut)
+            self._timer = loop.call_later(cut.peace, cut.deliver)  # although a step in it has not ended
+
+    @property
+    def _waits_for_thread(self) -> bool:
+        task = self._step.task
+        return any(step.uninterruptible and step.task is task for step in self._run.work.steps or ())
+
+    def end(self, exc: BaseException | None) -> bool:
+        """Stop the clock, take the cut back; return whether the exception that leaves the step is that cut."""
+        self._timer.cancel()
+        return self._cut.exit(exc) is None and exc is not None
 
 
 class Step:
@@ -44,10 +91,19 @@ class Step:
     Entering is a step boundary: it is refused once a stop is on record. Leaving never waits.
     """
 
-    __slots__ = ("_announced", "_fit", "_interruptible", "_open", "_run", "_shield", "name", "step_id")
+    __slots__ = (
+        "_announced", "_deadline", "_fit", "_interruptible", "_open", "_run", "_shield", "_timeout", "name", "step_id",
+    )  # fmt: skip
 
     def __init__(
-        self, run: RunState, name: str, fit: Fit | None, announced: Announced = PLAIN, *, interruptible: bool = False
+        self,
+        run: RunState,
+        name: str,
+        fit: Fit | None,
+        announced: Announced = PLAIN,
+        *,
+        interruptible: bool = False,
+        timeout: float | None = None,
     ) -> None:
         self.name = label(name, "the name of a step")
         self.step_id = 0  # set when it begins
@@ -55,6 +111,7 @@ class Step:
         self._fit = fit
         self._announced = announced
         self._interruptible = interruptible
+        self._timeout = None if timeout is None else checked(Limits, {"timeout": timeout}, f"step {name!r}").timeout
         self._open: OpenStep | None = None  # set while the step runs
         self._shield: CancelScope | None = None
 
@@ -67,11 +124,13 @@ class Step:
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
-            await admit(run)
+            await admit(run, CALL_OF.get(self._announced))
         if self._fit is not None and run.allowance.chain:
             hold = await reserve(run, self._fit)
             try:
-                await admit(run)  # once more: others have begun while this waited for room
+                await admit(
+                    run, CALL_OF.get(self._announced)
+                )  # once more: others have begun while this waited for room
             except BaseException:
                 hold.release()
                 raise
@@ -90,7 +149,15 @@ class Step:
             self._release_hold()
             self._leave("unsettled", exc)
             raise
+        if self._announced is not PLAIN or self._timeout is not None:
+            self._count_and_time(step)
         return self
+
+    def _count_and_time(self, step: OpenStep) -> None:
+        if self._announced is not PLAIN:
+            self._run.allowance.count(CALL_OF[self._announced])
+        if self._timeout is not None:
+            self._deadline = Deadline(self._run, step, self._timeout)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -98,14 +165,16 @@ class Step:
         del kind, trace
         status: StepStatus = "completed"
         error = exc
+        overdue = self._timeout is not None and self._deadline.end(exc)
         if exc is not None:
-            status, error = self._judge(exc)
+            status, error = self._judge(exc, overdue=overdue)
         self._release_hold()
         try:  # the commit, while the scope is held (T3); an observer may raise a BaseException
-            text = safe_error(error) if status == "failed" and error is not None else None
+            told = status == "failed" or isinstance(error, StepTimeout)
+            text = safe_error(error) if told and error is not None else None
             self._run.writer.emit(self._announced[1](self.name, self.step_id, status, text))
         finally:
-            self._leave(status, exc)
+            self._leave(status, error if overdue else exc)
         if error is not exc and error is not None:
             raise error from exc
         return False
@@ -126,8 +195,8 @@ class Step:
             except RuntimeError:
                 self._leave_shield_open(shield)
         stopping = run.record.refusing
-        if stopping and status in ("cut", "unsettled"):  # a cut step that completed changes no outcome (T5)
-            run.record.cut = True
+        if stopping and status in ("cut", "unsettled") and (step.was_cut or not isinstance(exc, StepTimeout)):
+            run.record.cut = True  # a cut step that completed, or was cut by its own timeout, changes no outcome (T5)
         run.work.end(step, status, goes_on=not isinstance(exc, asyncio.CancelledError), stopping=stopping)
 
     def _leave_shield_open(self, shield: CancelScope) -> None:
@@ -139,10 +208,15 @@ class Step:
         )
         self._run.add_error(safe_error(misuse))  # not raised: the step itself has done its work
 
-    def _judge(self, exc: BaseException) -> tuple[StepStatus, BaseException]:
+    def _judge(self, exc: BaseException, *, overdue: bool) -> tuple[StepStatus, BaseException]:
         """The status of a step that raised, and the exception for its caller."""
         step, work = self._open, self._run.work
         assert step is not None
+        cut: StepStatus = "cut" if self._interruptible else "unsettled"
+        if overdue:
+            if not self._run.record.refusing:
+                work.failed(self._deadline.error)
+            return cut, self._deadline.error
         if isinstance(exc, asyncio.CancelledError):
             ours = step.was_cut or self._run.record.refused  # refused perhaps in a gather, which drops that
             stray = not (ours or (step.task is not None and step.task.cancelling() > 0))
@@ -157,4 +231,4 @@ class Step:
             if not self._run.record.refusing:
                 work.failed(error)
             return "failed", error
-        return ("cut" if self._interruptible else "unsettled"), error
+        return cut, error

@@ -166,6 +166,7 @@ def _announce(run: RunState, stop: RecordedStop) -> None:
     finally:
         if run.record.status in (RunStatus.running, RunStatus.stopping):
             run.record.follow(Signal.stop)
+        gate.wake_parked(run)
 
 
 def _pass_on(run: RunState, stop: RecordedStop) -> list[tuple[RunState, RecordedStop]]:
@@ -202,7 +203,7 @@ def interrupt(run: RunState) -> None:
     run.record.reach(StopPhase.interrupting)
     gate.update_alert(run)
     run.work.interrupt_streams()
-    gate.wake_paused(run)
+    gate.wake_parked(run)
     run.scope.cancel()
     _release_for_turn(run)
 
@@ -260,7 +261,7 @@ def escalate(run: RunState, *, announce: bool = True) -> None:
             run.writer.emit(RunEscalated(steps=run.work.step_names(), waiting=run.scope.waiting))
     finally:  # also if an observer raises a BaseException
         gate.update_alert(run)
-        gate.wake_paused(run)
+        gate.wake_parked(run)
         _release_for_turn(run)
         run.work.cut(run.policy.abandon_after)
         _set_alarm(run, run.loop.time() + run.policy.abandon_after, end_abandoned)

@@ -19,7 +19,7 @@ from . import gate
 from .limiting import admit
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState
-from .steps import PLAIN, WRONG_LOOP
+from .steps import CALL_OF, PLAIN, WRONG_LOOP
 
 T = TypeVar("T")
 task_in = asyncio.current_task  # with the loop, a third of the call's cost before 3.12 [ns: 63 for 180]
@@ -112,7 +112,7 @@ class Reading(Generic[T]):
         task = asyncio.current_task()
         try:
             if run.alert or run.allowance.bounded:
-                await admit(run)
+                await admit(run, CALL_OF.get(self.announced))
             if task is not None and task.cancelling():  # perhaps by a scope of the body
                 await pass_unless_cancelled()
             return self._begin(task)
@@ -144,6 +144,8 @@ class Reading(Generic[T]):
             pull = partial(_pull_alive, pull, run.writer.touch)
         self._pull = pull
         self.step_id = run.work.number()
+        if self.announced is not PLAIN:
+            run.allowance.count(CALL_OF[self.announced])
         run.work.add_stream(self)
         try:
             run.writer.emit(self.announced[0](self.name, self.step_id, "divisible"))
@@ -250,12 +252,13 @@ class Reading(Generic[T]):
             try:
                 await self._close_source()
             finally:  # also after a native cancel, which no shield keeps off
-                self._end("cut" if self._run.record.refusing else "completed", None)
+                cut = self._run.record.refusing or self._run.work.is_cutting(asyncio.current_task())
+                self._end("cut" if cut else "completed", None)
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         run = self._run
         self._pull, self._ended, self.waiting = None, True, False
-        if status == "cut":
+        if status == "cut" and run.record.refusing:
             run.record.cut = True
         run.work.note(self.name, self.step_id, "divisible", status)
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from ..aio.deferred_scope import DeferredScope
 from ..limits import Limits
 from ..log.writer import Activity
 from ..stops import LimitReached, StopCause
@@ -24,11 +25,14 @@ class Timers:
         limits: Of this run alone; a parent has timers of its own.
         started: Loop time from which the timeout counts.
         activity: Time of the last activity; None without an idle limit.
+        scope: Of the run; a step that is open in it or below holds it, and is life.
         depth: How many runs are above it: limits of one instant fire root before leaf.
         reached: Called once for each limit.
     """
 
-    __slots__ = ("_activity", "_depth", "_idle", "_limits", "_loop", "_paused_at", "_reached", "_started", "_timeout")
+    __slots__ = (
+        "_activity", "_depth", "_idle", "_limits", "_loop", "_paused_at", "_reached", "_scope", "_started", "_timeout",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -36,10 +40,12 @@ class Timers:
         limits: Limits,
         started: float,
         activity: Activity | None,
+        scope: DeferredScope,
         depth: int,
         reached: Reached,
     ) -> None:
         self._loop, self._limits, self._activity, self._depth, self._reached = loop, limits, activity, depth, reached
+        self._scope = scope
         self._started = started
         self._paused_at: float | None = None  # loop time
         self._timeout: asyncio.TimerHandle | None = None
@@ -91,6 +97,8 @@ class Timers:
         idle, activity = self._limits.idle_timeout, self._activity
         assert idle is not None
         assert activity is not None
+        if self._scope.held:
+            activity.at = self._loop.time()
         if self._loop.time() >= activity.at + idle:
             used = LimitReached(kind="idle_timeout", holder="run", limit=idle, used=self._loop.time() - activity.at)
             self._fire(StopCause.idle, used)

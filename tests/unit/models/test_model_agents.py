@@ -123,7 +123,7 @@ def theirs(context: TheirContext[None]) -> None:
     "wrong",
     [
         *(7, "search", Agent(body), unhinted, theirs, print),
-        *(Tool(theirs), Tool(tool, requires_approval=True), Tool(tool, sequential=True), Tool(tool, timeout=3)),
+        *(Tool(theirs), Tool(tool, requires_approval=True), Tool(tool, sequential=True)),
     ],
 )
 def test_what_is_no_tool_is_refused_in_the_callers_frame(wrong: Any) -> None:

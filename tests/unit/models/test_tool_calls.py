@@ -69,6 +69,22 @@ async def test_a_described_tool_keeps_its_own_name() -> None:
     assert script.answers() == [("success", "peek", "")]
 
 
+async def test_a_tool_that_takes_longer_than_its_timeout_is_a_failed_call_and_the_run_goes_on() -> None:
+    script = Script([call("wait")], THEN_DONE)
+    output = await Agent(model=script.model, tools=[Tool(wait, timeout=2.0)]).arun("go")
+
+    line = "StepTimeout: step 'wait' took more than its 2 s and was cut; it may have happened in part"
+    assert script.answers() == [("failed", "wait", line)]
+    assert (output.status, [step.status for step in output.steps]) == (
+        RunStatus.completed, ["completed", "unsettled", "completed"],
+    )  # fmt: skip
+
+
+async def wait() -> None:
+    """Wait."""
+    await anyio.sleep(1_000)
+
+
 async def test_a_tool_that_raises_is_a_failed_call_and_its_line_goes_back_to_the_model() -> None:
     async def pay() -> None:
         raise ValueError("no\nmoney")
