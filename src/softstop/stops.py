@@ -125,7 +125,9 @@ class LimitReached(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["timeout", "idle_timeout", "tokens", "cost_usd", "steps", "tool_calls", "model_calls"]
+    kind: Literal[
+        "timeout", "idle_timeout", "tokens", "cost_usd", "steps", "output_tokens", "tool_calls", "model_calls"
+    ]
     holder: str
     limit: float
     used: float

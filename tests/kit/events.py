@@ -156,7 +156,9 @@ times = st.floats(0, 1e10)
 ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", fullmatch=True)
 limits = st.builds(
     LimitReached,
-    kind=st.sampled_from(["timeout", "idle_timeout", "tokens", "cost_usd", "steps", "tool_calls", "model_calls"]),
+    kind=st.sampled_from(
+        ["timeout", "idle_timeout", "tokens", "cost_usd", "steps", "output_tokens", "tool_calls", "model_calls"]
+    ),
     holder=texts,
     limit=st.floats(0, 1e12),
     used=st.floats(0, 1e12),

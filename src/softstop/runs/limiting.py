@@ -92,7 +92,8 @@ def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
 def headroom(run: RunState) -> Headroom:
     """What is left of the limits of a run and those above it."""
     room = least(run.allowance.chain) if run.allowance.chain else Room()
-    counts: dict[str, int | None] = {"tokens": room.tokens, "steps": None, "tool_calls": None, "model_calls": None}
+    counts: dict[str, int | None] = {"tokens": room.tokens, "output_tokens": room.output_tokens}
+    counts |= dict.fromkeys(("steps", *CALLS))
     here: RunState | None = run
     while here is not None:
         steps, allowance = here.allowance.limits.steps, here.allowance
@@ -214,9 +215,9 @@ def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
     if allowance.limits.on_exhausted == "pause":
         pausing.pause(run, str(exhausted.facts), by=pausing.LIMIT)
         return True
-    if allowance.gives_last_answer and exhausted.ledger.keeps_back:  # the reserve is not for members
+    if allowance.gives_last_answer and exhausted.ledger.keeps_back(exhausted.unit):  # the reserve is not for members
         _begin_last_answer(run, exhausted)
-    return allowance.release_reserve()
+    return allowance.release_reserve(exhausted.unit)
 
 
 def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) -> None:
