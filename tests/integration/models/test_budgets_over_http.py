@@ -244,6 +244,21 @@ async def test_a_limit_of_money_holds_over_parallel_members(provider: Provider) 
     assert 1_200_000 <= sum(member.usage.cost_nano_usd or 0 for member in output.members) <= 2_000_000
 
 
+@pytest.mark.parametrize(("how", "bounds"), [(None, [90 * 3, 30]), ("stop", [300])])
+async def test_the_output_that_is_left_bounds_each_answer(provider: Provider, how: Any, bounds: list[int]) -> None:
+    agent = Agent(model=provider.chat(words=500))
+    output = await agent.arun(LONG, limits=Limits(output_tokens=300, on_exhausted=how))
+
+    requests = await provider.requests()
+    assert [sent(request) for request in requests] == bounds
+    assert output.stop is not None
+    assert output.stop.limit is not None
+    assert (output.status, output.stop.limit.kind, output.stop.limit.used) == (
+        RunStatus.cancelled, "output_tokens", output.usage.output_tokens,
+    )  # fmt: skip
+    assert output.usage.output_tokens == 300
+
+
 async def test_the_money_that_is_left_bounds_the_answer(provider: Provider) -> None:
     model = replace(provider.chat(words=100), price=OF_OUTPUT)
     output = await Agent(model=model).arun(LONG, limits=Limits(cost_usd="0.0005"))
