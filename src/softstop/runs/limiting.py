@@ -196,9 +196,9 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
     """
     while run.parent is not None and _draws_on(run.parent, exhausted.ledger):
         run = run.parent
-    if run.record.ended or run.record.stop is not None:
+    if run.record.refusing:  # not if a stop still waits for a turn, which is refused a step now
         return False
-    if exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
+    if not run.record.requested and exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
         return True
     facts = exhausted.facts
     stopping.request_stop(run, StopRequest(cause=exhausted.cause, reason=str(facts), limit=facts))
@@ -222,7 +222,7 @@ def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
 
 def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) -> None:
     """Stop a run for a limit of time, steps or calls."""
-    if not run.record.ended and run.record.stop is None:
+    if not run.record.refusing:
         stopping.request_stop(run, StopRequest(cause=cause, reason=str(limit), limit=limit))
 
 
