@@ -191,7 +191,7 @@ class Hold:
     def spend(self, amount: Amount) -> None:
         """Pay out of the hold first, then beyond it."""
         with _lock.held:
-            paid = amount if self._abandoned is None else self._settle(amount)
+            paid = amount if self._abandoned is None else self._settle(self._abandoned, amount)
             (tokens, nano_usd, output), (a, b, c) = paid, self._left
             self._change(paid, (min(tokens, a), min(nano_usd, b), min(output, c)))
 
@@ -206,10 +206,8 @@ class Hold:
             self._abandoned = self.remaining
             self.forfeit()
 
-    def _settle(self, amount: Amount) -> Amount:
+    def _settle(self, counted: Amount, amount: Amount) -> Amount:
         """The part of late usage that was not counted when the step was abandoned."""
-        counted = self._abandoned
-        assert counted is not None
         late = Amount(*map(min, counted, amount))
         self._abandoned = counted.less(late)
         return amount.less(late)
