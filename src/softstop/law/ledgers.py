@@ -43,9 +43,7 @@ class Ledger:
         warn_at: float | None = WARN_AT,
     ) -> None:
         self._limit = checked_room(tokens, cost_usd, output_tokens, warn_at=warn_at)
-        self._warn_at: dict[Unit, float] = (
-            {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)
-        )  # warnings to come
+        self._warn_at: dict[Unit, float] = {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)  # still to come
         self._kept = Amount()  # kept back from the limit for a last answer
         self.name = name
         self._tokens = self._nano_usd = self._output = 0  # spent
