@@ -30,15 +30,17 @@ class Limits(BaseModel):
         tokens: Input plus output tokens.
         cost_usd: US dollars; a Decimal or a string is exact, a float is rounded to nano-USD.
         steps: Steps and streams that may begin; the next one is refused.
+        output_tokens: Output tokens alone.
         tool_calls: Tool calls that may begin. A model is told that a further one is refused, gives one last answer
             without tools, and the run stops; a body without a model stops at that call.
         model_calls: Answers of models. The last one of an agent with tools is requested without them, and the run
             stops after it.
         depth: Levels of members below the run, 64 if no run above says otherwise; a member further down fails at once.
         warn_at: Share of `tokens` and of `cost_usd` at which one `BudgetWarning` is emitted; None is 0.8.
-        on_exhausted: What happens when `tokens` or `cost_usd` is reached: "stop"; "wrap_up" keeps a tenth back from the
-            start and lets a model use it for one last answer without tools, then stops; "pause" waits at the next
-            boundary until the limit is raised. A shared `Budget` that is used up always stops.
+        on_exhausted: What happens when `tokens`, `cost_usd` or `output_tokens` is reached: "stop", the default of the
+            first two; "wrap_up", that of `output_tokens`, keeps a tenth back from the start and lets a model use it for
+            one last answer without tools, then stops; "pause" waits at the next boundary until the limit is raised. A
+            shared `Budget` that is used up always stops.
 
     Raises:
         pydantic.ValidationError: An unknown name, or a number out of range.
@@ -52,6 +54,7 @@ class Limits(BaseModel):
     tokens: Annotated[int, Field(strict=True, ge=0, le=10**12)] | None = None
     cost_usd: Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
+    output_tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
     tool_calls: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
     model_calls: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
     depth: Annotated[int, Field(strict=True, ge=0, le=10**6)] | None = None
@@ -101,6 +104,7 @@ class Headroom:
     tokens: int | None = None
     cost_usd: Decimal | None = None
     steps: int | None = None
+    output_tokens: int | None = None
     tool_calls: int | None = None
     model_calls: int | None = None
 

@@ -120,7 +120,15 @@ class LimitReached(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_min_length=0, allow_inf_nan=False)  # as in events
 
     kind: Literal[
-        "timeout", "idle_timeout", "queue_timeout", "tokens", "cost_usd", "steps", "tool_calls", "model_calls"
+        "timeout",
+        "idle_timeout",
+        "queue_timeout",
+        "tokens",
+        "cost_usd",
+        "output_tokens",
+        "steps",
+        "tool_calls",
+        "model_calls",
     ]
     holder: str
     limit: float

@@ -12,7 +12,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from softstop import Agent, Budget, Limits, Run, RunContext, Supervisor, Usage
-from softstop.law.amounts import Amount
+from softstop.law.amounts import Amount, Units
 from softstop.law.ledgers import Ledger
 from softstop.models import Borrowed, Price
 from softstop.testing import Report, stop_everywhere
@@ -32,8 +32,8 @@ class Watched(Ledger):
         self.below: list[Run] = []
         self.wrong: list[str] = []
 
-    def _move(self, *change: int) -> None:
-        super()._move(*change)
+    def _move(self, paid: Units, held: Units) -> None:
+        super()._move(paid, held)
         if min(self.reserved) < 0:
             self.wrong.append(f"{self.reserved} is reserved")
         ledgers = [run._state.allowance.own for run in self.below if run._state.allowance.own is not None]

@@ -44,6 +44,7 @@ LIMITS = {
     "timeout": (Limits(timeout=4.5), StopCause.timeout, 4.5, 4.5, 5),
     "idle_timeout": (Limits(idle_timeout=0.4), StopCause.idle, 0.4, 0.4, 5.4),
     "tokens": (Limits(tokens=100), StopCause.token_budget, 100, 120, 2),
+    "output_tokens": (Limits(output_tokens=100), StopCause.token_budget, 100, 120, 2),
     "cost_usd": (Limits(cost_usd=10), StopCause.cost_budget, 10, 12, 2),  # type: ignore[arg-type]
     "steps": (Limits(steps=3), StopCause.step_limit, 3, 3, 3),
 }
@@ -194,6 +195,24 @@ async def test_a_step_with_a_timeout_of_its_own_keeps_the_run_from_being_idle_un
         assert now() == 11
     assert output.stop is not None
     assert output.stop.cause is StopCause.idle
+
+
+async def test_a_limit_of_output_counts_no_input_and_is_held_by_reservations_side_by_side() -> None:
+    async def call(run: RunContext) -> None:
+        async with run.step("call", reserve=Usage(input_tokens=900, output_tokens=40)):
+            await anyio.sleep(1)
+            run.charge(Usage(input_tokens=900, output_tokens=40))
+
+    async def body(run: RunContext, message: object) -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(call, run)
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(output_tokens=100)).ended()
+    assert (output.usage.input_tokens, output.usage.output_tokens) == (1_800, 80)
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="output_tokens", holder="run", limit=100, used=80)
 
 
 async def test_the_timeout_counts_from_the_start_of_the_run_and_not_from_its_admission() -> None:

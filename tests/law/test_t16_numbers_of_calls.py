@@ -14,7 +14,9 @@ from softstop import (
     RunContext,
     RunStatus,
     StopCause,
+    StopMode,
     Supervisor,
+    Usage,
 )
 from softstop.ports import AdapterContext
 
@@ -157,6 +159,25 @@ async def test_a_number_may_be_changed_while_the_run_lives_and_what_was_begun_be
     assert run.stop is not None
     assert run.stop.limit == LimitReached(kind="tool_calls", holder="run", limit=4, used=5)
     assert (run.limits.tool_calls, run.limits.model_calls) == (4, None)
+
+
+@pytest.mark.parametrize("limits", [Limits(steps=1), Limits(tool_calls=1), Limits(tokens=1)])
+async def test_a_limit_within_a_turn_for_which_a_stop_waits_ends_that_wait(limits: Limits) -> None:
+    """Who is refused there would else wait for the end of the turn that it is in, until grace is over."""
+
+    async def body(run: RunContext, message: object) -> None:
+        door = AdapterContext(run)
+        with door.turn():
+            async with door.tool_call("first"):
+                await anyio.sleep(2)
+                run.charge(Usage(output_tokens=1))
+            async with door.tool_call("beyond"):
+                raise NotImplementedError
+
+    run, _ = await one(body, stop_at=1, mode="turn", limits=limits)
+    assert now() == 2
+    assert run.stop is not None
+    assert (run.status, run.stop.cause, run.stop.mode) == (RunStatus.cancelled, StopCause.user, StopMode.step)
 
 
 async def test_a_stream_that_is_refused_is_closed_unread() -> None:

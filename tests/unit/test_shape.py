@@ -63,7 +63,7 @@ SURFACE = {
     "RunContext": "boundary charge content headroom heartbeat history limits member messages metadata on_stop open "
     "parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
     "usage user_id write",
-    "RunLimits": "cost_usd idle_timeout ledgers model_calls now steps timeout tokens tool_calls update",
+    "RunLimits": "cost_usd idle_timeout ledgers model_calls now output_tokens steps timeout tokens tool_calls update",
     "Step": "name step_id",
     "StopReceipt": "outcome raise_for_status run_id status wait",
     "Stream": "aclose name step_id",

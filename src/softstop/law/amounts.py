@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Final, Literal, NamedTuple
 
-from ..errors import MisuseError
+from ..errors import MisuseError, checked
+from ..limits import Limits
+from ..stops import StopCause
 from ..usage import Usage
+
+Unit = Literal["tokens", "cost_usd", "output_tokens"]
+CAUSE_OF: Final[Mapping[Unit, StopCause]] = {  # in the order of an amount's fields
+    "tokens": StopCause.token_budget,
+    "cost_usd": StopCause.cost_budget,
+    "output_tokens": StopCause.token_budget,
+}
+
+
+Units = tuple[int, int, int]  # the fields of an amount, where building one would cost too much
 
 
 class Amount(NamedTuple):
-    """Tokens and nano-USD."""
+    """Tokens and nano-USD, and the output tokens among the tokens."""
 
     tokens: int = 0
     nano_usd: int = 0
+    output_tokens: int = 0
 
     @classmethod
     def of(cls, usage: Usage) -> Amount:
         """The tokens and money of a usage; a call without a price counts no money."""
-        return cls(usage.total_tokens, usage.cost_nano_usd or 0)
+        return cls(usage.total_tokens, usage.cost_nano_usd or 0, usage.output_tokens)
+
+    def less(self, other: Amount) -> Amount:
+        """The difference, unit by unit."""
+        return Amount(self[0] - other[0], self[1] - other[1], self[2] - other[2])
+
+
+NOTHING: Final = Amount()
 
 
 class Room(NamedTuple):
-    """Tokens and nano-USD that are free in a ledger or a chain; None is unbounded."""
+    """Tokens, nano-USD and output tokens that are free in a ledger or a chain; None is unbounded."""
 
     tokens: int | None = None
     nano_usd: int | None = None
+    output_tokens: int | None = None
 
     def holds(self, amount: Amount) -> bool:
         """Whether the amount fits."""
-        return (self.tokens is None or amount.tokens <= self.tokens) and (
-            self.nano_usd is None or amount.nano_usd <= self.nano_usd
+        return (
+            (self.tokens is None or amount.tokens <= self.tokens)
+            and (self.nano_usd is None or amount.nano_usd <= self.nano_usd)
+            and (self.output_tokens is None or amount.output_tokens <= self.output_tokens)
         )
 
 
@@ -43,18 +67,28 @@ def exactly(need: Amount) -> Fit:
     Raises:
         MisuseError: It is negative.
     """
-    if need.tokens < 0 or need.nano_usd < 0:
+    if min(need) < 0:
         raise MisuseError(f"a reservation cannot be negative: {need}")
     return lambda room: need if room.holds(need) else None
 
 
 def least_of(rooms: Iterable[Room]) -> Room:
     """The smallest room of each unit."""
-    tokens: int | None = None
-    nano_usd: int | None = None
-    for room in rooms:
-        if room.tokens is not None and (tokens is None or room.tokens < tokens):
-            tokens = room.tokens
-        if room.nano_usd is not None and (nano_usd is None or room.nano_usd < nano_usd):
-            nano_usd = room.nano_usd
-    return Room(tokens, nano_usd)
+    return Room(*(min([free for free in each if free is not None], default=None) for each in zip(*rooms, strict=True)))
+
+
+def checked_room(
+    tokens: int | None,
+    cost_usd: Decimal | float | str | None,
+    output_tokens: int | None = None,
+    *,
+    warn_at: float | None = None,
+) -> Room:
+    """The room under limits that a caller gives, see `Limits`.
+
+    Raises:
+        MisuseError: A number that is out of range.
+    """
+    limits = {"tokens": tokens, "cost_usd": cost_usd, "output_tokens": output_tokens, "warn_at": warn_at}
+    found = checked(Limits, limits, "this is no budget")
+    return Room(found.tokens, found.cost_nano_usd, found.output_tokens)

@@ -54,7 +54,7 @@ class Budget:
 
     @property
     def spent(self) -> Amount:
-        """Used so far, as `tokens` and `nano_usd`.
+        """Used so far, as `tokens`, `nano_usd` and the `output_tokens` among the tokens.
 
         It falls only when a step that was abandoned, whose reservation was counted, ends after all and used less.
         """
@@ -62,7 +62,7 @@ class Budget:
 
     @property
     def reserved(self) -> Amount:
-        """Held by begun steps and not spent yet, as `tokens` and `nano_usd`."""
+        """Held by begun steps and not spent yet, in the same parts."""
         return self._ledger.reserved
 
     @property

@@ -7,21 +7,18 @@ Each change of a chain is one synchronous block under one lock, so that runs of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
 
-from ..errors import MisuseError, checked
-from ..limits import NANO, Limits
-from ..stops import LimitReached, StopCause
-from .amounts import Amount, Fit, Room, least_of
+from ..errors import MisuseError
+from ..limits import NANO
+from ..stops import LimitReached
+from .amounts import CAUSE_OF, NOTHING, Amount, Fit, Room, Unit, Units, checked_room, least_of
 from .locks import ForkSafeLock
 
 _lock = ForkSafeLock()  # held for integer arithmetic only; one for all, since chains overlap
 
-Unit = Literal["tokens", "cost_usd"]
-CAUSE_OF: dict[Unit, StopCause] = {"tokens": StopCause.token_budget, "cost_usd": StopCause.cost_budget}
 WARN_AT = 0.8  # share of a limit at which one warning is emitted
 
 
@@ -32,8 +29,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "_held_nano_usd", "_held_tokens", "_kept", "_limit", "_nano_usd", "_nested", "_tokens", "_waiting", "_warn_at",
-        "name",
+        "_held_nano_usd", "_held_output", "_held_tokens", "_kept", "_limit", "_nano_usd", "_nested", "_output",
+        "_tokens", "_waiting", "_warn_at", "name",
     )  # fmt: skip
 
     def __init__(
@@ -42,16 +39,15 @@ class Ledger:
         cost_usd: Decimal | float | str | None = None,
         name: str = "budget",
         *,
+        output_tokens: int | None = None,
         warn_at: float | None = WARN_AT,
     ) -> None:
-        self._limit = _checked(tokens, cost_usd, warn_at)
-        self._warn_at: dict[Unit, float] = (
-            {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)
-        )  # warnings to come
+        self._limit = checked_room(tokens, cost_usd, output_tokens, warn_at=warn_at)
+        self._warn_at: dict[Unit, float] = {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)  # still to come
         self._kept = Amount()  # kept back from the limit for a last answer
         self.name = name
-        self._tokens = self._nano_usd = 0  # spent
-        self._held_tokens = self._held_nano_usd = 0  # reserved
+        self._tokens = self._nano_usd = self._output = 0  # spent
+        self._held_tokens = self._held_nano_usd = self._held_output = 0  # reserved
         self._waiting: deque[Claim] = deque()  # first come, first served
         self._nested: deque[Claim] = deque()  # claims made inside a step that holds some of this ledger
 
@@ -71,12 +67,12 @@ class Ledger:
     @property
     def spent(self) -> Amount:
         """Used so far."""
-        return Amount(self._tokens, self._nano_usd)
+        return Amount(self._tokens, self._nano_usd, self._output)
 
     @property
     def reserved(self) -> Amount:
         """Held by begun steps and not spent yet."""
-        return Amount(self._held_tokens, self._held_nano_usd)
+        return Amount(self._held_tokens, self._held_nano_usd, self._held_output)
 
     @property
     def waiting(self) -> int:
@@ -89,10 +85,10 @@ class Ledger:
         Raises:
             MisuseError: A new limit is below the old one, or there was no limit to raise.
         """
-        new = _checked(tokens, cost_usd, None)
+        new = checked_room(tokens, cost_usd)
         for unit, old, wanted in zip(CAUSE_OF, self._limit, new, strict=True):
             if wanted is not None and (old is None or wanted < old):
-                scale = 1 if unit == "tokens" else NANO
+                scale = NANO if unit == "cost_usd" else 1
                 has = "no limit" if old is None else f"a limit of {old / scale:,.9g}"
                 raise MisuseError(
                     f"raise_to: {self.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise"
@@ -105,38 +101,41 @@ class Ledger:
             self._limit = limit
             serve((self,))
 
-    def keep_back(self, share: float) -> None:
-        """Keep a share of the limit back for a last answer; 0 frees it."""
+    def keep_back(self, share: float, units: Collection[Unit] = tuple(CAUSE_OF)) -> None:
+        """Keep a share of the limits back for a last answer; 0 frees it."""
         with _lock.held:
-            self._kept = Amount(*(0 if limit is None else int(limit * share) for limit in self._limit))
+            limits = zip(CAUSE_OF, self._limit, strict=True)
+            self._kept = Amount(*(int(limit * share) if limit and unit in units else 0 for unit, limit in limits))
             serve((self,))
 
-    @property
-    def keeps_back(self) -> bool:
-        """Whether something is kept back for a last answer."""
-        return any(self._kept)
+    def keeps_back(self, unit: Unit) -> bool:
+        """Whether some of a limit is kept back for a last answer."""
+        return self._kept[tuple(CAUSE_OF).index(unit)] > 0
 
     def room(self, mine: Amount | None = None) -> Room:
         """The room that is free now; with `mine`, the room if all holds but that amount were given back."""
-        (tokens, nano_usd), kept = self._limit, self._kept
-        held_tokens, held_nano_usd = (self._held_tokens, self._held_nano_usd) if mine is None else mine
+        (tokens, nano_usd, output), kept = self._limit, self._kept
+        held_tokens, held_nano_usd, held_output = mine or (self._held_tokens, self._held_nano_usd, self._held_output)
         return Room(
             None if tokens is None else tokens - kept.tokens - self._tokens - held_tokens,
             None if nano_usd is None else nano_usd - kept.nano_usd - self._nano_usd - held_nano_usd,
+            None if output is None else output - kept.output_tokens - self._output - held_output,
         )
 
     def reached(self) -> Unit | None:
         """The first unit that is used up."""
-        tokens, nano_usd = self._limit  # on the hot path of each step: no loop
+        tokens, nano_usd, output = self._limit  # on the hot path of each step: no loop
         if tokens is not None and self._tokens >= tokens - self._kept.tokens:
             return "tokens"
         if nano_usd is not None and self._nano_usd >= nano_usd - self._kept.nano_usd:
             return "cost_usd"
+        if output is not None and self._output >= output - self._kept.output_tokens:
+            return "output_tokens"
         return None
 
     def facts(self, unit: Unit) -> LimitReached:
         """One limit as data: its number, its holder and its use."""
-        index, scale = (0, 1) if unit == "tokens" else (1, NANO)
+        index, scale = tuple(CAUSE_OF).index(unit), NANO if unit == "cost_usd" else 1
         limit = self._limit[index] or 0
         return LimitReached(kind=unit, holder=self.name, limit=limit / scale, used=self.spent[index] / scale)
 
@@ -150,12 +149,16 @@ class Ledger:
                     return self.facts(unit)
         return None
 
-    def _move(self, tokens: int, nano_usd: int, held_tokens: int, held_nano_usd: int) -> None:
+    def _move(self, paid: Units, held: Units) -> None:
         """Add to `spent` and `reserved`; under the lock."""
+        tokens, nano_usd, output = paid
         self._tokens += tokens
         self._nano_usd += nano_usd
-        self._held_tokens += held_tokens
-        self._held_nano_usd += held_nano_usd
+        self._output += output
+        tokens, nano_usd, output = held
+        self._held_tokens += tokens
+        self._held_nano_usd += nano_usd
+        self._held_output += output
 
     def serve(self) -> list[Claim]:
         """Decide waiting claims, oldest first; return the decided ones, which have left all their queues."""
@@ -165,40 +168,36 @@ class Ledger:
         return decided
 
 
-def _checked(tokens: int | None, cost_usd: Decimal | float | str | None, warn_at: float | None) -> Room:
-    limits = checked(Limits, {"tokens": tokens, "cost_usd": cost_usd, "warn_at": warn_at}, "this is no budget")
-    return Room(limits.tokens, limits.cost_nano_usd)
-
-
 Chain = tuple[Ledger, ...]
 
 
 class Hold:
     """Room that one begun step has reserved in every ledger of its chain and not spent yet."""
 
-    __slots__ = ("_abandoned", "_nano_usd", "_tokens", "chain", "kept_in")
+    __slots__ = ("_abandoned", "_left", "chain", "kept_in")
 
-    def __init__(self, chain: Chain, amount: Amount) -> None:
+    def __init__(self, chain: Chain, amount: Units) -> None:
         self.chain = chain
         self.kept_in: set[Hold] | None = None  # its owner's holds, which it leaves when it is released
-        self._tokens, self._nano_usd = amount
+        self._left = amount
         self._abandoned: Amount | None = None  # counted as spent for a step that was abandoned, and not used yet
 
     @property
     def remaining(self) -> Amount:
         """The part that is not spent yet."""
-        return Amount(self._tokens, self._nano_usd)
+        return Amount(*self._left)
 
     def spend(self, amount: Amount) -> None:
         """Pay out of the hold first, then beyond it."""
         with _lock.held:
-            tokens, nano_usd = amount if self._abandoned is None else self._settle(amount)
-            self._change(tokens, nano_usd, min(self._tokens, tokens), min(self._nano_usd, nano_usd))
+            paid = amount if self._abandoned is None else self._settle(self._abandoned, amount)
+            (tokens, nano_usd, output), (a, b, c) = paid, self._left
+            self._change(paid, (min(tokens, a), min(nano_usd, b), min(output, c)))
 
     def forfeit(self) -> None:
         """Count the remaining part as spent, since the real usage is unknown."""
         with _lock.held:
-            self._change(self._tokens, self._nano_usd, self._tokens, self._nano_usd)
+            self._change(self._left, self._left)
 
     def abandon(self) -> None:
         """Count the remaining part as spent until the step, which goes on without its run, ends and gives it back."""
@@ -206,28 +205,26 @@ class Hold:
             self._abandoned = self.remaining
             self.forfeit()
 
-    def _settle(self, amount: Amount) -> Amount:
+    def _settle(self, counted: Amount, amount: Amount) -> Amount:
         """The part of late usage that was not counted when the step was abandoned."""
-        counted = self._abandoned
-        assert counted is not None
-        late = Amount(min(counted.tokens, amount.tokens), min(counted.nano_usd, amount.nano_usd))
-        self._abandoned = Amount(counted.tokens - late.tokens, counted.nano_usd - late.nano_usd)
-        return Amount(amount.tokens - late.tokens, amount.nano_usd - late.nano_usd)
+        late = Amount(*map(min, counted, amount))
+        self._abandoned = counted.less(late)
+        return amount.less(late)
 
     def release(self) -> None:
         """Give back the remaining part; synchronously, so that no cancellation can interrupt it."""
         if self.kept_in is not None:
             self.kept_in.discard(self)
         with _lock.held:
-            tokens, nano_usd = self._abandoned or (0, 0)
-            self._abandoned = None
-            self._change(-tokens, -nano_usd, self._tokens, self._nano_usd)
+            unused, self._abandoned = self._abandoned, None
+            self._change(NOTHING if unused is None else NOTHING.less(unused), self._left)
 
-    def _change(self, tokens: int, nano_usd: int, given_tokens: int, given_nano_usd: int) -> None:
-        self._tokens -= given_tokens
-        self._nano_usd -= given_nano_usd
+    def _change(self, paid: Units, given: Units) -> None:
+        (tokens, nano_usd, output), (a, b, c) = given, self._left
+        self._left = (a - tokens, b - nano_usd, c - output)
+        freed = (-tokens, -nano_usd, -output)
         for ledger in self.chain:
-            ledger._move(tokens, nano_usd, -given_tokens, -given_nano_usd)
+            ledger._move(paid, freed)
         serve(self.chain)
 
 
@@ -235,7 +232,7 @@ def spend(chain: Chain, amount: Amount) -> None:
     """Pay without a hold."""
     with _lock.held:
         for ledger in chain:
-            ledger._move(*amount, 0, 0)
+            ledger._move(amount, NOTHING)
         serve(chain)
 
 
@@ -274,7 +271,7 @@ def grant(chain: Chain, fit: Fit) -> Hold | None:
 
 def _take(chain: Chain, amount: Amount) -> Hold:
     for ledger in chain:
-        ledger._move(0, 0, *amount)
+        ledger._move(NOTHING, amount)
     return Hold(chain, amount)
 
 
@@ -379,6 +376,8 @@ class Claim:
             room = ledger.room(_held(ledger, kept))
             if self._fit(Room(tokens=room.tokens)) is None:
                 return ledger, "tokens"
+            if self._fit(Room(output_tokens=room.output_tokens)) is None:
+                return ledger, "output_tokens"
             if self._fit(room) is None:
                 return ledger, "cost_usd"
         return self.chain[0], "tokens"  # no single ledger: together they leave too little
@@ -397,4 +396,4 @@ class Claim:
 
 def _held(ledger: Ledger, holds: Iterable[Hold]) -> Amount:
     remaining = [hold.remaining for hold in holds if any(held is ledger for held in hold.chain)]
-    return Amount(sum(amount.tokens for amount in remaining), sum(amount.nano_usd for amount in remaining))
+    return Amount(*map(sum, zip(NOTHING, *remaining, strict=True)))

@@ -86,11 +86,13 @@ class _Fit:
             at_best = self._longest(prompt_tokens, *(budget.room(Amount()) for budget in self._chain))
             if at_best is not None and self.output < at_best:
                 return None  # wait until other holds are given back
-        return Amount(prompt_tokens + self.output, 0 if rates is None else rates.of(prompt_tokens, self.output))
+        cost = 0 if rates is None else rates.of(prompt_tokens, self.output)
+        return Amount(prompt_tokens + self.output, cost, self.output)
 
     def _longest(self, prompt_tokens: int, *rooms: Room) -> int | None:
         """Output tokens that the answer may have; None without a bound."""
         bounds = [room.tokens - prompt_tokens for room in rooms if room.tokens is not None]
+        bounds.extend(room.output_tokens for room in rooms if room.output_tokens is not None)
         if self._rates is not None:
             bounds.extend(
                 self._rates.affords(room.nano_usd, prompt_tokens) for room in rooms if room.nano_usd is not None
@@ -104,6 +106,8 @@ def _limiting_ledger(chain: Chain, rates: Rates | None) -> Exhausted | None:
         room = budget.room()
         if room.tokens is not None and room.tokens < 1:
             return Exhausted(budget, "tokens")
+        if room.output_tokens is not None and room.output_tokens < 1:
+            return Exhausted(budget, "output_tokens")
         if room.nano_usd is not None and rates is not None and room.nano_usd < rates.of(0, 1):
             return Exhausted(budget, "cost_usd")
     return None

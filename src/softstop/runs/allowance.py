@@ -9,9 +9,9 @@ from typing import Final, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 from ..aio.deferred_scope import DeferredScope
 from ..errors import MisuseError, checked
-from ..law.amounts import Room
+from ..law.amounts import CAUSE_OF, Room, Unit
 from ..law.budgets import Budget
-from ..law.ledgers import CAUSE_OF, WARN_AT, Chain, Ledger, Unit
+from ..law.ledgers import WARN_AT, Chain, Ledger
 from ..limits import Limits
 from ..log.writer import Activity
 from ..protocols import Runnable
@@ -43,7 +43,7 @@ class Exhausted(NamedTuple):
     @property
     def lasts(self) -> bool:
         """Whether the limit was not raised since, which keeps its share back again."""
-        return not self.ledger.keeps_back or self.ledger.reached() is not None
+        return not self.ledger.keeps_back(self.unit) or self.ledger.reached() is not None
 
 
 class CallsUsed(NamedTuple):
@@ -78,6 +78,7 @@ class LimitChanges(TypedDict, total=False):
     tokens: int | None
     cost_usd: Decimal | float | str | None
     steps: int | None
+    output_tokens: int | None
     tool_calls: int | None
     model_calls: int | None
 
@@ -117,7 +118,7 @@ class Allowance:
         for budget in budgets:
             if not any(budget._ledger is ledger for ledger in self.chain):
                 self.chain = (*self.chain, budget._ledger)
-        if limits.tokens is not None or limits.cost_usd is not None:
+        if limits.tokens is not None or limits.cost_usd is not None or limits.output_tokens is not None:
             self._open_ledger()
         self.bounded = bool(self.chain) or self._bounds_steps or (parent is not None and parent.bounded)
 
@@ -129,13 +130,15 @@ class Allowance:
     def _open_ledger(self) -> None:
         limits = self.limits
         warn_at = WARN_AT if limits.warn_at is None else limits.warn_at
-        self.own = Ledger(limits.tokens, limits.cost_usd, name="run", warn_at=warn_at)
+        self.own = Ledger(
+            limits.tokens, limits.cost_usd, name="run", output_tokens=limits.output_tokens, warn_at=warn_at
+        )
         self.chain = (self.own, *self.chain)
         self._keep_back()
 
     def _keep_back(self) -> None:
-        if self.own is not None and self.limits.on_exhausted == "wrap_up":
-            self.own.keep_back(KEPT_BACK)
+        if self.own is not None and self.limits.on_exhausted in (None, "wrap_up"):
+            self.own.keep_back(KEPT_BACK, ("output_tokens",) if self.limits.on_exhausted is None else tuple(CAUSE_OF))
 
     def add_ledger(self, ledger: Ledger) -> None:
         """Draw on a ledger that a run above got after the start; usage counts there from now on."""
@@ -246,19 +249,19 @@ class Allowance:
         if paused is not None:
             self.pause()
         self.bounded = self.bounded or self._bounds_steps
-        if not changes.keys() & {"tokens", "cost_usd"}:
+        if not changes.keys() & {"tokens", "cost_usd", "output_tokens"}:
             return None
         if self.own is None:
             self._open_ledger()
             self.bounded = True
             return self.own
-        self.own.change(Room(self.limits.tokens, self.limits.cost_nano_usd))
+        self.own.change(Room(self.limits.tokens, self.limits.cost_nano_usd, self.limits.output_tokens))
         self._keep_back()
         return None
 
-    def release_reserve(self) -> bool:
-        """Free what the run's own ledger keeps back; return whether there is room then."""
-        if self.own is None or not self.own.keeps_back:
+    def release_reserve(self, unit: Unit) -> bool:
+        """Free what the run's own ledger keeps back of this unit, and others; return whether there is room then."""
+        if self.own is None or not self.own.keeps_back(unit):
             return False
         self.own.keep_back(0)
         return self.own.reached() is None
@@ -331,6 +334,11 @@ class RunLimits:
     def steps(self) -> int | None:
         """Steps and streams that may begin."""
         return self.now.steps
+
+    @property
+    def output_tokens(self) -> int | None:
+        """Output tokens."""
+        return self.now.output_tokens
 
     @property
     def tool_calls(self) -> int | None:

@@ -91,7 +91,8 @@ def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
 def headroom(run: RunState) -> Headroom:
     """What is left of the limits of a run and those above it."""
     room = least(run.allowance.chain) if run.allowance.chain else Room()
-    counts: dict[str, int | None] = {"tokens": room.tokens, "steps": None, "tool_calls": None, "model_calls": None}
+    counts: dict[str, int | None] = {"tokens": room.tokens, "output_tokens": room.output_tokens}
+    counts |= dict.fromkeys(("steps", *CALLS))
     here: RunState | None = run
     while here is not None:
         steps, allowance = here.allowance.limits.steps, here.allowance
@@ -207,9 +208,9 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
     """
     while run.parent is not None and _draws_on(run.parent, exhausted.ledger):
         run = run.parent
-    if run.record.ended or run.record.stop is not None:
+    if run.record.refusing:  # not if a stop still waits for a turn, which is refused a step now
         return False
-    if exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
+    if not run.record.requested and exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
         return True
     facts = exhausted.facts
     stopping.request_stop(run, StopRequest(cause=exhausted.cause, reason=str(facts), limit=facts))
@@ -226,14 +227,14 @@ def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
     if allowance.limits.on_exhausted == "pause":
         pausing.pause(run, str(exhausted.facts), by=pausing.LIMIT)
         return True
-    if allowance.gives_last_answer and exhausted.ledger.keeps_back:  # the reserve is not for members
+    if allowance.gives_last_answer and exhausted.ledger.keeps_back(exhausted.unit):  # the reserve is not for members
         _begin_last_answer(run, exhausted)
-    return allowance.release_reserve()
+    return allowance.release_reserve(exhausted.unit)
 
 
 def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) -> None:
     """Stop a run for a limit of time, steps or calls."""
-    if not run.record.ended and run.record.stop is None:
+    if not run.record.refusing:
         stopping.request_stop(run, StopRequest(cause=cause, reason=str(limit), limit=limit))
 
 

@@ -165,13 +165,14 @@ class Step:
         del kind, trace
         status: StepStatus = "completed"
         error = exc
+        text: str | None = None
         overdue = self._timeout is not None and self._deadline.end(exc)
         if exc is not None:
             status, error = self._judge(exc, overdue=overdue)
+            if status == "failed" or isinstance(error, StepTimeout):
+                text = safe_error(error)
         self._release_hold()
         try:  # the commit, while the scope is held (T3); an observer may raise a BaseException
-            told = status == "failed" or isinstance(error, StepTimeout)
-            text = safe_error(error) if told and error is not None else None
             self._run.writer.emit(self._announced[1](self.name, self.step_id, status, text))
         finally:
             self._leave(status, error if overdue else exc)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from softstop.law import ledgers
-from softstop.law.amounts import Amount
+from softstop.law.amounts import NOTHING, Amount, Units
 from softstop.law.ledgers import Chain, Hold, Ledger, serve, spend
 from softstop.runs import limiting, stopping
 from softstop.runs.state import RunState
@@ -39,7 +39,7 @@ def hold_is_released_after_an_await(patch: Patch) -> None:
 @mutant
 def a_charge_beyond_its_hold_frees_more_than_was_held(patch: Patch) -> None:
     def pay(hold: Hold, amount: Amount) -> None:
-        hold._change(*amount, *amount)
+        hold._change(amount, amount)
 
     patch.setattr(Hold, "spend", pay)
 
@@ -55,15 +55,13 @@ def only_the_nearest_ledger_knows_of_a_claim(patch: Patch) -> None:
     move = Ledger._move
 
     def take(chain: Chain, amount: Amount) -> Hold:
-        move(chain[0], 0, 0, *amount)
+        move(chain[0], NOTHING, amount)
         return Hold(chain, amount)
 
-    def change(hold: Hold, tokens: int, nano_usd: int, given_tokens: int, given_nano_usd: int) -> None:
-        hold._tokens -= given_tokens
-        hold._nano_usd -= given_nano_usd
+    def change(hold: Hold, paid: Units, given: Units) -> None:
+        hold._left = hold.remaining.less(Amount(*given))
         for budget in hold.chain:
-            nearest = budget is hold.chain[0]
-            move(budget, tokens, nano_usd, -given_tokens * nearest, -given_nano_usd * nearest)
+            move(budget, paid, NOTHING.less(Amount(*given)) if budget is hold.chain[0] else NOTHING)
         serve(hold.chain)
 
     patch.setattr(ledgers, "_take", take)

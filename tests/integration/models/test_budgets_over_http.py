@@ -10,6 +10,7 @@ import pytest
 
 from kit.provider import Provider
 from softstop import Agent, Budget, Limits, RunContext, RunOutput, RunStatus, StopCause, Supervisor
+from softstop.law.amounts import NOTHING
 from softstop.models import Price
 
 pytestmark = pytest.mark.server
@@ -63,7 +64,7 @@ async def test_users_of_one_budget_with_bounds_do_not_overshoot(provider: Provid
         outputs = [await run for run in runs]
 
     assert 180 <= budget.spent.tokens <= 250
-    assert budget.reserved == (0, 0)
+    assert budget.reserved == NOTHING
     assert sum(output.usage.total_tokens for output in outputs) == budget.spent.tokens
     assert {cause(output) for output in outputs} == {None, StopCause.token_budget}
 
@@ -159,7 +160,7 @@ async def test_what_was_claimed_is_given_back_on_every_way_out(
     budget = Budget(tokens=1_000)
     output = await Agent(model=provider.chat(**script)).arun(LONG, budgets=[budget])
 
-    assert (output.status, budget.reserved) == (status, (0, 0))
+    assert (output.status, budget.reserved) == (status, NOTHING)
     assert output.usage.total_tokens == budget.spent.tokens
     assert spent is None or abs(budget.spent.tokens - spent) <= 12
 
@@ -194,7 +195,7 @@ async def test_a_stop_ends_the_wait_for_room(provider: Provider) -> None:
         assert (budget.waiting, second.usage.total_tokens) == (0, 0)
         first.cancel()
         await first
-    assert budget.reserved == (0, 0)
+    assert budget.reserved == NOTHING
     assert len(await provider.requests()) == 1
 
 
@@ -241,6 +242,21 @@ async def test_a_limit_of_money_holds_over_parallel_members(provider: Provider) 
 
     assert cause(output) is StopCause.cost_budget
     assert 1_200_000 <= sum(member.usage.cost_nano_usd or 0 for member in output.members) <= 2_000_000
+
+
+@pytest.mark.parametrize(("how", "bounds"), [(None, [90 * 3, 30]), ("stop", [300])])
+async def test_the_output_that_is_left_bounds_each_answer(provider: Provider, how: Any, bounds: list[int]) -> None:
+    agent = Agent(model=provider.chat(words=500))
+    output = await agent.arun(LONG, limits=Limits(output_tokens=300, on_exhausted=how))
+
+    requests = await provider.requests()
+    assert [sent(request) for request in requests] == bounds
+    assert output.stop is not None
+    assert output.stop.limit is not None
+    assert (output.status, output.stop.limit.kind, output.stop.limit.used) == (
+        RunStatus.cancelled, "output_tokens", output.usage.output_tokens,
+    )  # fmt: skip
+    assert output.usage.output_tokens == 300
 
 
 async def test_the_money_that_is_left_bounds_the_answer(provider: Provider) -> None:

@@ -13,6 +13,10 @@ from softstop.law.ledgers import Claim, ClaimState, Hold, Ledger, spend
 DECIDED = (ClaimState.granted, ClaimState.refused)
 
 
+def total(amounts: list[Amount]) -> Amount:
+    return Amount(*map(sum, zip(Amount(), *amounts, strict=True)))
+
+
 class Opened:
     """A step of the plan: its claim, the steps around it, and what it may be asked to spend."""
 
@@ -35,11 +39,11 @@ class Plans(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.budgets = (Ledger(tokens=100), Ledger(tokens=60, cost_usd="0.00000004"), Ledger())
-        self.limits = ((100, None), (60, 40), (None, None))
+        self.budgets = (Ledger(tokens=100), Ledger(tokens=60, cost_usd="0.00000004", output_tokens=30), Ledger())
+        self.limits = ((100, None, None), (60, 40, 30), (None, None, None))
         self.open: list[Opened] = []
         self.waiting: list[Opened] = []
-        self.spent = [[0, 0] for _ in self.budgets]
+        self.spent = [[0, 0, 0] for _ in self.budgets]
         self.count = 0
 
     # what may happen
@@ -48,15 +52,16 @@ class Plans(RuleBasedStateMachine):
         chain=st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True),
         tokens=st.integers(0, 70),
         nano=st.integers(0, 45),
+        output=st.integers(0, 35),
         pick=st.integers(0, 100),
         nested=st.booleans(),
     )
-    def begin(self, chain: list[int], tokens: int, nano: int, pick: int, nested: bool) -> None:
+    def begin(self, chain: list[int], tokens: int, nano: int, output: int, pick: int, nested: bool) -> None:
         around = self.open[pick % len(self.open)] if nested and self.open else None
         if around is not None:
             chain = [*(index for index in chain if index not in around.chain), *around.chain]
         self.count += 1
-        step = Opened(self.count, tuple(chain), Amount(tokens, nano), around)
+        step = Opened(self.count, tuple(chain), Amount(tokens, nano, output), around)
 
         def decided() -> None:
             step.told += 1
@@ -75,7 +80,7 @@ class Plans(RuleBasedStateMachine):
     def pay(self, pick: int, share: float) -> None:
         step = self.open[pick % len(self.open)]
         left = hold_of(step.claim).remaining
-        amount = Amount(int(left.tokens * share), int(left.nano_usd * share))
+        amount = Amount(*(int(part * share) for part in left))
         hold_of(step.claim).spend(amount)
         self.count_spent(step, amount)
         self.look()
@@ -107,7 +112,7 @@ class Plans(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 2), tokens=st.integers(0, 5))
     def spend_without_a_claim(self, index: int, tokens: int) -> None:
-        budget, (limit, _) = self.budgets[index], self.limits[index]
+        budget, (limit, *_) = self.budgets[index], self.limits[index]
         if limit is not None and budget.spent.tokens + budget.reserved.tokens + tokens > limit:
             return  # that would be the overshoot that comes without bounds
         spend((budget,), Amount(tokens, 0))
@@ -133,8 +138,7 @@ class Plans(RuleBasedStateMachine):
 
     def count_spent(self, step: Opened, amount: Amount) -> None:
         for index in step.chain:
-            self.spent[index][0] += amount.tokens
-            self.spent[index][1] += amount.nano_usd
+            self.spent[index] = [*map(sum, zip(self.spent[index], amount, strict=True))]
 
     def look(self) -> None:
         """Note who was decided by what just happened, oldest first."""
@@ -156,21 +160,21 @@ class Plans(RuleBasedStateMachine):
                 if step.around is not None:
                     step.around.inside.remove(step)
 
-    def free(self, index: int, *, kept: tuple[Hold, ...] | None = None) -> tuple[float, float]:
+    def free(self, index: int, *, kept: tuple[Hold, ...] | None = None) -> tuple[float, ...]:
         """Room now, or if every hold but those kept were given back."""
         budget = self.budgets[index]
         held = budget.reserved
         if kept is not None:
             mine = [hold.remaining for hold in kept if budget in hold.chain]
-            held = Amount(sum(left.tokens for left in mine), sum(left.nano_usd for left in mine))
-        return tuple(  # type: ignore[return-value]
+            held = total(mine)
+        return tuple(
             float("inf") if limit is None else limit - spent - taken
             for limit, spent, taken in zip(self.limits[index], budget.spent, held, strict=True)
         )
 
     def fits(self, step: Opened, **kept: Any) -> bool:
         rooms = [self.free(index, **kept) for index in step.chain]
-        return all(step.need.tokens <= tokens and step.need.nano_usd <= nano for tokens, nano in rooms)
+        return all(need <= free for room in rooms for need, free in zip(step.need, room, strict=True))
 
     # what must hold after each of them
 
@@ -178,7 +182,7 @@ class Plans(RuleBasedStateMachine):
     def reserved_is_what_open_steps_hold_and_never_negative(self) -> None:
         for index, budget in enumerate(self.budgets):
             held = [hold_of(step.claim).remaining for step in self.open if index in step.chain]
-            assert budget.reserved == Amount(sum(a.tokens for a in held), sum(a.nano_usd for a in held))
+            assert budget.reserved == total(held)
             assert min(budget.reserved) >= 0
 
     @invariant()

@@ -288,4 +288,5 @@ def test_spent_never_falls_and_is_the_sum_of_all_usages(usages: list[tuple[int, 
         assert budget.spent.tokens >= before.tokens
         assert budget.spent.nano_usd >= before.nano_usd
         before = budget.spent
-    assert before == Amount(sum(tokens for tokens, _ in usages), sum(nano or 0 for _, nano in usages))
+    tokens = sum(tokens for tokens, _ in usages)
+    assert before == Amount(tokens, sum(nano or 0 for _, nano in usages), tokens)

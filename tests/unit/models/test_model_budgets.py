@@ -252,4 +252,4 @@ async def test_reports_of_one_answer_are_counted_once_whatever_their_kind() -> N
     budget = Budget()
     output = await Agent(body).arun(budgets=[budget])
     assert (output.usage.input_tokens, output.usage.output_tokens, output.usage.cost_nano_usd) == (20, 23, 17)
-    assert budget.spent == (43, 17)
+    assert budget.spent == (43, 17, 23)

@@ -43,15 +43,15 @@ async def test_it_is_the_least_of_the_run_those_above_it_and_its_budgets() -> No
         seen.append(run.headroom)
 
     seen: list[Headroom] = []
-    limits = Limits(timeout=10, tokens=1_000, steps=9, tool_calls=5, model_calls=4)
+    limits = Limits(timeout=10, tokens=1_000, output_tokens=200, steps=9, tool_calls=5, model_calls=4)
     run, _ = await one(lead, limits=limits, budgets=[Budget(tokens=100)])
     assert run.output is not None
     assert run.output.errors == ()
     cost = Decimal("1.749999999")
     assert seen == [
-        Headroom(timeout=7, tokens=70, cost_usd=cost, steps=6, tool_calls=1, model_calls=3),
-        Headroom(timeout=7, tokens=40, cost_usd=cost, steps=5, tool_calls=1, model_calls=3),
-        Headroom(timeout=7, tokens=70, cost_usd=None, steps=5, tool_calls=4, model_calls=3),
+        Headroom(timeout=7, tokens=70, output_tokens=160, cost_usd=cost, steps=6, tool_calls=1, model_calls=3),
+        Headroom(timeout=7, tokens=40, output_tokens=130, cost_usd=cost, steps=5, tool_calls=1, model_calls=3),
+        Headroom(timeout=7, tokens=70, output_tokens=160, steps=5, tool_calls=4, model_calls=3),
     ]
 
 
@@ -64,5 +64,7 @@ async def test_it_is_never_below_nothing() -> None:
             seen.append(run.headroom)
 
     seen: list[Headroom] = []
-    await one(body, limits=Limits(timeout=1, tokens=100, cost_usd=1, model_calls=0))  # type: ignore[arg-type]
-    assert seen == [Headroom(timeout=0, tokens=0, cost_usd=Decimal(0), steps=0, tool_calls=0, model_calls=0)]
+    await one(body, limits=Limits(timeout=1, tokens=100, output_tokens=9, cost_usd=1, model_calls=0))  # type: ignore[arg-type]
+    assert seen == [
+        Headroom(timeout=0, tokens=0, output_tokens=0, cost_usd=Decimal(0), steps=0, tool_calls=0, model_calls=0)
+    ]

@@ -19,7 +19,7 @@ from softstop import (
     Supervisor,
     Usage,
 )
-from softstop.law.amounts import Amount, exactly
+from softstop.law.amounts import NOTHING, Amount, exactly
 from softstop.law.ledgers import Claim, ClaimState
 
 
@@ -120,7 +120,7 @@ async def test_waiting_for_room_ends_at_once_when_the_run_is_stopped() -> None:
         assert output.steps == ()
         assert budget.waiting == 0
         await first
-    assert budget.reserved == (0, 0)
+    assert budget.reserved == NOTHING
     assert budget.spent.tokens == 10
 
 
@@ -334,4 +334,4 @@ async def _plan(dice: random.Random, *, bounded: bool) -> None:
     allowed = min(limit, shared.tokens or 0)
     assert used <= (allowed if bounded else allowed + most_flying)
     assert shared.spent.tokens == used
-    assert (least_reserved, shared.reserved) == (0, (0, 0))
+    assert (least_reserved, shared.reserved) == (0, NOTHING)

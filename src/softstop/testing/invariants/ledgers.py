@@ -132,7 +132,7 @@ class _LedgerState:
         self.budget = budget
         self.rejected = False
         self.used_tokens = self.used_nano_usd = self.unbounded = 0
-        self.tokens, self.nano_usd = budget.reserved  # as it was at the last look
+        self.tokens, self.nano_usd, _ = budget.reserved  # as it was at the last look
         self._before = budget.spent
         self._most = -math.inf  # the highest limit so far
         self._over = max(0, self._before.tokens + self.tokens - self._limit())
@@ -143,8 +143,8 @@ class _LedgerState:
     def judge(self) -> Iterator[tuple[str, str]]:
         """What is wrong with it now, with a name for the kind of it."""
         budget, before = self.budget, self._before
-        self.tokens, self.nano_usd = budget.reserved
-        now, nano_usd = budget.spent
+        self.tokens, self.nano_usd, _ = budget.reserved
+        now, nano_usd, _ = budget.spent
         if self.tokens < 0 or self.nano_usd < 0:
             yield "negative", f"has {budget.reserved} reserved"
         spent, paid = now - before.tokens, nano_usd - before.nano_usd
