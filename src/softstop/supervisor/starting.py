@@ -19,6 +19,7 @@ from ..runs.allowance import check_priced
 from ..runs.driving import drive
 from ..runs.spec import RunOptions, RunOutput, RunSpec
 from ..runs.state import Owner, RunState, new_run
+from ..stops import StopPolicy
 from .registry import registry
 from .state import SupervisorState
 
@@ -64,6 +65,8 @@ def _register(
         raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {missing[0]}; wrap it: Agent(...)")
     typed(runnable.source, Source, "source")
     typed(runnable.limits, Limits, "limits")
+    if runnable.policy is not None:
+        typed(runnable.policy, StopPolicy, "policy")
     if options and isinstance(options.get("continue_from"), str):
         options = {**options, "continue_from": _output_of(supervisor, cast(str, options.get("continue_from")))}
     spec = RunSpec.check(runnable, message, options)
