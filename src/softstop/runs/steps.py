@@ -107,13 +107,16 @@ class Step:
     def _end(self, status: StepStatus, text: str | None, exc: BaseException | None) -> None:
         """Settle, commit while the scope is held (T3), and leave: each, whatever the others raise."""
         try:
-            if self._open is not None and self._open.hold is not None:
-                self._open.hold.release()
+            self._release_hold()
         finally:
             try:
                 self._run.writer.emit(self._announced[1](self.name, self.step_id, status, text))
             finally:
                 self._leave(status, exc)
+
+    def _release_hold(self) -> None:
+        if self._open is not None and self._open.hold is not None:
+            self._open.hold.release()
 
     def _leave(self, status: StepStatus, exc: BaseException | None) -> None:
         """Leave the shield and close the step."""
