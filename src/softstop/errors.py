@@ -175,11 +175,12 @@ MOST_IN_GROUP = 8  # exceptions of a group in its line
 
 def unfold(exc: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and, if it is a group, all exceptions inside it."""
-    if exc is not None:
-        yield exc
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
-            yield from unfold(inner)
+    todo = [] if exc is None else [exc]
+    while todo:  # without recursion, for groups in groups
+        inner = todo.pop()
+        yield inner
+        if isinstance(inner, BaseExceptionGroup):
+            todo += reversed(cast("BaseExceptionGroup[BaseException]", inner).exceptions)
 
 
 def process_interrupt(exc: BaseException | None) -> KeyboardInterrupt | None:
@@ -199,7 +200,9 @@ def safe_error(exc: BaseException, cap: int = 500) -> str:
 def _described(exc: BaseException) -> str:
     try:
         text = str(exc)
-    except Exception as hostile:  # noqa: BLE001  - the error path must survive a hostile __str__
+    except KeyboardInterrupt:
+        raise
+    except BaseException as hostile:  # noqa: BLE001, ASYNC103 - the error path must survive a hostile __str__
         text = f"<str() raised {type(hostile).__name__}>"
     name = type(exc).__name__
     return f"{name}: {text}" if text.split() else name

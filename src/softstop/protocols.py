@@ -46,7 +46,7 @@ class Runnable(Protocol):
 class Observer(Protocol):
     """Called with each event but content, synchronously and right after it was recorded.
 
-    Must not block. Its exceptions are dropped, so that it never changes a run.
+    Must not block. What it raises is dropped, so that it never changes a run; KeyboardInterrupt is the process's.
     """
 
     def notice(self, event: Event) -> None:

@@ -157,6 +157,21 @@ CALLS: dict[str, tuple[str, Callable[[], object]]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["source", "limits", "policy"])
+def test_what_can_be_run_is_checked_like_an_agent(name: str) -> None:
+    class Foreign:
+        source, limits, policy = Source("agent", "b", "B"), Limits(), StopPolicy()
+        description, priced = "", True
+
+        def invoke(self, run: object, message: object) -> object:
+            raise NotImplementedError
+
+    foreign = Foreign()
+    setattr(foreign, name, 5)
+    with pytest.raises(MisuseError, match=name):
+        supervised(lambda owner, run: owner.start(foreign))  # type: ignore[arg-type]
+
+
 class Watcher:
     def notice(self, event: object) -> None: ...
 

@@ -94,7 +94,9 @@ class Log:
         for observer in self.observers:
             try:
                 observer.notice(event)
-            except Exception:  # noqa: BLE001 - boundary: observer call, which never changes a run
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001, ASYNC103 - boundary: observer call, which never changes a run
                 continue
 
     def fold(self, keep: int) -> None:

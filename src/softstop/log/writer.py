@@ -96,13 +96,14 @@ class Writer:
 
     def finish(self, outcome: T) -> T:
         """Append the outcome, which holds all text, and close the writer."""
-        event = self.emit(outcome)
-        assert event is not None
-        self.closed = True
+        try:
+            self.emit(outcome)
+        finally:  # also if an observer raises KeyboardInterrupt
+            self.closed = True
         log = self.log
         if self.stamp.parent is None and len(log.recent) > SMALL:
             log.fold(0)
-        return event
+        return outcome
 
     def charge(self, usage: Usage) -> None:
         """Add usage to the run's sum and to the metrics of its next event."""

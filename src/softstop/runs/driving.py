@@ -30,9 +30,9 @@ async def drive(run: RunState) -> None:
     _collect_from_above(run)
     if run.record.status is not RunStatus.pending:
         return
-    _begin(run)
     how, raised = Ending.interrupted, None
     try:
+        _begin(run)
         value = await _call_body(run)
         if isinstance(value, str) and not run.writer.content:
             run.writer.write(value)  # a returned string is the content of a body that wrote none

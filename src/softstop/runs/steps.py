@@ -145,9 +145,8 @@ class Step:
         current_step.set(step)
         try:
             run.writer.emit(self._announced[0](self.name, step.step_id, "atomic"))
-        except BaseException as exc:  # of an observer
-            self._release_hold()
-            self._leave("unsettled", exc)
+        except BaseException as exc:  # KeyboardInterrupt, of an observer
+            self._end("unsettled", None, exc)
             raise
         if self._announced is not PLAIN or self._timeout is not None:
             self._count_and_time(step)
@@ -163,22 +162,26 @@ class Step:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool:
         del kind, trace
-        status: StepStatus = "completed"
-        error = exc
-        text: str | None = None
         overdue = self._timeout is not None and self._deadline.end(exc)
-        if exc is not None:
-            status, error = self._judge(exc, overdue=overdue)
-            if status == "failed" or isinstance(error, StepTimeout):
-                text = safe_error(error)
-        self._release_hold()
-        try:  # the commit, while the scope is held (T3); an observer may raise a BaseException
-            self._run.writer.emit(self._announced[1](self.name, self.step_id, status, text))
-        finally:
-            self._leave(status, error if overdue else exc)
-        if error is not exc and error is not None:
+        if exc is None:
+            self._end("completed", None, None)
+            return False
+        status, error = self._judge(exc, overdue=overdue)
+        told = status == "failed" or isinstance(error, StepTimeout)
+        self._end(status, safe_error(error) if told else None, error if overdue else exc)
+        if error is not exc:
             raise error from exc
         return False
+
+    def _end(self, status: StepStatus, text: str | None, exc: BaseException | None) -> None:
+        """Settle, commit while the scope is held (T3), and leave: each, whatever the others raise."""
+        try:
+            self._release_hold()
+        finally:
+            try:
+                self._run.writer.emit(self._announced[1](self.name, self.step_id, status, text))
+            finally:
+                self._leave(status, exc)
 
     def _release_hold(self) -> None:
         if self._open is not None and self._open.hold is not None:
@@ -224,7 +227,7 @@ class Step:
         else:
             stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)
         error = StepFailed(self.name, safe_error(exc)) if stray else exc
-        if isinstance(exc, RuntimeError) and "current cancel scope" in str(exc):  # anyio's message
+        if isinstance(exc, RuntimeError) and "current cancel scope" in safe_error(exc):  # anyio's message
             error = MisuseError(
                 f"step {self.name!r} cannot close what was opened before it; use `await run.open(...)` for a client"
             )

@@ -23,7 +23,7 @@ from ..runs.limiting import reach_time_or_steps
 from ..runs.spec import RunOptions, RunOutput, RunSpec
 from ..runs.state import Owner, RunState, current, new_run
 from ..runs.timers import call_outranked
-from ..stops import LimitReached, StopCause
+from ..stops import LimitReached, StopCause, StopPolicy
 from .registry import registry
 from .state import SupervisorState
 
@@ -68,6 +68,8 @@ def _register(
             raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {name}; wrap it: Agent(...)")
     typed(runnable.source, Source, "source")
     typed(runnable.limits, Limits, "limits")
+    if runnable.policy is not None:
+        typed(runnable.policy, StopPolicy, "policy")
     if options and isinstance(options.get("continue_from"), str):
         options = {**options, "continue_from": _output_of(supervisor, cast(str, options.get("continue_from")))}
     spec = RunSpec.check(runnable, message, options)
