@@ -221,3 +221,33 @@ async def test_a_source_that_fails_is_closed_before_its_failure_is_told() -> Non
     assert (caught, source.closed, source.closed_at) == ([1], 1, 3)
     assert run.output is not None
     assert [(step.step, step.status) for step in run.output.steps] == [("read", "failed")]
+
+
+@pytest.mark.parametrize("how", ["left early", "failed"])
+async def test_a_source_that_fails_to_close_hides_neither_what_was_read_nor_why_it_ended(how: str) -> None:
+    class Broken(Words):
+        async def __anext__(self) -> str:
+            if how == "failed" and self.made == 1:
+                raise ValueError("no more")
+            return await super().__anext__()
+
+        async def aclose(self) -> None:
+            raise ConnectionError("reset by peer")
+
+    caught: list[str] = []
+
+    async def body(run: RunContext, message: object) -> str:
+        try:
+            async with run.stream("read", Broken()) as words:
+                async for word in words:
+                    run.write(word)
+                    if how == "left early":
+                        break
+        except ValueError as problem:
+            caught.append(str(problem))
+        return "done"
+
+    run, _ = await one(body)
+    assert run.output is not None
+    assert (run.output.status, run.output.value, run.output.content) == (RunStatus.completed, "done", "word1 ")
+    assert caught == ([] if how == "left early" else ["no more"])
