@@ -183,3 +183,22 @@ async def test_a_step_cannot_be_entered_on_another_loop_while_the_run_s_own_is_b
     output = await Agent(body).arun("go")
     assert output.steps == ()
     assert "cannot begin in another event loop" in str(output.value)
+
+
+async def test_a_run_that_is_started_on_a_loop_of_a_thread_belongs_to_that_loop_whatever_is_around_the_thread() -> None:
+    async def leaf(run: RunContext, message: object) -> str | None:
+        return run.parent_run_id
+
+    async def starts() -> Any:
+        return (await Agent(leaf).arun("go").ended()).value
+
+    async def body(run: RunContext, message: object) -> list[Any]:
+        async with run.step("in a thread"):
+            return [await anyio.to_thread.run_sync(lambda: asyncio.run(starts())), await starts()]
+
+    async with Supervisor() as supervisor:
+        outside = await anyio.to_thread.run_sync(lambda: asyncio.run(starts()))
+        output = await supervisor.start(Agent(body)).ended()
+        assert [run.run_id for run in supervisor.list_runs()] == [output.run_id, output.members[0].run_id]
+    assert outside is None
+    assert output.value == [None, output.run_id]

@@ -4,13 +4,25 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import pytest
 
 import softstop
 from kit.threads import in_thread, ticks, waits
-from softstop import Agent, Limits, MisuseError, Outcome, RunContent, RunContext, RunEvent, RunStatus, StopCause
+from softstop import (
+    Agent,
+    Limits,
+    MisuseError,
+    Outcome,
+    RunContent,
+    RunContext,
+    RunEvent,
+    RunOutput,
+    RunStatus,
+    StopCause,
+)
 
 
 def test_a_sync_run_gives_its_output() -> None:
@@ -94,3 +106,46 @@ def test_an_exception_of_the_body_is_data_and_not_raised_in_the_caller() -> None
     output = Agent(fails).run("go")
     assert output.status is RunStatus.failed
     assert isinstance(output.error, KeyError)
+
+
+def test_a_sync_run_works_in_the_context_of_its_caller_and_changes_nothing_there() -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+    async def body(run: RunContext, message: object) -> str:
+        seen = tenant.get()
+        tenant.set("the body's")
+        return seen
+
+    tenant.set("the caller's")
+    assert Agent(body).run("go").value == "the caller's"
+    assert [event.content for event in Agent(body).run("go", stream=True)][-1] == "the caller's"
+    assert tenant.get() == "the caller's"
+
+
+def test_a_sync_run_in_the_context_of_a_run_that_has_ended_is_a_root() -> None:
+    contexts: list[Context] = []
+
+    async def ends(run: RunContext, message: object) -> None:
+        contexts.append(copy_context())
+
+    async def body(run: RunContext, message: object) -> str | None:
+        return run.parent_run_id
+
+    before = asyncio.run(_ended(Agent(ends)))
+    output = contexts[0].run(Agent(body).run, "go")
+    assert (output.status, output.value) == (RunStatus.completed, None)
+    assert before.members == ()
+
+
+async def _ended(agent: Agent) -> RunOutput:
+    return await agent.arun("go").ended()
+
+
+def test_a_body_that_stops_its_event_loop_keeps_no_sync_run_waiting() -> None:
+    async def stops(run: RunContext, message: object) -> str:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+        return "stopped"
+
+    assert Agent(stops).run("go").value == "stopped"
+    assert Agent(ticks).run("go", limits=Limits(steps=1)).content == "0 "

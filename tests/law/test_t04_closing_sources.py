@@ -221,3 +221,67 @@ async def test_a_source_that_fails_is_closed_before_its_failure_is_told() -> Non
     assert (caught, source.closed, source.closed_at) == ([1], 1, 3)
     assert run.output is not None
     assert [(step.step, step.status) for step in run.output.steps] == [("read", "failed")]
+
+
+@pytest.mark.parametrize("how", ["left early", "failed"])
+async def test_a_source_that_fails_to_close_hides_neither_what_was_read_nor_why_it_ended(how: str) -> None:
+    class Broken(Words):
+        async def __anext__(self) -> str:
+            if how == "failed" and self.made == 1:
+                raise ValueError("no more")
+            return await super().__anext__()
+
+        async def aclose(self) -> None:
+            raise ConnectionError("reset by peer")
+
+    caught: list[str] = []
+
+    async def body(run: RunContext, message: object) -> str:
+        try:
+            async with run.stream("read", Broken()) as words:
+                async for word in words:
+                    run.write(word)
+                    if how == "left early":
+                        break
+        except ValueError as problem:
+            caught.append(str(problem))
+        return "done"
+
+    run, _ = await one(body)
+    assert run.output is not None
+    assert (run.output.status, run.output.value, run.output.content) == (RunStatus.completed, "done", "word1 ")
+    assert caught == ([] if how == "left early" else ["no more"])
+
+
+@pytest.mark.parametrize("kind", ["object", "generator"])
+async def test_a_source_that_comes_to_a_boundary_as_it_closes_is_refused_at_once_and_nobody_waits(kind: str) -> None:
+    ends: list[float] = []
+
+    async def says_goodbye(run: RunContext) -> None:
+        try:
+            async with run.step("goodbye"):
+                raise NotImplementedError
+        finally:
+            ends.append(now())
+
+    class Polite(Words):
+        async def aclose(self) -> None:
+            await says_goodbye(contexts[0])
+
+    async def polite(run: RunContext) -> AsyncIterator[str]:
+        try:
+            yield "word1 "
+            await anyio.sleep_forever()
+        finally:
+            await says_goodbye(run)
+
+    contexts: list[RunContext] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        contexts.append(run)
+        async for word in run.stream("read", Polite(stall_at=1) if kind == "object" else polite(run)):
+            run.write(word)
+
+    run, events = await one(body, stop_at=3)
+    assert (ends, now()) == ([3], 3)
+    assert (run.status, events[-1].content) == (RunStatus.cancelled, "word1 ")

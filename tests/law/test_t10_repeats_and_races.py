@@ -11,6 +11,7 @@ import pytest
 from kit.runs import Notes, at, begun, deaf, listen, names, now, payer, sleeper
 from softstop import (
     Agent,
+    Event,
     Limits,
     Run,
     RunContext,
@@ -329,3 +330,28 @@ async def test_of_a_stop_that_is_put_on_record_and_one_of_another_thread_meanwhi
     assert [receipt.outcome for receipt in other.receipts] == [StopOutcome.already]
     assert output.stop is not None
     assert output.stop.reason == "first"
+
+
+async def test_an_observer_that_shortens_the_grace_as_the_stop_is_announced_is_not_overruled_by_what_it_shortened() -> (
+    None
+):
+    def shorten(event: Event) -> None:
+        if isinstance(event, RunStopRequested) and event.grace == 30:
+            run.cancel(grace=1)
+
+    async with Supervisor(observers=[Notes(shorten)]) as supervisor:
+        run = supervisor.start(Agent(slow))
+        at(3, run.cancel)
+        output = await run.ended()
+        assert now() == 4
+    assert output.stop is not None
+    assert output.stop.grace == 1
+
+
+async def test_a_stop_by_id_alone_keeps_its_reason() -> None:
+    async with Supervisor() as supervisor:
+        run = await begun(supervisor.start(Agent(sleeper)))
+        assert cancel_run(run.run_id, "enough")
+        output = await run.ended()
+    assert output.stop is not None
+    assert (output.stop.cause, output.stop.reason, output.stop.mode) == (StopCause.user, "enough", StopMode.step)

@@ -426,3 +426,12 @@ async def test_a_limit_of_money_is_told_in_dollars() -> None:
     assert output.stop.limit == LimitReached(kind="cost_usd", holder="run", limit=2.0, used=3.5)
     assert output.stop.limit.overshoot == 1.5
     assert output.stop.reason == "cost_usd of run: 3.5 of 2 used"
+
+
+async def test_a_limit_of_no_steps_at_all_is_a_limit_and_is_not_filled_from_a_wider_one() -> None:
+    agent = Agent(payer, limits=Limits(steps=5, timeout=100))
+    async with Supervisor(limits=Limits(steps=7, idle_timeout=50)) as supervisor:
+        run = supervisor.start(agent, limits=Limits(steps=0))
+        assert run.limits.now == Limits(steps=0, timeout=100, idle_timeout=50)
+        output = await run.ended()
+    assert (output.steps, output.stop and output.stop.cause) == ((), StopCause.step_limit)

@@ -167,5 +167,7 @@ async def test_what_the_body_raised_is_the_first_line_of_errors_and_the_error_of
 
     output = await Agent(body).arun("go")
     assert output.errors[:2] == ("ValueError: broken", "line 0")
-    with pytest.raises(RunErrored, match="ValueError: broken"):
+    with pytest.raises(RunErrored, match="ValueError: broken") as caught:
         output.raise_for_status()
+    assert caught.value.__cause__ is output.error
+    assert isinstance(output.error, ValueError)

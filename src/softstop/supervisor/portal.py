@@ -71,11 +71,9 @@ class Portal:
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        while True:
-            try:
-                return loop.run_forever()  # until `close`
-            except (KeyboardInterrupt, SystemExit):
-                continue
+        while not self._closed:  # a body may stop the loop, or raise what ends it
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                loop.run_forever()
 
     def close(self) -> None:
         """Stop all runs at interpreter exit, so that each has an outcome; their steps get `EXIT_TIMEOUT` to end."""

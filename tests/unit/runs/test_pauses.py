@@ -1,5 +1,6 @@
 """Pauses: a run holds at its next boundary and goes on when it is resumed; a stop ends a pause. In virtual time."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -379,3 +380,25 @@ async def test_a_pause_that_comes_after_a_stop_or_after_the_end_changes_nothing(
         events = await listen(run)
     assert output.status is RunStatus.cancelled
     assert not [event for event in events if isinstance(event, RunPaused | RunContinued)]
+
+
+async def test_a_run_that_ends_in_a_pause_keeps_no_stray_task_waiting_at_its_boundary() -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def stray(run: RunContext) -> None:
+        await anyio.sleep(2)
+        await run.boundary()
+        raise NotImplementedError
+
+    async def body(run: RunContext, message: object) -> str:
+        tasks.append(asyncio.get_running_loop().create_task(stray(run)))
+        await anyio.sleep(5)
+        return "done"
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.pause)
+        output = await run.ended()
+        await anyio.sleep(1)
+    assert (output.status, output.value) == (RunStatus.completed, "done")
+    assert tasks[0].cancelled(), "refused, since its run has ended"

@@ -7,8 +7,19 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.runs import one
-from softstop import Budget, Limits, MisuseError, RunContext, RunStatus, Usage
+from kit.runs import Words, at, now, one
+from softstop import (
+    Agent,
+    Budget,
+    Event,
+    Limits,
+    MisuseError,
+    RunContext,
+    RunStatus,
+    StepStarted,
+    Supervisor,
+    Usage,
+)
 
 
 async def test_a_step_is_entered_once() -> None:
@@ -64,3 +75,50 @@ async def test_a_step_that_a_cancelled_scope_of_the_body_keeps_from_beginning_ke
     assert (run.status, reserved) == (RunStatus.completed, [0])
     assert run.output is not None
     assert run.output.steps == ()
+
+
+class Odd(BaseException):
+    """What no observer should raise."""
+
+
+class Breaks:
+    """An observer that breaks on the first start of a step."""
+
+    broken = False
+
+    def notice(self, event: Event) -> None:
+        if isinstance(event, StepStarted) and not self.broken:
+            self.broken = True
+            raise Odd
+
+
+@pytest.mark.parametrize("what", ["step", "stream"])
+async def test_an_observer_that_breaks_on_the_start_of_a_step_leaves_nothing_open_and_no_room_held(what: str) -> None:
+    budget = Budget(tokens=100)
+    source = Words(1)
+
+    async def enters(run: RunContext) -> None:
+        if what == "step":
+            async with run.step("pay", reserve=Usage(output_tokens=60)):
+                pass
+        else:
+            async for _ in run.stream("read", source):
+                pass
+
+    async def body(run: RunContext, message: object) -> str:
+        with contextlib.suppress(Odd):
+            await enters(run)
+            raise NotImplementedError
+        assert budget.reserved.tokens == 0
+        await enters(run)
+        await anyio.sleep(1_000)
+        return "never"
+
+    async with Supervisor(observers=[Breaks()]) as supervisor:
+        run = supervisor.start(Agent(body), budgets=[budget])
+        at(5, run.cancel)
+        output = await run.ended()
+        assert now() == 5, "no broken step holds the interruption back"
+    broken = "unsettled" if what == "step" else "cut"
+    assert [step.status for step in output.steps] == [broken, "completed"]
+    assert (output.status, output.errors, source.closed) == (RunStatus.cancelled, (), 0 if what == "step" else 1)
