@@ -27,13 +27,17 @@ async def cross(run: RunState) -> None:
 
 async def halt(run: RunState) -> None:
     """Wait while the run is paused; refuse the caller if the run is stopping."""
-    record = run.record
-    while run.paused_by and not record.refusing:
+    await wait_while_paused(run)
+    if run.record.refusing:
+        await refuse(run)
+
+
+async def wait_while_paused(run: RunState) -> None:
+    """Wait for the end of a pause, or for a stop."""
+    while run.paused_by and not run.record.refusing:
         if run.paused_waiters is None:
             run.paused_waiters = []
         await wait_in(run.paused_waiters, run.loop)
-    if record.refusing:
-        await refuse(run)
 
 
 def inside(run: RunState) -> bool:
