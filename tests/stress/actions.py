@@ -24,6 +24,7 @@ from softstop.testing.scripts.script import all_polite, as_text, enclosing, play
 
 from .witness import Client, Witness
 
+LEFT_BY_A_GROUP: Final = "swallowed by a group"
 left_behind: Final[set[asyncio.Task[Any]]] = set()  # asyncio itself keeps none
 
 
@@ -104,9 +105,13 @@ def caught(*inside: Action) -> Action:
     """Play actions, and go on if one of them fails."""
 
     async def play(run: RunContext) -> None:
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
         try:
             await play_all(run, inside)
         except Exception:  # noqa: BLE001 - whatever a tool may raise
+            if task is not None and task.cancelling() > before:  # a TaskGroup that fails eats a cancel
+                mark(run, "interrupted", LEFT_BY_A_GROUP)
             await asyncio.sleep(0)
 
     return Action(as_text("caught", *inside), play, total(inside), polite=False)

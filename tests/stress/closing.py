@@ -13,8 +13,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import anyio
 
 import softstop
 from softstop import (
@@ -33,13 +36,17 @@ from softstop import (
 from softstop.supervisor.registry import registry
 
 QUICK: Final = StopPolicy(grace=0.02, abandon_after=0.05, cleanup_timeout=0.05)
-PATIENCE: Final = 60.0  # real seconds after which whoever still waits hangs; a busy machine needs some of them
+PATIENCE: Final = 30.0  # real seconds after which whoever still waits hangs; a busy machine needs some of them
+SHARE: Final = 10**6  # tokens that a step reserves of the budget, so that few of them fit at once and others wait
 AT_ONCE: Final = 40  # runs that threads know of
 
 
 async def tool(run: RunContext, message: object) -> str:
-    """A step that reserves, a stream, a member, and a wait."""
-    async with run.step("pay", reserve=Usage(output_tokens=3)):
+    """Steps that reserve, one of which fails, a stream, a member, and a wait."""
+    with suppress(ConnectionError):
+        async with run.step("fail", reserve=Usage(output_tokens=1)):
+            raise ConnectionError
+    async with run.step("pay", reserve=Usage(output_tokens=SHARE)):
         await asyncio.sleep(0.002)
         run.charge(Usage(output_tokens=2))
     async for word in run.stream("say", _words()):
@@ -47,6 +54,11 @@ async def tool(run: RunContext, message: object) -> str:
     await run.member(Agent(member), message)
     await asyncio.sleep(0.02)
     return "done"
+
+
+async def sleeper(run: RunContext, message: object) -> None:
+    """A body on a loop that nothing wakes but a thread."""
+    await anyio.sleep_forever()
 
 
 async def member(run: RunContext, message: object) -> None:
@@ -75,7 +87,8 @@ class Closing:
 
     def __init__(self, seed: int, most: int) -> None:
         self.seed, self.most = seed, most
-        self.budget = Budget(tokens=10**9, name="of all")
+        self.budget = Budget(tokens=10**5 * SHARE, name="of those whose loops close")
+        self.narrow = Budget(tokens=3 * SHARE, name="of the others")
         self.seen: list[Seen] = []
         self.verbs: Counter[str] = Counter()
         self.problems: list[str] = []
@@ -147,14 +160,21 @@ class Closing:
             self.problems.append(f"{thread.name} hangs")
 
     def _end_loops(self, rng: random.Random) -> None:
-        """One loop with some runs: left to its end, ended by `asyncio.run` in the middle, or just closed."""
-        how = rng.choice(("whole", "asyncio.run", "asyncio.run", "close"))
+        """One loop with some runs: left to its end, ended by `asyncio.run` in the middle, or just closed.
+
+        On one that sleeps nobody but a thread stops the runs, and then it must wake.
+        """
+        how = rng.choice(("whole", "asyncio.run", "asyncio.run", "close", "asleep"))
 
         async def main() -> None:
             asyncio.get_running_loop().set_exception_handler(_say_nothing)
             supervisor = Supervisor(policy=QUICK)
+            if how == "asleep":
+                await self._sleep(supervisor, rng)
+                return
             self._supervisors.append(supervisor)
-            runs = [supervisor.start(Agent(tool), "go", budgets=[self.budget]) for _ in range(rng.randint(1, 4))]
+            budget = self.narrow if how == "whole" else self.budget
+            runs = [supervisor.start(Agent(tool), "go", budgets=[budget]) for _ in range(rng.randint(1, 4))]
             for run in runs:
                 self._watch(run)
             if how == "whole":
@@ -168,6 +188,14 @@ class Closing:
             loop.close()
         else:
             asyncio.run(main())
+
+    async def _sleep(self, supervisor: Supervisor, rng: random.Random) -> None:
+        runs = [supervisor.start(Agent(sleeper)) for _ in range(2)]
+        self.seen += [Seen(run) for run in runs]
+        for run in runs:
+            threading.Timer(0.01 + rng.random() * 0.02, run.cancel).start()
+        for run in runs:
+            await run.ended()
 
     def _watch(self, run: Run) -> None:
         seen = Seen(run)
@@ -203,7 +231,7 @@ class Closing:
         run_id = f"sync-{self.seed}-{len(self.verbs)}-{rng.random():.12f}"
         stopper = threading.Timer(rng.random() * 0.02, softstop.cancel_run, [run_id])
         stopper.start()
-        output = Agent(tool).run("go", run_id=run_id, budgets=[self.budget], policy=QUICK)
+        output = Agent(tool).run("go", run_id=run_id, budgets=[self.narrow], policy=QUICK)
         assert output.status in ("completed", "cancelled"), output
         stopper.join()
 
@@ -227,8 +255,9 @@ class Closing:
                 yield f"{seen.run!r}: {seen.waits} waited, {[one.status for one in seen.outputs]} is what they got"
             for log in seen.logs:
                 yield from _judge_log(seen.run, output, log)
-        if self.budget.reserved.tokens or self.budget.waiting:
-            yield f"{self.budget!r} has {self.budget.waiting} waiting when all had ended"
+        for budget in (self.budget, self.narrow):
+            if budget.reserved.tokens or budget.waiting:
+                yield f"{budget!r} has {budget.waiting} waiting when all had ended"
 
 
 def _judge_log(run: Run, output: RunOutput, log: list[softstop.Event]) -> Iterator[str]:

@@ -289,8 +289,10 @@ class _Dice:
 
     def _rude_one(self, _depth: int) -> Action:
         seconds, name = self._rng.choice((0.01, 0.05, 0.2)), self._name()
+        need = Usage(output_tokens=1)
         make: list[Callable[[], Action]] = [
-            fail, fail, hang, lambda: swallow(seconds), lambda: locked(step(name, seconds / 10), sleep(seconds / 10)),
+            lambda: caught(step(name, seconds / 10, fail(), reserve=need)), fail, fail, hang,
+            lambda: swallow(seconds), lambda: locked(step(name, seconds / 10), sleep(seconds / 10)),
         ]  # fmt: skip
         return self._rng.choice(make)()
 

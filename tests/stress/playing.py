@@ -19,7 +19,7 @@ from softstop.testing.invariants.traces import FOR_EVER
 from softstop.testing.virtual_loop import EPOCH
 
 from .bench import Bench
-from .programs import HORIZON, Deed, Program
+from .programs import Deed, Program
 from .witness import Witness
 
 PATIENCE: Final = 15.0  # seconds, in which the loop was awake, after which whoever still waits hangs
@@ -39,6 +39,7 @@ class Playing:
         self.witness = Witness(wild=program.wild)
         self.traces: list[Trace] = []
         self.stuck: list[str] = []
+        self.overdue = False  # the horizon was reached
         self.late = 0.0  # by how much the loop was late at most
         self._asked: list[Asked] = []
         self._results: dict[int, Any] = {}
@@ -61,7 +62,7 @@ class Playing:
         self._supervisor = Supervisor(
             clock=self._wall, observers=(self.witness,), keep_ended=100_000, max_running=self.program.max_running
         )
-        left = await self.bench.patience([loop.create_task(self._main())], PATIENCE)
+        left = await self.bench.patience([loop.create_task(self._main())], PATIENCE + self.program.horizon)
         for timer in self._timers:
             timer.cancel()
         if left:
@@ -80,7 +81,7 @@ class Playing:
                     self._surround(number, supervisor.start(root.runnable, "go", budgets=budgets))
                 for deed in program.deeds:
                     self._after(deed.after, self._do, deed)
-                self._after(HORIZON, self._stop_all)
+                self._after(program.horizon, self._stop_all)
                 ends = self._spawn(_all(self._ends))
                 await asyncio.wait([ends, self._over], return_when=asyncio.FIRST_COMPLETED)
                 if self._over.done():
@@ -138,8 +139,7 @@ class Playing:
                 )
                 self._ask(run, request, deed.via)
             case "pause":
-                self._send(deed.via, run.pause, "stress")
-                self._after(PAUSE, self._send, deed.via, run.resume)
+                self._send(deed.via, self._pause, run, deed)
             case "update":
                 self._send(deed.via, self._update, run, deed)
             case "list":
@@ -208,9 +208,14 @@ class Playing:
         self._results[number] = await receipt.wait()
 
     def _stop_all(self) -> None:
+        self.overdue = True
         for trace in self.traces:
             if trace.root is not None and not trace.root.status.ended:
                 self._ask(trace.root, StopRequest(reason=AT_HORIZON, by="tester"), "loop")
+
+    def _pause(self, run: Run, deed: Deed) -> None:
+        run.pause("stress")  # and only then the way back, or a thread that is late would pause it for ever
+        self._loop.call_soon_threadsafe(self._after, PAUSE, self._send, deed.via, run.resume)
 
     def _update(self, run: Run, deed: Deed) -> None:
         try:
@@ -266,9 +271,13 @@ class Playing:
         for trace in self.traces:
             assert trace.root is not None
             trace.runs = list(_tree(trace.root))
+            trace.late = [event async for event in trace.root.events()]
+        runs = [run for trace in self.traces for run in trace.runs]
+        if any(run.output is not None and run.output.abandoned for run in runs):
+            return  # whose the tasks are that are left nobody can tell
+        for trace in self.traces:
             trace.tasks = [_where(task) for task in statistics().tasks]
             trace.orphans = [_where(task) for task in self._tasks() - owned]
-            trace.late = [event async for event in trace.root.events()]
 
     def _see_failures(self) -> None:
         for one in self._harness:

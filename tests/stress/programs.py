@@ -12,7 +12,7 @@ _UNSAID: Final = re.compile(
     r"\b(?:\w+_tokens=0|(?<!reserve=Usage\()total_tokens=\d+|\w+=None|estimated=False|finish_model_calls=False|"
     r"on_caller_gone='stop'|on_exhausted='stop')(?:, | ?(?=\)))"
 )
-HORIZON: Final = 0.6  # seconds after which whoever still hangs is stopped
+HORIZON: Final = 0.6  # seconds after which whoever still hangs is stopped, if it may
 
 Via = Literal["loop", "blocked", "thread", "other loop"]
 Caller = Literal["none", "await", "read", "work", "own"]
@@ -61,6 +61,17 @@ class Program:
     @property
     def takes(self) -> float:
         return sum(root.takes for root in self.roots)
+
+    @property
+    def ends(self) -> bool:
+        """Whether all of it ends by itself, given the time."""
+        texts = [root.text for root in self.roots]
+        return all(root.polite for root in self.roots) and not any("on_exhausted='pause'" in text for text in texts)
+
+    @property
+    def horizon(self) -> float:
+        """Seconds after which it is stopped if it still lives."""
+        return 8 + 5 * self.takes if self.ends else HORIZON
 
     def __str__(self) -> str:
         kind = f"{'wild' if self.wild else 'strict'}, {'rude' if self.rude else 'polite'}"

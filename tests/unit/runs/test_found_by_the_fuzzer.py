@@ -158,3 +158,29 @@ async def test_t09_a_client_opened_in_the_very_turn_in_which_the_last_one_closes
             await supervisor.start(Agent(body))
             await asyncio.wait(kept)
             assert not supervisor.statistics().tasks
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+async def test_t08_clean_up_of_a_body_whose_source_was_refused_a_stream_is_not_torn(levels: int) -> None:
+    log: list[str] = []
+
+    async def words() -> AsyncIterator[str]:
+        yield "never"
+
+    async def source(run: RunContext, levels: int) -> AsyncIterator[str]:
+        async for word in run.stream(f"{levels} below", source(run, levels - 1) if levels > 1 else words()):
+            yield word
+
+    async def body(run: RunContext, message: object) -> None:
+        try:
+            async for word in run.stream("outer", source(run, levels)):
+                run.write(word)
+        finally:
+            await asyncio.sleep(1)
+            log.append("cleaned up")
+
+    with anyio.fail_after(5):
+        async with Supervisor() as supervisor:
+            output = await supervisor.start(Agent(body), limits=Limits(steps=levels))
+    assert log == ["cleaned up"]
+    assert output.status is RunStatus.cancelled
