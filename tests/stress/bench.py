@@ -21,6 +21,7 @@ class Bench:
         self._hands = [threading.Thread(target=self._work, name="stress-hand", daemon=True) for _ in range(2)]
         self.far: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._far_thread = threading.Thread(target=self.far.run_forever, name="stress-far", daemon=True)
+        self.beats = 0
         self._late_at: list[float] = []  # loop times of beats that came late ...
         self._late_by: list[float] = []  # ... and by how much
 
@@ -78,6 +79,7 @@ class Bench:
             before = loop.time()
             await asyncio.sleep(BEAT)
             now = loop.time()
+            self.beats += 1
             if now - before > 2 * BEAT:
                 self._late_at.append(now)
                 self._late_by.append(now - before - BEAT)

@@ -18,7 +18,7 @@ from softstop.testing.explorer.trace import Asked
 from softstop.testing.invariants.traces import FOR_EVER
 from softstop.testing.virtual_loop import EPOCH
 
-from .bench import Bench
+from .bench import BEAT, Bench
 from .programs import Deed, Program
 from .witness import Witness
 
@@ -39,7 +39,7 @@ class Playing:
         self.witness = Witness(wild=program.wild)
         self.traces: list[Trace] = []
         self.stuck: list[str] = []
-        self.overdue = False  # the horizon was reached
+        self.overdue = False  # the horizon was reached, and not because the machine was too busy
         self.late = 0.0  # by how much the loop was late at most
         self._asked: list[Asked] = []
         self._results: dict[int, Any] = {}
@@ -54,7 +54,7 @@ class Playing:
     async def play(self) -> None:
         """Play it to its end and beyond. In a task of its own."""
         loop = self._loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, self._beats = loop.time(), self.bench.beats
         self._outside = contextvars.copy_context()
         recording.set(self.witness)
         self._over: asyncio.Future[None] = loop.create_future()
@@ -208,7 +208,7 @@ class Playing:
         self._results[number] = await receipt.wait()
 
     def _stop_all(self) -> None:
-        self.overdue = True
+        self.overdue = self.bench.beats - self._beats > self.program.horizon / BEAT / 3
         for trace in self.traces:
             if trace.root is not None and not trace.root.status.ended:
                 self._ask(trace.root, StopRequest(reason=AT_HORIZON, by="tester"), "loop")
