@@ -12,7 +12,18 @@ import pytest
 
 from kit.runs import OtherThread
 from kit.threads import waits
-from softstop import Agent, MisuseError, Outcome, Run, RunContent, RunContext, RunStatus, StopCause, Supervisor
+from softstop import (
+    Agent,
+    EventStream,
+    MisuseError,
+    Outcome,
+    Run,
+    RunContent,
+    RunContext,
+    RunStatus,
+    StopCause,
+    Supervisor,
+)
 
 
 async def ends_as_awaited(run: Run) -> Any:
@@ -76,6 +87,25 @@ def test_who_waits_for_a_run_whose_loop_ends_gets_its_outcome_and_is_not_cancell
     assert run.output is not None
     assert run.output.stop is not None
     assert run.output.stop.cause is StopCause.shutdown
+
+
+def test_a_reader_that_was_not_waiting_when_the_run_s_loop_was_closed_reads_on_to_the_outcome() -> None:
+    loop, kinds = asyncio.new_event_loop(), list[str]()
+
+    async def main() -> EventStream:
+        run = Agent(waits).arun("go")
+        await asyncio.sleep(0.01)
+        return run.events()
+
+    async def reads(stream: EventStream) -> None:
+        kinds.extend([type(event).__name__ async for event in stream])
+
+    stream = loop.run_until_complete(main())
+    loop.close()
+    reader = threading.Thread(target=lambda: asyncio.run(reads(stream)), daemon=True)  # it may never come back
+    reader.start()
+    reader.join(5)
+    assert kinds == ["RunStarted", "RunStopRequested", "RunCancelled"]
 
 
 async def test_a_step_that_waits_for_such_a_run_is_no_failure() -> None:

@@ -17,7 +17,7 @@ import anyio.to_thread
 import pytest
 
 import softstop
-from kit.threads import ticks, waits
+from kit.threads import in_thread, ticks, waits
 from softstop import (
     Agent,
     MisuseError,
@@ -27,6 +27,7 @@ from softstop import (
     RunContext,
     RunStarted,
     RunStatus,
+    RunStopRequested,
     StopCause,
     StopOutcome,
     StopPolicy,
@@ -36,6 +37,7 @@ from softstop import (
     Usage,
 )
 from softstop.law.machine import RecordedStop, StopRecord
+from softstop.runs import stopping
 
 QUICK = StopPolicy(grace=0.2, abandon_after=0.2, cleanup_timeout=0.2)
 
@@ -161,6 +163,31 @@ def test_eight_loops_in_eight_threads_share_agents_and_stop_each_other_s_runs() 
     assert {run_id: output.stop.reason for run_id, output in outputs.items()} == {
         run_id: f"by {(number - 1) % 8}" for number, run_id in enumerate(ids)
     }
+
+
+async def test_a_stop_that_a_thread_asks_for_just_before_the_loop_s_own_is_put_on_record_stays_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers: list[StopReceipt] = []
+    collect = stopping.collect
+
+    def preempted(run: Any) -> None:
+        collect(run)
+        if not answers:  # the inbox was looked at, and nothing is on record yet
+            in_thread(lambda: answers.append(supervisor.cancel_run("r", "from the thread", mode="turn")))
+
+    with anyio.fail_after(5):
+        async with Supervisor() as supervisor:
+            run = supervisor.start(Agent(waits), run_id="r")
+            await asyncio.sleep(0.05)
+            monkeypatch.setattr(stopping, "collect", preempted)
+            own = run.cancel("from the loop", mode="now")
+            output = await run.ended()
+            requests = [event.mode async for event in run.events() if isinstance(event, RunStopRequested)]
+    assert (answers[0].outcome, own.outcome) == (StopOutcome.accepted, StopOutcome.escalated)
+    assert output.stop is not None
+    assert output.stop.reason == "from the thread"
+    assert requests == ["turn", "now"]
 
 
 async def test_a_stop_that_a_second_thread_asks_for_as_the_first_is_put_on_record_is_no_second_first(

@@ -59,7 +59,8 @@ class EventStream:
                     self._done = writer.closed
                     return log.recent[-1]  # shortcut for a reader that keeps up (goal 7: .67 for .86)
                 self._take(*_after(writer, self._after))
-            elif log.loop.is_closed():  # the log does not change any more
+            elif log.loop.is_closed():  # the log does not change any more, but for the outcome
+                self._when_loop_closed()
                 self._take(*_after(writer, self._after))
             else:
                 await self._take_from_other_loop()

@@ -28,7 +28,8 @@ class Client:
         """Run in its task: enter, wait for `close` or `give_up`, leave."""
         self.task = asyncio.current_task()
         current_step.set(None)
-        if self._end.is_set():
+        if self._end.is_set():  # the run has ended in this very turn: whoever opens it must not wait
+            self.entered.cancel()
             return
         try:
             async with self._manager as value:
@@ -61,13 +62,3 @@ class Client:
             await asyncio.wait({self.task}, timeout=SETTLE)
             return f"{type(self._manager).__name__} took more than {seconds:.3g} s to close and was cut"
         return self.error
-
-
-async def close_all(clients: list[Client], ends: float) -> list[str]:
-    """Close clients, newest first, each with an equal share of the time until `ends`; return error lines."""
-    errors: list[str] = []
-    for remaining, client in zip(range(len(clients), 0, -1), reversed(clients), strict=True):
-        error = await client.close(max(0.0, ends - asyncio.get_running_loop().time()) / remaining)
-        if error is not None:
-            errors.append(error)
-    return errors

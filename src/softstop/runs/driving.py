@@ -133,19 +133,26 @@ async def _wind_up_twice(run: RunState, how: Ending) -> KeyboardInterrupt | None
             interrupt = process_interrupt(exc) or interrupt
             run.add_error(safe_error(exc))
             stopping.stop_by_process(run)
+    for client in run.clients or ():  # nobody waits for them any more
+        client.give_up()
     stopping.end(run, Signal.cancel)
     return interrupt
 
 
 async def _wind_up(run: RunState, how: Ending) -> None:
-    """End members and begun steps after the body, then callbacks and clients; publish the outcome."""
-    await end_members(run)
-    if run.work.is_open:
-        await run.work.finish()
-    if _signal(run, how) is Signal.cancel:
-        await stopping.end_cancelled(run)
-        return
-    if run.clients:
+    """End members and begun steps after the body, then callbacks and clients; publish the outcome.
+
+    Again after clients were closed: a task that outlives the body may have begun something meanwhile.
+    """
+    while True:
+        await end_members(run)
+        if run.work.is_open:
+            await run.work.finish()
+        if _signal(run, how) is Signal.cancel:
+            await stopping.end_cancelled(run)
+            return
+        if not run.clients:
+            break
         await ending.close_clients(run, run.loop.time() + run.policy.cleanup_timeout)
     _end(run, how)
 

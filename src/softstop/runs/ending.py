@@ -15,7 +15,6 @@ from ..law.locks import ForkSafeLock
 from ..law.machine import Signal
 from ..stops import RunStatus, StopRequest
 from . import gate
-from .clients import close_all
 from .spec import RunOutput
 from .state import RunState, StopHook
 
@@ -130,10 +129,19 @@ async def _call_hook(hook: StopHook, stop: StopRequest, seconds: float) -> str |
 
 
 async def close_clients(run: RunState, ends: float) -> None:
-    """Close the clients of `run.open`, after the last step, stream and callback, which may use them."""
-    clients, run.clients = run.clients or [], None
-    for error in await close_all(clients, ends):
-        run.add_error(error)
+    """Close the clients of `run.open`, after the last step, stream and callback, which may use them.
+
+    Newest first, each with an equal share of the time until loop time `ends`. Those that are not closed yet stay in the
+    list, for the next try if this one is cancelled.
+    """
+    clients = run.clients or []
+    while clients:
+        client = clients[-1]
+        error = await client.close(max(0.0, ends - run.loop.time()) / len(clients))
+        if client in clients:
+            clients.remove(client)
+        if error is not None:
+            run.add_error(error)
 
 
 def output_of(run: RunState) -> RunOutput | None:

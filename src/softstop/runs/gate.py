@@ -31,11 +31,15 @@ async def cross(run: RunState) -> None:
 
 async def halt(run: RunState) -> None:
     """Wait while the run is paused; refuse the caller if the run is stopping."""
-    record = run.record
-    while run.paused_by and not record.refusing:
-        await _park(run)
-    if record.refusing:
+    await wait_while_paused(run)
+    if run.record.refusing:
         await refuse(run)
+
+
+async def wait_while_paused(run: RunState) -> None:
+    """Wait for the end of a pause, or for a stop."""
+    while run.paused_by and not run.record.refusing:
+        await _park(run)
 
 
 async def stop_requested(run: RunState) -> StopRequest:

@@ -132,6 +132,7 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
             if gate.inside(run):
                 if not reach(run, exhausted):
                     raise BudgetExceeded(run.run_id, exhausted.cause.value, str(exhausted.facts))
+                await gate.wait_while_paused(run)
             else:
                 await do_without(run, exhausted)
     if run.record.refusing and not gate.inside(run):
@@ -206,11 +207,15 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
 
     It may if the limit is its own, with `on_exhausted` "pause" or "wrap_up".
     """
+    below: list[RunState] = []
     while run.parent is not None and _draws_on(run.parent, exhausted.ledger):
+        below.append(run)
         run = run.parent
     if run.record.refusing:  # not if a stop still waits for a turn, which is refused a step now
         return False
     if not run.record.requested and exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
+        for member in reversed(below if run.paused_by else ()):  # started, or resumed on its own, in that pause
+            pausing.pause(member, str(exhausted.facts), by=pausing.PARENT)
         return True
     facts = exhausted.facts
     stopping.request_stop(run, StopRequest(cause=exhausted.cause, reason=str(facts), limit=facts))

@@ -127,10 +127,8 @@ class Step:
             await admit(run, CALL_OF.get(self._announced))
         if self._fit is not None and run.allowance.chain:
             hold = await reserve(run, self._fit)
-            try:
-                await admit(
-                    run, CALL_OF.get(self._announced)
-                )  # once more: others have begun while this waited for room
+            try:  # once more: others have begun while this waited for room
+                await admit(run, CALL_OF.get(self._announced))
             except BaseException:
                 hold.release()
                 raise

@@ -40,7 +40,6 @@ def ask(run: RunState, request: StopRequest) -> StopReceipt:
 
 def request_stop(run: RunState, request: StopRequest) -> StopReceipt:
     """Request a stop on the run's own loop: synchronous, and atomic there (T1)."""
-    collect(run)  # a request of another thread came first
     verdict, stop = _record(run, request)
     if stop is not None:
         carry_out(run, stop)
@@ -72,8 +71,11 @@ def collect(run: RunState) -> None:
 
 
 def _record(run: RunState, request: StopRequest) -> Verdict:
-    with mailbox.held:
-        return run.record.ask(_recorded(run, request))
+    while True:
+        collect(run)  # a request of another thread came first; perhaps one that comes this very moment
+        with mailbox.held:
+            if run.record.inbox is None:
+                return run.record.ask(_recorded(run, request))
 
 
 def _recorded(run: RunState, request: StopRequest) -> RecordedStop:
@@ -173,7 +175,6 @@ def _pass_on(run: RunState, stop: RecordedStop) -> list[tuple[RunState, Recorded
     """Put a stop on record in the members; return those for which it changes anything."""
     passed: list[tuple[RunState, RecordedStop]] = []
     for member in run.live_members():
-        collect(member)
         _, recorded = _record(member, stop.request.model_copy(update={"via": run.run_id}))
         if recorded is not None:
             passed.append((member, recorded))

@@ -158,7 +158,9 @@ class Reading(Generic[T]):
         """Handle the exception of a pull: the run's stop, another party's cancel, or a failure."""
         task = asyncio.current_task()
         if isinstance(exc, asyncio.CancelledError):
-            if self._cut is not None and not self._take_back():  # no other party's cancel
+            ours = self._cut is not None or (self._run.record.refusing and not self._inside_open_step())
+            others = self._take_back() or (task is not None and task.cancelling() > self._others)
+            if ours and not others:  # interrupted, or its source was refused: wait here for the body's interruption
                 await self.aclose()
                 await gate.refuse(self._run)
             if self._run.record.refusing or (task is not None and task.cancelling() > 0):

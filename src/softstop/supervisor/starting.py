@@ -63,13 +63,7 @@ def _launch(
 def _register(
     supervisor: SupervisorState, runnable: Runnable, message: object, options: RunOptions, parent: RunState | None
 ) -> RunState:
-    for name in RUNNABLE:
-        if not hasattr(runnable, name):
-            raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {name}; wrap it: Agent(...)")
-    typed(runnable.source, Source, "source")
-    typed(runnable.limits, Limits, "limits")
-    if runnable.policy is not None:
-        typed(runnable.policy, StopPolicy, "policy")
+    _check(runnable)
     if options and isinstance(options.get("continue_from"), str):
         options = {**options, "continue_from": _output_of(supervisor, cast(str, options.get("continue_from")))}
     spec = RunSpec.check(runnable, message, options)
@@ -90,6 +84,16 @@ def _register(
             check_priced(runnable, budget.name)
     _enlist(supervisor, run)
     return run
+
+
+def _check(runnable: Runnable) -> None:
+    for name in RUNNABLE:
+        if not hasattr(runnable, name):
+            raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {name}; wrap it: Agent(...)")
+    typed(runnable.source, Source, "source")
+    typed(runnable.limits, Limits, "limits")
+    if runnable.policy is not None:
+        typed(runnable.policy, StopPolicy, "policy")
 
 
 def _enlist(supervisor: SupervisorState, run: RunState) -> None:

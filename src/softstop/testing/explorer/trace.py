@@ -14,6 +14,7 @@ from ..invariants.ledgers import Ledgers
 from .recorder import Mark, Script
 from .schedules import Schedule
 
+EPSILON: Final = 1e-6
 HORIZON: Final = "the scenario had not ended at its horizon"
 
 
@@ -45,6 +46,8 @@ class Trace:
     joined: list[tuple[int, list[Event]]] = field(default_factory=list[tuple[int, list[Event]]])  # read after a seq
     caller_left_at: float | None = None  # virtual wall-clock time at which the caller was sent away
     stuck: str = ""  # what a deadlock says
+    early: float = EPSILON  # seconds by which something may seem to come too early ...
+    late_by: float = EPSILON  # ... or too late: in virtual time, what sums of floats are off
     tasks: list[str] = field(default_factory=list[str])  # of the supervisor's, left behind
     orphans: list[str] = field(default_factory=list[str])  # of the body's own making, left behind
     timers: list[str] = field(default_factory=list[str])

@@ -12,7 +12,6 @@ from .traces import FOR_EVER, Broken, RunTrace
 
 MOST_A_SECOND = 20
 MOST_FOR_NEWS = 1
-EPSILON = 1e-6  # seconds of virtual time: sums of floats
 
 
 def grace_is_granted(run: RunTrace) -> Broken:
@@ -26,7 +25,7 @@ def grace_is_granted(run: RunTrace) -> Broken:
             ends = min(ends, float("inf") if event.grace is None else event.at + event.grace)
         elif isinstance(event, RunEscalated):
             escalated += 1
-            if event.at < ends - EPSILON or escalated > 1:
+            if event.at < ends - run.trace.early or escalated > 1:
                 yield f"escalation {escalated} came {ends - event.at:.3g} s before its grace was over"
 
 
@@ -72,11 +71,11 @@ def clean_up_is_whole(run: RunTrace) -> Broken:
     excused = [place for place, _ in run.marks("failed", "refused")]
     first = min((mark.at for _, mark in run.marks("interrupted")), default=FOR_EVER)  # all clean-up shares one peace
     for place, mark in run.marks("close", "cleaned"):
-        follows = mark.since + EPOCH >= force - EPSILON and not mark.around
+        follows = mark.since + EPOCH >= force - run.trace.early and not mark.around
         if mark.value != "torn" or place > run.ended or follows or any(at < place for at in excused):
             continue
         peace = min(policy.cleanup_timeout, policy.abandon_after / 2 if run.forced(place) else policy.cleanup_timeout)
-        if mark.at < min(first, mark.since) + peace - EPSILON:
+        if mark.at < min(first, mark.since) + peace - run.trace.early:
             yield f"the clean-up of {mark.name!r} was torn after {mark.at - mark.since:.3g} of {peace:.3g} s"
 
 
@@ -93,7 +92,7 @@ def interruptions_are_few(run: RunTrace) -> Broken:
     for place, mark in run.marks("interrupted"):
         if mark.name == "swallowed" and place < body_ended:  # tasks it left behind have scopes of their own
             heard.setdefault(mark.value, []).append(mark.at)
-            if run.abandoned and mark.at > run.outcome.at - EPOCH + EPSILON:
+            if run.abandoned and mark.at > run.outcome.at - EPOCH + run.trace.late_by:
                 yield "it was interrupted after it had been abandoned"
                 return
     kinds = (StepCompleted, RunEscalated, RunStopRequested)
@@ -112,7 +111,7 @@ def _too_often(begin: float, times: list[float], news: list[float]) -> bool:
 def ends_in_time(run: RunTrace) -> Broken:
     """T8, T9: a stop takes at most grace + abandon_after + cleanup_timeout."""
     assert run.outcome is not None
-    if run.outcome.at > run.ends_by() + EPSILON:
+    if run.outcome.at > run.ends_by() + run.trace.late_by:
         yield f"it ended {run.outcome.at - run.ends_by():.3g} s after the latest instant its policy allows"
 
 
