@@ -39,7 +39,6 @@ from softstop import (
     Workflow,
     parse_event,
 )
-from softstop.models import Offline, OpenAIChat
 from softstop.ports import AdapterContext
 from softstop.testing import run_virtual
 
@@ -86,21 +85,8 @@ CALLS: dict[str, tuple[str, Callable[[], object]]] = {
     "agent description": ("description", lambda: Agent(sleeper, description=None)),  # type: ignore[arg-type]
     "agent limits": ("limits", lambda: Agent(sleeper, limits=1)),  # type: ignore[arg-type]
     "agent policy": ("policy", lambda: Agent(sleeper, policy=Limits())),  # type: ignore[arg-type]
-    "instructions": ("instructions", lambda: Agent(model=Offline(), instructions=5)),  # type: ignore[arg-type]
-    "one of instructions": ("instructions", lambda: Agent(model=Offline(), instructions=["a", 5])),  # type: ignore[list-item]
-    "tools": ("tools", lambda: Agent(model=Offline(), tools=starts)),  # type: ignore[arg-type]
-    **{
-        f"max_turns={wrong!r}": ("max_turns", lambda wrong=wrong: Agent(model=Offline(), max_turns=wrong))
-        for wrong in ("5", True, 2.5, 0, -1)
-    },
-    "model id": ("id", lambda: OpenAIChat(5)),  # type: ignore[arg-type]
-    "model settings": ("settings", lambda: OpenAIChat("x", settings=5)),  # type: ignore[arg-type]
-    "model price": ("price", lambda: Agent(model=Offline(price=5))),  # type: ignore[arg-type]
-    "offline text": ("text", lambda: Offline(5)),  # type: ignore[arg-type]
-    "offline pace": ("words_per_second", lambda: Offline(words_per_second=0)),
     "team limits": ("limits", lambda: Team([agent], limits={"tokens": 1})),  # type: ignore[arg-type]
     "team name": ("name", lambda: Team([agent], name=2)),  # type: ignore[arg-type]
-    "team instructions": ("instructions", lambda: Team([agent], model=Offline(), instructions=[5])),  # type: ignore[list-item]
     "workflow policy": ("policy", lambda: Workflow([agent], policy=1)),  # type: ignore[arg-type]
     "workflow name": ("name", lambda: Workflow([agent], name=None)),  # type: ignore[arg-type]
     "parallel name": ("name", lambda: Parallel(agent, name=1)),  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic_ai import RunContext as TheirContext
 from pydantic_ai import Tool
 
 from kit.scripts import Script
-from softstop import Agent, MisuseError, RunContext, RunStatus
+from softstop import Agent, MisuseError, RunContext, RunStatus, Team
 from softstop.models import Anthropic, Offline, OpenAIChat, OpenAIResponses
 
 
@@ -136,6 +137,25 @@ def test_two_tools_of_one_name_are_refused() -> None:
         Agent(model=Offline(), tools=[tool, tool])
 
 
-def test_no_turns_at_all_is_refused() -> None:
-    with pytest.raises(MisuseError, match="max_turns"):
-        Agent(model=Offline(), max_turns=0)
+WRONG: dict[str, tuple[str, Callable[[], object]]] = {
+    "instructions": ("instructions", lambda: Agent(model=Offline(), instructions=5)),  # type: ignore[arg-type]
+    "one of instructions": ("instructions", lambda: Agent(model=Offline(), instructions=["a", 5])),  # type: ignore[list-item]
+    "tools": ("tools", lambda: Agent(model=Offline(), tools=tool)),  # type: ignore[arg-type]
+    **{
+        f"max_turns={wrong!r}": ("max_turns", lambda wrong=wrong: Agent(model=Offline(), max_turns=wrong))
+        for wrong in ("5", True, 2.5, 0, -1)
+    },
+    "model id": ("id", lambda: OpenAIChat(5)),  # type: ignore[arg-type]
+    "model settings": ("settings", lambda: OpenAIChat("x", settings=5)),  # type: ignore[arg-type]
+    "model price": ("price", lambda: Agent(model=Offline(price=5))),  # type: ignore[arg-type]
+    "offline text": ("text", lambda: Offline(5)),  # type: ignore[arg-type]
+    "offline pace": ("words_per_second", lambda: Offline(words_per_second=0)),
+    "team instructions": ("instructions", lambda: Team([Agent(body)], model=Offline(), instructions=[5])),  # type: ignore[list-item]
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_a_wrong_value_is_misuse_that_names_its_argument(call: str) -> None:
+    name, wrong = WRONG[call]
+    with pytest.raises(MisuseError, match=rf"\b{name}\b"):
+        wrong()
