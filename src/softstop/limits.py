@@ -54,7 +54,7 @@ class Limits(BaseModel):
     tokens: Annotated[int, Field(strict=True, ge=0, le=10**12)] | None = None
     cost_usd: Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
     steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
-    output_tokens: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
+    output_tokens: Annotated[int, Field(strict=True, ge=0, le=10**12)] | None = None
     tool_calls: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
     model_calls: Annotated[int, Field(strict=True, ge=0, le=10**9)] | None = None
     depth: Annotated[int, Field(strict=True, ge=0, le=10**6)] | None = None
