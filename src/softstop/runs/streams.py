@@ -155,7 +155,7 @@ class Reading(Generic[T]):
                 await self.aclose()
                 await gate.refuse(self._run)
             if self._run.record.refusing or (task is not None and task.cancelling() > 0):
-                await self.aclose()
+                await self._close("cut")
                 return
         self._take_back()
         if isinstance(exc, GeneratorExit | KeyboardInterrupt):
@@ -240,17 +240,20 @@ class Reading(Generic[T]):
 
     async def aclose(self) -> None:
         """Close the source now; a stream that was not read to its end counts as cut while the run is stopping."""
+        await self._close("completed")
+
+    async def _close(self, status: StepStatus) -> None:
         if self._pull is not None:
             self._pull, self._ended = None, True
             try:
                 await self._close_source()
             finally:  # also after a native cancel, which no shield keeps off
-                self._end("cut" if self._run.record.refusing else "completed", None)
+                self._end("cut" if self._run.record.refusing else status, None)
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         run = self._run
         self._pull, self._ended, self.waiting = None, True, False
-        if status == "cut":
+        if status == "cut" and run.record.refusing:  # else by a cancel of the body's own, which is no stop (T5)
             run.record.cut = True
         run.work.note(self.name, self.step_id, "divisible", status)
         try:
