@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +17,8 @@ from pydantic_ai.models import Model, infer_model
 
 from ..aio.closing import finish_within
 from ..errors import MisuseError
+from .errors import clients_of
+from .exchange import note_request, note_response, watch_clients
 from .prices import Price, Tariff
 from .tools import Toolbox, Tools
 from .turns import ModelBody
@@ -171,6 +173,7 @@ class Borrowed:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
         """A context with the model, entered for one run."""
+        watch_clients(clients_of(self.model))
         await self.model.__aenter__()
         try:
             yield self.model
@@ -199,7 +202,8 @@ def _leases_here() -> dict[Hosted, _Lease]:
 
 
 def _connections() -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(verify=_tls(), timeout=TIMEOUT, limits=POOL, follow_redirects=True)
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [note_request], "response": [note_response]}
+    return httpx2.AsyncClient(verify=_tls(), timeout=TIMEOUT, limits=POOL, follow_redirects=True, event_hooks=hooks)
 
 
 @cache

@@ -17,6 +17,7 @@ from ..runs.adapter import AdapterContext, Exhausted
 from ..runs.context import RunContext
 from .answer import Answer, Request
 from .bounds import Reservation, reserve
+from .endings import cut_off
 from .errors import ModelFailed, TooManyTurns
 from .history import History
 from .prices import Tariff
@@ -26,6 +27,7 @@ from .usage import Charge
 RETRIES: Final = 2  # of a request that failed before its answer began; each has a step of its own
 BACK_OFF: Final = 0.5  # seconds before the first retry, doubled for each further one
 LONGEST_WAIT: Final = 60.0  # seconds of a provider's `retry_after`; a longer one fails the run
+NEAR: Final = 4  # an answer cut off below a fourth of a limit's bound was cut off by the model's own
 REFUSED: Final = frozenset({400, 422})
 TOO_LONG: Final = re.compile(r"max_(completion_|output_)?tokens")  # how providers name the refused bound
 
@@ -34,7 +36,8 @@ class Reply(NamedTuple):
     """The result of a model request."""
 
     is_last: bool  # it was requested as the last answer
-    cut_off_by: Exhausted | None  # the ledger that cut the answer short
+    cut_off: ModelFailed | None  # it ended at a bound of its output tokens: the failure, if that was the model's own
+    cut_off_by: Exhausted | None  # the ledger that gave the bound
 
 
 class Plan:
@@ -120,14 +123,18 @@ class ModelBody:
             if reply.is_last:
                 door.end_after_last_answer()
                 return True
+            called = bool(history.whole_calls)
             if history.calls:
                 async with asyncio.TaskGroup() as calls:
-                    for index in range(len(history.calls)):
+                    for index in history.whole_calls:
                         calls.create_task(self._call(door, history, index))
                 history.end_turn()
+            if called:
                 return False
-            if reply.cut_off_by is None:
+            if reply.cut_off is None:
                 return True
+            if reply.cut_off_by is None:
+                raise reply.cut_off
             if door.last_answer is None:  # else that answer used up all but the reserve
                 await door.do_without(reply.cut_off_by)  # ends here, unless the limit leaves another way
             history.go_on()
@@ -148,7 +155,11 @@ class ModelBody:
                 turn.enter_context(door.turn())
                 try:
                     await _receive(door, model.model_name, answer)
-                    return Reply(is_last, reserved.limited_by if answer.ran_out else None)
+                    if not answer.ran_out:
+                        return Reply(is_last, None, None)
+                    own = cut_off(model.model_name, _most_output(model), answer.output_tokens)
+                    reached = request.most_output is not None and answer.output_tokens * NEAR >= request.most_output
+                    return Reply(is_last, own, reserved.limited_by if reached else None)
                 except ModelFailed as failure:
                     turn.close()
                     if reserved.limited_by is not None and self._is_too_long(failure, request.most_output):
@@ -208,7 +219,7 @@ async def _receive(door: AdapterContext, name: str, answer: Answer) -> None:
         async for text in door.model_request(name, answer):
             run.write(text)
         return
-    async with door.atomic_model_request(name):
+    async with door.atomic_model_request(name, answer):
         try:
             async for text in answer:
                 run.write(text)

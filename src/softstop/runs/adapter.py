@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from typing import TypeVar
 
 from ..errors import safe_error
-from ..events import StepCompleted, StepStarted, StepStatus
+from ..events import ModelRequestCompleted, ModelRequestStarted, StepCompleted, StepStarted, StepStatus
 from ..law.amounts import Fit
 from ..law.ledgers import Chain, Hold
 from ..stops import LimitReached
@@ -15,8 +15,8 @@ from ..usage import Usage
 from . import limiting, stopping
 from .allowance import Exhausted as Exhausted
 from .context import RunContext
-from .open_work import enclosing_holds
-from .steps import MODEL_REQUEST, TOOL_CALL, Step
+from .open_work import Announced, enclosing_holds
+from .steps import TOOL_CALL, Step
 from .streams import Stream
 from .threads import in_thread, seats
 
@@ -44,13 +44,24 @@ class AdapterContext:
         """An atomic step with the events of a tool call; see `RunContext.step`."""
         return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible)
 
-    def model_request(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
-        """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`."""
-        return Stream(self._state, name, source, MODEL_REQUEST)
+    def model_request(self, name: str, answer: AsyncIterable[T]) -> Stream[T]:
+        """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`.
 
-    def atomic_model_request(self, name: str) -> Step:
+        `answer.finish_reason`, if it has one, is how the answer ended.
+        """
+        return Stream(self._state, name, answer, self._announced(answer))
+
+    def atomic_model_request(self, name: str, answer: AsyncIterable[T]) -> Step:
         """An atomic step for an answer that a stop does not cut, under `finish_model_calls`."""
-        return Step(self._state, name, None, MODEL_REQUEST, interruptible=True)
+        return Step(self._state, name, None, self._announced(answer), interruptible=True)
+
+    def _announced(self, answer: object) -> Announced:
+        def ended(name: str, step_id: int, status: StepStatus, error: str | None) -> StepCompleted:
+            reason: str | None = getattr(answer, "finish_reason", None)
+            self._state.finish_reason = reason
+            return ModelRequestCompleted(name, step_id, status, error, reason)
+
+        return ModelRequestStarted, ended
 
     def turn(self) -> AbstractContextManager[None]:
         """A context for one answer and its tool calls: a stop of mode `turn` waits for its end."""

@@ -15,8 +15,6 @@ from anyio import CancelScope
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..errors import MisuseError, StepFailed, safe_error
 from ..events import (
-    ModelRequestCompleted,
-    ModelRequestStarted,
     StepCompleted,
     StepStarted,
     StepStatus,
@@ -31,7 +29,6 @@ from .state import RunState
 
 PLAIN: Final[Announced] = (StepStarted, StepCompleted)
 TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
-MODEL_REQUEST: Final[Announced] = (ModelRequestStarted, ModelRequestCompleted)
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )

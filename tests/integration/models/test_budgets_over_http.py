@@ -101,7 +101,7 @@ async def test_an_answer_may_be_as_long_as_what_is_left_and_a_run_that_it_was_to
 async def test_an_answer_that_its_own_setting_cut_short_is_no_matter_of_the_budget(provider: Provider) -> None:
     model = replace(provider.chat(words=500), settings={"max_tokens": 20})
     output = await Agent(model=model).arun(LONG, limits=Limits(tokens=100))
-    assert (output.status, len(output.content.split())) == (RunStatus.completed, 20)
+    assert (output.status, output.stop, len(output.content.split())) == (RunStatus.failed, None, 20)
 
 
 @PROTOCOLS
