@@ -126,10 +126,14 @@ def _messages(pieces: tuple[Piece, ...]) -> Iterator[str]:
     yield event("message_start", message={**head, "stop_reason": None, "stop_sequence": None, "usage": usage})
     stop: dict[Reason, str] = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal"}
     details: dict[str, Any] = {}
-    for index, piece in enumerate(pieces):
+    index = 0
+    for before, piece, after in zip((None, *pieces), pieces, (*pieces[1:], None), strict=False):
         if isinstance(piece, str):
-            yield event("content_block_start", index=index, content_block={"type": "text", "text": ""})
+            if not isinstance(before, str):
+                yield event("content_block_start", index=index, content_block={"type": "text", "text": ""})
             yield event("content_block_delta", index=index, delta={"type": "text_delta", "text": piece})
+            if isinstance(after, str):
+                continue
         elif isinstance(piece, Call):
             stop["stop"] = "tool_use"
             block = {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
@@ -144,8 +148,9 @@ def _messages(pieces: tuple[Piece, ...]) -> Iterator[str]:
             delta = {"stop_reason": stop[piece.reason], "stop_sequence": None, **details}
             yield event("message_delta", delta=delta, usage={"output_tokens": USED[1]}) + event("message_stop")
             continue
-        if index + 1 < len(pieces):  # a block that was cut at a bound is closed too
+        if after is not None:  # a block that was cut at a bound is closed too
             yield event("content_block_stop", index=index)
+            index += 1
 
 
 @dataclass

@@ -173,9 +173,9 @@ class Borrowed:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
         """A context with the model, entered for one run."""
-        watch_clients(clients_of(self.model))
         await self.model.__aenter__()
         try:
+            watch_clients(clients_of(self.model))
             yield self.model
         finally:
             await finish_within(CLOSING, lambda: self.model.__aexit__(None, None, None))  # noqa: ASYNC102 - bounded
