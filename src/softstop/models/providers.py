@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import httpx2
 from anyio.lowlevel import RunVar
@@ -135,11 +135,16 @@ class OpenAIResponses(Hosted):
     MADE_BY = (".openai", "responses_model")
 
 
+@dataclass(frozen=True, slots=True)
 class OpenAIChat(Hosted):
-    """A model of any server that speaks OpenAI's Chat Completions: `OpenAIChat("llama", base_url="http://...")`."""
+    """A model of any server that speaks OpenAI's Chat Completions: `OpenAIChat("llama", base_url="http://...")`.
 
-    __slots__ = ()
-    MADE_BY = (".openai", "chat_model")
+    Args:
+        bound_name: How the server names the bound of an answer's tokens; many know only the older "max_tokens".
+    """
+
+    bound_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    MADE_BY: ClassVar[tuple[str, str]] = (".openai", "chat_model")
 
 
 class Anthropic(Hosted):

@@ -29,7 +29,11 @@ BACK_OFF: Final = 0.5  # seconds before the first retry, doubled for each furthe
 LONGEST_WAIT: Final = 60.0  # seconds of a provider's `retry_after`; a longer one fails the run
 NEAR: Final = 4  # an answer cut off below a fourth of a limit's bound was cut off by the model's own
 REFUSED: Final = frozenset({400, 422})
-TOO_LONG: Final = re.compile(r"max_(completion_|output_)?tokens")  # how providers name the refused bound
+TOO_LONG: Final = re.compile(  # how providers say that a bound is too large
+    r"(?=.*max_(completion_|output_)?tokens)(?!.*(greater than|at least|minimum|not supported))"
+    r".*(too (large|high|long|many)|at most|maximum|exceed|less than|range)",
+    re.DOTALL,
+)
 
 
 class Reply(NamedTuple):
@@ -148,7 +152,8 @@ class ModelBody:
         retries, wait = RETRIES, BACK_OFF
         while True:
             plan = Plan(door, model, history, self._toolbox.definitions)
-            with await reserve(door, plan.prompt_tokens, _most_output(model), self._tariff.rates) as reserved:
+            most, thinking = _most_output(model), _thinking(model)
+            with await reserve(door, plan.prompt_tokens, most, self._tariff.rates, thinking) as reserved:
                 is_last, request = plan.is_last, plan.request()
                 request.most_output = self._sendable(reserved)
                 answer = Answer(door.run, model, history, request, Charge(door, reserved.hold, self._tariff))
@@ -157,7 +162,7 @@ class ModelBody:
                     await _receive(door, model.model_name, answer)
                     if not answer.ran_out:
                         return Reply(is_last, None, None)
-                    own = cut_off(model.model_name, _most_output(model), answer.output_tokens)
+                    own = cut_off(model.model_name, most, answer.output_tokens)
                     reached = request.most_output is not None and answer.output_tokens * NEAR >= request.most_output
                     return Reply(is_last, own, reserved.limited_by if reached else None)
                 except ModelFailed as failure:
@@ -210,6 +215,13 @@ def _most_output(model: Model) -> int | None:
     """The bound of output tokens in the settings of the model."""
     most = cast("Mapping[str, Any]", model.settings or {}).get("max_tokens")
     return most if isinstance(most, int) and most > 0 else None
+
+
+def _thinking(model: Model) -> int:
+    """Output tokens that the settings of an Anthropic model spend on thinking, which its bound must exceed."""
+    thinking: dict[str, Any] = cast("Mapping[str, Any]", model.settings or {}).get("anthropic_thinking") or {}
+    tokens = thinking.get("budget_tokens") if thinking.get("type") == "enabled" else None
+    return tokens if isinstance(tokens, int) else 0
 
 
 async def _receive(door: AdapterContext, name: str, answer: Answer) -> None:
