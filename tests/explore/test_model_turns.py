@@ -11,8 +11,11 @@ import pytest
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from softstop import Agent, Run, StopPolicy, Supervisor
+from kit.scripts import Ends, Script, call
+from softstop import Agent, ModelRequestCompleted, Run, RunStatus, StopPolicy, Supervisor
 from softstop.testing import stop_everywhere
+
+from .conftest import CountReport
 
 
 async def two_turns(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
@@ -62,3 +65,53 @@ def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool) -> None:
     report = stop_everywhere(make_run, also=check)
     assert report.violations == 0
     assert report.schedules > 300
+
+
+THEN_ALL: list[Any] = ["all", 1.0, Ends("stop")]
+
+
+def torn(tool: str) -> DeltaToolCall:
+    """A piece: a tool call that breaks off before its arguments."""
+    return DeltaToolCall(tool)
+
+
+WRONG_ENDS: dict[str, list[list[Any]]] = {
+    "after some text": [["so ", 1.0, "far ", Ends(None)]],
+    "before anything": [[1.0, torn("wipe"), Ends(None)], ["so ", 1.0, call("save"), Ends("tool_call")], THEN_ALL],
+    "in a call": [["so ", call("save"), torn("wipe"), 1.0, Ends(None)]],
+    "cut off in a call": [["so ", 1.0, torn("wipe"), Ends("length")]],
+    "cut off in the second call": [["so ", call("save"), torn("wipe"), 1.0, Ends("length")], THEN_ALL],
+    "filtered": [["so ", 1.0, call("wipe"), Ends("content_filter")]],
+}
+
+
+@pytest.mark.explore
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", WRONG_ENDS)
+def test_what_was_not_seen_to_end_did_not_end_whenever_a_stop_comes(end: str, count: CountReport) -> None:
+    wiped: list[str] = []
+
+    async def wipe(path: str = "/") -> None:
+        wiped.append(path)
+
+    def make_run(supervisor: Supervisor) -> Run:
+        wiped.clear()
+        agent = Agent(model=Script(*WRONG_ENDS[end]).model, tools=[save, wipe])
+        return supervisor.start(agent, "go", policy=StopPolicy(finish_model_calls=end in ("in a call", "filtered")))
+
+    def check(trace: Any) -> Iterator[str]:
+        if wiped:
+            yield f"a call that was not seen to end was made: wipe({wiped})"
+        for event in trace.story:
+            if isinstance(event, ModelRequestCompleted) and event.status == "completed" and event.finish_reason is None:
+                yield "an answer without its end is a completed one"
+        output = None if trace.root is None else trace.root.output
+        if output is not None:
+            yield from invalid(output.messages)
+            if output.status is RunStatus.completed and output.finish_reason != "stop":
+                yield f"a run has completed by an answer that ended by {output.finish_reason}"
+
+    report = stop_everywhere(make_run, also=check, most=200)
+    count(report)
+    assert report.violations == 0
+    assert report.schedules > 100

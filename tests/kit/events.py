@@ -124,7 +124,7 @@ OWN_FIELDS: dict[type[Event], set[str]] = {
     ToolCallStarted: {"step", "step_id", "kind"},
     ToolCallCompleted: {"step", "step_id", "status", "error"},
     ModelRequestStarted: {"step", "step_id", "kind"},
-    ModelRequestCompleted: {"step", "step_id", "status", "error"},
+    ModelRequestCompleted: {"step", "step_id", "status", "error", "finish_reason"},
     RunStopRequested: {"cause", "reason", "by", "via", "mode", "grace", "requested_at", "limit"},
     RunEscalated: {"steps", "waiting"},
     UsageRejected: {"problem"},
@@ -183,7 +183,7 @@ FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
     ToolCallStarted: begun,
     ToolCallCompleted: done,
     ModelRequestStarted: begun,
-    ModelRequestCompleted: done,
+    ModelRequestCompleted: (*done, maybe),
     RunStopRequested: (
         st.sampled_from(StopCause), maybe, maybe, st.none() | ids, st.sampled_from(StopMode),
         st.none() | times, times, st.none() | limits,
@@ -239,6 +239,7 @@ def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
         ),
     }  # fmt: skip
     plain[ToolCallStarted] = plain[ModelRequestStarted] = plain[StepStarted]
-    plain[ToolCallCompleted] = plain[ModelRequestCompleted] = plain[StepCompleted]
+    plain[ToolCallCompleted] = plain[StepCompleted]
+    plain[ModelRequestCompleted] = (*plain[StepCompleted], "stop")
     stamp = Stamp(changes.get("run_id", "r1"), Source(kind, "teller", "Teller"))  # type: ignore[arg-type]
     return cls(*plain[cls])._stamped(stamp, changes.get("seq", 3), changes.get("at", 5.0), changes.get("metrics"))

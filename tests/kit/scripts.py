@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
+from pydantic_ai.messages import FinishReason, ModelMessage, ModelRequest, ToolReturnPart
+from pydantic_ai.models import StreamedResponse
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.tools import ToolDefinition
 
-Piece = str | float | DeltaToolCall  # text, a pause in seconds, or a tool call
+
+@dataclass(frozen=True)
+class Ends:
+    """A piece: how the provider says that the answer ended; None if its stream just ends."""
+
+    reason: FinishReason | None
+
+
+Piece = str | float | DeltaToolCall | Ends  # text, a pause in seconds, a tool call, or the end
 THEN_DONE: list[Any] = ["done"]
 
 
@@ -27,13 +38,19 @@ class Script:
         self.turns = turns
         self.asked: list[list[ModelMessage]] = []
         self.tools: list[list[ToolDefinition]] = []  # that it was given with each request
-        self.model = FunctionModel(stream_function=self._play, model_name="scripted")
+        self.model = _Scripted(self)
 
-    async def _play(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
+    def turn(self) -> list[Piece]:
+        """What it says in the current turn."""
+        return self.turns[min(len(self.asked), len(self.turns)) - 1]
+
+    async def play(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         self.asked.append(list(messages))
         self.tools.append(list(info.function_tools))
         calls = 0
-        for piece in self.turns[min(len(self.asked), len(self.turns)) - 1]:
+        for piece in self.turn():
+            if isinstance(piece, Ends):
+                continue  # said by the stream, see `_Scripted`
             if isinstance(piece, float):
                 await anyio.sleep(piece)
             elif isinstance(piece, str):
@@ -46,6 +63,21 @@ class Script:
         """Outcome, name and content of every tool's answer that the model was told last."""
         last = self.asked[-1]
         return answers(last)
+
+
+class _Scripted(FunctionModel):
+    def __init__(self, script: Script) -> None:
+        super().__init__(stream_function=script.play, model_name="scripted")
+        self._script = script
+
+    @asynccontextmanager
+    async def request_stream(self, *args: Any, **named: Any) -> AsyncIterator[StreamedResponse]:
+        async with super().request_stream(*args, **named) as response:
+            for end in self._script.turn():
+                if isinstance(end, Ends):
+                    response.finish_reason = end.reason
+                    response.state = "complete" if end.reason else "incomplete"
+            yield response
 
 
 def answers(messages: Any) -> list[tuple[str, str, str]]:

@@ -215,3 +215,18 @@ async def test_a_stream_that_is_stopped_as_it_is_told_never_asks_its_source() ->
         run = supervisor.start(Agent(body))
         assert (await run.ended()).status is RunStatus.cancelled
     assert (source.asked, source.closed, now()) == (0, 1, 0)
+
+
+async def test_a_stream_that_the_bodys_own_time_limit_ends_is_cut_and_hinders_no_completion() -> None:
+    source = Words(stall_at=2)
+
+    async def body(run: RunContext, message: object) -> str:
+        with anyio.move_on_after(5):
+            async for word in run.stream("write", source):
+                run.write(word)
+        assert cancel_run(run.run_id)
+        return "done"
+
+    run, events = await one(body)
+    assert [event.status for event in events if isinstance(event, StepCompleted)] == ["cut"]
+    assert (run.status, source.closed) == (RunStatus.completed, 1)

@@ -77,7 +77,13 @@ class ModelRequestStarted(StepStarted):
 
 @event
 class ModelRequestCompleted(StepCompleted):
-    """A model's answer ended; `metrics` is what it cost, estimated if it was cut."""
+    """A model's answer ended; `metrics` is what it cost, estimated if it was cut.
+
+    `finish_reason` is how the provider said that it ended: "stop", "tool_call", "length", "content_filter", "error", or
+    the provider's own word; None if it did not say, because the answer was cut, torn or refused.
+    """
+
+    finish_reason: str | None
 
 
 @event

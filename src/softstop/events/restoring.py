@@ -32,11 +32,6 @@ from .names import Source
 OWNER_LOST: Final = StopRequest(
     cause=StopCause.owner_lost, reason="the process that ran it is gone", mode=StopMode.now, grace=0.0
 )
-ENDS: Final[Mapping[type[StepStarted], type[StepCompleted]]] = {
-    StepStarted: StepCompleted,
-    ToolCallStarted: ToolCallCompleted,
-    ModelRequestStarted: ModelRequestCompleted,
-}
 STOP_FIELDS: Final = tuple(StopRequest.model_fields)  # which RunStopRequested and RunCancelled have, too
 
 
@@ -228,11 +223,14 @@ class _Owed:
         for step in reversed(run.open_steps):
             status: StepStatus = "unsettled" if step.kind == "atomic" else "cut"
             steps.append(StepRecord(step.step, step.step_id, step.kind, status))
-            metrics = None
             if isinstance(step, ModelRequestStarted):  # what the model has used for this answer, nobody has told
-                metrics = Usage(estimated=True)
                 usage = usage.model_copy(update={"estimated": True})
-            self._tell(run, ENDS[type(step)](step.step, step.step_id, status, None), metrics)
+                self._tell(
+                    run, ModelRequestCompleted(step.step, step.step_id, status, None, None), Usage(estimated=True)
+                )
+            else:
+                ends = ToolCallCompleted if isinstance(step, ToolCallStarted) else StepCompleted
+                self._tell(run, ends(step.step, step.step_id, status, None))
         outcome = RunCancelled(
             content=run.content,
             usage=usage,

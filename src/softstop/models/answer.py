@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import (
     ModelMessage,
-    ModelResponse,
     ModelResponseStreamEvent,
     PartDeltaEvent,
     PartStartEvent,
@@ -18,11 +17,12 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
-from pydantic_core import from_json
 
 from ..aio.closing import finish_within
 from ..runs.context import RunContext
-from .errors import explain
+from .endings import TORN, failure_of, reason_of, seen_to_end, sound, sound_answer
+from .errors import ModelFailed, explain
+from .exchange import Exchange
 from .history import History
 from .usage import Charge
 
@@ -54,8 +54,13 @@ class Answer:
         self._opened: AbstractAsyncContextManager[StreamedResponse] | None = None
         self._response: StreamedResponse | None = None
         self._events: AsyncIterator[ModelResponseStreamEvent] | None = None
+        self._exchange = Exchange()
+        self._half = ""  # of a character that a server in UTF-16 has sent in two pieces
+        self._complete = False  # it was seen to end
+        self._refused = False  # it ended, and is none to go on from
         self.begun = False  # some text was returned
-        self.ran_out = False  # it ended at its bound of output tokens
+        self.output_tokens = 0  # once it has ended
+        self.finish_reason: str | None = None  # how the provider said that it ended
 
     def __aiter__(self) -> Answer:
         return self
@@ -65,19 +70,44 @@ class Answer:
             if self._events is None:
                 self._events = await self._open()
             async for event in self._events:
-                text = _text_of(event)
+                text = self._whole_characters(_text_of(event))
                 if text:
                     self.begun = True
                     return text
                 self._run.heartbeat()  # a model that thinks, or writes a long tool call, is not idle
+            if self._half:  # the other one never came
+                text, self._half = self._half, ""
+                return text
+            failure = self._judge()
         except Exception as error:  # noqa: BLE001 - boundary: provider. Its errors hold requests, bodies and keys
-            failure = explain(error, self._model)
-        else:
-            self._settle(complete=True)
-            with suppress(Exception):  # the answer is complete, even if its connection fails to close
-                await finish_within(self._run.policy.cleanup_timeout, self._close)
-            raise StopAsyncIteration
-        raise failure  # outside the handler, so that the provider's error is not its context
+            failure = explain(error, self._model, self._exchange)
+        if failure is not None:
+            raise failure  # outside the handler, so that the provider's error is not its context
+        self._settle()
+        with suppress(Exception):  # the answer is complete, even if its connection fails to close
+            await finish_within(self._run.policy.cleanup_timeout, self._close)
+        raise StopAsyncIteration
+
+    def _whole_characters(self, text: str) -> str:
+        """The text, with the half of a character that came before it, without the one that it ends with."""
+        if text and self._half:
+            text, self._half = sound(self._half + text), ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text
+
+    def _judge(self) -> Exception | None:
+        """Decide whether the stream that is over was an answer (T21); return the failure if it was none."""
+        stream, name = self._response, self._model.model_name
+        assert stream is not None
+        if not seen_to_end(stream, self._exchange):
+            return ModelFailed(name, None, TORN, transient=True)
+        response = stream.get()
+        self._complete = True
+        self.finish_reason = reason_of(response)
+        failure = failure_of(response, name)
+        self._refused = failure is not None
+        return failure
 
     async def _open(self) -> AsyncIterator[ModelResponseStreamEvent]:
         request = self._request
@@ -91,7 +121,8 @@ class Answer:
         )
         self._prompt_tokens = request.prompt_tokens
         try:
-            self._response = await opening.__aenter__()
+            with self._exchange.watch():
+                self._response = await opening.__aenter__()
         except Exception:
             self._prompt_tokens = None  # refused: nothing was generated or billed
             raise
@@ -100,25 +131,31 @@ class Answer:
 
     async def aclose(self) -> None:
         """Close the connection now, so that the provider stops generating; the text so far is kept and charged."""
-        self._settle(complete=False)
+        self._settle()
         await self._close()
 
-    def _settle(self, *, complete: bool) -> None:
+    def _settle(self) -> None:
         """Charge and record, once; before closing, which may be cut at its bound."""
         prompt_tokens, self._prompt_tokens = self._prompt_tokens, None
         if prompt_tokens is None:
             return
         if self._response is None:
-            self._charge.pay_unanswered(self._model.model_name, prompt_tokens)
+            if self._exchange.sent is not False:  # else it has never left the pool of connections
+                self._charge.pay_unanswered(self._model.model_name, prompt_tokens)
             return
-        usage = self._charge.pay(self._response, prompt_tokens, complete=complete)
-        response = self._response.get()
-        self.ran_out = complete and response.finish_reason == "length"
-        if complete and not (self.ran_out and _has_incomplete_call(response)):
+        usage = self._charge.pay(self._response, prompt_tokens, complete=self._complete)
+        self.output_tokens = usage.output_tokens
+        response = sound_answer(self._response.get())
+        if self._complete and not self._refused:
             self._history.add_answer(response)
             self._history.note_size(usage)
         else:
             self._history.add_cut_answer(response)
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether it ended at a bound of its output tokens."""
+        return self.finish_reason == "length"
 
     async def _close(self) -> None:
         opened, self._opened = self._opened, None
@@ -133,17 +170,6 @@ def _text_of(event: ModelResponseStreamEvent) -> str:
     if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
         return event.part.content
     return ""
-
-
-def _has_incomplete_call(response: ModelResponse) -> bool:
-    """Whether the answer ended inside a tool call, whose arguments then are no JSON."""
-    try:
-        for call in response.tool_calls:
-            if isinstance(call.args, str):
-                from_json(call.args or "{}")
-    except ValueError:
-        return True
-    return False
 
 
 def _settings(model: Model, request: Request) -> ModelSettings:

@@ -37,7 +37,11 @@ class Reservation:
 
 
 async def reserve(
-    door: AdapterContext, prompt_tokens: Callable[[], int], most_output: int | None, rates: Rates | None
+    door: AdapterContext,
+    prompt_tokens: Callable[[], int],
+    most_output: int | None,
+    rates: Rates | None,
+    thinking: int = 0,
 ) -> Reservation:
     """Wait until the request fits into every limit and budget of the run; a stop ends the wait.
 
@@ -50,10 +54,17 @@ async def reserve(
         prompt_tokens: About; called at each try, since a run that wraps up sends another request.
         most_output: Output tokens that the answer may have; None is no bound.
         rates: The most that tokens cost; None if unknown.
+        thinking: Output tokens that the model is told to think for; no request is sent for an answer of no more.
     """
     if not door.ledgers:
         return Reservation(None, most_output)
-    fit = _Fit(door, prompt_tokens, MOST_OUTPUT if most_output is None else most_output, rates)
+    fit = _Fit(door, prompt_tokens, MOST_OUTPUT if most_output is None else most_output, rates, thinking)
+    at_best = fit.at_best() if thinking else None
+    if at_best is not None and at_best <= thinking:
+        door.add_error(
+            f"nothing was sent: the limits leave {at_best:,} output tokens, and thinking takes {thinking:,} of them; "
+            "raise the limit, or lower budget_tokens in the model's settings"
+        )
     hold = await door.claim(fit)
     if fit.output is None:
         return Reservation(hold, most_output)
@@ -65,13 +76,19 @@ async def reserve(
 class _Fit:
     """The amount that the request takes of a given room."""
 
-    __slots__ = ("_chain", "_prompt_tokens", "_rates", "_waits", "most_output", "output")
+    __slots__ = ("_chain", "_least", "_prompt_tokens", "_rates", "_waits", "most_output", "output")
 
     def __init__(
-        self, door: AdapterContext, prompt_tokens: Callable[[], int], most_output: int, rates: Rates | None
+        self,
+        door: AdapterContext,
+        prompt_tokens: Callable[[], int],
+        most_output: int,
+        rates: Rates | None,
+        thinking: int,
     ) -> None:
         self._chain, self._rates = door.ledgers, rates
         self._prompt_tokens, self.most_output = prompt_tokens, most_output
+        self._least = min(max(LEAST_OUTPUT, thinking + 1), most_output)
         self._waits = not door.holds_room  # not inside a step that holds room: others may wait for that step
         self.output: int | None = None  # tokens that the answer may have; None without a bound
 
@@ -80,14 +97,18 @@ class _Fit:
         self.output = self._longest(prompt_tokens, room)
         if self.output is None:
             return Amount()
-        if self.output < min(LEAST_OUTPUT, self.most_output):
+        if self.output < self._least:
             return None
         if self._waits:
-            at_best = self._longest(prompt_tokens, *(budget.room(Amount()) for budget in self._chain))
+            at_best = self.at_best()
             if at_best is not None and self.output < at_best:
                 return None  # wait until other holds are given back
         cost = 0 if rates is None else rates.of(prompt_tokens, self.output)
         return Amount(prompt_tokens + self.output, cost, self.output)
+
+    def at_best(self) -> int | None:
+        """Output tokens that the answer may have once all other holds are given back; None without a bound."""
+        return self._longest(self._prompt_tokens(), *(budget.room(Amount()) for budget in self._chain))
 
     def _longest(self, prompt_tokens: int, *rooms: Room) -> int | None:
         """Output tokens that the answer may have; None without a bound."""

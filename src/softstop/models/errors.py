@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 from pydantic_ai import ModelAPIError, ModelHTTPError
-from pydantic_ai.exceptions import AgentRunError, ModelConnectionError, ModelQuotaExceededError, UserError
+from pydantic_ai.exceptions import (
+    AgentRunError,
+    ModelConnectionError,
+    ModelQuotaExceededError,
+    UnexpectedModelBehavior,
+    UserError,
+)
 from pydantic_ai.models import Model
+from pydantic_core import from_json
 
-from ..errors import SoftstopError
+from ..errors import SoftstopError, one_line
+from .exchange import Exchange
 
 TRANSIENT: Final = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 LONGEST: Final = 300  # characters of a provider's own message
+LASTING: Final = re.compile(
+    r"\b4(?!08|09|29)\d\d\b|invalid|authentication|permission|not_found|quota|billing"
+)  # errors
 _KEY_LIKE = re.compile(r"\bsk-[\w-]{8,}|\b[Bb]earer\s+\S{8,}", re.ASCII)
 
 
@@ -52,12 +64,15 @@ class TooManyTurns(SoftstopError):
         )
 
 
-def explain(error: Exception, model: Model) -> Exception:
+def explain(error: Exception, model: Model, exchange: Exchange) -> Exception:
     """The error to raise instead of a provider's, whose body, cause and request may hold the key.
 
     An error that is not the provider's, for instance a bug, is returned unchanged, unless its text holds the key.
     """
     secrets = secrets_of(model)
+    if isinstance(error, UnexpectedModelBehavior) and exchange.content_type is not None and not exchange.is_stream:
+        problem, again = _no_stream(exchange)
+        return ModelFailed(model.model_name, None, redact(problem, secrets)[:LONGEST], again)
     problem = redact(_problem(error), secrets)[:LONGEST]
     if isinstance(error, ModelHTTPError):
         again = error.status_code in TRANSIENT and not isinstance(error, ModelQuotaExceededError)
@@ -70,16 +85,42 @@ def explain(error: Exception, model: Model) -> Exception:
 
 
 def _problem(error: Exception) -> str:
-    body = error.body if isinstance(error, ModelAPIError) else None
-    for _ in range(2):  # {"error": {"message": ...}}, or the inner object
+    told = _message_in(error.body) if isinstance(error, ModelAPIError) else None
+    if told is not None:
+        return told
+    if isinstance(error, ModelHTTPError):
+        return str(error.body or "no message")
+    return str(error) or type(error).__name__
+
+
+def _message_in(body: object) -> str | None:
+    """The provider's message in `{"error": {"message": ...}}`, in the inner object, or in `{"error": "..."}`."""
+    for _ in range(2):
         if isinstance(body, Mapping):
             fields = cast("Mapping[str, Any]", body)
             if isinstance(fields.get("message"), str):
                 return str(fields["message"])
             body = fields.get("error")
-    if isinstance(error, ModelHTTPError):
-        return str(error.body or "no message")
-    return str(error) or type(error).__name__
+    return body if isinstance(body, str) else None
+
+
+def _no_stream(exchange: Exchange) -> tuple[str, bool]:
+    """What a body told that was no stream, and whether the same request may succeed later."""
+    text = exchange.head.decode("utf-8", "replace").strip()
+    if not text:
+        return "answered with an empty body", True
+    try:
+        body: Any = from_json(text, allow_partial=True)
+    except ValueError:
+        body = None
+    if not isinstance(body, Mapping):
+        return f"answered with {exchange.content_type or 'a body'} instead of a stream: {one_line(text, 100)}", True
+    fields = cast("Mapping[str, Any]", body)
+    error: Any = fields.get("error")
+    if not error:
+        return f"answered with one JSON body instead of a stream, which this server may not support: {text}", False
+    told = json.dumps(error)
+    return _message_in(fields) or told, not LASTING.search(told)
 
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:
@@ -90,10 +131,16 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def secrets_of(model: Model) -> tuple[str, ...]:
-    """The keys that a model sends, as far as its client shows them."""
+    """The keys that a model sends, as far as its clients show them."""
+    keys = (getattr(client, name, None) for client in clients_of(model) for name in ("api_key", "auth_token"))
+    return tuple(key for key in keys if isinstance(key, str) and len(key) > 3)
+
+
+def clients_of(model: Model) -> Iterator[Any]:
+    """The providers' clients of a model, also of a wrapped one and of those to fall back to."""
     here: Any = model
     while hasattr(here, "wrapped"):
         here = here.wrapped
-    client = getattr(getattr(here, "provider", None), "client", None)
-    keys = (getattr(client, name, None) for name in ("api_key", "auth_token"))
-    return tuple(key for key in keys if isinstance(key, str) and len(key) > 3)
+    for member in getattr(here, "models", ()):
+        yield from clients_of(member)
+    yield getattr(getattr(here, "provider", None), "client", None)

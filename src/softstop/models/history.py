@@ -21,13 +21,15 @@ from pydantic_core import to_json
 from ..errors import MisuseError
 from ..runs.context import RunContext
 from ..usage import Usage
+from .endings import closed, is_whole, sound
 from .usage import input_tokens
 
-Unanswered = Literal["not_run", "cut", "unsettled"]
+Unanswered = Literal["not_run", "cut", "unsettled", "torn"]
 MEANING: Final[dict[Unanswered, str]] = {
     "not_run": "not_run: the run was stopped before this tool was called",
     "cut": "cut: the run was stopped while this tool was running, and it did not finish",
     "unsettled": "unsettled: the run was stopped while this tool was running; it may have happened",
+    "torn": "not_run: your answer was cut off before the arguments of this call had ended; call it again",
 }
 
 LAST_ANSWER: Final = (
@@ -45,6 +47,7 @@ class History:
         self._instructions = instructions or None
         self.messages = self._opening(message)
         self.calls: list[ToolCallPart] = []  # of the current turn
+        self.whole_calls: list[int] = []  # indexes of those that may be called: all, unless the answer was cut off
         self._measured = (0, 0)  # number of messages, and their tokens as the provider counted
         self._answers: list[ToolReturnPart] = []  # one for each call, in order
         self._publish()
@@ -75,6 +78,7 @@ class History:
             yield item
 
     def _prompt(self, value: object) -> ModelRequest:
+        value = sound(value)
         text = value if isinstance(value, str) else to_json(value, fallback=str).decode()
         return ModelRequest(parts=[UserPromptPart(text)], instructions=self._instructions)
 
@@ -85,9 +89,16 @@ class History:
         return "".join(part.content for part in last.parts if isinstance(part, TextPart))
 
     def add_answer(self, response: ModelResponse) -> None:
-        """Add a complete answer; its tool calls become `calls`."""
+        """Add an answer that was seen to end; its tool calls become `calls`, those it was cut off in are not called."""
+        cut_off = response.finish_reason == "length"
+        calls = response.tool_calls
+        torn = [cut_off and not is_whole(call) for call in calls]
+        response = closed(response) if any(torn) else response
         self.calls = list(response.tool_calls)
-        self._answers = [_unanswered(call, "not_run") for call in self.calls]
+        self.whole_calls = [index for index, is_torn in enumerate(torn) if not is_torn]
+        self._answers = [
+            _unanswered(call, "torn" if is_torn else "not_run") for call, is_torn in zip(calls, torn, strict=True)
+        ]
         self.messages.append(response)
         self._publish()
 
@@ -135,7 +146,7 @@ class History:
     def end_turn(self) -> None:
         """Add the tools' answers as the model's next request."""
         self.messages.append(self._request())
-        self.calls, self._answers = [], []
+        self.calls, self.whole_calls, self._answers = [], [], []
 
     def _request(self) -> ModelRequest:
         parts: list[Any] = list(self._answers)

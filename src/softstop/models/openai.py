@@ -17,11 +17,12 @@ from pydantic_ai.models.openai import (
     OpenAIResponsesStreamedResponse,
     OpenAIStreamedResponse,
 )
+from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
-from .providers import Hosted
+from .providers import Hosted, OpenAIChat
 
 Reporting = TypeVar("Reporting", ChatCompletionChunk, Response)
 
@@ -31,9 +32,12 @@ def responses_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
     return ResponsesModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted))
 
 
-def chat_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
+def chat_model(wanted: OpenAIChat, http: httpx2.AsyncClient | None) -> Model:
     """A model of Chat Completions."""
-    return ChatModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted))
+    profile: OpenAIModelProfile | None = None
+    if wanted.bound_name == "max_tokens":
+        profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
+    return ChatModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted), profile=profile)
 
 
 def _provider(wanted: Hosted, http: httpx2.AsyncClient | None) -> OpenAIProvider:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import httpx2
 from anyio.lowlevel import RunVar
@@ -18,6 +18,8 @@ from pydantic_ai.models import Model, infer_model
 from ..aio.closing import finish_within
 from ..checks import named, typed
 from ..errors import MisuseError
+from .errors import clients_of
+from .exchange import note_request, note_response, watch_clients
 from .prices import Price, Tariff
 from .tools import Toolbox, Tools
 from .turns import ModelBody
@@ -136,11 +138,16 @@ class OpenAIResponses(Hosted):
     MADE_BY = (".openai", "responses_model")
 
 
+@dataclass(frozen=True, slots=True)
 class OpenAIChat(Hosted):
-    """A model of any server that speaks OpenAI's Chat Completions: `OpenAIChat("llama", base_url="http://...")`."""
+    """A model of any server that speaks OpenAI's Chat Completions: `OpenAIChat("llama", base_url="http://...")`.
 
-    __slots__ = ()
-    MADE_BY = (".openai", "chat_model")
+    Args:
+        bound_name: How the server names the bound of an answer's tokens; many know only the older "max_tokens".
+    """
+
+    bound_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    MADE_BY: ClassVar[tuple[str, str]] = (".openai", "chat_model")
 
 
 class Anthropic(Hosted):
@@ -176,6 +183,7 @@ class Borrowed:
         """A context with the model, entered for one run."""
         await self.model.__aenter__()
         try:
+            watch_clients(clients_of(self.model))
             yield self.model
         finally:
             await finish_within(CLOSING, lambda: self.model.__aexit__(None, None, None))  # noqa: ASYNC102 - bounded
@@ -202,7 +210,8 @@ def _leases_here() -> dict[Hosted, _Lease]:
 
 
 def _connections() -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(verify=_tls(), timeout=TIMEOUT, limits=POOL, follow_redirects=True)
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [note_request], "response": [note_response]}
+    return httpx2.AsyncClient(verify=_tls(), timeout=TIMEOUT, limits=POOL, follow_redirects=True, event_hooks=hooks)
 
 
 @cache

@@ -15,6 +15,7 @@ from pydantic_ai.tools import ToolDefinition
 from ..errors import BudgetExceeded, MisuseError, SoftstopError, safe_error
 from ..runs.adapter import AdapterContext
 from ..runs.context import RunContext
+from .endings import sound
 
 UNKNOWN_OPTIONS: Final = ("requires_approval", "sequential", "prepare", "args_validator", "defer_loading")
 
@@ -58,7 +59,7 @@ class ReadyTool(NamedTuple):
             result = await door.in_thread(work)
             if inspect.isawaitable(result):
                 result = await result
-        answer = ToolReturnPart(call.tool_name, result, call.tool_call_id)
+        answer = ToolReturnPart(call.tool_name, sound(result), call.tool_call_id)
         answer.model_response_str()
         return answer
 
@@ -156,9 +157,9 @@ def failed_answer(call: ToolCallPart, error: Exception) -> ToolReturnPart:
     """The answer to a call that failed, in one line; marked for a retry if the model can correct the call."""
     name, call_id = call.tool_name, call.tool_call_id
     if isinstance(error, BadCall):
-        return ToolReturnPart(name, str(error), call_id, outcome="retried", retry=RetryInfo[Cause](error.cause))
+        return ToolReturnPart(name, sound(str(error)), call_id, outcome="retried", retry=RetryInfo[Cause](error.cause))
     if isinstance(error, ModelRetry):
-        return ToolReturnPart(name, error.message, call_id, outcome="retried", retry=RetryInfo("model_retry"))
+        return ToolReturnPart(name, sound(error.message), call_id, outcome="retried", retry=RetryInfo("model_retry"))
     return ToolReturnPart(name, safe_error(error), call_id, outcome="failed")
 
 

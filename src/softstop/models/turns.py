@@ -18,6 +18,7 @@ from ..runs.adapter import AdapterContext, Exhausted
 from ..runs.context import RunContext
 from .answer import Answer, Request
 from .bounds import Reservation, reserve
+from .endings import cut_off
 from .errors import ModelFailed, TooManyTurns
 from .history import History
 from .prices import Tariff
@@ -27,15 +28,21 @@ from .usage import Charge
 RETRIES: Final = 2  # of a request that failed before its answer began; each has a step of its own
 BACK_OFF: Final = 0.5  # seconds before the first retry, doubled for each further one
 LONGEST_WAIT: Final = 60.0  # seconds of a provider's `retry_after`; a longer one fails the run
+NEAR: Final = 4  # an answer cut off below a fourth of a limit's bound was cut off by the model's own
 REFUSED: Final = frozenset({400, 422})
-TOO_LONG: Final = re.compile(r"max_(completion_|output_)?tokens")  # how providers name the refused bound
+TOO_LONG: Final = re.compile(  # how providers say that a bound is too large
+    r"(?=.*max_(completion_|output_)?tokens)(?!.*(greater than|at least|minimum|not supported))"
+    r".*(too (large|high|long|many)|at most|maximum|exceed|less than|range)",
+    re.DOTALL,
+)
 
 
 class Reply(NamedTuple):
     """The result of a model request."""
 
     is_last: bool  # it was requested as the last answer
-    cut_off_by: Exhausted | None  # the ledger that cut the answer short
+    cut_off: ModelFailed | None  # it ended at a bound of its output tokens: the failure, if that was the model's own
+    cut_off_by: Exhausted | None  # the ledger that gave the bound
 
 
 class Plan:
@@ -124,14 +131,18 @@ class ModelBody:
             if reply.is_last:
                 door.end_after_last_answer()
                 return True
+            called = bool(history.whole_calls)
             if history.calls:
                 async with asyncio.TaskGroup() as calls:
-                    for index in range(len(history.calls)):
+                    for index in history.whole_calls:
                         calls.create_task(self._call(door, history, index))
                 history.end_turn()
+            if called:
                 return False
-            if reply.cut_off_by is None:
+            if reply.cut_off is None:
                 return True
+            if reply.cut_off_by is None:
+                raise reply.cut_off
             if door.last_answer is None:  # else that answer used up all but the reserve
                 await door.do_without(reply.cut_off_by)  # ends here, unless the limit leaves another way
             history.go_on()
@@ -145,14 +156,19 @@ class ModelBody:
         retries, wait = RETRIES, BACK_OFF
         while True:
             plan = Plan(door, model, history, self._toolbox.definitions)
-            with await reserve(door, plan.prompt_tokens, _most_output(model), self._tariff.rates) as reserved:
+            most, thinking = _most_output(model), _thinking(model)
+            with await reserve(door, plan.prompt_tokens, most, self._tariff.rates, thinking) as reserved:
                 is_last, request = plan.is_last, plan.request()
                 request.most_output = self._sendable(reserved)
                 answer = Answer(door.run, model, history, request, Charge(door, reserved.hold, self._tariff))
                 turn.enter_context(door.turn())
                 try:
                     await _receive(door, model.model_name, answer)
-                    return Reply(is_last, reserved.limited_by if answer.ran_out else None)
+                    if not answer.ran_out:
+                        return Reply(is_last, None, None)
+                    own = cut_off(model.model_name, most, answer.output_tokens)
+                    reached = request.most_output is not None and answer.output_tokens * NEAR >= request.most_output
+                    return Reply(is_last, own, reserved.limited_by if reached else None)
                 except ModelFailed as failure:
                     turn.close()
                     if not answer.begun:
@@ -212,6 +228,13 @@ def _most_output(model: Model) -> int | None:
     return most if isinstance(most, int) and most > 0 else None
 
 
+def _thinking(model: Model) -> int:
+    """Output tokens that the settings of an Anthropic model spend on thinking, which its bound must exceed."""
+    thinking: dict[str, Any] = cast("Mapping[str, Any]", model.settings or {}).get("anthropic_thinking") or {}
+    tokens = thinking.get("budget_tokens") if thinking.get("type") == "enabled" else None
+    return tokens if isinstance(tokens, int) else 0
+
+
 async def _receive(door: AdapterContext, name: str, answer: Answer) -> None:
     """Write an answer as it streams, in a divisible step; in an atomic one under `finish_model_calls`."""
     run = door.run
@@ -219,7 +242,7 @@ async def _receive(door: AdapterContext, name: str, answer: Answer) -> None:
         async for text in door.model_request(name, answer):
             run.write(text)
         return
-    async with door.atomic_model_request(name):
+    async with door.atomic_model_request(name, answer):
         try:
             async for text in answer:
                 run.write(text)

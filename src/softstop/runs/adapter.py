@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ..checks import label
 from ..errors import safe_error
-from ..events import StepCompleted, StepStarted, StepStatus
+from ..events import ModelRequestCompleted, ModelRequestStarted, StepCompleted, StepStarted, StepStatus
 from ..law.amounts import Fit
 from ..law.ledgers import Chain, Hold
 from ..stops import LimitReached
@@ -16,8 +16,8 @@ from ..usage import Usage
 from . import limiting, stopping
 from .allowance import Exhausted as Exhausted
 from .context import RunContext
-from .open_work import OpenStep, enclosing_holds
-from .steps import MODEL_REQUEST, PLAIN, TOOL_CALL, Step
+from .open_work import Announced, OpenStep, enclosing_holds
+from .steps import PLAIN, TOOL_CALL, Step
 from .streams import Stream
 from .threads import in_thread, seats
 
@@ -48,13 +48,24 @@ class AdapterContext:
         """
         return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible, timeout=timeout)
 
-    def model_request(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
-        """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`."""
-        return Stream(self._state, name, source, MODEL_REQUEST)
+    def model_request(self, name: str, answer: AsyncIterable[T]) -> Stream[T]:
+        """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`.
 
-    def atomic_model_request(self, name: str) -> Step:
+        `answer.finish_reason`, if it has one, is how the answer ended.
+        """
+        return Stream(self._state, name, answer, self._announced(answer))
+
+    def atomic_model_request(self, name: str, answer: AsyncIterable[T]) -> Step:
         """An atomic step for an answer that a stop does not cut, under `finish_model_calls`."""
-        return Step(self._state, name, None, MODEL_REQUEST, interruptible=True)
+        return Step(self._state, name, None, self._announced(answer), interruptible=True)
+
+    def _announced(self, answer: object) -> Announced:
+        def ended(name: str, step_id: int, status: StepStatus, error: str | None) -> StepCompleted:
+            reason: str | None = getattr(answer, "finish_reason", None)
+            self._state.finish_reason = reason
+            return ModelRequestCompleted(name, step_id, status, error, reason)
+
+        return ModelRequestStarted, ended
 
     def take_back_model_request(self) -> None:
         """Count the last request not as an answer: the provider refused it."""

@@ -173,6 +173,7 @@ def _output(run: RunState) -> RunOutput:
         errors=outcome.errors,
         abandoned=run.abandoned,
         messages=run.messages,
+        finish_reason=run.finish_reason,
         error=run.error,
     )
 

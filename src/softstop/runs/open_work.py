@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import starmap
 from typing import Any, Final, Protocol
@@ -14,7 +15,8 @@ from ..errors import unfold
 from ..events import StepCompleted, StepKind, StepRecord, StepStarted, StepStatus
 from ..law.ledgers import Hold
 
-Announced = tuple[type[StepStarted], type[StepCompleted]]  # events of the start and the end of a step
+# Events of the start and the end of a step; the end is called with its name, number, status and error
+Announced = tuple[type[StepStarted], Callable[[str, int, StepStatus, str | None], StepCompleted]]
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 

@@ -120,7 +120,8 @@ class RunOutput:
     `content` is the text that was written, up to the stop; `value` the body's return value; `usage` that of the run
     itself, `total_usage` with all its members; `stop` the recorded request, also when the run completed anyway;
     `members` the outputs of member runs in the order of their start; `errors` at most a hundred bounded lines;
-    `messages` the conversation of an agent with a model, in pydantic-ai's types and valid to continue from.
+    `messages` the conversation of an agent with a model, in pydantic-ai's types and valid to continue from;
+    `finish_reason` how its model's last answer ended, as in `ModelRequestCompleted`.
     """
 
     run_id: str
@@ -134,6 +135,7 @@ class RunOutput:
     errors: tuple[str, ...] = ()
     abandoned: tuple[str, ...] = ()
     messages: tuple[Any, ...] = field(default=(), repr=False)
+    finish_reason: str | None = None
     error: BaseException | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -69,6 +69,7 @@ class RunState:
     errors: tuple[str, ...] = ()  # bounded lines
     abandoned: tuple[str, ...] = ()  # names of steps the run ended without
     messages: tuple[Any, ...] = ()  # the conversation with a model, kept valid by the body
+    finish_reason: str | None = None  # of the last answer of a model
     # How it ends
     alarm: asyncio.TimerHandle | None = None  # the one timer of a stop
     winding_up: bool = False  # the body has ended, the outcome is not decided yet

@@ -18,7 +18,6 @@ from ..aio.deferred_scope import SLOWEST_PULSE, DeferredScope
 from ..checks import label
 from ..errors import MisuseError, StepFailed, StepTimeout, checked, safe_error
 from ..events import (
-    ModelRequestCompleted,
     ModelRequestStarted,
     StepCompleted,
     StepStarted,
@@ -36,8 +35,7 @@ from .state import RunState
 
 PLAIN: Final[Announced] = (StepStarted, StepCompleted)
 TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
-MODEL_REQUEST: Final[Announced] = (ModelRequestStarted, ModelRequestCompleted)
-CALL_OF: Final[Mapping[Announced, Call]] = {TOOL_CALL: "tool_calls", MODEL_REQUEST: "model_calls"}
+CALL_OF: Final[Mapping[type[StepStarted], Call]] = {ToolCallStarted: "tool_calls", ModelRequestStarted: "model_calls"}
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )
@@ -124,11 +122,11 @@ class Step:
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
-            await admit(run, CALL_OF.get(self._announced))
+            await admit(run, CALL_OF.get(self._announced[0]))
         if self._fit is not None and run.allowance.chain:
             hold = await reserve(run, self._fit)
             try:  # once more: others have begun while this waited for room
-                await admit(run, CALL_OF.get(self._announced))
+                await admit(run, CALL_OF.get(self._announced[0]))
             except BaseException:
                 hold.release()
                 raise
@@ -152,7 +150,7 @@ class Step:
 
     def _count_and_time(self, step: OpenStep) -> None:
         if self._announced is not PLAIN:
-            self._run.allowance.count(CALL_OF[self._announced])
+            self._run.allowance.count(CALL_OF[self._announced[0]])
         if self._timeout is not None:
             self._deadline = Deadline(self._run, step, self._timeout)
 

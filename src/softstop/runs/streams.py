@@ -112,7 +112,7 @@ class Reading(Generic[T]):
         task = asyncio.current_task()
         try:
             if run.alert or run.allowance.bounded:
-                await admit(run, CALL_OF.get(self.announced))
+                await admit(run, CALL_OF.get(self.announced[0]))
             if task is not None and task.cancelling():  # perhaps by a scope of the body
                 await pass_unless_cancelled()
             return self._begin(task)
@@ -145,7 +145,7 @@ class Reading(Generic[T]):
         self._pull = pull
         self.step_id = run.work.number()
         if self.announced is not PLAIN:
-            run.allowance.count(CALL_OF[self.announced])
+            run.allowance.count(CALL_OF[self.announced[0]])
         run.work.add_stream(self)
         try:
             run.writer.emit(self.announced[0](self.name, self.step_id, "divisible"))
@@ -164,7 +164,7 @@ class Reading(Generic[T]):
                 await self.aclose()
                 await gate.refuse(self._run)
             if self._run.record.refusing or (task is not None and task.cancelling() > 0):
-                await self.aclose()
+                await self._close("cut")
                 return
         self._take_back()
         if isinstance(exc, GeneratorExit | KeyboardInterrupt):
@@ -249,18 +249,21 @@ class Reading(Generic[T]):
 
     async def aclose(self) -> None:
         """Close the source now; a stream that was not read to its end counts as cut while the run is stopping."""
+        await self._close("completed")
+
+    async def _close(self, status: StepStatus) -> None:
         if self._pull is not None:
             self._pull, self._ended = None, True
             try:
                 await self._close_source()
             finally:  # also after a native cancel, which no shield keeps off
                 cut = self._run.record.refusing or self._run.work.is_cutting(asyncio.current_task())
-                self._end("cut" if cut else "completed", None)
+                self._end("cut" if cut else status, None)
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         run = self._run
         self._pull, self._ended, self.waiting = None, True, False
-        if status == "cut" and run.record.refusing:
+        if status == "cut" and run.record.refusing:  # else by a cancel of the body's own, which is no stop (T5)
             run.record.cut = True
         run.work.note(self.name, self.step_id, "divisible", status)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anyio
 import pytest
 from pydantic_ai.models.fallback import FallbackModel
@@ -10,6 +12,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from kit.provider import KEY, Provider
+from kit.wire import Wire, body, playing
 from softstop import Agent, RunContent, RunStatus
 
 pytestmark = pytest.mark.server
@@ -68,3 +71,32 @@ async def test_any_provider_of_pydantic_ai_can_be_named(provider: Provider, monk
 
     assert (output.status, output.content) == (RunStatus.completed, "w0 w1 ")
     await nobody_connected(provider)
+
+
+def of_wire(wire: Wire) -> OpenAIChatModel:
+    return OpenAIChatModel("m", provider=OpenAIProvider(base_url=f"{wire.url}/v1", api_key=KEY))
+
+
+async def test_an_answer_of_a_borrowed_model_that_breaks_off_is_none() -> None:
+    async with playing(body("chat", "Half an ")) as wire:
+        output = await Agent(model=of_wire(wire)).arun("go")
+
+    assert (output.status, output.content, output.usage.estimated) == (RunStatus.failed, "Half an ", True)
+
+
+async def test_a_borrowed_model_whose_server_gives_no_reason_and_says_done_has_ended() -> None:
+    async with playing(body("chat", "Whole.") + b"data: [DONE]\n\n") as wire:
+        model = WrapperModel(of_wire(wire))
+        outputs = [await Agent(model=model).arun("go") for _ in range(2)]
+
+    assert [output.status for output in outputs] == [RunStatus.completed] * 2
+
+
+async def test_a_200_that_is_no_stream_tells_its_message_for_a_borrowed_model_too() -> None:
+    refused = json.dumps({"error": {"message": f"no {KEY}", "code": 401}}).encode()
+    async with playing(refused) as wire:
+        output = await Agent(model=FallbackModel(of_wire(wire), of_wire(wire))).arun("go")
+
+    assert output.status is RunStatus.failed
+    assert KEY not in str(output.errors)
+    assert "***" in str(output.errors)

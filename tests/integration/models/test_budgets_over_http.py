@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from kit.provider import Provider
+from kit.wire import End, body, playing
 from softstop import Agent, Budget, Limits, RunContext, RunOutput, RunStatus, StopCause, Supervisor
 from softstop.law.amounts import NOTHING
 from softstop.models import Price
@@ -102,7 +103,7 @@ async def test_an_answer_may_be_as_long_as_what_is_left_and_a_run_that_it_was_to
 async def test_an_answer_that_its_own_setting_cut_short_is_no_matter_of_the_budget(provider: Provider) -> None:
     model = replace(provider.chat(words=500), settings={"max_tokens": 20})
     output = await Agent(model=model).arun(LONG, limits=Limits(tokens=100))
-    assert (output.status, len(output.content.split())) == (RunStatus.completed, 20)
+    assert (output.status, output.stop, len(output.content.split())) == (RunStatus.failed, None, 20)
 
 
 @PROTOCOLS
@@ -355,3 +356,30 @@ async def test_more_tokens_let_a_paused_agent_go_on_where_its_answer_was_cut(pro
     assert (output.status, seen.count("RunPaused"), seen.count("RunContinued")) == (RunStatus.completed, 1, 1)
     assert len(output.content.split()) == 41 + 60
     assert "cut off there" in str((await provider.requests())[1]["body"])
+
+
+async def test_a_limit_below_the_thinking_budget_sends_nothing_and_says_the_numbers() -> None:
+    thinking = {"anthropic_thinking": {"type": "enabled", "budget_tokens": 1_024}}
+    async with playing(body("anthropic", "Thought.", End())) as wire:
+        agent = Agent(model=wire.model("anthropic", settings=thinking))
+        refused = await agent.arun("go", limits=Limits(tokens=1_000))
+        sent_at_all = len(wire.asked)
+        enough = await agent.arun("go", limits=Limits(tokens=1_100))
+
+    assert (refused.status, cause(refused), sent_at_all) == (RunStatus.cancelled, StopCause.token_budget, 0)
+    assert refused.errors == (
+        "nothing was sent: the limits leave 995 output tokens, and thinking takes 1,024 of them; "
+        "raise the limit, or lower budget_tokens in the model's settings",
+    )
+    assert (enough.status, enough.errors, len(wire.asked)) == (RunStatus.completed, (), 1)
+    assert 1_024 < wire.asked[0]["max_tokens"] < 1_100
+
+
+@pytest.mark.parametrize("name", ["max_completion_tokens", "max_tokens"])
+async def test_the_bound_of_a_chat_bears_the_name_that_its_server_knows(provider: Provider, name: str) -> None:
+    model = replace(provider.chat(words=5), bound_name=name)  # type: ignore[arg-type]
+    output = await Agent(model=model).arun("go", limits=Limits(tokens=200))
+
+    assert output.status is RunStatus.completed
+    [request] = await provider.requests()
+    assert [each for each in request["body"] if each.startswith("max_")] == [name]

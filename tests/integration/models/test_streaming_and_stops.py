@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import anyio
+import httpx2
 import pytest
 
 from kit.provider import Provider
@@ -21,6 +22,7 @@ from softstop import (
     ToolCallStarted,
     Usage,
 )
+from softstop.models import providers
 
 pytestmark = pytest.mark.server
 
@@ -104,6 +106,26 @@ async def test_a_stop_before_the_first_chunk_is_immediate_and_pays_the_input(pro
     assert output.usage == Usage(input_tokens=12, estimated=True, model=provider.script(delay=30))
     [request] = await provider.requests()
     assert request["gone"]
+
+
+@PROTOCOLS
+async def test_a_request_that_never_left_the_pool_of_connections_is_not_charged(
+    provider: Provider, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "POOL", httpx2.Limits(max_connections=2))
+    agent = Agent(model=getattr(provider, protocol)(delay=30))
+    runs = [agent.arun("twelve characters and some more") for _ in range(6)]
+    with anyio.fail_after(5):
+        while len((await provider.control())["requests"]) < 2:
+            await anyio.sleep(0.01)
+        for run in runs:
+            run.cancel()
+        outputs = [await run for run in runs]
+
+    assert [output.status for output in outputs] == [RunStatus.cancelled] * 6
+    assert sorted(output.usage.input_tokens for output in outputs) == [0, 0, 0, 0, 12, 12]
+    assert [output.usage.estimated for output in outputs].count(True) == 2
+    assert len(await provider.requests()) == 2
 
 
 async def test_thinking_is_no_content_but_is_counted(provider: Provider) -> None:
