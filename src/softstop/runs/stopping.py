@@ -45,7 +45,6 @@ def _nothing() -> None:
 
 def request_stop(run: RunState, request: StopRequest) -> StopReceipt:
     """Request a stop on the run's own loop: synchronous, and atomic there (T1)."""
-    collect(run)  # a request of another thread came first
     verdict, stop = _record(run, request)
     if stop is not None:
         carry_out(run, stop)
@@ -77,8 +76,12 @@ def collect(run: RunState) -> None:
 
 
 def _record(run: RunState, request: StopRequest) -> Verdict:
-    with mailbox.held:
-        return run.record.ask(_recorded(run, request))
+    """Put a request on record; one that another thread has posted by then came first."""
+    while True:
+        collect(run)
+        with mailbox.held:
+            if run.record.inbox is None:
+                return run.record.ask(_recorded(run, request))
 
 
 def _recorded(run: RunState, request: StopRequest) -> RecordedStop:
@@ -173,7 +176,6 @@ def _pass_on(run: RunState, stop: RecordedStop) -> list[tuple[RunState, Recorded
     """Put a stop on record in the members; return those for which it changes anything."""
     passed: list[tuple[RunState, RecordedStop]] = []
     for member in run.live_members():
-        collect(member)
         _, recorded = _record(member, stop.request.model_copy(update={"via": run.run_id}))
         if recorded is not None:
             passed.append((member, recorded))
