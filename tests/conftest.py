@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from explore.summary import pytest_terminal_summary as pytest_terminal_summary
 
 import softstop
 import softstop.testing

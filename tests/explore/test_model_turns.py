@@ -14,6 +14,8 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from softstop import Agent, Run, StopPolicy, Supervisor
 from softstop.testing import stop_everywhere
 
+from .conftest import CountReport
+
 
 async def two_turns(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
     answered = any(isinstance(part, ToolReturnPart) for message in messages for part in message.parts)
@@ -49,7 +51,7 @@ def invalid(messages: tuple[Any, ...]) -> Iterator[str]:
 
 @pytest.mark.explore
 @pytest.mark.parametrize("whole", [False, True], ids=["divisible answers", "whole answers"])
-def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool) -> None:
+def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool, count: CountReport) -> None:
     agent = Agent(model=FunctionModel(stream_function=two_turns), tools=[save, look])
 
     def make_run(supervisor: Supervisor) -> Run:
@@ -60,5 +62,6 @@ def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool) -> None:
             yield from invalid(trace.root.output.messages)
 
     report = stop_everywhere(make_run, also=check)
+    count(report)
     assert report.violations == 0
     assert report.schedules > 300

@@ -8,11 +8,10 @@ from softstop.events import RunEscalated, RunStopRequested, StepCompleted
 from softstop.stops import StopMode
 
 from ..virtual_loop import EPOCH
-from .traces import FOR_EVER, Broken, RunTrace
+from .traces import EPSILON, FOR_EVER, Broken, RunTrace
 
 MOST_A_SECOND = 20
 MOST_FOR_NEWS = 1
-EPSILON = 1e-6  # seconds of virtual time: sums of floats
 
 
 def grace_is_granted(run: RunTrace) -> Broken:
