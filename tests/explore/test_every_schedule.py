@@ -17,7 +17,7 @@ CountReport = Callable[[Report], None]
 
 SEEDS = times(6)  # times ten scripts
 PAIRS = times(80)
-DRAWN = {"a tree of ledgers": 800, "a deaf child of a group": 600}  # schedules of slow scenes; of others, all
+DRAWN = {"a tree of ledgers": 800, "a deaf child of a group": 300}  # schedules of slow scenes; of others, all
 
 
 ALL: dict[str, MakeRun] = {**SCENES, **FOREIGN}

@@ -216,6 +216,18 @@ def a_member_begins_after_the_stop(patch: Patch) -> None:
     patch.setattr(context, "start_member", start)
 
 
+@found_by("members_get_no_more_grace")
+def a_member_has_the_grace_of_its_own_policy(patch: Patch) -> None:
+    recorded = stopping._recorded
+
+    def generous(run: RunState, request: Any) -> RecordedStop:
+        if request.via is not None and request.mode is not StopMode.now:
+            request = request.model_copy(update={"grace": None})
+        return recorded(run, request)
+
+    patch.setattr(stopping, "_recorded", generous)
+
+
 @found_by("nothing_begins_in_a_pause")
 def a_pause_holds_nobody(patch: Patch) -> None:
     def update(run: RunState) -> None:

@@ -35,6 +35,7 @@ def small(supervisor: Supervisor) -> Run:
     return supervisor.start(SMALL, "go")
 
 
+@pytest.mark.timeout(120)
 def test_a_sound_agent_passes_under_every_cause_at_every_point() -> None:
     report = stop_everywhere(small, pairs=50)
     assert report.violations == 0
@@ -47,6 +48,7 @@ def test_a_sound_agent_passes_under_every_cause_at_every_point() -> None:
     assert 50 < len(report.stories) < report.schedules
 
 
+@pytest.mark.timeout(120)
 def test_the_same_exploration_walks_the_same_schedules() -> None:
     first, second = ([str(trace.schedule) for trace, _ in walk(small, pairs=20, most=100, seed=7)] for _ in range(2))
     assert first == second
@@ -227,4 +229,4 @@ def test_reports_add_up() -> None:
     total = Report()
     for _ in range(2):
         total.add(stop_everywhere(small, causes=["user"], most=5))
-    assert total.schedules == 2 * (2 + 5)  # undisturbed, once more with a run beside it, and five stops
+    assert total.schedules == 2 * (2 + 5)  # undisturbed twice, and five stops

@@ -25,7 +25,7 @@ from .trace import Trace
 Breach = tuple[str, str]
 Check = Callable[[Trace], Iterable[str]]
 HORIZON: Final = 3_600.0
-DIFFERS: Final = "the scenario does not do the same twice, or not with another run beside it"
+DIFFERS: Final = "the scenario does not do the same twice"
 
 
 class Exploration(TypedDict, total=False):
@@ -133,8 +133,8 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
     horizon, also, only = options.get("horizon", HORIZON), options.get("also"), options.get("only")
     rng = random.Random(options.get("seed", 0))
 
-    def judged(schedule: Schedule, *, beside: bool = False) -> tuple[Trace, list[Breach]]:
-        trace = Scenario(make_run, schedule, horizon, beside=beside).play()
+    def judged(schedule: Schedule) -> tuple[Trace, list[Breach]]:
+        trace = Scenario(make_run, schedule, horizon).play()
         own = [] if also is None or trace.stuck else [("also", what) for what in also(trace)]
         return trace, [*breaches(trace), *own]
 
@@ -148,7 +148,7 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
         trace, found = judged(Schedule(caller=caller))
         undisturbed[caller] = trace
         yield trace, found
-    trace, found = judged(Schedule(), beside=True)
+    trace, found = judged(Schedule())
     yield trace, [*found, *_differs(trace, undisturbed["none"], "same_each_time", DIFFERS)]
     schedules = [*_singles(undisturbed, causes), *_pairs(undisturbed, causes, options.get("pairs", 0), rng)]
     most = options.get("most")
@@ -158,7 +158,7 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
         trace, found = judged(schedule)
         if schedule.cause == "reader_breaks":  # T18, T20: what stops nothing also changes nothing
             what = "a reader that went away changed the run"
-            found += _differs(trace, undisturbed["none"], "only_the_stopped_stop", what)
+            found += _differs(trace, undisturbed["read"], "only_the_stopped_stop", what)
         yield trace, found
 
 

@@ -56,7 +56,7 @@ class Left(Exception):
 class Scenario:
     """Plays one schedule."""
 
-    def __init__(self, make_run: MakeRun, schedule: Schedule, horizon: float, *, beside: bool = False) -> None:
+    def __init__(self, make_run: MakeRun, schedule: Schedule, horizon: float) -> None:
         self._make_run, self._schedule, self._horizon = make_run, schedule, horizon
         self._loop = VirtualLoop(max_turns=MOST_TURNS, spin=SPIN, turn=TURN)
         self._recorder = Recorder()
@@ -70,9 +70,8 @@ class Scenario:
         self._injections: dict[str, list[Injection]] = {"start": [], "call": [], "event": [], "mark": []}
         for injection in schedule.injections:
             self._injections[injection.point].append(injection)
-        self._beside = beside or (
-            bool(schedule.injections or schedule.limits) and not self._injections["call"]
-        )  # it makes calls, too
+        # a companion makes calls, too, so that none is there where calls are counted
+        self._beside = bool(schedule.injections or schedule.limits) and not self._injections["call"]
 
     def play(self) -> Trace:
         """Run the scenario to its end and beyond."""
@@ -136,7 +135,7 @@ class Scenario:
         self._delayed.append(loop.call_later(self._horizon, self._ask, StopMode.step, HORIZON))
         for injection in self._injections["start"]:
             self._inject(injection)
-        self._charting = not (self._beside or self._schedule.injections)
+        self._charting = not (self._schedule.injections or self._schedule.limits)
         if self._charting or self._injections["call"]:
             loop.on_call(self._on_call)
         recorder.on_event = self._on_event if self._injections["event"] else None
@@ -293,7 +292,8 @@ class Scenario:
     # -- afterwards ----------------------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        task = self._loop.create_task(work, context=self._outside.copy())
+        # not by the loop, which numbers its tasks: those of the scenario are to have the same numbers without this one
+        task = asyncio.Task(work, loop=self._loop, context=self._outside.copy())
         self._enlist(task)
         return task
 

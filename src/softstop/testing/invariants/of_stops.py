@@ -210,6 +210,17 @@ def _begun(run: RunTrace) -> int:
     return sum(at < place for each in run.below for at, _ in each.of(StepStarted))
 
 
+def members_get_no_more_grace(run: RunTrace) -> Broken:
+    """T7: the grace of a member that is stopped through its parent ends no later than the parent's."""
+    for member in run.below[1:]:
+        theirs = NEVER
+        for place, request in member.requests:
+            theirs = min(theirs, _ends(request.at, request.grace))
+            ours = min((_ends(each.at, each.grace) for at, each in run.requests if at < place), default=NEVER)
+            if request.via == run.run_id and request.cause is not StopCause.parent and theirs > ours + EPSILON:
+                yield f"its member {member.handle.source.name!r} has {theirs - ours:.3g} s more grace"
+
+
 def nothing_begins_in_a_pause(run: RunTrace) -> Broken:
     """A paused run and its members begin no step, but inside of a begun one."""
     for begin, end in _pauses(run):
@@ -227,5 +238,5 @@ def _pauses(run: RunTrace) -> Iterator[tuple[int, int]]:
 
 OF_STOPS: tuple[Callable[[RunTrace], Broken], ...] = (
     the_stop_is_data, receipts_say_what_was_done, stops_are_prompt, stalled_sources_are_interrupted_at_once,
-    the_cut_is_told_first, limits_tell_which_and_by_how_much, nothing_begins_in_a_pause,
+    the_cut_is_told_first, limits_tell_which_and_by_how_much, members_get_no_more_grace, nothing_begins_in_a_pause,
 )  # fmt: skip
