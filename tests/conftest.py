@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from explore.summary import pytest_terminal_summary as pytest_terminal_summary
 
 import softstop
 import softstop.testing

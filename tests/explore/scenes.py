@@ -197,6 +197,19 @@ def tree_of_ledgers(supervisor: Supervisor) -> Run:
     return supervisor.start(Agent(lead), None, budgets=[tenant], limits=Limits(tokens=50))
 
 
+def pay_at_once(name: str, seconds: float) -> list[Action]:
+    reserve = Usage(output_tokens=1, cost_nano_usd=15)
+    return [step(name, seconds, charge(1, nano_usd=12), reserve=reserve)]
+
+
+THREE_PAYERS = scripted(parallel(pay_at_once("a", 0.5), pay_at_once("b", 0.5), pay_at_once("c", 0.25)))
+
+
+def shared_money(supervisor: Supervisor) -> Run:
+    """Branches that reserve money, of which there is enough for two of three."""
+    return supervisor.start(THREE_PAYERS, None, budgets=[Budget(cost_usd="0.00000003", name="money")])
+
+
 def never_overspent(trace: object) -> list[str]:
     """Rule T17: with bounds given, overshoot is 0."""
     root: Run = trace.root  # type: ignore[attr-defined]
@@ -337,6 +350,7 @@ SCENES: dict[str, MakeRun] = {
         )
     ),
     "one ledger for three branches": shared_budget,
+    "money for two of three branches": shared_money,
     "a tree of ledgers": tree_of_ledgers,
     "slow sources": of(
         scripted(
@@ -345,6 +359,19 @@ SCENES: dict[str, MakeRun] = {
             stream("u", []),
             parallel([stream("v", ["e"], 0.5, closes_in=0.1)], [stream("w", ["f"], 0.5, closes_in=0.5)]),
         )
+    ),
+    "a timeout of a lead and of its member at one instant": of(
+        scripted(
+            member(step("m", 0.5), sleep(2.0), name="timed", limits=Limits(timeout=1, idle_timeout=3)),
+            step("z"),
+            limits=Limits(timeout=1, idle_timeout=3),
+        )
+    ),
+    "a limit that pauses": of(
+        scripted(
+            step("a", 0.25, charge(5)), member(step("m", 0.25, charge(5))), step("b", 0.25, charge(5)), write("z")
+        ),
+        limits=Limits(tokens=8, on_exhausted="pause"),
     ),
     "an async generator": of(Agent(generator)),
     "steps in tasks of asyncio's": of(Agent(steps_in_tasks_of_asyncio)),

@@ -52,7 +52,7 @@ def invalid(messages: tuple[Any, ...]) -> Iterator[str]:
 
 @pytest.mark.explore
 @pytest.mark.parametrize("whole", [False, True], ids=["divisible answers", "whole answers"])
-def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool) -> None:
+def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool, count: CountReport) -> None:
     agent = Agent(model=FunctionModel(stream_function=two_turns), tools=[save, look])
 
     def make_run(supervisor: Supervisor) -> Run:
@@ -63,6 +63,7 @@ def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool) -> None:
             yield from invalid(trace.root.output.messages)
 
     report = stop_everywhere(make_run, also=check)
+    count(report)
     assert report.violations == 0
     assert report.schedules > 300
 

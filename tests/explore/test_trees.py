@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
 
 from softstop.testing import Report, stop_everywhere
 
+from .scale import FIRST_SEED, PATIENCE, times
 from .trees import TREES, random_tree, trees_hold
 
-pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.explore, pytest.mark.timeout(PATIENCE)]
 CountReport = Callable[[Report], None]
 
-FIRST_SEED = int(os.environ.get("SOFTSTOP_SEED", "1"))
-SEEDS = int(os.environ.get("SOFTSTOP_SEEDS", "5"))  # times ten trees
-PAIRS = int(os.environ.get("SOFTSTOP_PAIRS", "150"))
-MOST = int(os.environ.get("SOFTSTOP_MOST", "300"))  # schedules a tree, drawn from all singles and pairs
+SEEDS = times(5)  # times ten trees
+PAIRS = times(150)
+MOST = times(300)  # schedules a tree, drawn from all singles and pairs
 
 
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())

@@ -29,8 +29,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "_held_nano_usd", "_held_output", "_held_tokens", "_kept", "_limit", "_nano_usd", "_nested", "_output",
-        "_tokens", "_waiting", "_warn_at", "name",
+        "_held_nano_usd", "_held_output", "_held_tokens", "_kept", "_nano_usd", "_nested", "_output", "_tokens",
+        "_waiting", "_warn_at", "limit", "name",
     )  # fmt: skip
 
     def __init__(
@@ -42,7 +42,7 @@ class Ledger:
         output_tokens: int | None = None,
         warn_at: float | None = WARN_AT,
     ) -> None:
-        self._limit = checked_room(tokens, cost_usd, output_tokens, warn_at=warn_at)
+        self.limit = checked_room(tokens, cost_usd, output_tokens, warn_at=warn_at)
         self._warn_at: dict[Unit, float] = {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)  # still to come
         self._kept = Amount()  # kept back from the limit for a last answer
         self.name = name
@@ -57,12 +57,12 @@ class Ledger:
     @property
     def tokens(self) -> int | None:
         """The token limit."""
-        return self._limit.tokens
+        return self.limit.tokens
 
     @property
     def cost_usd(self) -> float | None:
         """The money limit in US dollars."""
-        return None if self._limit.nano_usd is None else self._limit.nano_usd / NANO
+        return None if self.limit.nano_usd is None else self.limit.nano_usd / NANO
 
     @property
     def spent(self) -> Amount:
@@ -86,25 +86,25 @@ class Ledger:
             MisuseError: A new limit is below the old one, or there was no limit to raise.
         """
         new = checked_room(tokens, cost_usd)
-        for unit, old, wanted in zip(CAUSE_OF, self._limit, new, strict=True):
+        for unit, old, wanted in zip(CAUSE_OF, self.limit, new, strict=True):
             if wanted is not None and (old is None or wanted < old):
                 scale = NANO if unit == "cost_usd" else 1
                 has = "no limit" if old is None else f"a limit of {old / scale:,.9g}"
                 raise MisuseError(
                     f"raise_to: {self.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise"
                 )
-        self.change(Room(*(old if wanted is None else wanted for old, wanted in zip(self._limit, new, strict=True))))
+        self.change(Room(*(old if wanted is None else wanted for old, wanted in zip(self.limit, new, strict=True))))
 
     def change(self, limit: Room) -> None:
         """Set the limits, up or down."""
         with _lock.held:
-            self._limit = limit
+            self.limit = limit
             serve((self,))
 
     def keep_back(self, share: float, units: Collection[Unit] = tuple(CAUSE_OF)) -> None:
         """Keep a share of the limits back for a last answer; 0 frees it."""
         with _lock.held:
-            limits = zip(CAUSE_OF, self._limit, strict=True)
+            limits = zip(CAUSE_OF, self.limit, strict=True)
             self._kept = Amount(*(int(limit * share) if limit and unit in units else 0 for unit, limit in limits))
             serve((self,))
 
@@ -114,7 +114,7 @@ class Ledger:
 
     def room(self, mine: Amount | None = None) -> Room:
         """The room that is free now; with `mine`, the room if all holds but that amount were given back."""
-        (tokens, nano_usd, output), kept = self._limit, self._kept
+        (tokens, nano_usd, output), kept = self.limit, self._kept
         held_tokens, held_nano_usd, held_output = mine or (self._held_tokens, self._held_nano_usd, self._held_output)
         return Room(
             None if tokens is None else tokens - kept.tokens - self._tokens - held_tokens,
@@ -124,7 +124,7 @@ class Ledger:
 
     def reached(self) -> Unit | None:
         """The first unit that is used up."""
-        tokens, nano_usd, output = self._limit  # on the hot path of each step: no loop
+        tokens, nano_usd, output = self.limit  # on the hot path of each step: no loop
         if tokens is not None and self._tokens >= tokens - self._kept.tokens:
             return "tokens"
         if nano_usd is not None and self._nano_usd >= nano_usd - self._kept.nano_usd:
@@ -136,13 +136,13 @@ class Ledger:
     def facts(self, unit: Unit) -> LimitReached:
         """One limit as data: its number, its holder and its use."""
         index, scale = tuple(CAUSE_OF).index(unit), NANO if unit == "cost_usd" else 1
-        limit = self._limit[index] or 0
+        limit = self.limit[index] or 0
         return LimitReached(kind=unit, holder=self.name, limit=limit / scale, used=self.spent[index] / scale)
 
     def warning(self) -> LimitReached | None:
         """A limit that has reached `warn_at` since the last call; each is returned once."""
         if self._warn_at:
-            for unit, limit, spent in zip(CAUSE_OF, self._limit, self.spent, strict=True):
+            for unit, limit, spent in zip(CAUSE_OF, self.limit, self.spent, strict=True):
                 share = self._warn_at.get(unit)
                 if share is not None and limit is not None and spent >= limit * share:
                     del self._warn_at[unit]

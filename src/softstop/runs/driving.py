@@ -27,8 +27,7 @@ async def drive(run: RunState) -> None:
     """Run the body and publish the outcome; every exception ends here, and ends this run only (T20)."""
     if run.task is None and not run.record.ended:  # an eager task factory runs this within `start`
         await asyncio.sleep(0)
-    _collect_from_above(run)
-    if run.record.status is not RunStatus.pending:
+    if not _may_begin(run):
         return
     how, raised = Ending.interrupted, None
     try:
@@ -57,16 +56,22 @@ async def drive(run: RunState) -> None:
         raise interrupt
 
 
-def _collect_from_above(run: RunState) -> None:
-    """Carry out stops that other threads have requested of this run or one above, before its start (T10)."""
-    here: RunState | None = run
-    while here is not None:
-        stopping.collect(here)
-        here = here.parent
+def _may_begin(run: RunState) -> bool:
+    """Make the run a running one; False if it, or one above, was stopped before, also from another thread (T10)."""
+    lineage = [run]
+    while lineage[-1].parent is not None:
+        lineage.append(lineage[-1].parent)
+    while run.record.status is RunStatus.pending:
+        for each in lineage:
+            stopping.collect(each)
+        with ending.mailbox.held:
+            if not run.record.ended and all(each.record.inbox is None for each in lineage):
+                run.record.follow(Signal.start)
+                return True
+    return False
 
 
 def _begin(run: RunState) -> None:
-    run.record.follow(Signal.start)
     run.scope.enter(run.task)
     run.writer.emit(RunStarted())
     run.allowance.start(partial(reach_time_or_steps, run))

@@ -6,7 +6,7 @@ import asyncio
 
 from ..protocols import Runnable
 from ..stops import StopCause, StopMode, StopRequest
-from . import ending, gate, stopping
+from . import ending, gate, pausing, stopping
 from .spec import RunOptions
 from .state import RunState
 
@@ -28,6 +28,8 @@ def start_member(run: RunState, runnable: Runnable, message: object, options: Ru
         stopping.request_stop(member, _parent_ended(run))
     elif run.allowance.exhausted is not None:
         stopping.request_stop(member, run.allowance.last_request(run.run_id))
+    if run.paused_by and not gate.inside(run):
+        pausing.pause(member, by=pausing.PARENT)
     return member
 
 

@@ -71,8 +71,9 @@ def collect(run: RunState) -> None:
 
 
 def _record(run: RunState, request: StopRequest) -> Verdict:
+    """Put a request on record; one that another thread has posted by then came first."""
     while True:
-        collect(run)  # a request of another thread came first; perhaps one that comes this very moment
+        collect(run)
         with mailbox.held:
             if run.record.inbox is None:
                 return run.record.ask(_recorded(run, request))

@@ -10,11 +10,15 @@ class Deadlock(SoftstopError):
 
 
 class LawBroken(SoftstopError):
-    """A schedule broke an invariant of the law; the message names it and how to replay that schedule alone."""
+    """A schedule broke an invariant of the law; the message names it, how to replay that schedule alone, and its end.
 
-    def __init__(self, invariant: str, found: str, schedule: str) -> None:
-        self.invariant, self.found, self.schedule = invariant, found, schedule
-        super().__init__(invariant, found, schedule)
+    `story` has the last events and marks of the schedule, a line each, with their virtual time.
+    """
+
+    def __init__(self, invariant: str, found: str, schedule: str, story: str = "") -> None:
+        self.invariant, self.found, self.schedule, self.story = invariant, found, schedule, story
+        super().__init__(invariant, found, schedule, story)
 
     def __str__(self) -> str:
-        return f"{self.invariant}: {self.found}; replay it with stop_everywhere(..., only={self.schedule!r})"
+        replay = f"{self.invariant}: {self.found}; replay it with stop_everywhere(..., only={self.schedule!r})"
+        return f"{replay}\n{self.story}" if self.story else replay

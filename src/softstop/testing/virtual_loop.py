@@ -52,7 +52,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._turns = 0
         self._calls = 0
-        self._turns_at_now = 0
+        self.turns_at_now = 0  # turns of the loop at this instant, before the one that runs
+        self.spun = False  # whether it ever spun
         self._spin, self._turn = spin, turn
         self._max_turns = max_turns  # counted from the first
         self._outside: set[object] = set()
@@ -139,9 +140,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def begin_turn(self) -> None:
         """Count a turn; a loop that spins at one instant makes time pass, or nothing would ever end the spinning."""
         self._turns += 1
-        self._turns_at_now += 1
-        if self._turns_at_now > self._spin:
+        self.turns_at_now += 1
+        if self.turns_at_now > self._spin:
             self._now += self._turn
+            self.spun = True
         if self._max_turns is not None and self._turns > self._max_turns:
             most, self._max_turns = self._max_turns, self._turns + LAST_TURNS
             raise Deadlock(f"still busy after {most:,} turns of the loop: {self._waiting()}")
@@ -181,7 +183,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if waited:
             self._given_up |= self.busy()
         if when > self._now:
-            self._now, self._turns_at_now = when, 0
+            self._now, self.turns_at_now = when, 0
 
     def _next(self) -> float | None:
         """When the next timer fires; None if there is none, or only those at infinity by which some wait for ever."""

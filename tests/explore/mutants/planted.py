@@ -28,12 +28,12 @@ from softstop.runs.steps import Step
 from softstop.runs.streams import Reading
 from softstop.stops import RunStatus, StopMode, StopOutcome
 
-from .registry import Patch, mutant, nothing, nothing_async
+from .registry import Patch, found_by, mutant, nothing, nothing_async
 
 # -- the boundary before and after a step ----------------------------------------------------------------------------
 
 
-@mutant
+@found_by("nothing_starts_after_a_stop")
 def no_check_of_the_record_before_a_step(patch: Patch) -> None:
     patch.setattr(steps, "admit", nothing_async)
     patch.setattr(steps, "cancelled_around", lambda: False)
@@ -53,7 +53,7 @@ def check_only_after_a_step(patch: Patch) -> None:
     patch.setattr(Step, "__aexit__", leave_and_look)
 
 
-@mutant
+@found_by("atomic_steps_are_whole")
 def no_shield_around_a_step(patch: Patch) -> None:
     def unshielded(*, shield: bool = False) -> Any:
         return anyio.CancelScope()
@@ -61,7 +61,7 @@ def no_shield_around_a_step(patch: Patch) -> None:
     patch.setattr(steps, "new_scope", unshielded)
 
 
-@mutant
+@found_by("never_escalated")
 def nested_steps_are_refused_too(patch: Patch) -> None:
     patch.setattr(gate, "inside", lambda run: False)
 
@@ -71,7 +71,7 @@ def body_is_interrupted_although_a_step_runs(patch: Patch) -> None:
     patch.setattr(DeferredScope, "cancel", DeferredScope.deliver)
 
 
-@mutant
+@found_by("atomic_steps_are_whole")
 def a_cut_step_is_told_as_completed(patch: Patch) -> None:
     patch.setattr(Step, "_judge", lambda step, exc: ("completed", exc))
 
@@ -95,7 +95,7 @@ def source_is_not_closed(patch: Patch) -> None:
     patch.setattr(Reading, "_close_source", nothing_async)
 
 
-@mutant
+@found_by("sources_are_closed")
 def chunk_is_lost_when_the_stop_comes_with_it(patch: Patch) -> None:
     pull = Reading.__anext__
 
@@ -111,7 +111,7 @@ def chunk_is_lost_when_the_stop_comes_with_it(patch: Patch) -> None:
 # -- the log and its readers -----------------------------------------------------------------------------------------
 
 
-@mutant
+@found_by("readers_agree")
 def late_writes_follow_the_outcome(patch: Patch) -> None:
     write = Writer._write_unusual
 
@@ -154,7 +154,7 @@ def subscriber_that_joins_misses_an_event(patch: Patch) -> None:
     patch.setattr(Log, "read", lambda log, after: read(log, after)[1 if after and log.waiters else 0 :])
 
 
-@mutant
+@found_by("readers_agree")
 def late_reader_begins_at_the_end(patch: Patch) -> None:
     begin = EventStream.__init__
 
@@ -164,19 +164,19 @@ def late_reader_begins_at_the_end(patch: Patch) -> None:
     patch.setattr(EventStream, "__init__", gap)
 
 
-@mutant
+@found_by("content_is_what_was_delivered")
 def content_of_the_outcome_lacks_the_last_piece(patch: Patch) -> None:
     content = Writer.content.fget  # type: ignore[attr-defined]
     patch.setattr(Writer, "content", property(lambda writer: content(writer)[:-1]))
 
 
-@mutant
+@found_by("usage_is_the_sum_of_metrics")
 def usage_of_a_cut_call_is_lost(patch: Patch) -> None:
     charge = RunContext.charge
     patch.setattr(RunContext, "charge", lambda run, usage: None if run.stopping else charge(run, usage))
 
 
-@mutant
+@found_by("usage_is_the_sum_of_metrics")
 def usage_is_metered_twice(patch: Patch) -> None:
     charge = Writer.charge
 
@@ -191,7 +191,7 @@ def usage_is_metered_twice(patch: Patch) -> None:
 # -- the outcome -----------------------------------------------------------------------------------------------------
 
 
-@mutant
+@found_by("failures_are_reported")
 def failure_is_swallowed_on_cancel(patch: Patch) -> None:
     note = driving._note
 
@@ -208,27 +208,27 @@ def judged_by(patch: Patch, change: Callable[[Facts], Facts]) -> None:
     patch.setattr(machine, "reduce_outcome", lambda facts: reduce_outcome(change(facts)))
 
 
-@mutant
+@found_by("accepted_means_stopped")
 def failure_after_the_stop_makes_it_failed(patch: Patch) -> None:
     judged_by(patch, lambda facts: facts._replace(failed_first=True))
 
 
-@mutant
+@found_by("accepted_means_stopped")
 def a_swallowed_cancel_completes_the_run(patch: Patch) -> None:
     judged_by(patch, lambda facts: facts._replace(delivered=False, cut=False))
 
 
-@mutant
+@found_by("accepted_means_stopped")
 def it_completes_although_a_step_was_refused(patch: Patch) -> None:
     judged_by(patch, lambda facts: facts._replace(refused=False, delivered=False))
 
 
-@mutant
+@found_by("accepted_means_stopped")
 def a_requested_stop_always_cancels(patch: Patch) -> None:
     judged_by(patch, lambda facts: facts._replace(refused=facts.stop_requested))
 
 
-@mutant
+@found_by("hooks_come_after_the_last_step")
 def hooks_run_before_the_last_step(patch: Patch) -> None:
     act = stopping._act_on
 
@@ -254,7 +254,7 @@ def stop_is_not_forwarded_to_members(patch: Patch) -> None:
     patch.setattr(RunState, "live_members", lambda run: [])
 
 
-@mutant
+@found_by("only_the_stopped_stop")
 def a_members_own_stop_stops_its_parent(patch: Patch) -> None:
     act = stopping._act_on
 
@@ -266,17 +266,17 @@ def a_members_own_stop_stops_its_parent(patch: Patch) -> None:
     patch.setattr(stopping, "_act_on", climb)
 
 
-@mutant
+@found_by("members_end_first")
 def parent_does_not_wait_for_its_members(patch: Patch) -> None:
     patch.setattr(driving, "end_members", nothing_async)
 
 
-@mutant
+@found_by("nothing_is_left")
 def grace_timer_is_not_cancelled(patch: Patch) -> None:
     patch.setattr(ending, "stop_alarm", nothing)
 
 
-@mutant
+@found_by("everything_ends")
 def escalation_never_comes(patch: Patch) -> None:
     patch.setattr(stopping, "escalate", nothing)
 
@@ -287,17 +287,17 @@ def escalation_comes_at_once(patch: Patch) -> None:
     patch.setattr(stopping, "_recorded", lambda run, request: recorded(run, request)._replace(grace_ends=0.0))
 
 
-@mutant
+@found_by("ends_in_time")
 def abandoned_outcome_is_missing(patch: Patch) -> None:
     patch.setattr(stopping, "end_abandoned", nothing)
 
 
-@mutant
+@found_by("every_step_is_reported")
 def abandoned_steps_are_not_named(patch: Patch) -> None:
     patch.setattr(OpenWork, "names", lambda work: ())
 
 
-@mutant
+@found_by("first_cause_wins")
 def second_cause_overwrites_the_first(patch: Patch) -> None:
     def last_wins(status: RunStatus, held: RecordedStop | None, new: RecordedStop) -> Any:
         verdict, merged = judge(status, held, new)
@@ -361,11 +361,11 @@ def a_run_stopped_before_its_start_runs_all_the_same(patch: Patch) -> None:
     patch.setattr(stopping, "_act_on", later)
 
 
-@mutant
+@found_by("interruptions_are_few")
 def a_body_that_stays_is_interrupted_on_every_turn(patch: Patch) -> None:
     patch.setattr(deferred_scope, "PULSE", 0.0)
 
 
-@mutant
+@found_by("only_the_stopped_stop")
 def a_reader_that_breaks_stops_the_run(patch: Patch) -> None:
     patch.setattr(EventStream, "__del__", EventStream._was_cancelled, raising=False)

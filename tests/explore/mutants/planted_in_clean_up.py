@@ -10,16 +10,16 @@ from softstop.aio.deferred_scope import DeferredScope
 from softstop.runs import ending, gate
 from softstop.runs.context import RunContext
 
-from .registry import Patch, mutant, nothing
+from .registry import Patch, found_by, mutant, nothing
 
 
-@mutant
+@found_by("clean_up_is_whole")
 def clean_up_has_no_peace(patch: Patch) -> None:
     strike = DeferredScope._strike
     patch.setattr(DeferredScope, "_strike", lambda scope, pause, tries=3: strike(scope, 0.0, tries))
 
 
-@mutant
+@found_by("clean_up_is_whole")
 def who_is_refused_is_torn_by_the_groups_around(patch: Patch) -> None:
     patch.setattr(gate, "LEVELS", 0)
 
@@ -37,7 +37,7 @@ def holds_do_not_go_up(patch: Patch) -> None:
     patch.setattr(DeferredScope, "release", release)
 
 
-@mutant
+@found_by("undisturbed_is_as_without_us")
 def a_pull_waits_for_more_than_its_source(patch: Patch) -> None:
     stream = RunContext.stream
 
@@ -52,6 +52,6 @@ def a_pull_waits_for_more_than_its_source(patch: Patch) -> None:
     patch.setattr(RunContext, "stream", slowed)
 
 
-@mutant
+@found_by("every_step_is_reported")
 def what_a_run_ends_without_has_no_end(patch: Patch) -> None:
     patch.setattr(ending, "_close_abandoned_steps", nothing)

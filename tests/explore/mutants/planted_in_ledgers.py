@@ -12,10 +12,10 @@ from softstop.runs import limiting, stopping
 from softstop.runs.state import RunState
 from softstop.runs.steps import Step
 
-from .registry import Patch, mutant, nothing
+from .registry import Patch, found_by, mutant, nothing
 
 
-@mutant
+@found_by("budgets_balance")
 def hold_is_not_released(patch: Patch) -> None:
     patch.setattr(Step, "_release_hold", nothing)
 
@@ -36,7 +36,7 @@ def hold_is_released_after_an_await(patch: Patch) -> None:
     patch.setattr(Step, "__aexit__", leave_then_release)
 
 
-@mutant
+@found_by("ledgers_hold")
 def a_charge_beyond_its_hold_frees_more_than_was_held(patch: Patch) -> None:
     def pay(hold: Hold, amount: Amount) -> None:
         hold._change(amount, amount)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from softstop.runs.context import RunContext
+from softstop.runs.steps import Step
 from softstop.testing import random_agent
 from softstop.testing.explorer.explore import walk
+from softstop.testing.invariants.of_runs import OF_RUNS
+from softstop.testing.invariants.of_trees import OF_TREES
 
 from ..foreign import FOREIGN
 from ..scenes import SCENES, MakeRun
 from . import planted as planted
 from . import planted_in_clean_up as planted_in_clean_up
 from . import planted_in_ledgers as planted_in_ledgers
-from .registry import MUTANTS, Mutant
+from . import planted_in_records as planted_in_records
+from .registry import GUARDS, MUTANTS, Mutant, Patch
 
 pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
 BOUND = 5_000  # schedules within which a planted bug must be found
 AT_ONCE = 16  # schedules drawn from a scenario before the next one has its turn
+ALONE = {plant: invariant for invariant, plants in GUARDS.items() for plant in plants}
 
 
 def scenarios() -> Iterator[tuple[MakeRun, int]]:
@@ -31,29 +38,65 @@ def scenarios() -> Iterator[tuple[MakeRun, int]]:
             yield lambda supervisor, agent=agent: supervisor.start(agent, "go"), seed
 
 
-def find() -> tuple[int, str]:
-    """How many schedules it takes until an invariant breaks, and which one does."""
+def find(bound: int = BOUND, alone: str | None = None) -> tuple[int, list[str]]:
+    """How many schedules it takes until an invariant breaks, or one breaks alone, and which ones do."""
     count = 0
     for make_run, draw in scenarios():
         for _, broken in walk(make_run, pairs=AT_ONCE, most=AT_ONCE, seed=draw):
             count += 1
-            if broken:
-                return count, broken[0][0]
-            if count == BOUND:
-                return count, ""
-    return count, ""
+            names = list(dict.fromkeys(name for name, _ in broken))
+            if (names and alone is None) or names == [alone]:
+                return count, names
+            if count == bound:
+                return count, []
+    return count, []
 
 
 @pytest.mark.parametrize("plant", MUTANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(
     plant: Mutant, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as context:
+        patch = Patch(context)
         plant(patch)
-        count, invariant = find()
-    record_property("mutant", f"{plant.__name__:<52} {count:>5} schedules  {invariant}")
-    assert invariant, f"{plant.__name__} survived {count} schedules"
+        count, invariants = find(alone=ALONE.get(plant))
+    assert patch.stale == [], "mend the mutant: it breaks by itself"
+    record_property("mutant", f"{plant.__name__:<52} {count:>5} schedules  {' '.join(invariants)}")
+    assert invariants, f"{plant.__name__} survived {count} schedules"
 
 
-def test_there_are_enough_of_them() -> None:
-    assert len(MUTANTS) >= 16
+@pytest.mark.parametrize("invariant", [check.__name__ for check in (*OF_TREES, *OF_RUNS)])
+def test_an_invariant_has_a_planted_bug_that_nothing_else_finds(invariant: str) -> None:
+    assert GUARDS.get(invariant)
+
+
+def fewer_arguments(patch: Patch) -> None:
+    patch.setattr(RunContext, "write", lambda run: None)
+
+
+def calls_with_fewer_arguments(patch: Patch) -> None:
+    enter = Step.__aenter__
+
+    async def old(step: Step) -> Any:
+        return await enter(step, "once there was a second argument")  # type: ignore[call-arg]
+
+    patch.setattr(Step, "__aenter__", old)
+
+
+def uses_what_is_gone(patch: Patch) -> None:
+    patch.setattr(RunContext, "usage", property(lambda run: run.the_tally_of_old))
+    patch.setattr(RunContext, "write", lambda run, text: run.usage)
+
+
+@pytest.mark.parametrize("plant", [fewer_arguments, calls_with_fewer_arguments, uses_what_is_gone])
+def test_a_mutant_that_breaks_by_itself_is_refused(plant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as context:
+        patch = Patch(context)
+        plant(patch)
+        find(bound=20)
+    assert any(plant.__name__ in line for line in patch.stale)
+
+
+def test_a_mutant_of_a_name_that_is_gone_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AttributeError):
+        Patch(monkeypatch).setattr(Step, "the_name_of_old", None)

@@ -136,6 +136,29 @@ async def test_a_pause_reaches_members_and_is_no_idle_time() -> None:
     assert output.value == "worked"
 
 
+async def test_a_member_that_code_of_a_paused_run_starts_is_paused_with_it() -> None:
+    begun: list[float] = []
+
+    async def member(run: RunContext, message: object) -> None:
+        async with run.step("work"):
+            begun.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        await anyio.sleep(1)  # in no step: it goes on while the run is paused
+        await run.start_member(Agent(member), None)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(0.5)
+        run.pause()
+        await anyio.sleep(10)
+        assert begun == []
+        run.resume()
+        output = await run
+    assert output.status is RunStatus.completed
+    assert begun == [10.5]
+
+
 async def test_a_person_s_pause_outlasts_any_change_of_limits() -> None:
     begun: list[str] = []
 
@@ -221,6 +244,19 @@ async def test_the_clock_of_a_timeout_stands_still_while_a_run_is_paused() -> No
     assert output.stop.cause is StopCause.timeout
     assert now() - began == pytest.approx(1_020, abs=0.2)
     assert seen == [18, 18]
+
+
+async def test_the_clocks_of_a_run_that_is_paused_before_its_start_begin_when_it_goes_on() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=2, idle_timeout=5))
+        run.pause()
+        await anyio.sleep(10)
+        assert run.stop is None
+        run.resume()
+        await run
+    assert run.stop is not None
+    assert run.stop.cause is StopCause.timeout
+    assert now() == 12
 
 
 async def test_a_timeout_that_is_given_in_a_pause_counts_what_the_run_has_used_before_it() -> None:

@@ -35,15 +35,20 @@ def small(supervisor: Supervisor) -> Run:
     return supervisor.start(SMALL, "go")
 
 
+@pytest.mark.timeout(120)
 def test_a_sound_agent_passes_under_every_cause_at_every_point() -> None:
     report = stop_everywhere(small, pairs=50)
     assert report.violations == 0
     assert report.schedules > 500
-    assert set(CAUSES) - {"tokens"} <= set(report.causes)  # it uses no tokens, so no limit of them is reached
+    never = {"tokens", "user_at_limit"}  # it uses none, so no limit of them is reached; one comes with its timeout
+    assert set(CAUSES) - never | {"user_at_limit + timeout"} <= set(report.causes)
     assert report.outcomes[RunStatus.cancelled] > report.outcomes[RunStatus.completed] > 0
-    assert str(report).startswith(f"{report.schedules:,} schedules, 0 violations, ")
+    told = str(report).splitlines()
+    assert told[0].startswith(f"{report.schedules:,} schedules, {len(report.stories):,} stories, 0 violations, ")
+    assert 50 < len(report.stories) < report.schedules
 
 
+@pytest.mark.timeout(120)
 def test_the_same_exploration_walks_the_same_schedules() -> None:
     first, second = ([str(trace.schedule) for trace, _ in walk(small, pairs=20, most=100, seed=7)] for _ in range(2))
     assert first == second
@@ -177,6 +182,44 @@ def test_two_kinds_that_need_different_callers_are_misuse() -> None:
         Schedule.at(Injection("await_cancelled", "call", 1), Injection("block_left", "call", 2))
 
 
+def test_a_report_tells_what_the_law_allows_and_its_user_may_not_like() -> None:
+    async def slow(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(40)
+
+    report = stop_everywhere(lambda supervisor: supervisor.start(Agent(slow, name="Payer")), causes=["user"])
+    assert report.slowest[0] == 30.0
+    assert set(report.torn) == {"step 'pay' of 'Payer' was unsettled"}
+    assert f"the slowest stop took 30 s: {report.slowest[1]}" in str(report)
+    assert f"{report.torn.total()} times step 'pay' of 'Payer' was unsettled" in str(report)
+
+
+def test_a_scenario_that_does_not_do_the_same_twice_is_told_as_that() -> None:
+    calls: list[int] = []
+
+    async def remembers(run: RunContext, message: object) -> None:
+        calls.append(1)
+        await anyio.sleep(len(calls))
+
+    with pytest.raises(LawBroken, match="same_each_time: the scenario does not do the same twice") as caught:
+        stop_everywhere(lambda supervisor: supervisor.start(Agent(remembers)), causes=["user"])
+    assert caught.value.schedule == "undisturbed"
+
+
+def test_a_broken_law_comes_with_the_last_events_and_marks_and_their_instants() -> None:
+    def never(trace: Trace) -> Iterator[str]:
+        if trace.schedule.injections:
+            yield "too bad"
+
+    with pytest.raises(LawBroken) as caught:
+        stop_everywhere(small, only="user@event:3", also=never)
+    lines = caught.value.story.splitlines()
+    assert 5 < len(lines) <= 20
+    assert lines[0].split() == ["0.000", "s", "scripted:", "RunStarted"]
+    assert lines[-1].startswith("     1.000 s  scripted: RunCancelled status=cancelled cause=user reason=first")
+    assert str(caught.value).endswith(caught.value.story)
+
+
 async def test_exploring_inside_a_running_loop_is_misuse() -> None:
     with pytest.raises(MisuseError, match="call it from a plain function"):
         stop_everywhere(small)
@@ -186,4 +229,4 @@ def test_reports_add_up() -> None:
     total = Report()
     for _ in range(2):
         total.add(stop_everywhere(small, causes=["user"], most=5))
-    assert total.schedules == 2 * 6
+    assert total.schedules == 2 * (2 + 5)  # undisturbed twice, and five stops

@@ -17,7 +17,7 @@ from softstop.stops import RunStatus
 
 from ..errors import LawBroken
 from ..invariants.of_trees import breaches
-from ..invariants.traces import merged
+from ..invariants.traces import at_which_instant, first_difference
 from .scenario import MakeRun, Scenario
 from .schedules import CALLER_OF, CAUSES, LIMITS, Caller, Injection, PointKind, Schedule, caller_for
 from .trace import Trace
@@ -25,6 +25,7 @@ from .trace import Trace
 Breach = tuple[str, str]
 Check = Callable[[Trace], Iterable[str]]
 HORIZON: Final = 3_600.0
+DIFFERS: Final = "the scenario does not do the same twice"
 
 
 class Exploration(TypedDict, total=False):
@@ -48,17 +49,28 @@ class Exploration(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Report:
-    """What an exploration has walked: how many schedules, by which causes, how they ended, in how much real time."""
+    """What an exploration has walked: how many schedules, by which causes, how they ended, in how much real time.
+
+    What the law allows and a user may not like is here, too: how long a stop took, and which steps did not end whole.
+    """
 
     schedules: int = 0
+    stories: set[int] = field(default_factory=set[int])  # one for all schedules that led to the same events and marks
     causes: Counter[str] = field(default_factory=Counter[str])
     outcomes: Counter[RunStatus] = field(default_factory=Counter[RunStatus])
     violations: int = 0
     seconds: float = 0.0
+    slowest: tuple[float, str] = (0.0, "")  # virtual seconds from a stop to the outcome, at most, and the schedule
+    torn: Counter[str] = field(default_factory=Counter[str])  # steps that were cut, unsettled or abandoned
 
     def __str__(self) -> str:
         ended = ", ".join(f"{count:,} {status}" for status, count in sorted(self.outcomes.items()))
-        return f"{self.schedules:,} schedules, {self.violations} violations, {self.seconds:.1f} s ({ended})"
+        walked = f"{self.schedules:,} schedules, {len(self.stories):,} stories, {self.violations} violations"
+        lines = [f"{walked}, {self.seconds:.1f} s ({ended})"]
+        if self.slowest[1]:
+            lines.append("the slowest stop took {:.3g} s: {}".format(*self.slowest))
+        lines += [f"{count:,} times {what}" for what, count in self.torn.most_common()]
+        return "\n".join(lines)
 
     def add(self, other: Report) -> None:
         """Count what another exploration has walked."""
@@ -67,6 +79,9 @@ class Report:
         self.outcomes += other.outcomes
         self.violations += other.violations
         self.seconds += other.seconds
+        self.stories |= other.stories
+        self.slowest = max(self.slowest, other.slowest)
+        self.torn += other.torn
 
 
 def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report:
@@ -74,10 +89,13 @@ def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report
 
     Points are: before the start, before each callback of the loop, after each event, and after each mark of a scripted
     body. Causes are those of `CAUSES`: a user's stop in all strengths, once and twice, from the loop and from
-    another thread, limits of time, tokens and steps, callers that go away, drains, native cancels. Each schedule runs
-    on a fresh `VirtualLoop` under a fresh `Supervisor`, and then must satisfy the law of a stop: one outcome, last;
-    no lost content, usage or step; nothing that starts after the stop or is torn while grace lasts; readers that
-    agree; budgets that balance; nothing left behind; and all in bounded time.
+    another thread, limits of time, tokens and steps, callers that go away, drains, native cancels, pauses. Each
+    schedule runs on a fresh `VirtualLoop` under a fresh `Supervisor`, and then must satisfy the law of a stop: one
+    outcome, last; no lost content, usage or step; nothing that starts after the stop or is torn while grace lasts; an
+    end without delay; readers that agree; budgets that balance; nothing left behind; no effect on the run that is
+    played beside many of them; and all in bounded time.
+
+    Some hundred schedules take a second; a scenario of many turns and chunks has thousands, of which `most=300` draws.
 
     Args:
         make_run: Starts the scenario under the supervisor it is given and returns the run. It is called many times and
@@ -85,10 +103,12 @@ def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report
         options: See `Exploration`.
 
     Returns:
-        What was walked; `violations` is 0, since the first one raises.
+        What was walked; `violations` is 0, since the first one raises. What the law allows and you may not like is
+        told there: how long the slowest stop took, which steps were cut, unsettled or abandoned.
 
     Raises:
-        LawBroken: A schedule broke an invariant; the message names both.
+        LawBroken: A schedule broke an invariant, or the scenario does not do the same twice; the message names both
+            and the last events and marks.
         MisuseError: Called where an event loop runs, or with an unknown cause.
 
     ```python
@@ -101,7 +121,7 @@ def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report
     for trace, found in walk(make_run, **options):
         count(report, trace)
         for invariant, what in found:
-            raise LawBroken(invariant, what, str(trace.schedule))
+            raise LawBroken(invariant, what, str(trace.schedule), trace.last(20))
     report.seconds = time.monotonic() - began
     return report
 
@@ -128,21 +148,46 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
         trace, found = judged(Schedule(caller=caller))
         undisturbed[caller] = trace
         yield trace, found
+    trace, found = judged(Schedule())
+    yield trace, [*found, *_differs(trace, undisturbed["none"], "same_each_time", DIFFERS)]
     schedules = [*_singles(undisturbed, causes), *_pairs(undisturbed, causes, options.get("pairs", 0), rng)]
     most = options.get("most")
     if most is not None and most < len(schedules):
         schedules = rng.sample(schedules, most)
     for schedule in schedules:
         trace, found = judged(schedule)
-        yield trace, [*found, *_stopped_nothing(trace, undisturbed["none"])]
+        if schedule.cause == "reader_breaks":  # T18, T20: what stops nothing also changes nothing
+            what = "a reader that went away changed the run"
+            found += _differs(trace, undisturbed["read"], "only_the_stopped_stop", what)
+        yield trace, found
+
+
+def _differs(trace: Trace, undisturbed: Trace, name: str, what: str) -> Iterator[Breach]:
+    if not (trace.stuck or undisturbed.stuck):
+        where = first_difference(_events(undisturbed), _events(trace))
+        if where is not None:
+            yield name, f"{what}: {where}"
+
+
+def _events(trace: Trace) -> list[object]:
+    return [*at_which_instant(entry for entry in trace.story if isinstance(entry, Event))]
 
 
 def count(report: Report, trace: Trace) -> None:
     """Count one schedule."""
     report.schedules += 1
+    report.stories.add(trace.signature())
     report.causes[trace.schedule.cause] += 1
+    for run in trace.runs:
+        output = trace.output_of(run)
+        for record in () if output is None else output.steps:
+            if record.kind == "atomic" and record.status not in ("completed", "failed"):
+                report.torn[f"step {record.step!r} of {run.source.name!r} was {record.status}"] += 1
     if trace.root is not None and (output := trace.output_of(trace.root)) is not None:
         report.outcomes[output.status] += 1
+        if output.stop is not None:
+            took = trace.fast[-1].at - output.stop.requested_at
+            report.slowest = max(report.slowest, (took, str(trace.schedule)))
 
 
 def _checked(causes: Iterable[str]) -> list[str]:
@@ -163,7 +208,10 @@ def _points(trace: Trace) -> list[tuple[PointKind, int]]:
 
 def _singles(undisturbed: dict[Caller, Trace], causes: list[str]) -> Iterator[Schedule]:
     for kind in causes:
-        if kind in CALLER_OF:
+        if kind == "user_at_limit":
+            for bound in _instants(undisturbed["none"]):
+                yield Schedule((Injection(kind, "start"),), (("timeout", bound),))
+        elif kind in CALLER_OF:
             for point, number in _points(undisturbed[CALLER_OF[kind]]):
                 yield Schedule.at(Injection(kind, point, number))
         else:
@@ -172,7 +220,8 @@ def _singles(undisturbed: dict[Caller, Trace], causes: list[str]) -> Iterator[Sc
 
 
 def _pairs(undisturbed: dict[Caller, Trace], causes: list[str], many: int, rng: random.Random) -> Iterator[Schedule]:
-    kinds, limits = [kind for kind in causes if kind in CALLER_OF], [kind for kind in causes if kind in LIMITS]
+    kinds = [kind for kind in causes if kind in CALLER_OF and kind != "user_at_limit"]
+    limits = [kind for kind in causes if kind in LIMITS]
     while many > 0 and kinds:
         pair = [rng.choice(kinds), rng.choice(kinds)]
         callers = {CALLER_OF[kind] for kind in pair} - {"none"}
@@ -225,11 +274,3 @@ _LIMITS_OF: Final[dict[str, Callable[[Trace], Iterator[float]]]] = {
     "tokens": _totals,
     "steps": _counts,
 }
-
-
-def _stopped_nothing(trace: Trace, undisturbed: Trace) -> Iterator[Breach]:
-    """T18, T20: what stops nothing also changes nothing."""
-    if trace.schedule.cause == "reader_breaks" and not trace.stuck:
-        disturbed = [line[2:] for line in merged(trace.fast)]
-        if disturbed != [line[2:] for line in merged(undisturbed.fast)]:
-            yield "only_the_stopped_stop", "a reader that went away changed the run"

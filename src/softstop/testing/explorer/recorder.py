@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from softstop.events import Event
+from softstop.law.amounts import Amount
 from softstop.runs.context import RunContext
 
 What = Literal[
@@ -24,12 +25,15 @@ What = Literal[
 ]  # fmt: skip
 
 
+COMPANION_ID: Final = "softstop.testing.companion"
+
+
 class Mark(NamedTuple):
     """One line that a body itself records about what it does.
 
     `step_id` is 0 for what is no step; `around` is the step that encloses it, 0 if none does; `value` is the text that
-    was written or made, the tokens that were charged, or that a step which begins has reserved, or which of several is
-    meant, or how it ended; `at` is loop time, `since` that at which what has ended began.
+    was written or made, the tokens or the amount that was charged, or that a beginning step has reserved, or which of
+    several is meant, or how it ended; `at` is loop time, `since` that at which what has ended began.
     """
 
     run_id: str
@@ -37,9 +41,14 @@ class Mark(NamedTuple):
     name: str
     step_id: int = 0
     around: int = 0
-    value: str | int = 0
+    value: str | int | Amount = 0
     at: float = 0.0
     since: float = 0.0
+
+    @property
+    def amount(self) -> Amount:
+        """What was charged or reserved."""
+        return self.value if isinstance(self.value, Amount) else Amount(self.value if type(self.value) is int else 0)
 
 
 class Script(Protocol):
@@ -66,6 +75,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.story: list[Mark | Event] = []
+        self.beside: list[Event] = []  # of the companion
         self.events = 0  # in the story so far
         self.scripts: dict[str, Script] = {}  # by id of the run that plays it
         self.inspect: Callable[[Mark | Event], None] = _inspect_nothing  # called first, with every entry
@@ -74,6 +84,9 @@ class Recorder:
 
     def notice(self, event: Event) -> None:
         """Record an event; the supervisor calls this."""
+        if event.run_id == COMPANION_ID:
+            self.beside.append(event)
+            return
         self.story.append(event)
         self.events += 1
         self.inspect(event)
@@ -82,6 +95,8 @@ class Recorder:
 
     def add_mark(self, entry: Mark) -> None:
         """Record a mark; `mark` calls this."""
+        if entry.run_id == COMPANION_ID:
+            return
         self.story.append(entry)
         self.inspect(entry)
         if self.on_mark is not None:
@@ -102,7 +117,7 @@ def mark(
     step_id: int = 0,
     *,
     around: int = 0,
-    value: str | int = 0,
+    value: str | int | Amount = 0,
     since: float = 0.0,
 ) -> None:
     """Record what the body itself sees, so that the explorer can compare it with the events.
@@ -120,9 +135,8 @@ def mark(
     """
     recorder = recording.get()
     if recorder is not None:
-        recorder.add_mark(
-            Mark(run.run_id, what, name, step_id, around, value, asyncio.get_running_loop().time(), since)
-        )
+        at = asyncio.get_running_loop().time()
+        recorder.add_mark(Mark(run.run_id, what, name, step_id, around, value, at, since))
 
 
 def add_script(run: RunContext, script: Script) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, cast
 
-from softstop.events import Event
+from softstop.events import Event, RunStarted
 from softstop.log.reader import EventStream
 from softstop.runs.run import Run
 from softstop.stops import StopCause, StopMode, StopReceipt, StopRequest
@@ -19,7 +19,8 @@ from softstop.supervisor.supervisor import Supervisor
 
 from ..errors import Deadlock
 from ..virtual_loop import VirtualLoop
-from .recorder import Recorder, recording
+from .companion import start_companion
+from .recorder import COMPANION_ID, Mark, Recorder, recording
 from .schedules import Injection, Schedule
 from .trace import HORIZON, Asked, Trace
 
@@ -30,6 +31,7 @@ SPIN: Final = 2_000  # turns at one instant after which a body spins ...
 TURN: Final = 0.005  # ... and each turn takes so many seconds, or a body that spins for a minute would take an hour
 AFTERLIFE: Final = 4  # callbacks after the outcome at which a stop still comes, too late
 LINGER: Final = 86_400.0  # virtual seconds that the tasks of an abandoned body get to end by themselves
+SAME_TURN: Final = 5e-10  # seconds that are less than the resolution of the loop's clock
 SETTLE: Final = 8  # turns in which tasks whose work is done may end
 
 
@@ -58,15 +60,18 @@ class Scenario:
         self._make_run, self._schedule, self._horizon = make_run, schedule, horizon
         self._loop = VirtualLoop(max_turns=MOST_TURNS, spin=SPIN, turn=TURN)
         self._recorder = Recorder()
-        self.trace = Trace(schedule, story=self._recorder.story, scripts=self._recorder.scripts)
+        recorder = self._recorder
+        self.trace = Trace(schedule, story=recorder.story, beside=recorder.beside, scripts=recorder.scripts)
         self._harness: set[asyncio.Task[Any]] = set()
         self._delayed: list[asyncio.TimerHandle] = []
         self._changed: list[int] = []
-        self._quiet_before = self._charting = False
+        self._quiet_before = self._charting = self._cleared = False
         self._last_call = -1  # after which no injection comes any more; -1 while the run lives
         self._injections: dict[str, list[Injection]] = {"start": [], "call": [], "event": [], "mark": []}
         for injection in schedule.injections:
             self._injections[injection.point].append(injection)
+        # a companion makes calls, too, so that none is there where calls are counted
+        self._beside = bool(schedule.injections or schedule.limits) and not self._injections["call"]
 
     def play(self) -> Trace:
         """Run the scenario to its end and beyond."""
@@ -84,6 +89,7 @@ class Scenario:
             self._clear_away()
             loop.close()
         self.trace.calls = tuple(self._changed)
+        self.trace.spun = loop.spun
         self.trace.events = self._recorder.events
         self.trace.marks = len(self._recorder.story) - self._recorder.events
         return self.trace
@@ -108,12 +114,15 @@ class Scenario:
                 trace.root = self._run = self._make_run(supervisor)
                 trace.spent_before = {id(budget): budget.spent.tokens for budget in self._run.limits.ledgers}
                 trace.ledgers.watch(self._run)
-                self._recorder.inspect = trace.ledgers.notice
+                self._recorder.inspect = self._inspect
+                companion = start_companion(supervisor, limited=bool(self._schedule.limits)) if self._beside else None
                 self._surround(self._run)
                 await self._over
+                if companion is not None:
+                    await companion.ended()
         except Left:
             pass
-        trace.runs = _parents_first(supervisor.list_runs())
+        trace.runs = _parents_first([run for run in supervisor.list_runs() if run.run_id != COMPANION_ID])
 
     def _surround(self, run: Run) -> None:
         """Put the readers, the caller and the stops in place; nothing of the run has happened yet."""
@@ -131,6 +140,11 @@ class Scenario:
             loop.on_call(self._on_call)
         recorder.on_event = self._on_event if self._injections["event"] else None
         recorder.on_mark = self._on_mark if self._injections["mark"] else None
+
+    def _inspect(self, entry: Mark | Event) -> None:
+        self.trace.ledgers.notice(entry)
+        if isinstance(entry, RunStarted):
+            self.trace.limits[entry.run_id] = self._supervisor.get_run(entry.run_id).limits.now
 
     async def _watch_end(self, run: Run) -> None:
         await run.ended()
@@ -211,19 +225,30 @@ class Scenario:
         self._note(self._run, request, in_another_thread)
 
     def _note(self, run: Run, request: StopRequest, call: Callable[..., StopReceipt] = at_once) -> None:
-        place, at = len(self._recorder.story), self._loop.wall()
+        place, at, early = len(self._recorder.story), self._loop.wall(), not self._loop.turns_at_now
         receipt = call(self._supervisor.request_stop, run.run_id, request)  # observers may make further stops
         number = len(self.trace.asked)
-        self.trace.asked.append(Asked(run.run_id, request, receipt, place, at))
+        self.trace.asked.append(Asked(run.run_id, request, receipt, place, at, early))
         if receipt:
             self._spawn(self._wait_for(number, receipt))
 
     async def _wait_for(self, number: int, receipt: StopReceipt) -> None:
         self.trace.results[number] = await receipt.wait()
 
-    def _ask_later(self, seconds: float, mode: StopMode, reason: str) -> None:
+    def _later(self, seconds: float, action: Callable[..., object], *args: object) -> None:
         if self._last_call < 0:
-            self._delayed.append(self._loop.call_later(seconds, self._ask, mode, reason))
+            self._delayed.append(self._loop.call_later(seconds, action, *args))
+
+    def _pause(self, *, resumes: bool = False, stops: bool = False) -> None:
+        self._run.pause("by the tester")
+        if resumes:
+            self._later(0.25, self._run.resume)
+        if stops:
+            self._later(0.25, self._ask)
+
+    def _ask_at_limit(self) -> None:
+        """In the turn in which the timeout fires, and after it."""
+        self._later((self._schedule.bounds().timeout or 0.0) + SAME_TURN, self._ask)
 
     def _ask_superseded(self) -> None:
         request = StopRequest(cause=StopCause.superseded, reason="a newer run", by="tester")
@@ -267,7 +292,8 @@ class Scenario:
     # -- afterwards ----------------------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        task = self._loop.create_task(work, context=self._outside.copy())
+        # not by the loop, which numbers its tasks: those of the scenario are to have the same numbers without this one
+        task = asyncio.Task(work, loop=self._loop, context=self._outside.copy())
         self._enlist(task)
         return task
 
@@ -295,12 +321,13 @@ class Scenario:
         await _turns(len(trace.late) * 4, lambda: not all(task.done() for task in stay))
         if stayed := [task for task in stay if not task.done()]:
             trace.stuck = f"readers, callers or waiters of the run never ended: {stayed}"
+        self._cleared = not left and not stayed
 
     def _clear_away(self) -> None:
         """End whatever is still there, so that the next schedule starts from nothing."""
         self._loop.allow(MOST_TURNS)
         try:
-            for _ in range(SETTLE):
+            for _ in range(0 if self._cleared else SETTLE):
                 left = asyncio.all_tasks(self._loop)
                 if not left:
                     break
@@ -340,12 +367,16 @@ INJECTORS: Final[dict[str, Callable[[Any], object]]] = {
     "user_turn": lambda scenario: scenario._ask(StopMode.turn),
     "user_now": lambda scenario: scenario._ask(StopMode.now),
     "user_short": lambda scenario: scenario._ask(grace=0.3),
-    "user_then_now": lambda scenario: (scenario._ask(), scenario._ask_later(0.25, StopMode.now, "second")),
+    "user_then_now": lambda scenario: (scenario._ask(), scenario._later(0.25, scenario._ask, StopMode.now, "second")),
     "user_then_user": lambda scenario: (scenario._ask(), scenario._ask(reason="second")),
     "now_then_user": lambda scenario: (scenario._ask(StopMode.now), scenario._ask(reason="second")),
     "far": lambda scenario: scenario._ask_afar(),
     "far_then_now": lambda scenario: (scenario._ask_afar(), scenario._ask_afar(StopMode.now, "second")),
     "far_then_user": lambda scenario: (scenario._ask_afar(), scenario._ask(reason="second")),
+    "pause": lambda scenario: scenario._pause(),
+    "pause_then_resume": lambda scenario: scenario._pause(resumes=True),
+    "pause_then_user": lambda scenario: scenario._pause(stops=True),
+    "user_at_limit": lambda scenario: scenario._ask_at_limit(),
     "superseded": lambda scenario: scenario._ask_superseded(),
     "native": lambda scenario: scenario._cancel_natively(),
     "native_later": lambda scenario: scenario._ask_then_cancel_natively(),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from operator import add
 from threading import get_ident
+from typing import Final
 
 from softstop.events import Event, UsageRejected
+from softstop.law.amounts import Amount
 from softstop.law.ledgers import Chain, Ledger
 from softstop.runs.run import Run
 
 from ..explorer.recorder import Mark
+
+UNITS: Final = ("tokens", "nano-USD", "output tokens")
 
 
 class Ledgers:
@@ -26,7 +31,7 @@ class Ledgers:
         self._drawing: dict[str, _RunUse] = {}  # all runs of the tree
         self._seen: dict[int, _LedgerState] = {}
         self._nested: list[tuple[_LedgerState, _LedgerState]] = []  # who draws on the first draws on both
-        self._claims: dict[tuple[str, int], int] = {}  # tokens a step reserved and has not charged, by run and step
+        self._claims: dict[tuple[str, int], Amount] = {}  # what a step reserved and has not charged, by run and step
         self._thread = get_ident()
 
     def watch(self, root: Run) -> None:
@@ -49,13 +54,15 @@ class Ledgers:
 
     def _count(self, mark: Mark) -> None:
         step = mark.run_id, mark.step_id
-        if mark.what == "begin" and mark.value and isinstance(mark.value, int):
-            self._claims[step] = mark.value
+        amount = mark.amount
+        if mark.what == "begin" and any(amount):
+            self._claims[step] = amount
         elif mark.what == "charged" and step in self._claims:
-            covered = min(self._claims[step], int(mark.value))
-            self._claims[step] = self._claims[step] - covered if mark.value else 0  # a bad report forfeits all
+            claim = self._claims[step]
+            covered = Amount(*map(min, claim, amount))
+            self._claims[step] = claim.less(covered) if any(amount) else Amount()  # a bad report forfeits all
             for seen in self._drawing[mark.run_id].ledgers:
-                seen.unbounded -= covered
+                seen.unbounded = seen.unbounded.less(covered)
 
     def _inspect(self) -> None:
         grown = not self._drawing
@@ -69,7 +76,7 @@ class Ledgers:
             for kind, what in seen.judge():
                 self.wrong.setdefault((seen.budget.name, kind), f"ledger {seen.budget.name!r} {what}")
         for inner, outer in self._nested:
-            if inner.tokens > outer.tokens or inner.nano_usd > outer.nano_usd:
+            if any(one > other for one, other in zip(inner.held, outer.held, strict=True)):
                 what = f"{outer.budget.reserved} reserved, {inner.budget.name!r} below it {inner.budget.reserved}"
                 self.wrong.setdefault((outer.budget.name, "less"), f"ledger {outer.budget.name!r} has {what}")
 
@@ -100,20 +107,18 @@ class _RunUse:
         self.ledgers: list[_LedgerState] = []
         self._members = 0
         self._chain: Chain = ()
-        self._tokens = self._nano_usd = 0
+        self._used = Amount()
         self.count()
 
     def count(self) -> None:
         """Add what it has used since the last time to its ledgers."""
-        usage = self.run.usage
-        tokens, nano_usd = usage.total_tokens - self._tokens, (usage.cost_nano_usd or 0) - self._nano_usd
-        if not (tokens or nano_usd):
+        used = Amount.of(self.run.usage)
+        if used == self._used:
             return
-        self._tokens, self._nano_usd = self._tokens + tokens, self._nano_usd + nano_usd
+        more, self._used = used.less(self._used), used
         for seen in self.ledgers:
-            seen.used_tokens += tokens
-            seen.used_nano_usd += nano_usd
-            seen.unbounded += tokens
+            seen.used = _sum(seen.used, more)
+            seen.unbounded = _sum(seen.unbounded, more)
 
     def changed(self) -> bool:
         """Whether it has got a member or a ledger."""
@@ -131,30 +136,35 @@ class _LedgerState:
     def __init__(self, budget: Ledger) -> None:
         self.budget = budget
         self.rejected = False
-        self.used_tokens = self.used_nano_usd = self.unbounded = 0
-        self.tokens, self.nano_usd, _ = budget.reserved  # as it was at the last look
+        self.used = self.unbounded = Amount()
+        self.held = budget.reserved  # as it was at the last look
         self._before = budget.spent
-        self._most = -math.inf  # the highest limit so far
-        self._over = max(0, self._before.tokens + self.tokens - self._limit())
+        self._most: list[float] = [-math.inf] * len(UNITS)  # the highest limits so far
+        self._over = [max(0.0, over) for over in self._beyond()]
 
-    def _limit(self) -> float:
-        return math.inf if (limit := self.budget.tokens) is None else limit
+    def _beyond(self) -> list[float]:
+        """By how much what is spent and reserved is beyond the limits."""
+        limits = [math.inf if limit is None else limit for limit in self.budget.limit]
+        self._most = [*map(max, self._most, limits)]
+        total = _sum(self.budget.spent, self.budget.reserved)
+        return [used - most for used, most in zip(total, self._most, strict=True)]
 
     def judge(self) -> Iterator[tuple[str, str]]:
         """What is wrong with it now, with a name for the kind of it."""
-        budget, before = self.budget, self._before
-        self.tokens, self.nano_usd, _ = budget.reserved
-        now, nano_usd, _ = budget.spent
-        if self.tokens < 0 or self.nano_usd < 0:
-            yield "negative", f"has {budget.reserved} reserved"
-        spent, paid = now - before.tokens, nano_usd - before.nano_usd
-        if spent != self.used_tokens and not (self.rejected and spent > self.used_tokens):
-            yield "tokens", f"has {spent} tokens spent, the runs that draw on it used {self.used_tokens}"
-        if paid != self.used_nano_usd and not (self.rejected and paid > self.used_nano_usd):
-            yield "money", f"has {paid} nano-USD spent, the runs that draw on it used {self.used_nano_usd}"
-        self._most = max(self._most, self._limit())
-        if (over := now + self.tokens - self._most) > self._over + self.unbounded:
-            yield "over", f"is {over:g} tokens over its limit, of which {self.unbounded} were charged without a bound"
+        self.held = self.budget.reserved
+        if min(self.held) < 0:
+            yield "negative", f"has {self.held} reserved"
+        spent, over = self.budget.spent.less(self._before), self._beyond()
+        for index, unit in enumerate(UNITS):
+            if spent[index] != self.used[index] and not (self.rejected and spent[index] > self.used[index]):
+                yield unit, f"has {spent[index]} {unit} spent, the runs that draw on it used {self.used[index]}"
+            if over[index] > self._over[index] + self.unbounded[index]:
+                free = self.unbounded[index]
+                yield f"over {unit}", f"is {over[index]:g} {unit} over its limit, of which {free} had no bound"
+
+
+def _sum(one: Amount, other: Amount) -> Amount:
+    return Amount(*map(add, one, other))
 
 
 def _tree(run: Run) -> Iterator[Run]:

@@ -9,7 +9,9 @@ from softstop.events import (
     Outcome,
     RunCancelled,
     RunCompleted,
+    RunContinued,
     RunFailed,
+    RunPaused,
     RunStarted,
     RunStopRequested,
     StepCompleted,
@@ -19,6 +21,7 @@ from softstop.stops import StopMode, StopOutcome
 
 from ..explorer.recorder import Mark
 from .of_interruptions import OF_INTERRUPTIONS
+from .of_stops import OF_STOPS
 from .traces import FOR_EVER, Broken, RunTrace
 
 
@@ -36,7 +39,7 @@ def one_outcome_and_last(run: RunTrace) -> Broken:
 
 def begins_properly(run: RunTrace) -> Broken:
     """T10: the first event is RunStarted, or the two of a run that was stopped before its start."""
-    kinds = [type(event) for event in run.events]
+    kinds = [type(event) for event in run.events if not isinstance(event, RunPaused | RunContinued)]
     if kinds[:1] != [RunStarted] and (kinds[0] is not RunStopRequested or set(kinds[1:-1]) - {RunStopRequested}):
         yield f"it begins with {[kind.__name__ for kind in kinds[:3]]}"
     if not run.started and any(isinstance(entry, Mark) for _, entry in run.entries):
@@ -59,7 +62,7 @@ def usage_is_the_sum_of_metrics(run: RunTrace) -> Broken:
     usage, metered = run.outcome.usage, run.metered()
     if usage != metered:
         yield f"the outcome has {usage.total_tokens} tokens, its events {metered.total_tokens}"
-    charged = [int(mark.value) for place, mark in run.marks("charged") if place < run.ended]
+    charged = [mark.amount.tokens for place, mark in run.marks("charged") if place < run.ended]
     if charged and sum(charged) != usage.output_tokens:
         yield f"the outcome has {usage.output_tokens} tokens, the body charged {sum(charged)}"
 
@@ -104,9 +107,12 @@ def every_step_is_reported(run: RunTrace) -> Broken:
             yield f"step {end.step!r} was abandoned, and the outcome does not name it"
     if set(ends) - {event.step_id for _, event in run.of(StepStarted)}:
         yield "a step ended that never began"
-    listed = {(record.step_id, record.status) for record in run.outcome.steps}
-    if listed != {(event.step_id, event.status) for _, event in run.of(StepCompleted)}:
+    listed = [(record.step, record.step_id, record.status) for record in run.outcome.steps]
+    ended = [(event.step, event.step_id, event.status) for _, event in run.of(StepCompleted)]
+    if sorted(listed) != sorted(ended):
         yield f"the outcome lists other steps than the events: {run.outcome.steps}"
+    elif [end for end in listed if end[2] != "abandoned"] != [end for end in ended if end[2] != "abandoned"]:
+        yield f"the outcome lists the steps in another order than that of their ends: {run.outcome.steps}"
 
 
 def atomic_steps_are_whole(run: RunTrace) -> Broken:
@@ -213,15 +219,24 @@ def _author(event: RunCancelled | RunStopRequested) -> tuple[str, str | None, st
 
 
 def hooks_come_after_the_last_step(run: RunTrace) -> Broken:
-    """T9: `on_stop` callbacks run if the run is cancelled, once each, after the last step and before the outcome."""
+    """T9: `on_stop` callbacks run if the run is cancelled, once each, newest first, after the last step.
+
+    They run before the outcome, which names those that failed.
+    """
     called = [place for place, _ in run.marks("hook")]
-    hooked = sum(place < run.ended for place, _ in run.marks("hooked"))
+    hooked = [mark.name for place, mark in run.marks("hooked") if place < run.ended]
     if not isinstance(run.outcome, RunCancelled):
         if called:
             yield "a callback ran although the run was not cancelled"
         return
-    if len(called) != hooked and not run.abandoned:
-        yield f"{len(called)} of {hooked} callbacks ran"
+    if len(called) != len(hooked) and not run.abandoned:
+        yield f"{len(called)} of {len(hooked)} callbacks ran"
+    ran = [mark.name for _, mark in run.marks("hook")]
+    if len(ran) == len(hooked) and ran != hooked[::-1]:
+        yield f"callbacks were registered as {hooked} and ran as {ran}"
+    failed = sum("fails=True" in name for name in ran)
+    if sum("the callback failed" in line for line in run.outcome.errors) < failed:
+        yield f"{failed} callbacks failed, the errors are {run.outcome.errors}"
     last = max((place for place, _ in run.of(StepCompleted)), default=-1)
     if called and not run.abandoned and (called[0] < last or called[-1] > run.ended):
         yield "a callback ran before the last step had ended, or after the outcome"
@@ -249,6 +264,6 @@ def output_agrees(run: RunTrace) -> Broken:
 OF_RUNS: tuple[Callable[[RunTrace], Broken], ...] = (
     one_outcome_and_last, begins_properly, content_is_what_was_delivered, usage_is_the_sum_of_metrics,
     nothing_starts_after_a_stop, every_step_is_reported, atomic_steps_are_whole, sources_are_closed,
-    accepted_means_stopped, failures_are_reported, first_cause_wins, *OF_INTERRUPTIONS,
+    accepted_means_stopped, failures_are_reported, first_cause_wins, *OF_INTERRUPTIONS, *OF_STOPS,
     hooks_come_after_the_last_step, members_end_first, output_agrees,
 )  # fmt: skip

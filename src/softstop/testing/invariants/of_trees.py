@@ -12,12 +12,13 @@ from softstop.limits import NO_LIMITS
 from softstop.stops import RunStatus, StopCause, StopResult
 from softstop.supervisor.registry import registry
 
+from ..explorer.companion import alone
 from ..explorer.recorder import Mark
 from ..explorer.schedules import Schedule
 from ..explorer.trace import HORIZON, Trace
 from ..scripts.plain import play_plainly, summary
 from .of_runs import OF_RUNS, one_outcome_and_last
-from .traces import Broken, run_traces, same
+from .traces import Broken, at_which_instant, first_difference, run_traces, same
 
 
 def everything_ends(trace: Trace) -> Broken:
@@ -141,9 +142,24 @@ def undisturbed_is_as_without_us(trace: Trace) -> Broken:
             return
 
 
+def nobody_else_is_disturbed(trace: Trace) -> Broken:
+    """T20: a run beside the scenario does what it does alone, at the same instants; only a drain stops it, too."""
+    if trace.spun or not trace.beside:
+        return
+    own = at_which_instant(trace.beside)
+    if any(kind in trace.schedule.cause for kind in ("drain", "leave")):
+        stopped = [event for event in trace.beside if isinstance(event, RunStopRequested)]
+        if any(event.cause is not StopCause.shutdown for event in stopped):
+            yield f"the drain stopped a run beside it as {stopped[0]!r}"
+        return
+    if (where := first_difference(alone(), own)) is not None:
+        yield f"alone it is {where} beside the scenario"
+
+
 OF_TREES: tuple[Callable[[Trace], Broken], ...] = (
     everything_ends, seq_is_gapless, readers_agree, receipts_agree, ledgers_hold, budgets_balance,
     nothing_is_left, only_the_stopped_stop, callers_that_leave_stop_their_run, undisturbed_is_as_without_us,
+    nobody_else_is_disturbed,
 )  # fmt: skip
 
 

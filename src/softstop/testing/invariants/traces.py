@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from operator import is_, itemgetter
 from typing import Any, TypeVar
 
@@ -22,12 +23,14 @@ from softstop.usage import Tally, Usage
 
 from ..explorer.recorder import Mark, What
 from ..explorer.trace import Trace
+from ..virtual_loop import EPOCH
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 Entries = list[tuple[int, Mark | Event]]
 Broken = Iterator[str]  # what an invariant finds broken, a line each
 FOR_EVER = 1 << 60
+EPSILON = 1e-6  # seconds of virtual time: sums of floats
 
 
 class RunTrace:
@@ -51,6 +54,9 @@ class RunTrace:
         self.abandoned: tuple[str, ...] = getattr(self.outcome, "abandoned", ())
         self.output = trace.output_of(run)
         self.scripted = bool(self.marks("returned", "raised"))
+        self.atomic = {step.step_id for _, step in self.of(StepStarted) if step.kind == "atomic"}
+        self.tree: list[RunTrace] = [self]  # all runs, parents first
+        self.below: list[RunTrace] = [self]  # itself and its members, and theirs
 
     def of(self, kind: type[E]) -> list[tuple[int, E]]:
         """Its structural events of a kind, with their places."""
@@ -64,7 +70,8 @@ class RunTrace:
     def stopped_from(self) -> int:
         """The place from which on a stop was on record or accepted; beyond the story if none was."""
         recorded = [place for place, _ in self.requests]
-        accepted = [asked.place for asked in self.trace.asked if asked.run_id == self.run_id and asked.receipt]
+        mine = [asked for asked in self.trace.asked if asked.run_id == self.run_id and asked.receipt]
+        accepted = [asked.place + asked.amid for asked in mine]
         return min((*recorded, *accepted), default=FOR_EVER)
 
     def forced(self, place: int) -> bool:
@@ -132,7 +139,14 @@ def run_traces(trace: Trace) -> list[RunTrace]:
     for event in trace.fast:
         if (its := events.get(event.run_id)) is not None:
             its.append(event)
-    return [RunTrace(trace, run, entries[run.run_id], events[run.run_id]) for run in trace.runs]
+    found = {run.run_id: RunTrace(trace, run, entries[run.run_id], events[run.run_id]) for run in trace.runs}
+    tree = list(found.values())
+    for each in tree:
+        each.tree, above = tree, each
+        while (parent := found.get(above.handle.parent_run_id or "")) is not None:
+            parent.below.append(each)
+            above = parent
+    return tree
 
 
 def _levels_below(run: Run) -> int:
@@ -165,3 +179,25 @@ def merged(events: list[Event]) -> list[tuple[object, ...]]:
             found.append((type(event), event.run_id, event.seq, event.at))
     close()
     return found
+
+
+def at_which_instant(events: Iterable[Event]) -> list[tuple[float, str, str, object]]:
+    """What happened when, in no order within an instant: the same in two plays of one scenario."""
+    return sorted(
+        (round(event.at - EPOCH, 6), event.source.name, type(event).__name__, _said(event)) for event in events
+    )
+
+
+def _said(event: Event) -> str:
+    if not isinstance(event, Outcome):
+        return getattr(event, "step", "")
+    steps = sorted((record.step, record.status) for record in event.steps)
+    return f"{''.join(sorted(event.content))!r} {event.usage.total_tokens} tokens {steps}"
+
+
+def first_difference(some: Iterable[object], others: Iterable[object]) -> str | None:
+    """Where two lists of lines differ; None if nowhere."""
+    for one, other in zip_longest(some, others):
+        if one != other:
+            return f"{one}, and {other}"
+    return None

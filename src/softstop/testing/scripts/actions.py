@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import ObjectSendStream
 
 from softstop.errors import BudgetExceeded
+from softstop.law.amounts import Amount
 from softstop.runs.context import RunContext
 from softstop.runs.streams import Stream
 from softstop.stops import StopRequest
@@ -43,7 +44,14 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
         try:
             async with begun:
                 token = enclosing.set(begun.step_id)
-                mark(run, "begin", name, begun.step_id, around=around, value=0 if need is None else need.total_tokens)
+                mark(
+                    run,
+                    "begin",
+                    name,
+                    begun.step_id,
+                    around=around,
+                    value=Amount() if need is None else Amount.of(need),
+                )
                 try:
                     await sleep_for(seconds / 2)
                     await play_all(run, inside)
@@ -88,7 +96,7 @@ def stream(name: str, chunks: Sequence[str], every: float = 0.0, **options: Unpa
 
     async def source(run: RunContext, opened: list[Stream[str]]) -> AsyncGenerator[str]:
         step_id = opened[0].step_id
-        mark(run, "open", name, step_id, around=enclosing.get())
+        mark(run, "open", name, step_id, around=enclosing.get(), value="rests" if rests else "")
         torn = "interrupted"  # one that cleans up because it has ended looks like one that stalls
         try:
             async with _KEPT_OPEN[within](chunks, every) as feed:
@@ -232,7 +240,8 @@ def charge(tokens: int = 0, *, nano_usd: int | None = None, report: dict[str, An
 
     async def play(run: RunContext) -> None:
         run.charge(Usage(output_tokens=tokens, cost_nano_usd=nano_usd) if report is None else report)
-        mark(run, "charged", "charge", enclosing.get(), value=tokens if report is None else 0)
+        told = Amount(tokens, nano_usd or 0) if report is None else Amount()
+        mark(run, "charged", "charge", enclosing.get(), value=told)
 
     return Action(as_text("charge", tokens, nano_usd=nano_usd, report=report), play)
 
@@ -259,23 +268,26 @@ def turns(many: int = 1) -> Action:
 
 def on_stop(seconds: float = 0.0, *, fails: bool = False, sync: bool = False) -> Action:
     """Register an `on_stop` callback that takes `seconds`, or raises."""
+    text = as_text("on_stop", seconds, fails=fails, sync=sync)
 
     async def play(run: RunContext) -> None:
         def plain(stop: StopRequest) -> None:
-            mark(run, "hook", stop.cause)
+            del stop
+            mark(run, "hook", text)
             if fails:
                 raise ScriptedFailure("the callback failed")
 
         async def slow(stop: StopRequest) -> None:
-            mark(run, "hook", stop.cause)
+            del stop
+            mark(run, "hook", text)
             await sleep_for(seconds)
             if fails:
                 raise ScriptedFailure("the callback failed")
 
-        mark(run, "hooked", "on_stop")
+        mark(run, "hooked", text)
         run.on_stop(plain if sync else slow)
 
-    return Action(as_text("on_stop", seconds, fails=fails, sync=sync), play)
+    return Action(text, play)
 
 
 # -- bad manners ---------------------------------------------------------------------------------------------------

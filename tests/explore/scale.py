@@ -1,0 +1,23 @@
+"""How much is explored, from the environment.
+
+As it is, 70,000 schedules; `SOFTSTOP_EXPLORE=2.5` draws so many times as much, which are all single stops of all
+scenes and 110,000 schedules (CI); `SOFTSTOP_EXPLORE=release` walks a million, from a seed of its own each time.
+`SOFTSTOP_SEED` chooses the seed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+RELEASE = os.environ.get("SOFTSTOP_EXPLORE") == "release"
+FACTOR = 62.0 if RELEASE else float(os.environ.get("SOFTSTOP_EXPLORE", "1"))
+if RELEASE:  # workers of xdist inherit it, and must collect the same tests
+    os.environ.setdefault("SOFTSTOP_SEED", str(int(time.time())))
+FIRST_SEED = int(os.environ.get("SOFTSTOP_SEED", "1"))
+PATIENCE = 120 * max(1.0, FACTOR)  # seconds that one test may take
+
+
+def times(many: int) -> int:
+    """So many, times the factor."""
+    return max(1, round(many * FACTOR))
