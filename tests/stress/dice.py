@@ -79,7 +79,7 @@ class _Dice:
     def __init__(self, seed: int, without: frozenset[int]) -> None:
         rng = self._rng = random.Random(seed)
         self._without, self._numbers, self._names = without, 0, 0
-        self._helpers = self._threads = 0  # around what is drawn
+        self._helpers = self._threads = self._timeouts = 0  # around what is drawn
         wild, rude = rng.random() < 0.5, rng.random() < 0.3
         shared = Budget(tokens=rng.choice((8, 25, 80)), name="shared") if rng.random() < 0.4 else None
         caller: Caller = rng.choice(("none", "none", "none", "await", "read", "work", "own"))
@@ -263,7 +263,10 @@ class _Dice:
 
     def _timed(self, depth: int) -> Action:
         by = self._rng.choice(("asyncio", "wait_for", "fail_after", "move_on_after"))
-        return timed(by, self._rng.choice((0.0, 0.003, 0.01, 1.0)), *self._branch(1, 3, depth + 1))
+        self._timeouts += 1
+        inside = self._branch(1, 3, depth + 1)
+        self._timeouts -= 1
+        return timed(by, self._rng.choice((0.0, 0.003, 0.01, 1.0)), *inside)
 
     def _shielded(self, depth: int) -> Action:
         return shielded(*self._branch(1, 3, depth + 1))
@@ -279,6 +282,8 @@ class _Dice:
 
     def _from_thread(self) -> list[Action]:
         """What a thread has the loop do: nothing that would stay there for ever, since nobody can end it."""
+        if self._timeouts:
+            return []  # a boundary that a thread comes to there waits for a cancel that does not reach it
         self._threads += 1
         inside = self._branch(1, 1, 3)
         self._threads -= 1
