@@ -8,7 +8,7 @@ from softstop import Budget, MisuseError
 from softstop.law.amounts import Amount, exactly
 from softstop.law.ledgers import spend
 
-WRONG: list[Any] = [-1, 0, True, 1.5, "many", float("nan"), float("inf"), 2**63, ..., [], {}, b"1"]
+WRONG: list[Any] = [-1, True, 1.5, "many", float("nan"), float("inf"), 2**63, ..., [], {}, b"1"]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
@@ -17,7 +17,7 @@ def test_a_budget_of_tokens_that_are_no_number_is_misuse(wrong: Any) -> None:
         Budget(tokens=wrong)
 
 
-@pytest.mark.parametrize("wrong", [-1, 0, "free", float("nan"), float("inf"), 10**10, ..., [], {}, "NaN"], ids=repr)
+@pytest.mark.parametrize("wrong", [-1, "free", float("nan"), float("inf"), 10**10, ..., [], {}, "NaN"], ids=repr)
 def test_a_budget_of_money_that_is_no_number_is_misuse(wrong: Any) -> None:
     with pytest.raises(MisuseError, match="cost_usd"):
         Budget(cost_usd=wrong)
