@@ -90,7 +90,6 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """After a test that passed, no alarm may have been swallowed; after a core test, no task, run or timer be left."""
-    _loops.clear()
     try:
         result = yield
         if TIMED_OUT in item.stash:
