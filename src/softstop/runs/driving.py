@@ -58,16 +58,15 @@ async def drive(run: RunState) -> None:
 
 def _may_begin(run: RunState) -> bool:
     """Make the run a running one; False if it, or one above, was stopped before, also from another thread (T10)."""
-    lineage = [run]
-    while lineage[-1].parent is not None:
-        lineage.append(lineage[-1].parent)
     while run.record.status is RunStatus.pending:
-        for each in lineage:
-            stopping.collect(each)
         with ending.mailbox.held:
-            if not run.record.ended and all(each.record.inbox is None for each in lineage):
+            asked: RunState | None = run
+            while asked is not None and asked.record.inbox is None:
+                asked = asked.parent
+            if asked is None:
                 run.record.follow(Signal.start)
                 return True
+        stopping.collect(asked)
     return False
 
 
