@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
@@ -24,12 +24,12 @@ from .traces import EPSILON, FOR_EVER, Broken, RunTrace
 
 NEVER: Final = float("inf")
 CLOCKS: Final = (StopCause.timeout, StopCause.idle)
-KIND_OF: Final = {
-    StopCause.timeout: "timeout",
-    StopCause.idle: "idle_timeout",
-    StopCause.token_budget: "tokens",
-    StopCause.cost_budget: "cost_usd",
-    StopCause.step_limit: "steps",
+KINDS_OF: Final[Mapping[StopCause, tuple[str, ...]]] = {
+    StopCause.timeout: ("timeout", "queue_timeout"),
+    StopCause.idle: ("idle_timeout",),
+    StopCause.token_budget: ("tokens", "output_tokens"),
+    StopCause.cost_budget: ("cost_usd",),
+    StopCause.step_limit: ("steps", "tool_calls", "model_calls"),
 }
 
 
@@ -187,14 +187,14 @@ def limits_tell_which_and_by_how_much(run: RunTrace) -> Broken:
 
 
 def _told(run: RunTrace, first: RunStopRequested) -> Broken:
-    limit, kind = first.limit, KIND_OF.get(first.cause)
-    if (None if limit is None else limit.kind) != kind:
+    limit, kinds = first.limit, KINDS_OF.get(first.cause, ())
+    if bool(kinds) != (limit is not None) or (limit is not None and limit.kind not in kinds):
         yield f"it was stopped by {first.cause}, and the limit is {limit!r}"
     if limit is None:
         return
     if limit.holder == "run" and limit.limit != float(getattr(run.handle.limits.now, limit.kind) or 0):
         yield f"{limit} is told, in force are {run.handle.limits.now!r}"
-    if kind == "steps" and limit.used != _begun(run):
+    if limit.kind == "steps" and limit.used != _begun(run):
         yield f"{limit} is told, {_begun(run)} had begun"
     outranked = [asked for asked in run.trace.asked if asked.run_id == run.run_id and asked.early]
     if first.cause in CLOCKS and any(abs(asked.at - first.at) < EPSILON for asked in outranked):
