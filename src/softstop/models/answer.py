@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
+from typing import Final
 
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import (
@@ -20,17 +21,19 @@ from pydantic_ai.tools import ToolDefinition
 
 from ..aio.closing import finish_within
 from ..runs.context import RunContext
-from .endings import TORN, failure_of, reason_of, seen_to_end, sound, sound_answer
+from .endings import TORN, failure_of, overran, reason_of, seen_to_end, sound, sound_answer
 from .errors import ModelFailed, explain
 from .exchange import Exchange
 from .history import History
-from .usage import Charge
+from .usage import BYTES_A_TOKEN, Charge, size_of_delta, tokens_in
+
+MARGIN: Final = 2  # an answer may be estimated at so many times its claim before it is ended
 
 
 class Request:
     """One request to a model: messages, tools, and the bound of the answer."""
 
-    __slots__ = ("messages", "most_output", "prompt_tokens", "tools", "uses_tools")
+    __slots__ = ("claimed", "messages", "most_output", "prompt_tokens", "tools", "uses_tools")
 
     def __init__(
         self, messages: list[ModelMessage], tools: list[ToolDefinition], prompt_tokens: int, *, uses_tools: bool = True
@@ -39,6 +42,7 @@ class Request:
         self.prompt_tokens = prompt_tokens  # about
         self.uses_tools = uses_tools  # False sends the tools and forbids to call them
         self.most_output: int | None = None  # output tokens; None leaves it to the model
+        self.claimed: int | None = None  # output tokens that limits and budgets hold for it; None without any
 
 
 class Answer:
@@ -55,6 +59,7 @@ class Answer:
         self._response: StreamedResponse | None = None
         self._events: AsyncIterator[ModelResponseStreamEvent] | None = None
         self._exchange = Exchange()
+        self._streamed = 0  # bytes of text, thoughts and arguments
         self._half = ""  # of a character that a server in UTF-16 has sent in two pieces
         self._complete = False  # it was seen to end
         self._refused = False  # it ended, and is none to go on from
@@ -66,10 +71,14 @@ class Answer:
         return self
 
     async def __anext__(self) -> str:
+        if self.overran:
+            self._settle()  # first: a limit that this reaches is the cause of the end
+            raise overran(self._model.model_name, self._request.claimed or 0, tokens_in(self._streamed))
         try:
             if self._events is None:
                 self._events = await self._open()
             async for event in self._events:
+                self._streamed += size_of_delta(event)
                 text = self._whole_characters(_text_of(event))
                 if text:
                     self.begun = True
@@ -151,6 +160,12 @@ class Answer:
             self._history.note_size(usage)
         else:
             self._history.add_cut_answer(response)
+
+    @property
+    def overran(self) -> bool:
+        """Whether more has come than its claim and the margin: the server does not keep to its bound (T16b)."""
+        claimed = self._request.claimed
+        return claimed is not None and self._streamed > BYTES_A_TOKEN * MARGIN * claimed
 
     @property
     def ran_out(self) -> bool:

@@ -63,6 +63,12 @@ def cut_off(name: str, bound: int | None, used: int) -> ModelFailed:
     return ModelFailed(name, None, f"the answer was cut off {at}; {raising}, or go on with continue_from=")
 
 
+def overran(name: str, claimed: int, streamed: int) -> ModelFailed:
+    """The failure of an answer that was ended because its server did not keep to the bound it was given."""
+    told = f"the answer was ended after about {streamed:,} output tokens: its server does not keep to {claimed:,}"
+    return ModelFailed(name, None, f"{told}; it may know the bound by another name: OpenAIChat(bound_name=...)")
+
+
 def is_whole(call: ToolCallPart) -> bool:
     """Whether the arguments of a call, in an answer that was cut off, were seen to end: a closed JSON object."""
     if not isinstance(call.args, str):

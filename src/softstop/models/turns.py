@@ -160,6 +160,7 @@ class ModelBody:
             with await reserve(door, plan.prompt_tokens, most, self._tariff.rates, thinking) as reserved:
                 is_last, request = plan.is_last, plan.request()
                 request.most_output = self._sendable(reserved)
+                request.claimed = reserved.most_output if reserved.hold is not None else None
                 answer = Answer(door.run, model, history, request, Charge(door, reserved.hold, self._tariff))
                 turn.enter_context(door.turn())
                 try:
@@ -173,6 +174,9 @@ class ModelBody:
                     turn.close()
                     if not answer.begun:
                         door.take_back_model_request()
+                    if answer.overran and reserved.limited_by is not None:
+                        door.add_error(str(failure))
+                        return Reply(is_last, failure, reserved.limited_by)
                     if reserved.limited_by is not None and self._is_too_long(failure, request.most_output):
                         continue
                     pause = wait if failure.retry_after is None else failure.retry_after

@@ -12,9 +12,13 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelRequestPart,
     ModelResponsePart,
+    ModelResponseStreamEvent,
+    PartDeltaEvent,
+    PartStartEvent,
     TextPart,
     ThinkingPart,
     ToolCallPart,
+    ToolCallPartDelta,
     ToolReturnPart,
 )
 from pydantic_ai.models import StreamedResponse
@@ -118,6 +122,15 @@ def input_tokens(messages: Sequence[ModelMessage], tools: Sequence[ToolDefinitio
 
 def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def size_of_delta(event: ModelResponseStreamEvent) -> int:
+    """Bytes of text, thoughts and arguments that an event of a stream adds."""
+    if isinstance(event, PartDeltaEvent):
+        delta = event.delta
+        added = delta.args_delta if isinstance(delta, ToolCallPartDelta) else getattr(delta, "content_delta", None)
+        return _size(added) if isinstance(added, str) else 0
+    return sum(map(_size, _texts(event.part))) if isinstance(event, PartStartEvent) else 0
 
 
 def _texts(part: ModelRequestPart | ModelResponsePart) -> Iterable[str]:
