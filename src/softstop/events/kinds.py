@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ..errors import MisuseError
-from ..stops import LimitReached, RunStatus, StopCause, StopMode
+from ..stops import LimitReached, RunStatus, StopCause, StopMode, StopRequest
 from ..usage import Usage
 from .event import Event, event, event_from, view
 from .names import KINDS
@@ -205,6 +205,30 @@ class RunCancelled(Outcome):
     stopped_at: float
     abandoned: tuple[str, ...]
     limit: LimitReached | None
+
+
+Shared = tuple[str, Usage, tuple[StepRecord, ...], tuple[str, ...]]  # what every outcome has
+
+
+def stop_event(stop: StopRequest) -> RunStopRequested:
+    """The event of a stop that was recorded."""
+    return RunStopRequested(*(getattr(stop, name) for name in RunStopRequested.FIELDS))
+
+
+def cancelled(shared: Shared, stop: StopRequest, stopped_at: float, abandoned: tuple[str, ...] = ()) -> RunCancelled:
+    """The outcome of a run that a stop has ended."""
+    return RunCancelled(
+        *shared,
+        cause=stop.cause,
+        reason=stop.reason,
+        by=stop.by,
+        via=stop.via,
+        mode=stop.mode,
+        requested_at=stop.requested_at,
+        stopped_at=stopped_at,
+        abandoned=abandoned,
+        limit=stop.limit,
+    )
 
 
 EVENT_CLASSES: tuple[type[Event], ...] = (

@@ -15,7 +15,6 @@ from .kinds import (
     ModelRequestCompleted,
     ModelRequestStarted,
     Outcome,
-    RunCancelled,
     RunContent,
     RunEscalated,
     RunStarted,
@@ -26,6 +25,8 @@ from .kinds import (
     StepStatus,
     ToolCallCompleted,
     ToolCallStarted,
+    cancelled,
+    stop_event,
 )
 from .names import Source
 
@@ -210,7 +211,7 @@ class _Owed:
         stop = request if above is None else above.model_copy(update={"via": run.parent_run_id})
         if not stop.requested_at:
             stop = stop.model_copy(update={"requested_at": self._at})
-        self._tell(run, RunStopRequested(*(getattr(stop, name) for name in RunStopRequested.FIELDS)))
+        self._tell(run, stop_event(stop))
         return stop
 
     def end(self, run: RestoredRun, stop: StopRequest) -> None:
@@ -231,19 +232,4 @@ class _Owed:
             else:
                 ends = ToolCallCompleted if isinstance(step, ToolCallStarted) else StepCompleted
                 self._tell(run, ends(step.step, step.step_id, status, None))
-        outcome = RunCancelled(
-            content=run.content,
-            usage=usage,
-            steps=tuple(steps),
-            errors=(),
-            cause=stop.cause,
-            reason=stop.reason,
-            by=stop.by,
-            via=stop.via,
-            mode=stop.mode,
-            requested_at=stop.requested_at,
-            stopped_at=self._at,
-            abandoned=(),
-            limit=stop.limit,
-        )
-        self._tell(run, outcome)
+        self._tell(run, cancelled((run.content, usage, tuple(steps), ()), stop, self._at))

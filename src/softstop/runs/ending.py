@@ -9,7 +9,8 @@ from typing import Final
 from ..aio.closing import finish_within
 from ..aio.parking import wait_in, wake_anywhere
 from ..errors import process_interrupt, safe_error
-from ..events import RunCancelled, RunCompleted, RunFailed
+from ..events import RunCompleted, RunFailed
+from ..events.kinds import cancelled
 from ..law.ledgers import Hold
 from ..law.locks import ForkSafeLock
 from ..law.machine import Signal
@@ -91,18 +92,7 @@ def _publish(run: RunState, signal: Signal) -> None:
     else:
         stop = run.stop
         assert stop is not None
-        run.outcome = RunCancelled(
-            *shared,
-            cause=stop.cause,
-            reason=stop.reason,
-            by=stop.by,
-            via=stop.via,
-            mode=stop.mode,
-            requested_at=stop.requested_at,
-            stopped_at=writer.log.clock(),
-            abandoned=run.abandoned,
-            limit=stop.limit,
-        )
+        run.outcome = cancelled(shared, stop, writer.log.clock(), run.abandoned)
     writer.finish(run.outcome)
 
 

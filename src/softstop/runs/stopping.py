@@ -14,7 +14,8 @@ from typing import Final
 
 from ..aio.closing import SETTLE
 from ..aio.crossing import POLL, call_on
-from ..events import RunCancelled, RunCompleted, RunEscalated, RunStopRequested
+from ..events import RunCancelled, RunCompleted, RunEscalated
+from ..events.kinds import stop_event
 from ..law.machine import RecordedStop, Signal, StopPhase, Verdict
 from ..stops import RunStatus, StopCause, StopMode, StopOutcome, StopReceipt, StopRequest, StopResult
 from . import ending, gate
@@ -153,19 +154,8 @@ def carry_out(run: RunState, stop: RecordedStop) -> None:
 
 def _announce(run: RunState, stop: RecordedStop) -> None:
     gate.update_alert(run)
-    request = stop.request
-    event = RunStopRequested(
-        cause=request.cause,
-        reason=request.reason,
-        by=request.by,
-        via=request.via,
-        mode=request.mode,
-        grace=request.grace,
-        requested_at=request.requested_at,
-        limit=request.limit,
-    )
     try:
-        run.writer.emit(event)
+        run.writer.emit(stop_event(stop.request))
     finally:
         if run.record.status in (RunStatus.running, RunStatus.stopping):
             run.record.follow(Signal.stop)
