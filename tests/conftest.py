@@ -110,7 +110,8 @@ def _assert_nothing_is_left(*, leaves_tasks: bool) -> None:
         loop.run_until_complete(_settle())
         tasks = asyncio.all_tasks(loop)
         assert not tasks, f"tasks are left: {tasks}"
-        assert not loop.timers(), f"timers are left: {loop.timers()}"
+        timers = [timer for timer in loop.timers() if type(timer._callback).__name__ != "Later"]  # see kit.runs.at
+        assert not timers, f"timers are left: {timers}"
 
 
 async def _settle() -> None:

@@ -51,9 +51,19 @@ async def listen(run: Run) -> list[Event]:
     return [event async for event in run.events()]
 
 
+class Later:
+    """What a test does later: a timer of its own, which may be left when the test ends."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def __call__(self) -> None:
+        self._action()
+
+
 def at(seconds: float, action: Callable[[], object]) -> None:
     """Do something `seconds` from now, from a callback of the loop."""
-    asyncio.get_running_loop().call_later(seconds, action)
+    asyncio.get_running_loop().call_later(seconds, Later(action))
 
 
 class Words:

@@ -259,6 +259,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+@pytest.mark.leaves_tasks
 @pytest.mark.parametrize("kind", [RunStopRequested, RunEscalated])
 async def test_whatever_an_observer_raises_no_stop_is_on_record_that_does_not_act(kind: type[Event]) -> None:
     async def lead(run: RunContext, message: object) -> None:

@@ -155,6 +155,7 @@ async def test_a_deaf_branch_beside_a_step_is_as_quiet() -> None:
     await anyio.sleep(LAST)
 
 
+@pytest.mark.leaves_tasks
 @pytest.mark.parametrize("cleanup_timeout", [1.0, 6.0], ids=["before the run is given up", "after it"])
 @pytest.mark.parametrize("mode", ["step", "now"])
 async def test_a_generator_in_a_branch_that_will_not_clean_up_is_as_quiet_when_its_time_is_over(

@@ -284,6 +284,7 @@ async def test_an_abandoned_body_that_will_not_leave_its_boundaries_is_refused_s
         assert supervisor.abandoned == 0
 
 
+@pytest.mark.leaves_tasks
 async def test_a_second_run_is_untouched_by_one_that_was_abandoned() -> None:
     async def body(run: RunContext, message: object) -> str:
         for _ in range(20):

@@ -106,8 +106,8 @@ async def test_a_charge_reaches_the_run_s_parents_and_shared_budgets_at_once() -
         await run.member(Agent(member), "go", budgets=[tenant])
 
     await one(lead, budgets=[team], limits=Limits(tokens=1_000))
-    assert at_once == [(30, 9), (30, 9)]
-    assert (team.spent, tenant.spent) == ((30, 9), (30, 9))
+    assert at_once == [(30, 9, 30), (30, 9, 30)]
+    assert (team.spent, tenant.spent) == ((30, 9, 30), (30, 9, 30))
 
 
 async def test_a_budget_shared_on_two_levels_is_charged_once() -> None:

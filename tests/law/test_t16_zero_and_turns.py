@@ -1,10 +1,12 @@
-"""T16 at its edges: limits of 0, and the bound of a wait for a turn."""
+"""T16 at its edges: limits of 0, the bound of a wait for a turn, and limits that are lifted."""
 
 import anyio
 import pytest
+from pydantic import ValidationError
 
 from kit.runs import at, listen, names, now, payer
 from softstop import (
+    UNLIMITED,
     Agent,
     Budget,
     LimitReached,
@@ -14,6 +16,7 @@ from softstop import (
     RunStatus,
     StopCause,
     Supervisor,
+    Usage,
 )
 
 CAUSES = {
@@ -100,3 +103,57 @@ async def test_a_user_s_stop_and_a_free_slot_outrank_the_end_of_patience_of_the_
         outputs = [await run.ended() for run in runs]
     assert outputs[0].stop is not None
     assert (outputs[0].stop.cause, outputs[1].status) == (StopCause.user, RunStatus.completed)
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+async def test_a_default_limit_can_be_lifted_for_one_run_and_none_does_not_lift_it(kind: str) -> None:
+    async def body(run: RunContext, message: object) -> Limits:
+        member = await run.member(Agent(limit_of), "go", limits=Limits(**{kind: UNLIMITED}))
+        assert member.value is None
+        return getattr(run.limits, kind)  # type: ignore[no-any-return]
+
+    async def limit_of(run: RunContext, message: object) -> Limits:
+        return getattr(run.limits, kind)  # type: ignore[no-any-return]
+
+    default = Limits(**{kind: 5})  # type: ignore[arg-type]
+    async with Supervisor(limits=default) as supervisor:
+        for limits in (None, Limits(), Limits(**{kind: None}), Limits(depth=3)):
+            assert (await supervisor.start(Agent(body), limits=limits)).value == 5
+        for start in (
+            supervisor.start(Agent(body), limits=Limits(**{kind: UNLIMITED})),
+            supervisor.start(Agent(body), limits=Limits.model_validate({kind: "unlimited"})),
+            supervisor.start(Agent(body, limits=Limits(**{kind: UNLIMITED})), limits=Limits(depth=3)),
+        ):
+            assert (await start).value is None
+        lifted = Agent(body, limits=Limits(**{kind: UNLIMITED}))
+        assert (await supervisor.start(lifted, limits=Limits(**{kind: 7}))).value == 7  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["depth", "warn_at", "on_exhausted"])
+def test_what_is_no_limit_cannot_be_lifted(kind: str) -> None:
+    with pytest.raises(ValidationError, match=kind):
+        Limits(**{kind: UNLIMITED})
+
+
+async def test_a_member_that_is_unlimited_keeps_to_the_limits_of_the_runs_above() -> None:
+    async def spends(run: RunContext, message: object) -> None:
+        while True:
+            async with run.step("call"):
+                run.charge(Usage(output_tokens=60))
+
+    async def body(run: RunContext, message: object) -> None:
+        await run.member(Agent(spends), "go", limits=Limits(tokens=UNLIMITED))
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(tokens=100)).ended()
+    assert output.stop is not None
+    assert (output.stop.cause, output.total_usage.total_tokens) == (StopCause.token_budget, 120)
+
+
+async def test_a_limit_of_no_steps_at_all_is_a_limit_and_is_not_filled_from_a_wider_one() -> None:
+    agent = Agent(payer, limits=Limits(steps=5, timeout=100))
+    async with Supervisor(limits=Limits(steps=7, idle_timeout=50)) as supervisor:
+        run = supervisor.start(agent, limits=Limits(steps=0))
+        assert run.limits.now == Limits(steps=0, timeout=100, idle_timeout=50)
+        output = await run.ended()
+    assert (output.steps, output.stop and output.stop.cause) == ((), StopCause.step_limit)

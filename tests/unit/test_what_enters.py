@@ -207,7 +207,7 @@ def test_a_limit_below_one_nano_dollar_is_refused_and_one_nano_dollar_is_not() -
 async def test_a_name_of_a_step_that_is_no_text_is_misuse_before_anything_begins(kind: str, wrong: Any) -> None:
     async def body(run: RunContext, message: object) -> None:
         door = AdapterContext(run)
-        takes_source = kind in ("stream", "model_request")
+        takes_source = kind in ("stream", "model_request", "atomic_model_request")
         make = getattr(run if kind in ("step", "stream") else door, kind)
         with pytest.raises(MisuseError, match="name of a st"):
             make(wrong, texts()) if takes_source else make(wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..checks import label
 from ..errors import safe_error
@@ -55,7 +55,7 @@ class AdapterContext:
         """
         return Stream(self._state, name, answer, self._announced(answer))
 
-    def atomic_model_request(self, name: str, answer: AsyncIterable[T]) -> Step:
+    def atomic_model_request(self, name: str, answer: AsyncIterable[Any] | None = None) -> Step:
         """An atomic step for an answer that a stop does not cut, under `finish_model_calls`."""
         return Step(self._state, name, None, self._announced(answer), interruptible=True)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kit.budgets import claim, hold_of
 from softstop import Usage
-from softstop.law.amounts import Amount, exactly
+from softstop.law.amounts import NOTHING, Amount, exactly
 from softstop.law.ledgers import Claim, ClaimState, Ledger, first_reached, spend
 
 # -- single cases ----------------------------------------------------------------------------------------------------
@@ -250,11 +250,11 @@ def test_each_unit_is_paid_out_of_its_own_part_of_a_hold_and_then_beyond_it() ->
     budget = Ledger(tokens=1_000, cost_usd="1e-6")
     hold = hold_of(claim(budget, tokens=100, nano_usd=500))
     hold.spend(Amount(30, 200))
-    assert (budget.spent, budget.reserved, hold.remaining) == ((30, 200), (70, 300), (70, 300))
+    assert (budget.spent, budget.reserved, hold.remaining) == ((30, 200, 0), (70, 300, 0), (70, 300, 0))
     hold.spend(Amount(100, 200))
-    assert (budget.spent, budget.reserved, hold.remaining) == ((130, 400), (0, 100), (0, 100))
+    assert (budget.spent, budget.reserved, hold.remaining) == ((130, 400, 0), (0, 100, 0), (0, 100, 0))
     hold.release()
-    assert (budget.spent, budget.reserved) == ((130, 400), (0, 0))
+    assert (budget.spent, budget.reserved) == ((130, 400, 0), NOTHING)
 
 
 # -- threads ---------------------------------------------------------------------------------------------------------

@@ -15,9 +15,11 @@ from pydantic_ai.usage import RequestUsage
 from kit.runs import at
 from kit.scripts import Script
 from softstop import Agent, Budget, RunStatus, Supervisor
+from softstop.law.amounts import NOTHING
 from softstop.models import Borrowed, Price
 from softstop.models.answer import Request, _settings
 from softstop.models.errors import ModelFailed, explain
+from softstop.models.exchange import Exchange
 from softstop.models.prices import Tariff
 from softstop.models.usage import estimate
 
@@ -65,7 +67,7 @@ async def test_a_request_that_is_cut_before_its_answer_pays_its_input() -> None:
     assert output.status is RunStatus.cancelled
     assert (output.usage.input_tokens > 0, output.usage.output_tokens, output.usage.estimated) == (True, 0, True)
     assert output.usage.cost_nano_usd == budget.spent.nano_usd == output.usage.input_tokens * 1_000
-    assert budget.reserved == (0, 0)
+    assert budget.reserved == NOTHING
 
 
 def test_the_client_tries_nothing_again_by_itself_and_a_last_answer_is_told_to_call_nothing() -> None:
@@ -92,8 +94,8 @@ class WithAKey(FunctionModel):
 
 @pytest.mark.parametrize("key", ["hush-hush", "by-the-way", "sk-" + "x" * 20, "Bearer abcdefghijk"])
 def test_no_error_of_whatever_kind_tells_a_key_that_the_model_sends(key: str) -> None:
-    told = explain(ValueError(f"cannot send {key} there"), WithAKey())
+    told = explain(ValueError(f"cannot send {key} there"), WithAKey(), Exchange())
     assert isinstance(told, ModelFailed)
     assert "cannot send *** there" in str(told)
     harmless = ValueError("cannot send that there")
-    assert explain(harmless, WithAKey()) is harmless
+    assert explain(harmless, WithAKey(), Exchange()) is harmless

@@ -144,7 +144,7 @@ async def test_a_request_that_the_provider_refused_is_no_answer() -> None:
         tries.append(1)
         if len(tries) < 3:
             raise ModelHTTPError(503, "scripted")
-        async for piece in script._play(messages, info):
+        async for piece in script.play(messages, info):
             yield piece
 
     model = FunctionModel(stream_function=play, model_name="scripted")

@@ -12,6 +12,7 @@ from pydantic_ai.models.function import FunctionModel
 from kit.runs import at, now
 from softstop import Agent, RunStatus, Supervisor
 from softstop.models.errors import ModelFailed, explain
+from softstop.models.exchange import Exchange
 
 
 def failing(*errors: Exception | None) -> tuple[Agent, list[float]]:
@@ -89,7 +90,7 @@ class UsedUpOverHTTP(ModelHTTPError, ModelQuotaExceededError):
     ids=lambda value: type(value).__name__,
 )
 def test_a_used_up_quota_is_not_tried_again(error: Exception, again: bool) -> None:
-    failure = explain(error, FunctionModel(lambda *_: None))  # type: ignore[arg-type]
+    failure = explain(error, FunctionModel(lambda *_: None), Exchange())  # type: ignore[arg-type]
     assert isinstance(failure, ModelFailed)
     assert failure.transient is again
 
@@ -102,7 +103,7 @@ def test_a_key_at_the_end_of_a_long_message_is_not_told_by_half(place: int) -> N
     model = FunctionModel(lambda *_: None)  # type: ignore[arg-type]
     for text in (f"{'x' * place} {KEY} and more", f"{'x' * place} Bearer {KEY[3:]} and more"):
         for body in (text, {"message": text}, {"error": {"message": text}}):
-            told = str(explain(ModelHTTPError(400, "m", body), model))
+            told = str(explain(ModelHTTPError(400, "m", body), model, Exchange()))
             assert "a1" not in told
             assert len(told) < 360
 
@@ -119,4 +120,4 @@ def test_a_key_at_the_end_of_a_long_message_is_not_told_by_half(place: int) -> N
 )
 def test_the_provider_s_own_message_is_told(error: Exception, told: str) -> None:
     model = FunctionModel(lambda *_: None, model_name="m")  # type: ignore[arg-type]
-    assert str(explain(error, model)) == f"model 'm' answered HTTP 400: {told}"
+    assert str(explain(error, model, Exchange())) == f"model 'm' answered HTTP 400: {told}"

@@ -191,6 +191,7 @@ async def test_tools_that_never_began_are_told_as_not_run() -> None:
     assert [content.partition(":")[0] for _, _, content in answers(output.messages)] == ["not_run", "not_run"]
 
 
+@pytest.mark.leaves_tasks
 async def test_an_abandoned_tool_leaves_a_valid_history_that_does_not_change_any_more() -> None:
     release = threading.Event()
 

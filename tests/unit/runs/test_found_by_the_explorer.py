@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from softstop import (
     Agent,
@@ -126,6 +127,7 @@ async def test_mode_now_after_the_grace_ran_out_does_not_give_the_step_more_time
     assert len(escalations) == 1
 
 
+@pytest.mark.leaves_tasks
 async def test_a_weaker_wish_after_the_grace_ran_out_does_not_keep_the_run_alive() -> None:
     async def body(run: RunContext, message: object) -> None:
         async with run.step("pay"):

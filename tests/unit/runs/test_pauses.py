@@ -8,21 +8,16 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from kit.runs import Words, at, listen, now, sleeper
+from kit.runs import Words, at, listen, now
 from softstop import (
     Agent,
     Limits,
     Run,
-    RunCancelled,
     RunContent,
     RunContext,
     RunContinued,
     RunPaused,
-    RunStarted,
     RunStatus,
-    RunStopRequested,
-    StopCause,
-    StopPolicy,
     Supervisor,
     Usage,
 )
@@ -52,27 +47,6 @@ async def test_a_paused_run_holds_at_its_next_boundary_and_goes_on_when_resumed(
     assert [at - start for at in done] == [10, 65, 75]
     assert [event.reason for event in events if isinstance(event, RunPaused)] == ["lunch"]
     assert sum(isinstance(event, RunContinued) for event in events) == 1
-
-
-@pytest.mark.parametrize("queued", [True, False])
-@pytest.mark.parametrize("resumed", ["before it begins", "later"])
-async def test_a_run_that_is_paused_before_it_begins_tells_so_when_it_does_and_its_clocks_stand_still(
-    queued: bool, resumed: str
-) -> None:
-    async with Supervisor(max_running=1) as supervisor:
-        if queued:
-            supervisor.start(Agent(sleeper), limits=Limits(timeout=10))
-        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=5))
-        run.pause("not yet")
-        run.limits.update(steps=5)
-        if resumed == "later":
-            await anyio.sleep(50)
-        run.resume()
-        await run.ended()
-        assert now() == 5 + (50 if resumed == "later" else 10 if queued else 0)
-        events = [type(event) for event in [event async for event in run.events()]]
-    told = [RunPaused, RunContinued] if resumed == "later" else []
-    assert events == [RunStarted, *told, RunStopRequested, RunCancelled]
 
 
 async def test_a_paused_stream_waits_between_two_chunks() -> None:
@@ -217,63 +191,6 @@ async def test_a_member_that_a_person_has_paused_stays_so_when_its_parent_goes_o
         assert below.status is RunStatus.running, "its parent's pause was not the only one"
         below.resume()
         assert (await run.ended()).status is RunStatus.completed
-
-
-async def test_the_clock_of_a_timeout_stands_still_while_a_run_is_paused() -> None:
-    seen: list[float | None] = []
-
-    async def body(run: RunContext, message: object) -> None:
-        async with run.step("one"):
-            await anyio.sleep(5)
-        seen.append(run.remaining_time)
-        async with run.step("two"):
-            seen.append(run.remaining_time)
-            await anyio.sleep(100)
-
-    async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(body), limits=Limits(timeout=20), policy=StopPolicy(grace=0, abandon_after=0))
-        began = now()
-        await anyio.sleep(2)
-        run.pause("a person reads")
-        await anyio.sleep(400)
-        run.limits.update(steps=50)
-        await anyio.sleep(600)
-        run.resume()
-        output = await run.ended()
-    assert output.stop is not None
-    assert output.stop.cause is StopCause.timeout
-    assert now() - began == pytest.approx(1_020, abs=0.2)
-    assert seen == [18, 18]
-
-
-async def test_the_clocks_of_a_run_that_is_paused_before_its_start_begin_when_it_goes_on() -> None:
-    async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=2, idle_timeout=5))
-        run.pause()
-        await anyio.sleep(10)
-        assert run.stop is None
-        run.resume()
-        await run
-    assert run.stop is not None
-    assert run.stop.cause is StopCause.timeout
-    assert now() == 12
-
-
-async def test_a_timeout_that_is_given_in_a_pause_counts_what_the_run_has_used_before_it() -> None:
-    async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(sleeper))
-        began = now()
-        await anyio.sleep(3)
-        run.pause()
-        await anyio.sleep(100)
-        run.limits.update(timeout=10)
-        await anyio.sleep(100)
-        assert run.status is RunStatus.running
-        run.resume()
-        output = await run.ended()
-    assert output.stop is not None
-    assert output.stop.cause is StopCause.timeout
-    assert now() - began >= 207
 
 
 async def calls(run: RunContext, message: object) -> None:

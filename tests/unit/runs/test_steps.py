@@ -77,10 +77,6 @@ async def test_a_step_that_a_cancelled_scope_of_the_body_keeps_from_beginning_ke
     assert run.output.steps == ()
 
 
-class Odd(BaseException):
-    """What no observer should raise."""
-
-
 class Breaks:
     """An observer that breaks on the first start of a step."""
 
@@ -89,7 +85,7 @@ class Breaks:
     def notice(self, event: Event) -> None:
         if isinstance(event, StepStarted) and not self.broken:
             self.broken = True
-            raise Odd
+            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("what", ["step", "stream"])
@@ -106,7 +102,7 @@ async def test_an_observer_that_breaks_on_the_start_of_a_step_leaves_nothing_ope
                 pass
 
     async def body(run: RunContext, message: object) -> str:
-        with contextlib.suppress(Odd):
+        with contextlib.suppress(KeyboardInterrupt):
             await enters(run)
             raise NotImplementedError
         assert budget.reserved.tokens == 0
