@@ -140,7 +140,8 @@ class LimitReached(BaseModel):
         return max(0.0, self.used - self.limit)
 
     def __str__(self) -> str:
-        return f"{self.kind} of {self.holder}: {self.used:,.9g} of {self.limit:,.9g} used"
+        used = round(self.used, 2) if self.kind.endswith("timeout") and self.limit >= 0.1 else self.used
+        return f"{self.kind} of {self.holder}: {used:,.9g} of {self.limit:,.9g} used"  # clocks are a little late
 
 
 class StopRequest(BaseModel):

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
-from softstop import EventStream, MisuseError, Run, StopCause, StopMode, StopReceipt, StopRequest, Supervisor
+from softstop import EventStream, Limits, MisuseError, Run, StopCause, StopMode, StopReceipt, StopRequest, Supervisor
 from softstop.events import Event
 from softstop.testing import Trace
 from softstop.testing.explorer.recorder import recording
@@ -25,6 +25,7 @@ from .witness import Witness
 PATIENCE: Final = 15.0  # seconds, in which the loop was awake, after which whoever still waits hangs
 LINGER: Final = 1.0  # seconds that tasks get to end once the runs have their outcomes
 PAUSE: Final = 0.015
+CHANGED: Final = Limits(depth=0)  # as the limits of a run at its start: other ones than it has now
 
 
 class Left(Exception):
@@ -198,7 +199,7 @@ class Playing:
 
     def _note(self, run: Run, request: StopRequest, receipt: StopReceipt, place: int) -> None:
         number = len(self._asked)
-        self._asked.append(Asked(run.run_id, request, receipt, place, self._wall()))
+        self._asked.append(Asked(run.run_id, request, receipt, place, self._wall(), amid=True))
         if receipt:
             self._spawn(self._wait_for(number, receipt))
             if number % 2:
@@ -218,6 +219,8 @@ class Playing:
         self._loop.call_soon_threadsafe(self._after, PAUSE, self._send, deed.via, run.resume)
 
     def _update(self, run: Run, deed: Deed) -> None:
+        for trace in self.traces:
+            trace.limits[run.run_id] = CHANGED
         try:
             match deed.number % 3:
                 case 0 if run.limits.tokens is not None:  # one that is made now counts from now

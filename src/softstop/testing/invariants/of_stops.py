@@ -43,12 +43,12 @@ def the_stop_is_data(run: RunTrace) -> Broken:
     announced = _fields(requests[0], requests[-1].mode) if requests else None
     if announced != (None if held is None else _fields(held, held.mode)):
         yield f"announced was {announced}, on record is {held!r}"
-    if requests and requests[0].requested_at > requests[0].at + EPSILON:
+    if requests and requests[0].requested_at > requests[0].at + run.trace.late_by:
         yield f"requested at {requests[0].requested_at}, announced at {requests[0].at}"
     if isinstance(outcome, RunCancelled) and requests:
         if _fields(outcome, outcome.mode) != announced:
             yield f"announced was {announced}, the outcome has {outcome!r}"
-        if abs(outcome.stopped_at - outcome.at) > EPSILON:
+        if abs(outcome.stopped_at - outcome.at) > run.trace.late_by:
             yield f"the outcome is of {outcome.at} and says that it stopped at {outcome.stopped_at}"
 
 
@@ -72,8 +72,8 @@ def _due(run: RunTrace, asked: Asked, earlier: list[Asked]) -> StopOutcome | Non
     if asked.place > run.ended:
         return StopOutcome.too_late
     if asked.receipt.outcome is StopOutcome.too_late and run.outcome is not None:
-        return None if run.outcome.at - asked.at < EPSILON else StopOutcome.accepted
-    if any(place >= asked.place and r.via and abs(r.at - asked.at) < EPSILON for place, r in run.requests):
+        return None if run.outcome.at - asked.at < run.trace.late_by else StopOutcome.accepted
+    if any(place >= asked.place and r.via and abs(r.at - asked.at) < run.trace.late_by for place, r in run.requests):
         return None  # put on record with the parent's, and announced after it
     held = [(request.mode, request.at, request.grace) for place, request in run.requests if place < asked.place]
     held += [(each.request.mode, each.at, _grace(run, each.request)) for each in earlier if each.receipt]
@@ -106,7 +106,7 @@ def stops_are_prompt(run: RunTrace) -> Broken:
     first = run.requests[0][1].at
     ends = [end.at for each in run.below for _, end in each.of(StepCompleted) if end.step_id in each.atomic]
     due = max(first, *ends) if ends else first
-    if run.outcome.at > due + EPSILON:
+    if run.outcome.at > due + run.trace.late_by:
         yield f"it ended {run.outcome.at - due:.3g} s after the last moment for which there was a reason"
 
 
@@ -135,7 +135,7 @@ def stalled_sources_are_interrupted_at_once(run: RunTrace) -> Broken:
         return  # it waits for the end of the pause, and asks for no chunk
     ends = {mark.step_id: mark.at + EPOCH for _, mark in run.marks("cleaning")}
     for at, mark in run.marks("open"):
-        late = ends.get(mark.step_id, NEVER) > first.at + EPSILON
+        late = ends.get(mark.step_id, NEVER) > first.at + run.trace.late_by
         if at < place and not mark.around and mark.value != "rests" and late and not run.forced(place):
             yield f"the source {mark.name!r} was waited for after the stop"
 
@@ -145,7 +145,7 @@ def the_cut_is_told_first(run: RunTrace) -> Broken:
     escalated = run.of(RunEscalated)
     for place, event in escalated:
         opened = [started.step for started in run.open_steps(place).values()]
-        ending = [end.step for _, end in run.of(StepCompleted) if abs(end.at - event.at) < EPSILON]
+        ending = [end.step for _, end in run.of(StepCompleted) if abs(end.at - event.at) < run.trace.late_by]
         if not set(opened) <= set(event.steps) or set(event.steps) - {*opened, *ending}:
             yield f"it was escalated for {list(event.steps)}, open were {opened}"
         for member in run.below[1:]:
@@ -179,7 +179,7 @@ def limits_tell_which_and_by_how_much(run: RunTrace) -> Broken:
     if run.outcome is None or not started or paused:
         return
     ends = _ends(started[0][1].at, NEVER if limits.timeout is None else limits.timeout)
-    if min(run.outcome.at, stopped) > ends + EPSILON:
+    if min(run.outcome.at, stopped) > ends + run.trace.late_by:
         yield f"its timeout of {limits.timeout:g} s was over and stopped nothing"
     used = sum(each.metered().total_tokens for each in run.below)
     if limits.tokens is not None and used >= limits.tokens and first is None and limits.on_exhausted == "stop":
@@ -217,7 +217,11 @@ def members_get_no_more_grace(run: RunTrace) -> Broken:
         for place, request in member.requests:
             theirs = min(theirs, _ends(request.at, request.grace))
             ours = min((_ends(each.at, each.grace) for at, each in run.requests if at < place), default=NEVER)
-            if request.via == run.run_id and request.cause is not StopCause.parent and theirs > ours + EPSILON:
+            if (
+                request.via == run.run_id
+                and request.cause is not StopCause.parent
+                and theirs > ours + run.trace.late_by
+            ):
                 yield f"its member {member.handle.source.name!r} has {theirs - ours:.3g} s more grace"
 
 
