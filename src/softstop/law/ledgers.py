@@ -178,7 +178,7 @@ class Hold:
 
     def __init__(self, chain: Chain, amount: Units) -> None:
         self.chain = chain
-        self.kept_in: set[Hold] | None = None  # its owner's holds, which it leaves when it is released
+        self.kept_in: dict[Hold, None] | None = None  # its owner's holds, which it leaves when it is released
         self._left = amount
         self._abandoned: Amount | None = None  # counted as spent for a step that was abandoned, and not used yet
 
@@ -214,7 +214,7 @@ class Hold:
     def release(self) -> None:
         """Give back the remaining part; synchronously, so that no cancellation can interrupt it."""
         if self.kept_in is not None:
-            self.kept_in.discard(self)
+            self.kept_in.pop(self, None)
         with _lock.held:
             unused, self._abandoned = self._abandoned, None
             self._change(NOTHING if unused is None else NOTHING.less(unused), self._left)

@@ -73,7 +73,7 @@ def _close_abandoned_steps(run: RunState) -> None:
             ends.callback(run.writer.emit, each.announced[1](each.name, each.step_id, "abandoned", None))
 
 
-def _forfeit(holds: set[Hold], run: RunState) -> None:
+def _forfeit(holds: dict[Hold, None], run: RunState) -> None:
     """Count what is still reserved as spent, since nobody knows what it uses, and say so."""
     tokens = sum(hold.remaining.tokens for hold in holds)
     nano_usd = sum(hold.remaining.nano_usd for hold in holds)

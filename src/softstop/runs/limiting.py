@@ -139,9 +139,9 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
         hold.release()
         await gate.refuse(run)
     if run.holds is None:
-        run.holds = set()
+        run.holds = {}
     hold.kept_in = run.holds
-    run.holds.add(hold)
+    run.holds[hold] = None
     return hold
 
 
@@ -211,6 +211,7 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
     while run.parent is not None and _draws_on(run.parent, exhausted.ledger):
         below.append(run)
         run = run.parent
+    stopping.collect(run)  # a stop of another thread came first, here and below
     if run.record.refusing:  # not if a stop still waits for a turn, which is refused a step now
         return False
     if not run.record.requested and exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):

@@ -78,7 +78,7 @@ class RunState:
     members: list[RunState] | None = None
     hooks: list[StopHook] | None = None
     clients: list[Client] | None = None
-    holds: set[Hold] | None = None  # room that its steps and model requests have reserved
+    holds: dict[Hold, None] | None = None  # room that its steps and model requests have reserved, in that order
     claims: list[Claim] | None = None  # those that wait for room
     context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
     parked: Waiters | None = None  # for the end of a pause, or for a stop

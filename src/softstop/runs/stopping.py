@@ -159,7 +159,6 @@ def _announce(run: RunState, stop: RecordedStop) -> None:
     finally:
         if run.record.status in (RunStatus.running, RunStatus.stopping):
             run.record.follow(Signal.stop)
-        gate.wake_parked(run)
 
 
 def _pass_on(run: RunState, stop: RecordedStop) -> list[tuple[RunState, RecordedStop]]:
@@ -185,6 +184,7 @@ def _act_on(run: RunState, stop: RecordedStop) -> None:
     else:
         if record.phase is StopPhase.after_turn:
             _hold_for_turn(run)
+            gate.wake_parked(run)  # who waits for a stop has one
         else:
             interrupt(run)
         _set_alarm(run, stop.grace_ends, escalate)

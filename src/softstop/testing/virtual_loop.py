@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import selectors
 import threading
@@ -10,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -65,7 +67,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         private = cast(Any, self)
         private._clock_resolution = 1e-9
         private._ready = _Ready(self)
-        self._tasks_made = 0
+        self._tasks_made = self._timers_made = 0
 
     def __repr__(self) -> str:
         return f"<VirtualLoop time={self._now:.9g} turns={self._turns}>"
@@ -121,6 +123,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return super().create_task(coro, **options)
         self._tasks_made += 1
         return _NumberedTask(self._tasks_made, coro, loop=self, **options)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Set a timer, as every loop does; those of one instant run in the order in which they were set."""
+        self._timers_made += 1
+        timer = _NumberedTimer(self._timers_made, when, callback, args, self, context)
+        heapq.heappush(cast(Any, self)._scheduled, timer)
+        cast(Any, timer)._scheduled = True
+        return timer
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
         """Run `func` in a thread, as every loop does; the clock stands meanwhile."""
@@ -204,6 +216,20 @@ class _NumberedTask(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self._number
+
+
+class _NumberedTimer(asyncio.TimerHandle):
+    """A timer whose place among those of its instant is the same each time: a heap of timers keeps no order there."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int, *args: Any) -> None:
+        self._number = number
+        super().__init__(*args)
+
+    def __lt__(self, other: asyncio.TimerHandle) -> bool:
+        mine, its = self.when(), other.when()
+        return mine < its or (mine == its and self._number < cast("_NumberedTimer", other)._number)
 
 
 _take: Callable[[deque[asyncio.Handle]], asyncio.Handle] = deque.popleft  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]

@@ -73,7 +73,7 @@ def body_is_interrupted_although_a_step_runs(patch: Patch) -> None:
 
 @found_by("atomic_steps_are_whole")
 def a_cut_step_is_told_as_completed(patch: Patch) -> None:
-    patch.setattr(Step, "_judge", lambda step, exc: ("completed", exc))
+    patch.setattr(Step, "_judge", lambda step, exc, overdue: ("completed", exc))
 
 
 @mutant

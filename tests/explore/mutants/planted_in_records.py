@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from softstop.events import BudgetWarning, RunCancelled, RunContinued, RunEscalated, RunStarted
+from softstop.events import BudgetWarning, RunCancelled, RunContinued, RunEscalated, RunStarted, kinds
 from softstop.law import machine
 from softstop.law.amounts import Amount, exactly
 from softstop.law.machine import RecordedStop, StopPhase, StopRecord, judge
@@ -31,7 +31,7 @@ def tell_otherwise(patch: Patch, **changes: Any) -> None:
     def cancelled(*shared: Any, **fields: Any) -> RunCancelled:
         return RunCancelled(*shared, **{**fields, **{name: change(fields) for name, change in changes.items()}})
 
-    patch.setattr(ending, "RunCancelled", cancelled)
+    patch.setattr(kinds, "RunCancelled", cancelled)
 
 
 @found_by("the_stop_is_data")
@@ -193,7 +193,7 @@ def waits_end_a_while_after_the_stop(patch: Patch) -> None:
         run.record.reach(StopPhase.interrupting)
         gate.update_alert(run)
         run.work.interrupt_streams()
-        gate.wake_paused(run)
+        gate.wake_parked(run)
         run.loop.call_later(0.2, run.scope.cancel)
 
     patch.setattr(stopping, "interrupt", later)
@@ -259,7 +259,7 @@ def a_limit_outranks_a_user(patch: Patch) -> None:
 @found_by("limits_tell_which_and_by_how_much")
 def timeouts_of_one_instant_fire_leaf_first(patch: Patch) -> None:
     def fire(of_run: Timers, cause: Any, used: Any) -> None:
-        of_run._defer(timers.OUTRANKED + (0 if of_run._depth else 5), cause, used)
+        timers.call_outranked(of_run._loop, 0 if of_run._depth else 5, of_run._reached, cause, used)
 
     patch.setattr(Timers, "_fire", fire)
 

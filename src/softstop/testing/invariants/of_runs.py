@@ -180,8 +180,11 @@ def accepted_means_stopped(run: RunTrace) -> Broken:
 
 
 def _raises_for_anyio(run: RunTrace) -> bool:
-    """Whether the body raised what anyio makes of a native cancel: nested groups forget that it was one."""
-    return any(mark.name == "CancelledError" for _, mark in run.marks("raised"))
+    """Whether the body raised what anyio makes of a native cancel: nested groups forget that it was one.
+
+    Where it leaves a step, that makes a StepFailed of it.
+    """
+    return any(mark.name in ("CancelledError", "StepFailed") for _, mark in run.marks("raised"))
 
 
 def failures_are_reported(run: RunTrace) -> Broken:
