@@ -124,7 +124,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._tasks_made += 1
         return _NumberedTask(self._tasks_made, coro, loop=self, **options)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a timer, as every loop does; those of one instant run in the order in which they were set."""
