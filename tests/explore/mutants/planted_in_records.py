@@ -144,18 +144,6 @@ def an_escalation_does_not_name_the_steps_it_cuts(patch: Patch) -> None:
     patch.setattr(OpenWork, "step_names", lambda work: ())
 
 
-@found_by("the_cut_is_told_first")
-def a_parent_tells_its_escalation_before_its_members(patch: Patch) -> None:
-    escalate = stopping.escalate
-
-    def parents_first(run: RunState, *, announce: bool = True) -> None:
-        if announce:
-            run.writer.emit(RunEscalated(run.work.step_names(), run.scope.waiting))
-        escalate(run, announce=False)
-
-    patch.setattr(stopping, "escalate", parents_first)
-
-
 @found_by("hooks_come_after_the_last_step")
 def callbacks_are_called_oldest_first(patch: Patch) -> None:
     call = ending.call_hooks
