@@ -203,6 +203,7 @@ async def test_a_step_that_changes_decimal_precision_changes_no_arithmetic_of_ou
     assert (run.usage.output_tokens, run.usage.cost_nano_usd) == (123_456, 123_456_789_123)
 
 
+@pytest.mark.leaves_tasks
 async def test_a_blocked_thread_of_one_run_holds_up_no_other_run_and_no_stop() -> None:
     release = threading.Event()
 

@@ -177,7 +177,7 @@ async def test_a_cut_answer_is_paid_and_the_rest_of_its_claim_given_back(provide
 
     assert output.usage.estimated
     assert output.usage.input_tokens == 29
-    assert (budget.spent.tokens, budget.reserved) == (output.usage.total_tokens, (0, 0))
+    assert (budget.spent.tokens, budget.reserved) == (output.usage.total_tokens, NOTHING)
 
 
 async def test_a_stop_ends_the_wait_for_room(provider: Provider) -> None:
