@@ -40,7 +40,8 @@ def test_a_source_that_unwinds_in_a_foreign_branch_leaves_no_pulse_behind() -> N
 @pytest.mark.timeout(90)  # its deaf branch turns the loop for as long as it stays
 def test_a_nested_step_that_ends_as_the_stop_comes_leaves_its_deaf_branch_quiet() -> None:
     branch = [step("outer", 0.1, sleep(0.0), step("inner", 0.1)), swallow(1.0)]
-    report = stop_everywhere(lambda supervisor: supervisor.start(scripted(parallel(branch, [hang()])), "go"), pairs=0)
+    scene = scripted(parallel(branch, [hang()]))
+    report = stop_everywhere(lambda supervisor: supervisor.start(scene, "go"), pairs=0, causes=["user"])
     assert report.violations == 0
 
 
