@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,6 +57,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unstable:
         raise pytest.UsageError(f"give this parameter an id that is the same in every process: {unstable[0]}")
+    items[:] = _spread(items)
+
+
+def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The explorer's tests, which are long, between the files of the others: xdist hands out stretches of the list."""
+    long = [item for item in items if item.get_closest_marker("explore")]
+    files = [list(group) for _, group in groupby((item for item in items if item not in long), lambda item: item.path)]
+    spread: list[pytest.Item] = []
+    for number, file in enumerate(files):
+        spread += long[number * len(long) // len(files) : (number + 1) * len(long) // len(files)]
+        spread += file
+    return spread if files else items
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,8 +6,10 @@ goes on for as long as wanted, from a random one.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,6 +24,15 @@ pytestmark = [
     # tasks that closed loops and abandoned bodies leave in the lurch are part of the play
     pytest.mark.filterwarnings("ignore"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _buried_here() -> Iterator[None]:
+    """What such a test leaves is collected in it, so that Python's warnings do not strike in another one."""
+    yield
+    for _ in range(3):
+        gc.collect()
+
 
 GROUNDS = [Ground(), Ground("uvloop"), Ground(eager=True), Ground(debug=True)]
 
