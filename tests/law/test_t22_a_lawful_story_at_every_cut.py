@@ -195,6 +195,7 @@ def test_a_stop_that_the_owner_never_saw_is_the_cause_and_one_on_record_comes_be
 
 
 def test_an_answer_that_was_being_paid_makes_the_usage_an_estimate() -> None:
+    pytest.importorskip("pydantic_ai")
     from softstop.models import Offline  # noqa: PLC0415 - an extra
 
     events = run_virtual(lambda: log_of(Agent(model=Offline("A long answer. " * 20), name="model")))
