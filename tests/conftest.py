@@ -66,8 +66,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
     """The explorer's tests, which are long, between the files of the others: xdist hands out stretches of the list."""
-    long = [item for item in items if item.get_closest_marker("explore")]
-    files = [list(group) for _, group in groupby((item for item in items if item not in long), lambda item: item.path)]
+    long: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        (long if item.get_closest_marker("explore") else others).append(item)
+    files = [list(group) for _, group in groupby(others, lambda item: item.path)]
     spread: list[pytest.Item] = []
     for number, file in enumerate(files):
         spread += long[number * len(long) // len(files) : (number + 1) * len(long) // len(files)]

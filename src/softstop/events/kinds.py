@@ -212,7 +212,16 @@ Shared = tuple[str, Usage, tuple[StepRecord, ...], tuple[str, ...]]  # what ever
 
 def stop_event(stop: StopRequest) -> RunStopRequested:
     """The event of a stop that was recorded."""
-    return RunStopRequested(*(getattr(stop, name) for name in RunStopRequested.FIELDS))
+    return RunStopRequested(
+        cause=stop.cause,
+        reason=stop.reason,
+        by=stop.by,
+        via=stop.via,
+        mode=stop.mode,
+        grace=stop.grace,
+        requested_at=stop.requested_at,
+        limit=stop.limit,
+    )
 
 
 def cancelled(shared: Shared, stop: StopRequest, stopped_at: float, abandoned: tuple[str, ...] = ()) -> RunCancelled:

@@ -33,7 +33,6 @@ from .names import Source
 OWNER_LOST: Final = StopRequest(
     cause=StopCause.owner_lost, reason="the process that ran it is gone", mode=StopMode.now, grace=0.0
 )
-STOP_FIELDS: Final = tuple(StopRequest.model_fields)  # which RunStopRequested and RunCancelled have, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,16 @@ class _Fold:
         elif isinstance(event, RunStarted):
             self.started_at = event.at
         elif isinstance(event, RunStopRequested):
-            self.stop = StopRequest(**{name: getattr(event, name) for name in STOP_FIELDS})
+            self.stop = StopRequest(
+                cause=event.cause,
+                reason=event.reason,
+                by=event.by,
+                via=event.via,
+                mode=event.mode,
+                grace=event.grace,
+                requested_at=event.requested_at,
+                limit=event.limit,
+            )
         elif isinstance(event, RunEscalated):
             self.escalated = True
         elif isinstance(event, Outcome):

@@ -72,9 +72,14 @@ def exactly(need: Amount) -> Fit:
     return lambda room: need if room.holds(need) else None
 
 
+def smallest(numbers: Iterable[int | None]) -> int | None:
+    """The smallest of numbers, of which None is unbounded."""
+    return min([number for number in numbers if number is not None], default=None)
+
+
 def least_of(rooms: Iterable[Room]) -> Room:
     """The smallest room of each unit."""
-    return Room(*(min([free for free in each if free is not None], default=None) for each in zip(*rooms, strict=True)))
+    return Room(*map(smallest, zip(*rooms, strict=True)))
 
 
 def checked_room(

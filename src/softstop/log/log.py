@@ -80,7 +80,7 @@ class Log:
         return nullcontext() if self.lending is None else self.lending()
 
     async def lent(self, wait: Awaitable[None]) -> None:
-        """Wait so."""
+        """Wait for the run in that context."""
         with self.lends():
             await wait
 

@@ -175,15 +175,15 @@ class Allowance:
         return tuple(found)
 
     @property
-    def ends_at(self) -> float | None:
-        """Loop time of the nearest timeout, own or of a run above."""
+    def time_left(self) -> float | None:
+        """Seconds until the nearest timeout, own or of a run above; None without one."""
         ends: list[float] = []
         here: Allowance | None = self
         while here is not None:
             if here._timers is not None and here._timers.ends_at is not None:
                 ends.append(here._timers.ends_at)
             here = here.parent
-        return min(ends, default=None)
+        return max(0.0, min(ends) - self._loop.time()) if ends else None
 
     def start(self, reached: Reached) -> None:
         """Start the timers; the run begins."""

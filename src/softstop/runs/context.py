@@ -117,7 +117,7 @@ class RunContext:
     @property
     def remaining_time(self) -> float | None:
         """Seconds until the run's own or a parent's timeout; None without one."""
-        return self.headroom.timeout
+        return self._run.allowance.time_left
 
     @property
     def headroom(self) -> Headroom:

@@ -127,6 +127,12 @@ def deferred(run: RunState, call: Callable[..., object], *args: Any) -> bool:
     return True
 
 
+def on_loop(run: RunState, call: Callable[..., object], *args: Any) -> None:
+    """Make a call on the run's loop: here and now, or a moment later, see `deferred`."""
+    if not deferred(run, call, *args):
+        call(*args)
+
+
 def wake_from_handler(loop: asyncio.AbstractEventLoop) -> None:
     """Wake the loop if the caller is perhaps a signal handler that has struck while it sleeps: nothing else does."""
     if asyncio._get_running_loop() is loop and asyncio.current_task() is None:

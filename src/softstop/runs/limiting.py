@@ -9,7 +9,7 @@ from functools import partial
 from ..aio.parking import wake_anywhere
 from ..errors import BudgetExceeded, MisuseError
 from ..events import BudgetWarning
-from ..law.amounts import Amount, Fit, Room
+from ..law.amounts import Amount, Fit, Room, smallest
 from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, least, spend
 from ..limits import Headroom
 from ..stops import LimitReached, RunStatus, StopCause, StopRequest
@@ -91,25 +91,24 @@ def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
 def headroom(run: RunState) -> Headroom:
     """What is left of the limits of a run and those above it."""
     room = least(run.allowance.chain) if run.allowance.chain else Room()
-    counts: dict[str, int | None] = {"tokens": room.tokens, "output_tokens": room.output_tokens}
-    counts |= dict.fromkeys(("steps", *CALLS))
+    above: list[RunState] = []
     here: RunState | None = run
     while here is not None:
-        steps, allowance = here.allowance.limits.steps, here.allowance
-        counts["steps"] = _less(counts["steps"], None if steps is None else steps - here.work.total)
-        for call in CALLS:
-            counts[call] = _less(counts[call], allowance.calls_left(call))
+        above.append(here)
         here = here.parent
-    ends_at, nano_usd = run.allowance.ends_at, room.nano_usd
+    counts = {"tokens": room.tokens, "output_tokens": room.output_tokens, "steps": smallest(map(_steps_left, above))}
+    counts |= {call: smallest(each.allowance.calls_left(call) for each in above) for call in CALLS}
+    nano_usd = room.nano_usd
     return Headroom(
-        timeout=None if ends_at is None else max(0.0, ends_at - run.loop.time()),
+        timeout=run.allowance.time_left,
         cost_usd=None if nano_usd is None else Decimal(f"{max(0, nano_usd)}e-9"),  # exact in any context
         **{kind: None if left is None else max(0, left) for kind, left in counts.items()},
     )
 
 
-def _less(one: int | None, other: int | None) -> int | None:
-    return other if one is None else one if other is None else min(one, other)
+def _steps_left(run: RunState) -> int | None:
+    most = run.allowance.limits.steps
+    return None if most is None else most - run.work.total
 
 
 def _exhausted(run: RunState) -> Exhausted | None:
@@ -266,8 +265,7 @@ def change(run: RunState, changes: LimitChanges) -> None:
         for below in run.tree():
             check_priced(below.spec.runnable, "run")
     run.allowance.check(changes)
-    if not gate.deferred(run, _change, run, changes):
-        _change(run, changes)
+    gate.on_loop(run, _change, run, changes)
 
 
 def _change(run: RunState, changes: LimitChanges) -> None:

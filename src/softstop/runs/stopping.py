@@ -113,9 +113,8 @@ async def wait_for_end(run: RunState) -> None:
     On another loop nobody says when that of the run is closed with the run in it: it is looked for.
     """
     end_if_loop_closed(run)
-    log = run.writer.log
     wait = ending.ended(run) if asyncio.get_running_loop() is run.loop else _ended_elsewhere(run)
-    await (wait if log.lending is None else log.lent(wait))
+    await run.writer.log.lent(wait)
 
 
 async def _ended_elsewhere(run: RunState) -> None:
@@ -344,5 +343,4 @@ def end_if_loop_closed(run: RunState) -> None:
                 _announce(orphan, stop)
             for claim in orphan.claims or ():
                 claim.withdraw()
-            orphan.abandoned = orphan.work.names()
             end(orphan, Signal.cancel)

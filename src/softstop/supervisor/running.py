@@ -43,12 +43,12 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
     if not iscoroutinefunction(given):
         raise MisuseError(f"softstop.run takes an async function, softstop.run(main), not {type(main).__name__}")
     ended_by: list[signal.Signals] = []
+    supervisor = defaults.make()
+    state = supervisor._state
+    signals = supervisor._signals = supervisor._signals or Signals(state)
 
     async def program() -> T:
-        async with defaults.make() as supervisor:
-            state = supervisor._state
-            signals = Signals(state)
-            signals.install()
+        async with supervisor:
             watch = _end_after(signals, state, asyncio.current_task(), ended_by)
             watching = starting.owner_of(state).spawn(watch, None)
             try:
@@ -57,10 +57,7 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
                 watching.cancel()
                 if state.runs:
                     sys.stderr.write(_waits_for(state))
-                try:
-                    await supervisor.drain()  # noqa: ASYNC102 - bounded by its own number
-                finally:
-                    signals.restore()
+                await supervisor.drain()  # noqa: ASYNC102 - bounded by its own number, also where main has raised
 
     try:
         with asyncio.Runner() as runner:

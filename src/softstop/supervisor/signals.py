@@ -31,6 +31,7 @@ class Signals:
         self._supervisor = supervisor
         self._loop: asyncio.AbstractEventLoop | None = None  # set while the handlers are installed
         self._before: dict[signal.Signals, Any] = {}
+        self._late: asyncio.TimerHandle | None = None  # mode `now`, where runs take too long
 
     def install(self) -> None:
         """Install the handlers.
@@ -45,7 +46,9 @@ class Signals:
             self._before[number] = signal.signal(number, self._handle)
 
     def restore(self) -> None:
-        """Put the handlers back that were there, unless somebody has replaced ours."""
+        """Put the handlers back that were there, unless somebody has replaced ours; set no further stop."""
+        if self._late is not None:
+            self._late.cancel()
         for number, before in self._before.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set by Python
@@ -68,5 +71,5 @@ class Signals:
         assert self.first is not None
         stop_all(self._supervisor, mode, self.first.name)
         if mode is StopMode.step:
-            self._loop.call_later(DRAIN_TIMEOUT, stop_all, self._supervisor, StopMode.now, self.first.name)
+            self._late = self._loop.call_later(DRAIN_TIMEOUT, stop_all, self._supervisor, StopMode.now, self.first.name)
         self.came.set()

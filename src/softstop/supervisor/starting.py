@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, cast
 
-from ..aio.crossing import call_on
 from ..aio.parking import wake_all
 from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
 from ..events import SlotLent, Source
 from ..limits import Limits
 from ..protocols import Runnable
-from ..runs import ending, stopping
+from ..runs import ending, gate, stopping
 from ..runs.allowance import check_priced
 from ..runs.driving import drive
 from ..runs.limiting import reach_time_or_steps
@@ -221,18 +220,11 @@ def _lending(supervisor: SupervisorState, run: RunState) -> Generator[None]:
     if waiter is None:
         yield
         return
-    _on_loop(run, _begin_wait, supervisor, waiter, run)
+    gate.on_loop(run, _begin_wait, supervisor, waiter, run)
     try:
         yield
     finally:
-        _on_loop(run, supervisor.slots.end_wait, waiter, run)
-
-
-def _on_loop(run: RunState, call: Callable[..., object], *args: Any) -> None:
-    if asyncio._get_running_loop() is run.loop:
-        call(*args)
-    else:
-        call_on(run.loop, call, *args)
+        gate.on_loop(run, supervisor.slots.end_wait, waiter, run)
 
 
 def _begin_wait(supervisor: SupervisorState, waiter: RunState, run: RunState) -> None:

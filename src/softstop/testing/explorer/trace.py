@@ -16,7 +16,7 @@ from ..virtual_loop import EPOCH
 from .recorder import Mark, Script
 from .schedules import Schedule
 
-EPSILON: Final = 1e-6
+EPSILON: Final = 1e-6  # seconds of virtual time: what sums of floats are off
 SAID: Final = ("step", "status", "cause", "reason", "mode", "error")  # what a line of a story says of an event
 HORIZON: Final = "the scenario had not ended at its horizon"
 

@@ -18,9 +18,9 @@ from softstop.events import (
 )
 from softstop.stops import StopCause, StopMode, StopOutcome, StopRequest
 
-from ..explorer.trace import Asked
+from ..explorer.trace import EPSILON, Asked
 from ..virtual_loop import EPOCH
-from .traces import EPSILON, FOR_EVER, Broken, RunTrace
+from .traces import FOR_EVER, Broken, RunTrace
 
 NEVER: Final = float("inf")
 CLOCKS: Final = (StopCause.timeout, StopCause.idle)

@@ -30,7 +30,6 @@ T = TypeVar("T")
 Entries = list[tuple[int, Mark | Event]]
 Broken = Iterator[str]  # what an invariant finds broken, a line each
 FOR_EVER = 1 << 60
-EPSILON = 1e-6  # seconds of virtual time: sums of floats
 
 
 class RunTrace:
