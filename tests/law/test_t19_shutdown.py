@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import signal
 
 import anyio
 import pytest
@@ -19,6 +20,7 @@ from softstop import (
     Supervisor,
     SupervisorClosed,
 )
+from softstop.testing import VirtualLoop
 
 
 async def slow(run: RunContext, message: object) -> None:
@@ -337,3 +339,25 @@ async def test_nothing_is_admitted_while_a_drain_still_lets_runs_end_by_themselv
             with pytest.raises(SupervisorClosed):
                 supervisor.start(Agent(payer))
         assert run.status is RunStatus.completed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_what_a_signal_has_not_ended_in_half_a_minute_is_stopped_at_once(number: signal.Signals) -> None:
+    async with Supervisor(signals=True, policy=StopPolicy(grace=None)) as supervisor:
+        run = supervisor.start(Agent(slow))
+        at(5, lambda: signal.raise_signal(number))
+        output = await run.ended()
+        assert now() == 35
+    assert output.stop is not None
+    assert (output.stop.cause, output.stop.reason, output.stop.mode) == (StopCause.shutdown, number.name, StopMode.now)
+    assert [step.status for step in output.steps] == ["unsettled"]
+
+
+async def test_a_signal_that_has_ended_its_runs_leaves_no_stop_to_come() -> None:
+    async with Supervisor(signals=True) as supervisor:
+        run = supervisor.start(Agent(sleeper))
+        at(5, lambda: signal.raise_signal(signal.SIGTERM))
+        assert (await run.ended()).status is RunStatus.cancelled
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    assert loop.timers() == []
