@@ -43,6 +43,7 @@ from .limits import UNLIMITED as UNLIMITED
 from .limits import Headroom as Headroom
 from .limits import Limits as Limits
 from .log.reader import EventStream as EventStream
+from .protocols import RunFacts as RunFacts
 from .runnables.agents import Agent as Agent
 from .runnables.teams import BestEffort as BestEffort
 from .runnables.teams import Team as Team

@@ -1,10 +1,11 @@
-"""Names for code beside softstop: protocols to implement, and the context that adapters build on."""
+"""Names for code beside softstop: protocols to implement, what they are told, and the context of adapters."""
 
 from .law.amounts import Amount as Amount
 from .law.amounts import Room as Room
 from .law.ledgers import Hold as Hold
 from .law.ledgers import Ledger as Ledger
 from .protocols import Observer as Observer
+from .protocols import RunFacts as RunFacts
 from .protocols import Runnable as Runnable
 from .runs.adapter import AdapterContext as AdapterContext
 from .runs.allowance import Exhausted as Exhausted

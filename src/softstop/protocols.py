@@ -1,8 +1,9 @@
-"""Protocols of what the core calls: things to run, and observers."""
+"""Protocols of what the core calls: things to run, and observers; and the facts that it tells of a run."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .events import Event, Source
@@ -52,3 +53,28 @@ class Observer(Protocol):
     def notice(self, event: Event) -> None:
         """Take note of one event."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What is known of a run at one moment, without its events: whose it is, since when, and what it waits for.
+
+    `root_run_id` is its own id where it is a member of no run. `limits` are those in force. `created_at`, `started_at`
+    and `ended_at` are wall-clock seconds, None where that has not happened; `deadline` is when the nearest timeout
+    ends, its own or that of a run above, None without one or outside its life. `open_steps` are the names of the steps
+    and streams that are open, in the order of their start.
+    """
+
+    run_id: str
+    root_run_id: str
+    parent_run_id: str | None
+    source: Source
+    user_id: str | None
+    session_id: str | None
+    metadata: Mapping[str, Any]
+    limits: Limits
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    deadline: float | None = None
+    open_steps: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from softstop import (
     RunContent,
     RunContext,
     RunEvent,
+    RunFacts,
     RunFailed,
     RunLimits,
     RunNotCancellable,
@@ -231,6 +232,8 @@ async def users_of_supervisor(options: RunOptions) -> None:
         if receipt:
             print(receipt.run_id, receipt.status)
         assert_type(supervisor.get_run("r1"), Run)
+        assert_type(run.facts, RunFacts)
+        assert_type(run.facts.user_id, str | None)
         assert_type(supervisor.list_runs(status="running", user_id="u"), list[Run])
         assert_type(supervisor.events("r1", after=7), EventStream)
         assert_type(await supervisor.events("r1").read(), list[Event])

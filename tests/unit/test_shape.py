@@ -19,7 +19,8 @@ PUBLIC = [
     "Agent", "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "Headroom",
     "LimitReached", "Limits", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
     "ModelRequestStarted", "Outcome", "Parallel", "Router", "Run", "RunCancelled", "RunCompleted", "RunContent",
-    "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFailed", "RunIdTaken",
+    "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFacts", "RunFailed",
+    "RunIdTaken",
     "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunStarted",
     "RunStatus", "RunStopRequested", "RunStopped", "SlotLent", "SoftstopError", "Source", "Step", "StepCompleted",
     "StepFailed", "StepRecord", "StepStarted", "StepTimeout", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
@@ -58,8 +59,8 @@ SURFACE = {
     "Agent": "arun cancel_run invoke priced run",
     "Budget": "cost_usd name raise_to reserved spent tokens waiting",
     "EventStream": "read",
-    "Run": "cancel ended events limits members output parent_run_id pause policy resume run_id source status stop "
-    "stopping usage",
+    "Run": "cancel ended events facts limits members output parent_run_id pause policy resume run_id source status "
+    "stop stopping usage",
     "RunContext": "boundary charge content headroom heartbeat history limits member messages metadata on_stop open "
     "parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
     "usage user_id write",

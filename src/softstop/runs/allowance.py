@@ -180,8 +180,9 @@ class Allowance:
         ends: list[float] = []
         here: Allowance | None = self
         while here is not None:
-            if here._timers is not None and here._timers.ends_at is not None:
-                ends.append(here._timers.ends_at)
+            ends_at = None if (timers := here._timers) is None else timers.ends_at
+            if ends_at is not None:
+                ends.append(ends_at)
             here = here.parent
         return max(0.0, min(ends) - self._loop.time()) if ends else None
 

@@ -72,7 +72,7 @@ def _may_begin(run: RunState) -> bool:
 
 def _begin(run: RunState) -> None:
     run.scope.enter(run.task)
-    run.writer.emit(RunStarted())
+    run.started = run.writer.emit(RunStarted())
     run.allowance.start(partial(reach_time_or_steps, run))
     if run.paused_by:
         pausing.tell(run)

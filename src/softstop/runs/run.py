@@ -13,6 +13,7 @@ import anyio
 from ..checks import label, whole
 from ..events import Source
 from ..log.reader import EventStream
+from ..protocols import RunFacts
 from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
 from . import ending, limiting, pausing, stopping
@@ -77,6 +78,11 @@ class Run:
     def usage(self) -> Usage:
         """All usage charged so far."""
         return self._state.writer.usage
+
+    @property
+    def facts(self) -> RunFacts:
+        """Whose it is, since when, its deadline and its open steps: `run.facts.user_id`. As of now, from any thread."""
+        return self._state.facts
 
     @property
     def limits(self) -> RunLimits:

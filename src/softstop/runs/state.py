@@ -12,13 +12,13 @@ from weakref import WeakKeyDictionary
 from ..aio.deferred_scope import DeferredScope
 from ..aio.parking import Waiters
 from ..errors import MOST_ERRORS
-from ..events import Outcome, Source, Stamp
+from ..events import Outcome, RunStarted, Source, Stamp
 from ..law.ledgers import Claim, Hold
 from ..law.machine import StopRecord
 from ..limits import Limits
 from ..log.log import Log
 from ..log.writer import WatchedWriter, Writer
-from ..protocols import Observer, Runnable
+from ..protocols import Observer, RunFacts, Runnable
 from ..stops import StopPolicy, StopRequest
 from .allowance import Allowance
 from .clients import Client
@@ -53,6 +53,8 @@ class RunState:
     scope: DeferredScope  # how the body is interrupted
     work: OpenWork  # steps and streams that are open
     allowance: Allowance  # limits, ledgers, clocks
+    created_at: float  # wall-clock seconds
+    started: RunStarted | None = None  # set when its body begins
     task: asyncio.Task[None] | None = None  # set when the run may start
     # Whether something may begin
     alert: bool = False  # stopping or paused: the one flag that hot paths read
@@ -107,6 +109,26 @@ class RunState:
         """The stop on record."""
         return None if self.record.stop is None else self.record.stop.request
 
+    @property
+    def facts(self) -> RunFacts:
+        """Whose it is, since when, and what it waits for, as of now."""
+        spec, stamp, left = self.spec, self.writer.stamp, self.allowance.time_left
+        return RunFacts(
+            run_id=stamp.run_id,
+            root_run_id=stamp.root_run_id,
+            parent_run_id=stamp.parent_run_id,
+            source=stamp.source,
+            user_id=spec.user_id,
+            session_id=spec.session_id,
+            metadata=spec.metadata,
+            limits=self.allowance.limits,
+            created_at=self.created_at,
+            started_at=None if self.started is None else self.started.at,
+            ended_at=None if self.outcome is None else self.outcome.at,
+            deadline=None if left is None or self.outcome is not None else self.owner.clock() + left,
+            open_steps=() if self.outcome is not None else self.work.names(),
+        )
+
     def add_error(self, line: str) -> None:
         """Add a line to the `errors` of the outcome; the run does not fail by it."""
         self.errors = (*self.errors, line)[:MOST_ERRORS]
@@ -141,4 +163,4 @@ def new_run(
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
     work = OpenWork(scope, None if parent is None else parent.work)
     work.counted = allowance.bounded
-    return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance)
+    return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance, owner.clock())
