@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -195,6 +196,7 @@ async def test_a_native_cancel_before_the_first_step_of_its_task_ends_the_run() 
     assert (outcome.cause, outcome.mode) == (StopCause.shutdown, StopMode.now)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio.TaskGroup leaves cancels in the task's count")
 async def test_a_native_cancel_that_the_body_swallows_is_a_shutdown_all_the_same() -> None:
     async def body(run: RunContext, message: object) -> str:
         with contextlib.suppress(asyncio.CancelledError):
@@ -208,6 +210,29 @@ async def test_a_native_cancel_that_the_body_swallows_is_a_shutdown_all_the_same
         outcome = (await listen(run))[-1]
     assert isinstance(outcome, RunCancelled)
     assert outcome.cause is StopCause.shutdown
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_body_that_handles_the_failure_of_an_asyncio_task_group_completes(stopped: bool) -> None:
+    async def fail() -> None:
+        await anyio.sleep(1)
+        raise ConnectionError
+
+    async def body(run: RunContext, message: object) -> str:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        except* ConnectionError:
+            async with run.step("pay"):
+                await anyio.sleep(1)
+                if stopped:
+                    run_to_stop.cancel("too late for what is begun")
+        return "done"
+
+    async with Supervisor() as supervisor:
+        run_to_stop = supervisor.start(Agent(body))
+        output = await run_to_stop.ended()
+    assert (output.status, output.content) == (RunStatus.completed, "done")
 
 
 async def test_a_native_cancel_after_a_stop_leaves_the_first_cause() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ TURNS: Final = 3  # of the loop that a task which is about to run gets before it
 PULSE: Final = 0.06  # seconds until the next cancel of a task that has not ended: below 20 in any second
 SLOWEST_PULSE: Final = 1.0
 NEVER: Final = float("inf")
+GROUPS_UNCANCEL: Final = sys.version_info >= (3, 13)
 
 
 class Phase(IntEnum):
@@ -170,10 +172,15 @@ class DeferredScope:
 
     # How it ends
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether the task is cancelled, by the scope or another party, and that was not taken back."""
-        return self._given > 0 or (self.task is not None and self.task.cancelling() > 0)
+    def interrupted(self, *, returned: bool) -> bool:
+        """Whether the task is cancelled, by the scope or another party, and that was not taken back.
+
+        Before Python 3.13 an `asyncio.TaskGroup` in which a task failed leaves a cancel in the count of its parent, so
+        there work that `returned`, after it had handled that failure, does not count as cancelled by another party.
+        """
+        if self._given:
+            return True
+        return self.task is not None and self.task.cancelling() > 0 and (GROUPS_UNCANCEL or not returned)
 
     def exit(self, raised: BaseException | None = None) -> BaseException | None:
         """End the work: take the cancels back; return the exception it raised, or None if that was one of them."""
