@@ -279,3 +279,52 @@ def test_multiprocessing_by_fork_runs_agents_in_its_children() -> None:
         code, out, err, _ = finish(process, 10)
     assert out.split() == ["0", "1", "2", "3", "4", "5"], err
     assert code == 0
+
+
+# -- what stays ------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_that_swallows_its_cancellation_and_keeps_asyncio_run_alive_is_named_on_stderr() -> None:
+    with script(
+        """
+        async def deaf(run, message):
+            while True:
+                try:
+                    await asyncio.sleep(1_000)
+                except BaseException:
+                    pass
+
+        async def main():
+            async with Supervisor(policy=StopPolicy(grace=0.1, abandon_after=0.1)) as supervisor:
+                run = supervisor.start(Agent(deaf), run_id="r1")
+                await asyncio.sleep(0.1)
+                run.cancel()
+
+        asyncio.run(main())
+        """
+    ) as process:
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        assert process.poll() is None, "it hangs, as no library can prevent"
+    assert told.startswith("run r1 of deaf has ended without its code, which ignores its cancellation at <string>:")
+    assert "in deaf > tasks.py" in told
+
+
+def test_a_run_that_fails_says_so_on_stderr_and_so_does_one_that_the_end_of_main_tears() -> None:
+    with script(
+        """
+        async def fails(run, message):
+            raise KeyError("a private text")
+
+        async def main():
+            await Agent(fails).arun("x", run_id="r1")
+            Agent(pays).arun("x", run_id="r2")
+            await asyncio.sleep(0.05)
+
+        asyncio.run(main())
+        """
+    ) as process:
+        code, _, err, _ = finish(process, 10)
+    assert code == 0
+    assert "run r1 of fails failed with KeyError; its text is in output.errors" in err
+    assert "run r2 of pays: its task was cancelled in the middle of 'pay'" in err

@@ -22,7 +22,8 @@ from ..runs.limiting import reach_time_or_steps
 from ..runs.spec import RunOptions, RunOutput, RunSpec
 from ..runs.state import Owner, RunState, current, new_run
 from ..runs.timers import call_outranked
-from ..stops import LimitReached, StopCause, StopPolicy
+from ..stops import LimitReached, RunStatus, StopCause, StopPolicy
+from ..telemetry import logs
 from .registry import registry
 from .state import SupervisorState
 
@@ -167,6 +168,7 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
     if supervisor.runs.pop(run.run_id, None) is None:
         return
     supervisor.ended.add(run)
+    _tell_end(run)
     begun, run.task = run.task is not None, None  # a remembered run keeps no caller's context; `tasks` still owns it
     if not supervisor.runs:
         wake_all(supervisor.waiting)
@@ -174,6 +176,21 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
         _make_room(supervisor, run)
     elif run.parent is None:
         supervisor.slots.leave_queue(run)
+
+
+def _tell_end(run: RunState) -> None:
+    """Log an end that nobody may overlook: a failure, code that goes on, a step that was torn."""
+    run_id, name, stop = run.run_id, run.source.name, run.stop
+    if run.record.status is RunStatus.failed:
+        logs.tell_failure(run_id, name, run.error)
+    elif run.abandoned and not run.loop.is_closed():
+        task = run.work.steps[-1].task if run.work.steps else None if run.winding_up else run.task
+        if task is not None and not task.done():
+            logs.tell_left_behind(run_id, name, task)
+    elif stop is not None and stop.reason == stopping.TASK_CANCELLED.reason:
+        torn = [step.step for step in run.work.records() if step.status == "unsettled"]
+        if torn:
+            logs.tell_torn(run_id, name, ", ".join(map(repr, torn)))
 
 
 def _make_room(supervisor: SupervisorState, run: RunState) -> None:

@@ -1,12 +1,108 @@
-"""An observer that logs runs with structlog: constant names, ids and sums; no content, prompts or reasons."""
+"""What is logged of runs: constant names, ids and sums; no content, prompts, reasons, or texts of exceptions.
+
+An observer tells the course of runs to structlog, if the application has configured that. `tell` is for what must be
+seen in any case.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import PurePath
+from traceback import format_tb
+from typing import Any, Final, Literal
 
 import structlog
 
+from ..errors import one_line, unfold
 from ..events import Event, Outcome, RunCancelled, RunEscalated, RunStarted, RunStopRequested, SlotLent
+
+LOGGER: Final = logging.getLogger("softstop")
+DEEPEST: Final = 20  # frames of a trace, the last ones
+
+
+def tell(level: Literal["warning", "error"], event: str, text: str, **fields: object) -> None:
+    """Write a line that must be seen: to structlog if the application has configured it, else to `logging`.
+
+    `logging` prints it on stderr where nobody has configured that either. A log that fails changes no run.
+
+    Args:
+        level: How grave it is.
+        event: The constant name of the line, for structlog.
+        text: The same for people, with the fields as `%(name)s`.
+        fields: Ids, names and numbers.
+    """
+    with suppress(Exception):
+        if structlog.is_configured():
+            getattr(structlog.get_logger("softstop"), level)(event, **fields)
+        else:
+            getattr(LOGGER, level)(text, fields)
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """A context in which nothing is told to `logging`: many runs are played there, to see how they end."""
+    before, LOGGER.disabled = LOGGER.disabled, True
+    try:
+        yield
+    finally:
+        LOGGER.disabled = before
+
+
+def tell_failure(run_id: str, name: str, error: BaseException | None) -> None:
+    """Say that a run has failed: with the types of its exceptions and where they come from, not with their texts."""
+    leaves = [exc for exc in unfold(error) if not isinstance(exc, BaseExceptionGroup)]
+    tell(
+        "error",
+        "run.failed",
+        "run %(run_id)s of %(agent)s failed with %(error_type)s; its text is in output.errors, and "
+        "output.raise_for_status() raises it\n%(trace)s",
+        run_id=run_id,
+        agent=one_line(name),
+        error_type=one_line(", ".join(type(exc).__name__ for exc in leaves)),
+        trace="".join(format_tb(leaves[0].__traceback__, -DEEPEST) if leaves else ()).rstrip(),
+    )
+
+
+def tell_left_behind(run_id: str, name: str, task: asyncio.Task[Any]) -> None:
+    """Say that a run has ended without a task that ignores its cancellation, and where that task is."""
+    tell(
+        "warning",
+        "run.left_behind",
+        "run %(run_id)s of %(agent)s has ended without its code, which ignores its cancellation%(where)s; "
+        "asyncio.run will wait for it, if need be for ever: let CancelledError through",
+        run_id=run_id,
+        agent=one_line(name),
+        where=_place_of(task),
+    )
+
+
+def tell_torn(run_id: str, name: str, steps: str) -> None:
+    """Say that somebody has cancelled the task of a run natively, in the middle of begun steps."""
+    tell(
+        "warning",
+        "run.torn",
+        "run %(run_id)s of %(agent)s: its task was cancelled in the middle of %(steps)s, which may have happened in "
+        "part; asyncio.run does so when main ends or at Ctrl-C: use softstop.run(main), or await the run",
+        run_id=run_id,
+        agent=one_line(name),
+        steps=one_line(steps),
+    )
+
+
+def _place_of(task: asyncio.Task[Any]) -> str:
+    """Where a task waits, from the outermost coroutine in: " at shop.py:7 in pay > tasks.py:665 in sleep"."""
+    places: list[str] = []
+    here: Any = task.get_coro()
+    while here is not None:
+        kind = next((kind for kind in ("cr", "ag", "gi") if hasattr(here, f"{kind}_frame")), None)
+        frame = None if kind is None else getattr(here, f"{kind}_frame")
+        if frame is not None and not frame.f_globals.get("__name__", "").startswith("softstop."):
+            places.append(f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}")
+        here = None if kind is None else getattr(here, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+    return f" at {' > '.join(places)}" if places else ""
 
 
 class Journal:

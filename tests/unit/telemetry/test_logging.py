@@ -1,4 +1,4 @@
-"""What is logged: nothing unless structlog is configured, then two INFO lines a run, and never a word of content."""
+"""What is logged: two INFO lines a run where structlog is configured, failures in any case, and no word of content."""
 
 import json
 import logging
@@ -10,9 +10,9 @@ import pytest
 import structlog
 
 from kit.lawless import secretive
-from kit.runs import now
-from softstop import Agent, Limits, RunContext, StopPolicy, Supervisor, Usage
-from softstop.testing import run_virtual
+from kit.runs import deaf, now
+from softstop import Agent, Limits, RunContext, RunStatus, StopPolicy, Supervisor, Usage
+from softstop.testing import run_virtual, stop_everywhere
 
 Line = dict[str, Any]
 
@@ -54,7 +54,7 @@ def at_info(lines: list[Line]) -> list[Line]:
     return [line for line in lines if line["level"] in ("info", "warning", "error", "critical", "exception")]
 
 
-async def test_a_library_is_silent_unless_the_application_has_configured_structlog(
+async def test_a_library_is_silent_about_what_went_well_unless_the_application_has_configured_structlog(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -220,3 +220,107 @@ async def test_a_supervisor_keeps_no_logger_of_a_run_that_has_ended(lines: list[
         run.cancel()
         await run.ended()
         assert supervisor._state.journal._loggers == {}
+
+
+# -- what is told in any case ------------------------------------------------------------------------------------------
+
+
+async def fails(run: RunContext, message: object) -> None:
+    raise KeyError("a private text")
+
+
+@pytest.mark.parametrize("how", ["by itself", "in a group"])
+async def test_a_run_that_fails_is_told_with_its_id_type_and_trace_where_no_log_is_configured(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        if how == "by itself":
+            await fails(run, message)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fails, run, message)
+
+    output = await Agent(body, name="Shop\nkeeper").arun("x", run_id="r1")
+    assert output.status.value == "failed"
+    [record] = [record for record in caplog.records if record.name == "softstop"]
+    assert record.levelname == "ERROR"
+    told = record.getMessage()
+    assert told.startswith("run r1 of Shop keeper failed with KeyError; its text is in output.errors")
+    assert "in fails" in told
+    assert "raise KeyError(" in told
+    assert "private text" not in told.replace('raise KeyError("a private text")', "")
+
+
+async def test_a_failure_is_told_to_structlog_instead_if_the_application_has_configured_it(
+    lines: list[Line], caplog: pytest.LogCaptureFixture
+) -> None:
+    await Agent(fails, name="Shop").arun("x", run_id="r1")
+    [line] = [line for line in lines if line["level"] == "error"]
+    assert (line["event"], line["run_id"], line["agent"]) == ("run.failed", "r1", "Shop")
+    assert line["error_type"] == "KeyError"
+    assert "in fails" in line["trace"]
+    assert caplog.records == []
+
+
+async def test_a_member_that_fails_is_told_as_its_parent_is(caplog: pytest.LogCaptureFixture) -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(fails), "go", run_id="m")
+
+    assert (await Agent(lead).arun("x")).status.value == "completed"
+    assert [record.getMessage().split()[1] for record in caplog.records] == ["m"]
+
+
+@pytest.mark.leaves_tasks
+@pytest.mark.parametrize("where", ["in the body", "in a step of a helper"])
+async def test_code_that_swallows_its_cancellation_is_named_with_its_place(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def helper(run: RunContext) -> None:
+        async with run.step("pay"):
+            await deaf(60)
+
+    async def body(run: RunContext, message: object) -> None:
+        if where == "in the body":
+            await deaf(60)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(helper, run)
+
+    async with Supervisor(policy=StopPolicy(grace=1, abandon_after=1)) as supervisor:
+        run = supervisor.start(Agent(body, name="Deaf"), run_id="r1")
+        await anyio.sleep(1)
+        run.cancel()
+        await run.ended()
+        [record] = caplog.records
+        assert record.levelname == "WARNING"
+        assert record.getMessage().startswith("run r1 of Deaf has ended without its code, which ignores its cancell")
+        assert " in deaf > " in record.getMessage()
+        await anyio.sleep(60)
+
+
+async def test_a_step_that_is_torn_by_a_cancel_of_the_run_s_task_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(slow, name="Shop"), run_id="r1")
+        await anyio.sleep(1)
+        [task] = [task for task, run_id in supervisor.statistics().tasks.items() if run_id == "r1"]
+        task.cancel()  # as asyncio.run cancels all tasks when main ends
+        await run.ended()
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "run r1 of Shop: its task was cancelled in the middle of 'pay'" in record.getMessage()
+    assert "softstop.run(main)" in record.getMessage()
+
+
+async def test_a_log_that_fails_changes_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(record: logging.LogRecord) -> bool:
+        raise OSError("disk full")
+
+    logger = logging.getLogger("softstop")
+    monkeypatch.setattr(logger, "filters", [full])
+    async with Supervisor() as supervisor:
+        assert (await supervisor.start(Agent(fails))).status.value == "failed"
+        assert (await supervisor.start(Agent(quiet))).status.value == "completed"
+
+
+def test_runs_that_an_exploration_lets_fail_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    report = stop_everywhere(lambda supervisor: supervisor.start(Agent(fails)))
+    assert report.outcomes[RunStatus.failed]
+    assert caplog.records == []

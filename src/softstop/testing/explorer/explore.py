@@ -14,6 +14,7 @@ from typing import Final, TypedDict, Unpack
 from softstop.errors import MisuseError
 from softstop.events import Event, StepStarted
 from softstop.stops import RunStatus
+from softstop.telemetry.logs import quiet
 
 from ..errors import LawBroken
 from ..invariants.of_trees import breaches
@@ -134,7 +135,8 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
     rng = random.Random(options.get("seed", 0))
 
     def judged(schedule: Schedule) -> tuple[Trace, list[Breach]]:
-        trace = Scenario(make_run, schedule, horizon).play()
+        with quiet():  # runs that fail or are left behind are what is looked for
+            trace = Scenario(make_run, schedule, horizon).play()
         own = [] if also is None or trace.stuck else [("also", what) for what in also(trace)]
         return trace, [*breaches(trace), *own]
 
