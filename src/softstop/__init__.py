@@ -8,6 +8,7 @@ from .errors import RunIdTaken as RunIdTaken
 from .errors import RunNotCancellable as RunNotCancellable
 from .errors import RunNotFound as RunNotFound
 from .errors import RunStopped as RunStopped
+from .errors import RunSuperseded as RunSuperseded
 from .errors import SoftstopError as SoftstopError
 from .errors import StepFailed as StepFailed
 from .errors import StepTimeout as StepTimeout

@@ -6,6 +6,7 @@ SoftstopError
         SupervisorClosed
     RunNotFound             no such run here
     RunNotCancellable       it has ended already
+    RunSuperseded           another owner has taken the run over: read its events from the store
     RunStopped              raised only by `raise_for_status()`: the run was cancelled
         BudgetExceeded      ... because a limit or budget ran out: give more
     RunErrored              raised only by `raise_for_status()`: the run failed
@@ -68,6 +69,20 @@ class RunNotCancellable(SoftstopError):
 
     def __str__(self) -> str:
         return f"run {self.run_id!r} is already {self.status}; there is nothing left to cancel"
+
+
+class RunSuperseded(SoftstopError):
+    """Another owner has taken the run over, since this one seemed to be gone; raised where a local outcome is read.
+
+    What this process knows of the run's end is not what happened: its events and its one outcome are in the store.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(run_id)
+
+    def __str__(self) -> str:
+        return f"run {self.run_id!r} was taken over by another owner; read how it went on from the store"
 
 
 class RunStopped(SoftstopError):

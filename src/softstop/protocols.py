@@ -1,8 +1,8 @@
-"""Protocols of what the core calls: things to run, and observers; and the facts that it tells of a run."""
+"""Protocols of what the core calls: things to run, observers and recorders; and the facts that it tells of a run."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +44,43 @@ class Runnable(Protocol):
         ...
 
 
+class Tape(Protocol):
+    """The log of a root run and its members, as its recorder reads it: each event once, on the run's loop."""
+
+    merged: int
+    """How many pieces of content were merged because more than 16,384 events had not been taken."""
+
+    def watch(self, call: Callable[[], object]) -> None:
+        """Call once, in the turn of the loop after the next event that is not taken; if there is one, in the next."""
+        ...
+
+    def take(self, within: float = 0.0) -> list[Event]:
+        """All events since the last take; content that was written within so many seconds is merged, see `RunContent`.
+
+        What was not taken is not folded, also after the end of the run.
+        """
+        ...
+
+
+class Recorder(Protocol):
+    """Keeps runs elsewhere: told of each before its first event. Called on the supervisor's loop; must not block.
+
+    What `registered` and `forgotten` raise is dropped, as with observers.
+    """
+
+    def attached(self, supervisor: Any) -> None:
+        """Take note of the Supervisor; called once, when that is made."""
+        ...
+
+    def registered(self, run: RunFacts, tape: Tape | None) -> None:
+        """Take note of a new run, whose id is taken. `tape` is None for a member, which writes into its root's."""
+        ...
+
+    def forgotten(self, run_id: str) -> None:
+        """Take note that the supervisor no longer remembers a run, see `keep_ended`."""
+        ...
+
+
 class Observer(Protocol):
     """Called with each event but content, synchronously and right after it was recorded.
 
@@ -78,3 +115,13 @@ class RunFacts:
     ended_at: float | None = None
     deadline: float | None = None
     open_steps: tuple[str, ...] = ()
+
+
+def tell(call: Callable[..., object], *args: object) -> None:
+    """Call an observer or a recorder; what it raises never changes a run, but KeyboardInterrupt is the process's."""
+    try:
+        call(*args)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001, ASYNC103 - boundary: observer call
+        return

@@ -134,7 +134,7 @@ class Playing:
             run = live[-1] if live else run
         match deed.verb:
             case "cancel" | "supersede":
-                cause = StopCause.user if deed.verb == "cancel" else StopCause.superseded
+                cause = StopCause.user if deed.verb == "cancel" else StopCause.owner_lost
                 request = StopRequest(
                     cause=cause, reason=f"deed {deed.number}", by=deed.via, mode=StopMode(deed.mode), grace=deed.grace
                 )

@@ -19,6 +19,7 @@ from softstop import (
     RunNotCancellable,
     RunNotFound,
     RunStopped,
+    RunSuperseded,
     SoftstopError,
     StepFailed,
     StepTimeout,
@@ -35,6 +36,7 @@ SAMPLES: list[tuple[SoftstopError, dict[str, Any], list[str]]] = [
     (SupervisorClosed(), {}, ["open another one"]),
     (RunNotFound("r1"), {"run_id": "r1"}, ["r1"]),
     (RunNotCancellable("r1", "completed"), {"run_id": "r1", "status": "completed"}, ["r1", "completed"]),
+    (RunSuperseded("r1"), {"run_id": "r1"}, ["r1", "from the store"]),
     (
         RunStopped("r1", "timeout", "too slow"),
         {"run_id": "r1", "cause": "timeout", "reason": "too slow"},

@@ -22,11 +22,11 @@ PUBLIC = [
     "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFacts", "RunFailed",
     "RunIdTaken",
     "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunStarted",
-    "RunStatus", "RunStopRequested", "RunStopped", "SlotLent", "SoftstopError", "Source", "Step", "StepCompleted",
-    "StepFailed", "StepRecord", "StepStarted", "StepTimeout", "StopCause", "StopMode", "StopOutcome", "StopPolicy",
-    "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed", "SupervisorStatistics",
-    "SyncEventStream",
-    "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted", "UNLIMITED", "Usage", "UsageRejected", "Workflow",
+    "RunStatus", "RunStopRequested", "RunStopped", "RunSuperseded", "SlotLent", "SoftstopError", "Source", "Step",
+    "StepCompleted", "StepFailed", "StepRecord", "StepStarted", "StepTimeout", "StopCause", "StopMode", "StopOutcome",
+    "StopPolicy", "StopReceipt", "StopRequest", "StopResult", "Stream", "Supervisor", "SupervisorClosed",
+    "SupervisorStatistics", "SyncEventStream", "Team", "TeamRunEvent", "ToolCallCompleted", "ToolCallStarted",
+    "UNLIMITED", "Usage", "UsageRejected", "Workflow",
     "WorkflowRunEvent", "cancel_run", "configure", "current_run", "parse_event", "run",
 ]  # fmt: skip
 

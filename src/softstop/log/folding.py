@@ -61,3 +61,19 @@ class Part:
 def last_seq(entry: Event | Region) -> int:
     """The highest seq of an event or a region."""
     return entry.last if isinstance(entry, Region) else entry._seq
+
+
+def merge_within(events: list[Event], seconds: float) -> list[Event]:
+    """The events with adjacent content merged, run by run, where it was written within so many seconds."""
+    merged: list[Event] = []
+    stretch: list[RunContent] = []
+    for event in (*events, None):
+        content = event if type(event) is RunContent else None
+        if stretch and (content is None or content._at - stretch[0]._at > seconds):
+            merged += Region(stretch).merged(0) if len(stretch) > 1 else stretch
+            stretch = []
+        if content is not None:
+            stretch.append(content)
+        elif event is not None:
+            merged.append(event)
+    return merged

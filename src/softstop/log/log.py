@@ -7,6 +7,7 @@ never waits. Old content is folded to text plus eight bytes a delta; other event
 from __future__ import annotations
 
 import asyncio
+import sys
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,10 +17,11 @@ from typing import Final, TypeVar, cast
 
 from ..aio.parking import Waiters, wake_all
 from ..events import Event, RunContent, Stamp
-from ..protocols import Observer
+from ..protocols import Observer, tell
 from .folding import Region, last_seq
 
 MOST_RECENT: Final = 2_048  # events kept whole at the end of the log; above that the older half is folded
+MOST_HELD: Final = 16_384  # events kept whole for a recorder that has not taken them
 
 T = TypeVar("T", bound=Event)
 
@@ -29,7 +31,7 @@ class Log:
 
     __slots__ = (
         "_first", "_folded", "_regions", "clock", "full", "late", "lending", "loop", "observers", "recent", "seq",
-        "thread", "waiters",
+        "superseded", "taken", "thread", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +42,8 @@ class Log:
         self.observers = observers
         self.thread = get_ident()  # the loop's; cheaper to compare than the running loop
         self.seq = 0
+        self.superseded = False  # another owner has taken the run over: what is in here is not what happened
+        self.taken = sys.maxsize  # seq up to which a recorder has taken it, see `Tape`; without one nothing is held
         self.late = 0  # events after the outcome of their run: dropped and counted
         self._first = 1  # seq of the first event in `recent`
         self.full = 1 + MOST_RECENT  # the seq at which the log is to be folded: cheaper to compare than a length
@@ -61,7 +65,7 @@ class Log:
     def append(self, event: Event) -> None:
         """Add an event with the next seq, and wake the readers."""
         self.recent.append(event)
-        if len(self.recent) > MOST_RECENT:  # also without content, as by many short members
+        if self.seq >= self.full:  # also without content, as by many short members
             self.fold(MOST_RECENT // 2)
         if self.waiters:
             wake_all(self.waiters)
@@ -92,22 +96,20 @@ class Log:
     def notify(self, event: Event) -> None:
         """Call the observers with a structural event."""
         for observer in self.observers:
-            try:
-                observer.notice(event)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # noqa: BLE001, ASYNC103 - boundary: observer call, which never changes a run
-                continue
+            tell(observer.notice, event)
 
     def fold(self, keep: int) -> None:
-        """Fold the content of all but the newest `keep` events."""
+        """Fold the content of all but the newest `keep` events, and of those that a recorder has not taken."""
         count = len(self.recent) - keep
+        if 0 < self.seq - self.taken <= MOST_HELD:
+            count = min(count, self.taken + 1 - self._first)
+            self.full = self.seq + MOST_RECENT // 2  # try again then, not with each event
         if count <= 0:
             return
         old = self.recent[:count]
         del self.recent[:count]
         self._first += count
-        self.full = self._first + MOST_RECENT
+        self.full = max(self.full, self._first + MOST_RECENT)
         folded = self._folded = [] if self._folded is None else self._folded
         for kind, stretch in groupby(old, type):
             events = list(stretch)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..aio.crossing import POLL, submit
+from ..errors import RunSuperseded
 from ..events import Event
 from .writer import Writer
 
@@ -16,7 +17,8 @@ class EventStream:
     """The events of one run, its members' included, oldest first, ending with its outcome. `async for event in stream`.
 
     A class and not an async generator: it can be dropped, cancelled and resumed at any point without losing an event.
-    A reader that lags may get adjacent content merged. `read()` returns all available events at once.
+    A reader that lags may get adjacent content merged. Where another owner has taken the run over, RunSuperseded is
+    raised in place of the outcome. `read()` returns all available events at once.
     """
 
     __slots__ = ("_after", "_batch", "_done", "_when_cancelled", "_when_loop_closed", "_writer")
@@ -54,9 +56,8 @@ class EventStream:
                         log.forget(waiter)
                         self._was_cancelled()
                         raise
-                if log.seq == self._after + 1 and writer.stamp.parent is None and log.recent:
+                if log.seq == self._after + 1 and writer.stamp.parent is None and log.recent and not writer.closed:
                     self._after += 1
-                    self._done = writer.closed
                     return log.recent[-1]  # shortcut for a reader that keeps up (goal 7: .67 for .86)
                 self._take(*_after(writer, self._after))
             elif log.loop.is_closed():  # the log does not change any more, but for the outcome
@@ -67,6 +68,8 @@ class EventStream:
             event = next(self._batch, None)
             if event is not None:
                 return event
+        if log.superseded:
+            raise RunSuperseded(writer.stamp.run_id)
         raise StopAsyncIteration
 
     async def read(self) -> list[Event]:
@@ -76,6 +79,8 @@ class EventStream:
         return []
 
     def _take(self, events: list[Event], after: int, done: bool) -> None:
+        if done and self._writer.log.superseded:
+            events = events[:-1]  # its outcome is another one
         self._batch, self._after, self._done = iter(events), after, done
 
     async def _take_from_other_loop(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 from ..checks import label, whole
+from ..errors import RunSuperseded
 from ..events import Source
 from ..log.reader import EventStream
 from ..protocols import RunFacts
@@ -165,8 +166,14 @@ class Run:
                 await self.ended()
 
     async def ended(self) -> RunOutput:
-        """Wait for the outcome; a cancelled wait does not stop the run, as it would in `await run`."""
+        """Wait for the outcome; a cancelled wait does not stop the run, as it would in `await run`.
+
+        Raises:
+            RunSuperseded: Another owner has taken the run over.
+        """
         await stopping.wait_for_end(self._state)
+        if self._state.writer.log.superseded:
+            raise RunSuperseded(self.run_id)
         output = self.output
         assert output is not None
         return output

@@ -87,6 +87,8 @@ def _recorded(run: RunState, request: StopRequest) -> RecordedStop:
         grace = own
     if request.mode is StopMode.now:
         grace = 0.0
+    if request.cause is StopCause.superseded and run.parent is None:
+        run.writer.log.superseded = True
     ends = NEVER if grace is None else run.loop.time() + grace
     if grace != request.grace or not request.requested_at:  # one copy for both: a third of the cost of a stop
         requested_at = request.requested_at or run.writer.log.clock()

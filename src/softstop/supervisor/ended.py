@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
+from ..protocols import tell
 from ..runs.state import RunState
 
 
@@ -13,12 +15,13 @@ class EndedRuns:
     Args:
         keep: How many ended roots.
         keep_for: Seconds after the end of a root.
+        forgotten: Called with the id of each run that is forgotten.
     """
 
-    __slots__ = ("_keep", "_keep_for", "_members", "_roots")
+    __slots__ = ("_forgotten", "_keep", "_keep_for", "_members", "_roots")
 
-    def __init__(self, keep: int, keep_for: float) -> None:
-        self._keep, self._keep_for = keep, keep_for
+    def __init__(self, keep: int, keep_for: float, forgotten: Callable[[str], object] | None = None) -> None:
+        self._keep, self._keep_for, self._forgotten = keep, keep_for, forgotten
         self._roots: OrderedDict[str, tuple[float, RunState]] = OrderedDict()  # with the loop time of their end
         self._members: dict[str, RunState] = {}  # ended, of live and of remembered roots
 
@@ -35,6 +38,9 @@ class EndedRuns:
             _, (_, oldest) = roots.popitem(last=False)
             if oldest.members:
                 self._forget_members(oldest)
+            if self._forgotten is not None:
+                for gone in oldest.tree():
+                    tell(self._forgotten, gone.run_id)
 
     def _forget_members(self, root: RunState) -> None:
         for run in root.tree():

@@ -14,7 +14,8 @@ from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
 from ..events import SlotLent, Source
 from ..limits import Limits
-from ..protocols import Runnable
+from ..log.tape import LogTape
+from ..protocols import Runnable, tell
 from ..runs import ending, gate, stopping
 from ..runs.allowance import check_priced
 from ..runs.driving import drive
@@ -83,6 +84,8 @@ def _register(
         if budget.cost_usd is not None:
             check_priced(runnable, budget.name)
     _enlist(supervisor, run)
+    if supervisor.recorder is not None:
+        tell(supervisor.recorder.registered, run.facts, LogTape(run.writer.log) if parent is None else None)
     return run
 
 

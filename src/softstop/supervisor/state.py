@@ -10,7 +10,7 @@ from ..aio.parking import Waiters
 from ..checks import typed
 from ..errors import MisuseError
 from ..limits import Limits
-from ..protocols import Observer
+from ..protocols import Observer, Recorder
 from ..runs.state import Owner, RunState
 from ..stops import StopPolicy
 from ..telemetry.logs import Journal
@@ -40,6 +40,7 @@ class SupervisorState:
     slots: Slots  # root runs that have begun, and those that wait for their turn
     ended: EndedRuns
     given_observers: tuple[Observer, ...]  # called with every event but content
+    recorder: Recorder | None = None  # told of each run before its first event
     journal: Journal = field(default_factory=Journal)
     loop: asyncio.AbstractEventLoop | None = None  # of its runs, from the first use on
     closed: bool = False  # it admits nothing more

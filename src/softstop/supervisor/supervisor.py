@@ -16,7 +16,7 @@ from ..checks import seconds, typed, whole
 from ..errors import MisuseError, RunNotFound
 from ..limits import NO_LIMITS, Limits
 from ..log.reader import EventStream
-from ..protocols import Observer, Runnable
+from ..protocols import Observer, Recorder, Runnable
 from ..runs import stopping
 from ..runs.run import Run
 from ..runs.spec import RunOptions
@@ -61,13 +61,15 @@ class Supervisor:
         keep_ended: Ended root runs that are remembered, with their members, for replay, output and `too_late`.
         keep_ended_for: Seconds after which an ended root run is forgotten.
         observers: Objects with `notice(event)`, called with every event but content; see `softstop.ports.Observer`.
+        recorder: Is told of each run before its first event, and reads the logs, as a store does; see
+            `softstop.ports.Recorder`.
         clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock.
         signals: In its block, SIGINT and SIGTERM stop its runs: the first one drains, as leaving the block does, a
             second means mode `now`, a third does what it would have done. Handlers that were there come back at the end
             of the block; one of a web server is called as well. In the main thread only; Windows sends no SIGTERM.
 
     Raises:
-        MisuseError: A value of the wrong type, a number out of range, or an observer that has no `notice`.
+        MisuseError: A value of the wrong type, a number out of range, or an observer or recorder without its methods.
     """
 
     __slots__ = ("__weakref__", "_outer", "_signals", "_state")
@@ -81,6 +83,7 @@ class Supervisor:
         keep_ended: int = 1_000,
         keep_ended_for: float = 3_600.0,
         observers: Iterable[Observer] = (),
+        recorder: Recorder | None = None,
         clock: Callable[[], float] = time.time,
         signals: bool = False,
     ) -> None:
@@ -89,11 +92,18 @@ class Supervisor:
             policy=StopPolicy() if policy is None else typed(policy, StopPolicy, "policy"),
             clock=typed(clock, Callable, "clock"),
             slots=Slots(None if max_running is None else whole(max_running, "max_running", 1)),
-            ended=EndedRuns(whole(keep_ended, "keep_ended"), seconds(keep_ended_for, "keep_ended_for")),
+            ended=EndedRuns(
+                whole(keep_ended, "keep_ended"),
+                seconds(keep_ended_for, "keep_ended_for"),
+                None if recorder is None else _recorder(recorder).forgotten,
+            ),
             given_observers=_observers(observers),
+            recorder=recorder,
         )
         self._outer: Supervisor | None = None  # the ambient one around the block
         self._signals = Signals(self._state) if signals else None
+        if recorder is not None:
+            recorder.attached(self)
 
     async def __aenter__(self) -> Self:
         self._state.bind()
@@ -187,6 +197,9 @@ class Supervisor:
     def request_stop(self, run_id: str, request: StopRequest) -> StopReceipt:
         """Request a stop of a run, with any cause. Returns at once, from any thread.
 
+        The request keeps its own time and grace, where it has them. After one of cause `superseded` for a root run, its
+        readers here get a `RunSuperseded` in place of its outcome: another owner writes that.
+
         Raises:
             MisuseError: It is no request, or the id no string.
         """
@@ -244,3 +257,10 @@ def _observers(given: object) -> tuple[Observer, ...]:
         if isinstance(observer, type) or not callable(getattr(observer, "notice", None)):
             raise MisuseError(f"each of observers must be an object with a method notice(event), not {observer!r:.80}")
     return observers
+
+
+def _recorder(given: Recorder) -> Recorder:
+    for name in ("attached", "registered", "forgotten"):
+        if isinstance(given, type) or not callable(getattr(given, name, None)):
+            raise MisuseError(f"recorder must be an object with a method {name}, see ports.Recorder, not {given!r:.80}")
+    return given

@@ -250,8 +250,8 @@ class Scenario:
         """In the turn in which the timeout fires, and after it."""
         self._later((self._schedule.bounds().timeout or 0.0) + SAME_TURN, self._ask)
 
-    def _ask_superseded(self) -> None:
-        request = StopRequest(cause=StopCause.superseded, reason="a newer run", by="tester")
+    def _ask_owner_lost(self) -> None:
+        request = StopRequest(cause=StopCause.owner_lost, reason="another cause", by="tester")
         self._note(self._run, request)
 
     def _ask_member(self) -> None:
@@ -377,7 +377,7 @@ INJECTORS: Final[dict[str, Callable[[Any], object]]] = {
     "pause_then_resume": lambda scenario: scenario._pause(resumes=True),
     "pause_then_user": lambda scenario: scenario._pause(stops=True),
     "user_at_limit": lambda scenario: scenario._ask_at_limit(),
-    "superseded": lambda scenario: scenario._ask_superseded(),
+    "owner_lost": lambda scenario: scenario._ask_owner_lost(),
     "native": lambda scenario: scenario._cancel_natively(),
     "native_later": lambda scenario: scenario._ask_then_cancel_natively(),
     "drain": lambda scenario: scenario._drain(),

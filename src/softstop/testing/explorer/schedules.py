@@ -37,7 +37,7 @@ STOP_KINDS: Final = (
     StopKind("pause_then_resume", "none", "Run.pause(), and 0.25 s later Run.resume()"),
     StopKind("pause_then_user", "none", "Run.pause(), and 0.25 s later cancel_run"),
     StopKind("user_at_limit", "none", "cancel_run at the instant of a timeout, each of its own"),
-    StopKind("superseded", "none", "a stop of cause superseded"),
+    StopKind("owner_lost", "none", "a stop of cause owner_lost, by Supervisor.request_stop"),
     StopKind("native", "none", "Task.cancel() on the run's task"),
     StopKind("native_later", "none", "cancel_run, and in the next turn Task.cancel() on the run's task"),
     StopKind("drain", "none", "Supervisor.drain()"),
