@@ -12,6 +12,7 @@ from . import crowds, memory, runs, stops, streams, values
 from .measuring import FULL, QUICK, Effort, Row, empty_loop_ns
 from .report import markdown, table, write_into
 
+PAGE = Path(__file__).resolve().parents[2] / "examples" / "guides" / "performance.md"
 GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "streams": streams.rows,
     "runs": runs.rows,
@@ -27,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few seconds; the numbers mean nothing")
     parser.add_argument("--only", nargs="*", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)}")
-    parser.add_argument("--write", type=Path, metavar="README.md", help="replace the table in this file")
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=PAGE, metavar="PAGE", help="replace the table of the guide, or of PAGE"
+    )
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""How the numbers are shown: a table for the terminal, a shorter one for the README. Measures nothing."""
+"""How the numbers are shown: a table for the terminal, a shorter one for the guide on performance. Measures nothing."""
 
 from __future__ import annotations
 

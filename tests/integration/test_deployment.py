@@ -1,0 +1,97 @@
+"""The servers of the guides, started with the commands of the guides, end their streams with outcomes on SIGTERM."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from kit.processes import SRC
+from softstop import parse_event
+
+GUIDES = SRC.parent / "examples" / "guides"
+PAGES = "\n".join(
+    (GUIDES / page).read_text("utf-8") for page in ("stop-button-in-fastapi.md", "stops-and-deployment.md")
+)
+(APP,) = re.findall(r"^```python\n(# stop_button\.py\n.*?)^```", PAGES, re.DOTALL | re.MULTILINE)
+COMMANDS = re.findall(r"^```sh\n(.*?)\n```", PAGES, re.DOTALL | re.MULTILINE)
+
+
+@contextmanager
+def serving(command: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+    """The app of the guide under the command of the guide, but for the port."""
+    (directory / "stop_button.py").write_text(APP, "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = shlex.split(command.replace("8000", str(port)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=directory, env={"PYTHONPATH": str(SRC), "PATH": ""},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            for _ in range(200):
+                try:
+                    client.get("/")
+                    break
+                except httpx2.ConnectError:
+                    time.sleep(0.05)  # noqa: TID251 - the server is not there yet
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:6:5]))
+def test_sigterm_ends_a_stream_with_its_outcome_and_then_the_server(command: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(command.split()[0]) is None:
+        pytest.skip(f"{command.split()[0]} is not installed")
+    with serving(command, tmp_path) as (process, client):
+        run_id = client.post("/chat", json={"message": "once"}).json()["run_id"]
+        events = []
+        with client.stream("GET", f"/runs/{run_id}/events") as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    events.append(parse_event(line.removeprefix("data: ")))
+                    if [event.event for event in events].count("StepStarted") == 2 and len(events) < 6:
+                        process.send_signal(signal.SIGTERM)  # in the middle of the second step
+        began = time.monotonic()
+        process.wait(10)
+    assert [str(event.event) for event in events[4:]] == [
+        "StepStarted", "RunStopRequested", "RunContent", "StepCompleted", "RunCancelled",
+    ]  # fmt: skip
+    assert (events[-1].cause, events[-1].reason) == ("shutdown", "SIGTERM")
+    assert [step.status for step in events[-1].steps] == ["completed", "completed"]
+    assert time.monotonic() - began < 5
+
+
+def test_the_stop_button_of_the_guide_answers_as_its_table_says(tmp_path: Path) -> None:
+    with serving(COMMANDS[0], tmp_path) as (_, client):
+        run_id = client.post("/chat", json={"message": "once"}).json()["run_id"]
+        answers = [
+            client.post(f"/runs/{who}/cancel{query}")
+            for who, query in [(run_id, ""), (run_id, "?wait=5"), (run_id, ""), ("nobody", "")]
+        ]
+        replayed = client.get(f"/runs/{run_id}/events", headers={"Last-Event-ID": "3"}).text
+        missing = client.get("/runs/nobody/events")
+    assert [(answer.status_code, answer.json()) for answer in answers] == [
+        (202, {"stop": "accepted"}),
+        (200, {"stop": "already", "result": "stopped"}),
+        (400, {"stop": "too_late"}),
+        (404, {"stop": "unknown"}),
+    ]
+    assert replayed.startswith("id: 4\n")
+    assert missing.status_code == 404
