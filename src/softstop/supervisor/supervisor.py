@@ -44,6 +44,8 @@ class SupervisorStatistics:
     """Ended root runs that are remembered."""
     abandoned: int
     """Tasks that are still running although their run has its outcome."""
+    closed: bool
+    """Whether it admits no run any more: it drains, or was left."""
     tasks: Mapping[asyncio.Task[Any], str | None]
     """Its tasks that are not done; each with the id of the run whose body it runs, or None."""
 
@@ -168,6 +170,7 @@ class Supervisor:
             queued=len(state.slots.queue),
             remembered=len(state.ended.roots()),
             abandoned=self.abandoned,
+            closed=state.closed,
             tasks={task: None if run is None else run.run_id for task, run in state.tasks.items()},
         )
 

@@ -1,0 +1,132 @@
+"""The server as an app: its routes, its errors and its life."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from ..checks import typed
+from ..errors import MisuseError, SoftstopError, one_line
+from ..protocols import Runnable
+from .auth import Authenticator
+from .gate import Gate
+from .problems import Problem, problem_of
+from .routes import contract, native, probes
+from .service import Service, Settings, catalogue
+
+
+def create_app(
+    *,
+    agents: Sequence[Runnable] = (),
+    teams: Sequence[Runnable] = (),
+    workflows: Sequence[Runnable] = (),
+    auth: Authenticator | Sequence[Authenticator] = (),
+    dev: bool = False,
+    origins: Sequence[str] = (),
+    settings: Settings = Settings(),  # noqa: B008 - a value
+) -> FastAPI:
+    """Make an app that starts, streams and stops runs over HTTP. `serve` runs it, `mount` puts it into another app.
+
+    While it serves, `app.state.supervisor` owns its runs; what the program starts there can be stopped over HTTP too.
+
+    Args:
+        agents: Agents that can be started, by their id or name.
+        teams: Teams that can be started.
+        workflows: Workflows that can be started.
+        auth: Who is let in, `ApiKeys(...)` or `Jwt(...)` or several.
+        dev: Let everybody on this machine in, as one developer who may do all. Not together with `auth`.
+        origins: Web origins whose pages may call, such as `["https://app.example.com"]`.
+        settings: Bounds and times.
+
+    Raises:
+        MisuseError: There is neither `auth` nor `dev`, or both; or two runnables of one kind have one id.
+    """
+    doors = tuple(auth) if isinstance(auth, Sequence) else (auth,)
+    if bool(doors) is dev:
+        raise MisuseError("say who is let in: auth=ApiKeys([...]) or auth=Jwt(...), or dev=True for this machine alone")
+    typed(settings, Settings, "settings")
+    runnables = catalogue([*agents, *teams, *workflows])
+    on_main_thread = threading.main_thread  # where alone Python handles signals
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        service = Service(runnables, settings, signals=threading.current_thread() is on_main_thread())
+        async with service.supervisor:
+            app.state.service, app.state.supervisor = service, service.supervisor
+            yield
+
+    app = FastAPI(
+        title="softstop", version="1", summary="Start, stream and stop runs.",
+        lifespan=lifespan, docs_url=None, redoc_url=None,
+    )  # fmt: skip
+    app.state.settings = settings
+    app.add_middleware(Gate, auth=doors, origins=origins, caps=settings.caps)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["x-run-id", "location"],
+        )  # fmt: skip
+    for error in (Problem, SoftstopError, Exception):
+        app.add_exception_handler(error, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    for module in (native, contract, probes):
+        app.include_router(module.router)
+    if dev:
+        structlog.get_logger("softstop").warning("server.open_to_this_machine")
+    return app
+
+
+def mount(app: FastAPI, path: str, server: FastAPI) -> None:
+    """Put a server into another app, its life included: without that, nothing would stop its runs at the end.
+
+    Args:
+        app: The app around. Its own lifespan is entered first and left last.
+        path: Where the server's routes begin, such as "/softstop".
+        server: What `create_app` made.
+    """
+    outer = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def both(around: Any) -> AsyncGenerator[Any]:
+        async with outer(around) as state, server.router.lifespan_context(server):
+            yield state
+
+    app.router.lifespan_context = both
+    app.mount(path, server)
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    return problem_of(error).response()
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    issues = [
+        {
+            "path": ".".join(map(str, each["loc"][1:])),
+            "code": str(each["type"]),
+            "message": str(each["msg"]),
+        }
+        for each in error.errors()[:20]
+    ]
+    detail = one_line(f"{issues[0]['path']}: {issues[0]['message']}", 300)
+    return Problem("VALIDATION_FAILED", detail, issues=issues).response()
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """Answer what no route answers."""
+    assert isinstance(error, HTTPException)
+    code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "BAD_REQUEST")
+    response = Problem(code, one_line(str(error.detail), 300), status=error.status_code).response()
+    response.headers.update(error.headers or {})
+    return response

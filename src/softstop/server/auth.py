@@ -1,0 +1,160 @@
+"""Who calls: API keys, JSON web tokens, and tokens that stop one run. Knows no route and no run but by its id."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import jwt
+
+from ..checks import named, typed
+from ..errors import MisuseError
+
+Scope = Literal["runs:read", "runs:write", "runs:cancel", "runs:admin"]
+SCOPES: Final[tuple[Scope, ...]] = ("runs:read", "runs:write", "runs:cancel", "runs:admin")
+TOKEN: Final = "stop."  # how a token that stops one run begins
+USER_SCOPES: Final[tuple[Scope, ...]] = SCOPES[:3]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request. Runs that it starts are its `user_id`'s; it sees no others, but with "runs:admin"."""
+
+    user_id: str
+    scopes: frozenset[str]
+
+    @property
+    def sees(self) -> str | None:
+        """The user whose runs it may touch; None is everybody's."""
+        return None if "runs:admin" in self.scopes else self.user_id
+
+
+class Authenticator(Protocol):
+    """Finds out who sends a bearer token. Must not block: one that looks into a database does so in `refresh`es."""
+
+    def identify(self, token: str) -> Caller | None:
+        """The caller, or None if the token is none of its own, is wrong or has expired."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What a server keeps of a key: enough to know it again, not enough to use it. `new` makes one."""
+
+    id: str
+    digest: str
+    user_id: str
+    scopes: tuple[Scope, ...] = USER_SCOPES
+
+    @classmethod
+    def new(cls, user_id: str, scopes: Iterable[Scope] = USER_SCOPES) -> tuple[str, ApiKey]:
+        """Make a key for a user: the text to hand out, which is shown once, and what to keep.
+
+        Raises:
+            MisuseError: No such scope, or a user's id that is none.
+        """
+        granted = tuple(scopes)
+        if not set(granted) <= set(SCOPES):
+            raise MisuseError(f"a scope is one of {', '.join(SCOPES)}")
+        id, secret = secrets.token_hex(6), secrets.token_hex(24)
+        return f"sst_{id}_{secret}", cls(id, _digest(secret), named(user_id, "user_id"), granted)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class ApiKeys:
+    """Knows API keys again, in the same time whether a key is known or not.
+
+    Args:
+        keys: What `ApiKey.new` gave to keep; a function is asked anew for each request, for keys that come and go.
+    """
+
+    def __init__(self, keys: Sequence[ApiKey] | Callable[[], Iterable[ApiKey]]) -> None:
+        self._keys = keys if callable(keys) else lambda: keys
+
+    def identify(self, token: str) -> Caller | None:
+        """The caller whose key this is."""
+        prefix, _, rest = token.partition("_")
+        id, _, secret = rest.partition("_")
+        given = _digest(secret)
+        key = next((key for key in self._keys() if key.id == id), None)
+        same = hmac.compare_digest(given, _digest("") if key is None else key.digest)
+        if key is None or not same or prefix != "sst":
+            return None
+        return Caller(key.user_id, frozenset(key.scopes))
+
+
+class Jwt:
+    """Knows signed JSON web tokens: `sub` is the user, `scope` its scopes, by spaces; without one, a user's three.
+
+    `exp` and `sub` must be there.
+
+    Args:
+        key: The secret, or the public key in PEM.
+        algorithms: Those that are accepted, such as `["RS256"]`; what the token says is not asked.
+        audience: What `aud` must be; None takes tokens without one only.
+        issuer: What `iss` must be; None takes any.
+    """
+
+    def __init__(
+        self, key: str | bytes, algorithms: Sequence[str], audience: str | None = None, issuer: str | None = None
+    ) -> None:
+        if not algorithms or "none" in {typed(each, str, "each of algorithms").lower() for each in algorithms}:
+            raise MisuseError('algorithms names those that are accepted, ["HS256"] or ["RS256"], and never "none"')
+        self._key, self._algorithms, self._audience, self._issuer = key, list(algorithms), audience, issuer
+
+    def identify(self, token: str) -> Caller | None:
+        """The caller that the token names."""
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._key,
+                algorithms=self._algorithms,
+                audience=self._audience,
+                issuer=self._issuer,
+                options={"require": ["exp", "sub"]},
+            )
+            scope: str = typed(claims.get("scope", " ".join(USER_SCOPES)), str, "scope")
+            return Caller(named(claims["sub"], "sub"), frozenset(scope.split()))
+        except (jwt.PyJWTError, MisuseError):
+            return None
+
+
+class StopTokens:
+    """Tokens that stop one run and do nothing else, for `navigator.sendBeacon`, which sends no headers.
+
+    Args:
+        secret: Signs them; processes that serve the same runs share it. None makes a fresh one.
+        valid: Seconds until one expires.
+    """
+
+    def __init__(self, secret: bytes | None = None, valid: float = 86_400.0) -> None:
+        self._secret = secrets.token_bytes(32) if secret is None else secret
+        self._valid = valid
+
+    def issue(self, run_id: str, user_id: str) -> str:
+        """A token for one run, in the name of a user."""
+        user = base64.urlsafe_b64encode(user_id.encode()).decode()
+        claim = f"{user}.{int(time.time() + self._valid)}"
+        return f"{TOKEN}{claim}.{self._sign(run_id, claim)}"
+
+    def identify(self, token: str, run_id: str) -> Caller | None:
+        """The caller in whose name a token stops this run; None if it is none for it, or has expired."""
+        claim, _, signature = token.removeprefix(TOKEN).rpartition(".")
+        user, _, expires = claim.partition(".")
+        if not hmac.compare_digest(self._sign(run_id, claim).encode(), signature.encode()):
+            return None
+        if int(expires) < time.time():
+            return None
+        return Caller(base64.urlsafe_b64decode(user).decode(), frozenset({"runs:cancel"}))
+
+    def _sign(self, run_id: str, claim: str) -> str:
+        return hmac.new(self._secret, f"{run_id}\n{claim}".encode("utf-8", "replace"), "sha256").hexdigest()

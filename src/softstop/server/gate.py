@@ -1,0 +1,148 @@
+"""What every request passes before any route: its origin, its size, who sends it, and how often. Pure ASGI."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .auth import SCOPES, Authenticator, Caller
+from .problems import Problem
+
+OPEN: Final = ("/healthz", "/readyz", "/health")  # paths for probes, which have no key
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+DEVELOPER: Final = Caller("dev", frozenset(SCOPES))
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds of what callers may take.
+
+    Args:
+        body: Bytes of a request.
+        requests: Requests of one caller in a second.
+        runs: Live runs of one user.
+        readers: Open streams of one run.
+        readers_of_user: Open streams of one user.
+        patience: Seconds that a reader may take to receive what was sent before it is dropped.
+    """
+
+    body: int = 1_000_000
+    requests: int = 1_000
+    runs: int = 1_000
+    readers: int = 100
+    readers_of_user: int = 1_000
+    patience: float = 30.0
+
+
+class Gate:
+    """Refuses what must not come in, and notes the caller in the request's state for the routes behind.
+
+    Args:
+        app: What lies behind.
+        auth: Who may know a bearer token; with none of them, everybody on this machine is one developer.
+        origins: Web origins whose pages may call, beside the server's own.
+        caps: Bounds.
+    """
+
+    def __init__(self, app: ASGIApp, *, auth: Sequence[Authenticator], origins: Sequence[str], caps: Caps) -> None:
+        self._app, self._auth, self._origins, self._caps = app, auth, frozenset(origins), caps
+        self._second = 0
+        self._requests: Counter[str] = Counter()  # by caller, in this second
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            self._check_origin(headers)
+            self._check_size(headers)
+            caller = self._caller(scope, headers)
+            self._count((scope["client"] or ("unknown",))[0] if caller is None else caller.user_id)
+        except Problem as problem:
+            await problem.response()(scope, receive, send)
+            return
+        scope.setdefault("state", {})["caller"] = caller
+        await self._app(scope, self._capped(receive), send)
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Refuse what another site's page sends: a browser says where a page is from."""
+        origin = headers.get("origin")
+        if origin is None:
+            foreign = headers.get("sec-fetch-site") == "cross-site"
+        else:
+            foreign = origin not in self._origins and urlsplit(origin).netloc != headers.get("host")
+        if foreign:
+            raise Problem("ORIGIN_REFUSED", "Pages of this origin may not call; list it in create_app(origins=[...])")
+
+    def _check_size(self, headers: Headers) -> None:
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:20]) > self._caps.body:
+            raise self._too_large()
+
+    def _too_large(self) -> Problem:
+        return Problem("BODY_TOO_LARGE", f"A request has at most {self._caps.body:,} bytes")
+
+    def _capped(self, receive: Receive) -> Receive:
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._caps.body:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
+        """The caller; None where a route finds out by itself: a probe, or a stop by a token in its body."""
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if not self._auth:
+            host = urlsplit(f"//{headers.get('host', '')}").hostname
+            if (scope["client"] or ("",))[0] not in LOOPBACK or host not in LOOPBACK:
+                raise Problem("UNAUTHENTICATED", "Without keys this server answers on its own machine only")
+            return DEVELOPER
+        if kind.lower() == "bearer" and token:
+            for each in self._auth:
+                caller = each.identify(token.strip())
+                if caller is not None:
+                    return caller
+        elif not kind and (_path(scope) in OPEN or _is_beacon(scope, headers)):
+            return None
+        raise Problem("UNAUTHENTICATED", "Send a valid key: Authorization: Bearer <key>")
+
+    def _count(self, caller: str) -> None:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+            self._requests.clear()
+        self._requests[caller] += 1
+        if self._requests[caller] > self._caps.requests:
+            raise Problem("TOO_MANY_REQUESTS", f"At most {self._caps.requests:,} requests a second")
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _is_beacon(scope: Scope, headers: Headers) -> bool:
+    """Whether a request may be a stop with a token in its body: its route looks at that."""
+    path = _path(scope)
+    return (
+        scope["method"] == "POST"
+        and headers.get("content-type", "").startswith("text/plain")
+        and path.startswith("/runs/")
+        and path.endswith("/cancel")
+        and path.count("/") == 3
+    )

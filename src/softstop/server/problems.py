@@ -1,0 +1,125 @@
+"""What went wrong, as `application/problem+json` (RFC 9457), with the names and fields of the operation contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from ..errors import (
+    MisuseError,
+    RunIdTaken,
+    RunNotCancellable,
+    RunNotFound,
+    SoftstopError,
+    SupervisorClosed,
+    one_line,
+)
+
+STATUS: Final[Mapping[str, int]] = {
+    "BAD_REQUEST": 400,
+    "RUN_NOT_CANCELLABLE": 400,
+    "UNAUTHENTICATED": 401,
+    "FORBIDDEN": 403,
+    "ORIGIN_REFUSED": 403,
+    "NOT_FOUND": 404,
+    "RUN_NOT_FOUND": 404,
+    "AGENT_NOT_FOUND": 404,
+    "TEAM_NOT_FOUND": 404,
+    "WORKFLOW_NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "RUN_ID_TAKEN": 409,
+    "REQUEST_IN_FLIGHT": 409,
+    "EVENTS_EXPIRED": 410,
+    "BODY_TOO_LARGE": 413,
+    "VALIDATION_FAILED": 422,
+    "IDEMPOTENCY_KEY_REUSED": 422,
+    "TOO_MANY_REQUESTS": 429,
+    "TOO_MANY_RUNS": 429,
+    "TOO_MANY_READERS": 429,
+    "INTERNAL_ERROR": 500,
+    "DRAINING": 503,
+    "NOT_STARTED": 503,
+}
+RETRYABLE: Final = (429, 503)
+CATEGORIES: Final = {401: "authentication", 403: "authorization", 404: "not_found", 409: "conflict", 429: "rate_limit"}
+
+
+class Problem(Exception):
+    """The answer to a request that cannot be carried out; raised anywhere below a route.
+
+    Args:
+        code: A key of `STATUS`, which has its HTTP status.
+        detail: One line for people: what happened, and the next move.
+        status: Another HTTP status than the code's.
+        issues: What is wrong with which field: `{"path": ..., "code": ..., "message": ...}`.
+        facts: Further fields of the answer, `run_id` and the like.
+    """
+
+    def __init__(
+        self, code: str, detail: str, status: int | None = None, issues: Sequence[Mapping[str, str]] = (), **facts: str
+    ) -> None:
+        super().__init__(code, detail)
+        self.code, self.detail, self.issues, self.facts = code, detail, issues, facts
+        self.status = STATUS[code] if status is None else status
+
+    def response(self) -> JSONResponse:
+        """The answer; one that may be tried again says when."""
+        retryable = self.status in RETRYABLE
+        headers = {"retry-after": "1"} if retryable else {}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return JSONResponse(self._body(), self.status, headers, "application/problem+json; charset=utf-8")
+
+    def _body(self) -> dict[str, Any]:
+        words = self.code.replace("_", " ")
+        category = CATEGORIES.get(self.status, "validation" if self.status < 500 else "internal")
+        body: dict[str, Any] = {
+            "type": f"https://contractspec.io/problems/{words.lower().replace(' ', '-')}",
+            "title": words.title(),
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "category": category,
+            "severity": "warning" if self.status < 500 else "error",
+            "retryable": self.status in RETRYABLE,
+            "gqlCode": self.code,
+            **self.facts,
+        }
+        return body | ({"issues": list(self.issues)} if self.issues else {})
+
+
+def problem_of(error: Exception) -> Problem:
+    """The answer for an exception; of one that is nobody's here, nothing is told but that it was."""
+    match error:
+        case Problem():
+            return error
+        case RunNotFound():
+            return Problem("RUN_NOT_FOUND", "The specified run does not exist", run_id=error.run_id[:1_000])
+        case RunNotCancellable():
+            detail = f"The run cannot be cancelled: it is already {error.status}"
+            return Problem("RUN_NOT_CANCELLABLE", detail, run_id=error.run_id, run_status=error.status)
+        case RunIdTaken():
+            return Problem("RUN_ID_TAKEN", str(error), run_id=error.run_id)
+        case SupervisorClosed():
+            return Problem("DRAINING", "This server is shutting down and starts no run; try another one")
+        case ValidationError():
+            return invalid(error)
+        case MisuseError():
+            return Problem("VALIDATION_FAILED", one_line(str(error), 300))
+        case SoftstopError():
+            return Problem("INTERNAL_ERROR", one_line(str(error), 300))
+        case _:
+            return Problem("INTERNAL_ERROR", "The server failed; its log says why")
+
+
+def invalid(error: ValidationError) -> Problem:
+    """What is wrong with a request, field by field; without the values, which may be private."""
+    issues = [
+        {"path": ".".join(str(part) for part in each["loc"]), "code": each["type"], "message": each["msg"]}
+        for each in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+    ]
+    first = issues[0]
+    return Problem("VALIDATION_FAILED", one_line(f"{first['path'] or 'body'}: {first['message']}", 300), issues=issues)

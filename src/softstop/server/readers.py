@@ -1,0 +1,64 @@
+"""Who reads which run: bounds of open streams, and runs that stop when the last reader has left for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from .gate import Caps
+from .problems import Problem
+
+
+class Readers:
+    """Counts the open streams of runs and of users.
+
+    Args:
+        caps: Their bounds.
+        grace: Seconds for which a run that is to stop without readers waits for one to come back.
+        left: Called with the id of a run that has waited so.
+    """
+
+    def __init__(self, caps: Caps, grace: float, left: Callable[[str], None]) -> None:
+        self._caps, self._grace, self._left = caps, grace, left
+        self._of_run: Counter[str] = Counter()
+        self._of_user: Counter[str] = Counter()
+        self._needed: set[str] = set()  # runs that stop without readers
+
+    def need(self, run_id: str) -> None:
+        """Have a run stopped when all of its readers have left, or none comes at first."""
+        self._needed.add(run_id)
+        self._look_later(run_id)
+
+    def check(self, run_id: str, user_id: str) -> None:
+        """Refuse one reader too many.
+
+        Raises:
+            Problem: TOO_MANY_READERS.
+        """
+        if self._of_run[run_id] >= self._caps.readers or self._of_user[user_id] >= self._caps.readers_of_user:
+            raise Problem("TOO_MANY_READERS", "Too many open streams; close one, or try again later")
+
+    @contextmanager
+    def reading(self, run_id: str, user_id: str) -> Generator[None]:
+        """Count a reader while it is there."""
+        self._of_run[run_id] += 1
+        self._of_user[user_id] += 1
+        try:
+            yield
+        finally:
+            for counter, key in ((self._of_run, run_id), (self._of_user, user_id)):
+                counter[key] -= 1
+                if not counter[key]:
+                    del counter[key]
+            if run_id in self._needed and not self._of_run[run_id]:
+                self._look_later(run_id)
+
+    def _look_later(self, run_id: str) -> None:
+        asyncio.get_running_loop().call_later(self._grace, self._look, run_id)
+
+    def _look(self, run_id: str) -> None:
+        if run_id in self._needed and not self._of_run[run_id]:
+            self._needed.discard(run_id)
+            self._left(run_id)

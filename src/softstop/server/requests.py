@@ -1,0 +1,139 @@
+"""What callers say, as checked values, and how it is read from JSON, from forms and from nothing."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from json import JSONDecodeError
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from fastapi import Request
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from ..events import Kind
+from ..stops import RunStatus, StopMode
+from .problems import Problem, invalid
+
+FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+LONGEST_WAIT: Final = 60.0  # seconds for which an answer may wait for the end of a run
+Reason = Annotated[str, Field(max_length=1_000)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Start(BaseModel):
+    """What a caller says to start a run. A number may narrow the limit of the agent, and never widens it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: Any = Field(default=None, validation_alias=AliasChoices("message", "input"))
+    stream: bool = False
+    background: bool = False
+    run_id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    continue_from: str | None = None
+    metadata: dict[str, Any] = {}
+    timeout_s: float | None = Field(default=None, ge=0, le=86_400)
+    max_tokens: int | None = Field(default=None, ge=0, le=10**12)
+    max_cost_usd: Decimal | None = Field(default=None, ge=0, le=10**6)
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+
+
+class StartAny(Start):
+    """What a caller says to start a run of one agent, team or workflow, by its id or name."""
+
+    agent: str | None = None
+    team: str | None = None
+    workflow: str | None = None
+
+    def named(self) -> tuple[Kind, str]:
+        """Kind and id of what is to run.
+
+        Raises:
+            Problem: None is named, or several are.
+        """
+        given: dict[Kind, str | None] = {"agent": self.agent, "team": self.team, "workflow": self.workflow}
+        named: list[tuple[Kind, str]] = [(kind, id) for kind, id in given.items() if id is not None]
+        if len(named) != 1:
+            raise Problem("VALIDATION_FAILED", "Name what to run: one of agent, team and workflow")
+        return named[0]
+
+
+class Stop(BaseModel):
+    """What a caller says to stop a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason | None = None
+    mode: StopMode = StopMode.step
+    grace: float | None = Field(default=None, ge=0, le=3_600)
+    wait: float = Field(default=5.0, ge=0, le=LONGEST_WAIT)
+
+
+class StopMany(BaseModel):
+    """Which live runs to stop at once; what is None does not matter. `older_than` is in seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: RunStatus | None = None
+    kind: Kind | None = None
+    id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    older_than: float | None = Field(default=None, ge=0, le=10**9)
+    reason: Reason | None = None
+    mode: StopMode = StopMode.step
+    dry_run: bool = False
+    limit: int = Field(default=100, ge=1, le=1_000)
+
+
+async def read(request: Request, model: type[M], *, forms: bool = False, empty: bool = False) -> M:
+    """The body of a request as a checked value.
+
+    Args:
+        request: Whose body it is.
+        model: The value's class.
+        forms: Take forms as well.
+        empty: Take a body that is empty, with the parameters of the address instead.
+
+    Raises:
+        Problem: BAD_REQUEST for another content type (415) or a body that is no JSON, VALIDATION_FAILED for another
+            value.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await request.body()
+    data: Any
+    if empty and not body:
+        data = dict(request.query_params)
+    elif kind == "application/json":
+        data = parsed(body)
+    elif forms and kind in FORMS:
+        async with request.form() as form:
+            data = {name: value for name, value in form.items() if isinstance(value, str)}
+    else:
+        raise Problem("BAD_REQUEST", "The body must be application/json", status=415)
+    return checked(model, data)
+
+
+def parsed(body: bytes | str) -> Any:
+    """A JSON text as data.
+
+    Raises:
+        Problem: BAD_REQUEST.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except (ValueError, TypeError, JSONDecodeError):
+        raise Problem("BAD_REQUEST", "The body is no JSON") from None
+
+
+def checked(model: type[M], data: Any) -> M:
+    """Data as a checked value.
+
+    Raises:
+        Problem: VALIDATION_FAILED, with the issues.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise invalid(error) from None

@@ -1,0 +1,118 @@
+"""What every route asks of a request: its server, its caller, and where a reader goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Final, cast
+
+from fastapi import Depends, Request, Response
+from pydantic import BaseModel
+
+from ...durable import Page, Pages
+from ...wire.native import HEARTBEAT, RETRY
+from ..auth import Caller
+from ..problems import Problem
+from ..requests import FORMS
+from ..service import Service
+from ..sse import EventStreamResponse
+
+_CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+def service_of(request: Request) -> Service:
+    """The server's state.
+
+    Raises:
+        Problem: NOT_STARTED, where this app was mounted without its lifespan.
+    """
+    service = cast("Service | None", getattr(request.app.state, "service", None))
+    if service is None:
+        detail = "This app is mounted and its lifespan is not entered: use softstop.server.mount(app, path, this)"
+        raise Problem("NOT_STARTED", detail)
+    return service
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sends a request.
+
+    Raises:
+        Problem: UNAUTHENTICATED.
+    """
+    caller = cast("Caller | None", request.state.caller)
+    if caller is None:
+        raise Problem("UNAUTHENTICATED", "Send a valid key: Authorization: Bearer <key>")
+    return caller
+
+
+Here = Annotated[Service, Depends(service_of)]
+Who = Annotated[Caller, Depends(caller_of)]
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from."""
+    return request.client.host if request.client else "unknown"
+
+
+def cursor_of(request: Request) -> int:
+    """The `seq` after which a reader goes on: `Last-Event-ID`, else `starting_after`, else 0.
+
+    Raises:
+        Problem: VALIDATION_FAILED, for anything but ASCII digits.
+    """
+    given = request.headers.get("last-event-id") or request.query_params.get("starting_after") or "0"
+    if not _CURSOR.fullmatch(given):
+        raise Problem("VALIDATION_FAILED", "Last-Event-ID and starting_after are ids of events of this run")
+    return int(given)
+
+
+def said(model: type[BaseModel], example: dict[str, Any], *, forms: bool = False, optional: bool = False) -> Any:
+    """The description of a request's body for OpenAPI."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    defs = schema.pop("$defs", {})
+    schema = _inlined(schema, defs)
+    content = {"application/json": {"schema": schema, "example": example}}
+    if forms:
+        content |= {kind: {"schema": schema} for kind in FORMS}
+    return {"requestBody": {"required": not optional, "content": content}}
+
+
+def _inlined(node: Any, defs: dict[str, Any]) -> Any:
+    if isinstance(node, dict):
+        fields = cast("dict[str, Any]", node)
+        if "$ref" in fields:
+            return _inlined(defs[cast("str", fields["$ref"]).rpartition("/")[2]], defs)
+        return {key: _inlined(value, defs) for key, value in fields.items()}
+    if isinstance(node, list):
+        return [_inlined(each, defs) for each in node]  # pyright: ignore[reportUnknownVariableType]
+    return node
+
+
+async def streamed(
+    service: Service, who: Caller, run_id: str, after: int, wire: Callable[[Page], bytes], first: bytes = RETRY
+) -> Response:
+    """Stream the events of a run in some wire format; 204 where none is left, which tells a browser to stop asking."""
+    pages = await service.follow(who, run_id, after)
+    view = await service.get(who, run_id)
+    begun: Page | None = None
+    if view.status.ended:
+        begun = await anext(pages, None)
+        if begun is None:
+            return Response(status_code=204)
+    return EventStreamResponse(
+        _chunks(pages, begun, wire, first),
+        service.readers.reading(run_id, who.user_id),
+        heartbeat=(HEARTBEAT, service.settings.heartbeat),
+        patience=service.caps.patience,
+        headers={"x-run-id": run_id},
+    )
+
+
+async def _chunks(
+    pages: Pages, begun: Page | None, wire: Callable[[Page], bytes], first: bytes
+) -> AsyncIterator[bytes]:
+    yield first if begun is None else first + wire(begun)
+    async for page in pages:
+        chunk = wire(page)
+        if chunk:
+            yield chunk

@@ -1,0 +1,193 @@
+"""The server's own routes: runs by their id, whatever they are of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Final
+
+import anyio
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic_core import to_jsonable_python
+
+from ...durable import RunQuery
+from ...events import Kind, RunCancelled
+from ...runs.run import Run
+from ...stops import RunStatus
+from ...wire import contract, native
+from ..auth import TOKEN, Caller
+from ..problems import Problem
+from ..requests import LONGEST_WAIT, Start, StartAny, Stop, StopMany, read
+from ..service import Service, allow
+from ..sse import EventStreamResponse, LateResponse
+from .asked import Here, Who, address_of, caller_of, cursor_of, said, streamed
+
+router = APIRouter(tags=["runs"])
+Limit = Annotated[int, Query(ge=1, le=200)]
+CANCELLED: Final = {"success": True, "status": "cancelled"}
+
+
+@router.post(
+    "/runs",
+    openapi_extra=said(StartAny, {"agent": "storyteller", "message": "A story about dragons", "background": True}),
+)
+async def start(request: Request, service: Here, who: Who) -> Response:
+    """Start a run: wait for its result, or `stream` its events, or let it go on in the `background` (202)."""
+    asked = await read(request, StartAny)
+    kind, id = asked.named()
+    return await started(service, who, request, kind, id, asked)
+
+
+async def started(service: Service, who: Caller, request: Request, kind: Kind, id: str, asked: Start) -> Response:
+    """Start a run and answer in this server's own format, whatever route was asked."""
+    run = await service.start(who, service.runnable(kind, id), asked)
+    if asked.stream:
+        return await streamed(service, who, run.run_id, 0, native.frames)
+    if asked.background:
+        body = native.run_as_json(await service.get(who, run.run_id))
+        token = service.tokens.issue(run.run_id, who.user_id)
+        return JSONResponse(body | {"stop_token": token}, 202, {"location": path_of(request, run.run_id)})
+    return late(service, who, run)
+
+
+def late(service: Service, who: Caller, run: Run) -> Response:
+    """The run as it is when it has ended."""
+
+    async def answer() -> Response:
+        await run.ended()
+        return JSONResponse(native.run_as_json(await service.get(who, run.run_id)))
+
+    return LateResponse(answer, service.readers.reading(run.run_id, who.user_id))
+
+
+def path_of(request: Request, run_id: str) -> str:
+    """Where a run is found."""
+    return f"{request.scope.get('root_path', '')}/runs/{run_id}"
+
+
+@router.get("/runs")
+async def find(  # noqa: PLR0913 - the filters of the address
+    service: Here,
+    who: Who,
+    status: RunStatus | None = None,
+    kind: Kind | None = None,
+    id: str | None = None,
+    session_id: str | None = None,
+    user_id: str | None = None,
+    cursor: str | None = None,
+    limit: Limit = 20,
+) -> JSONResponse:
+    """Runs, the newest first; `next` is the `cursor` of the page after this one, null on the last."""
+    query = RunQuery(user_id, session_id, status, kind, id, before=cursor, limit=limit + 1)
+    found = await service.find(who, query)
+    more = found[limit - 1].facts.run_id if len(found) > limit else None
+    return JSONResponse({"runs": [native.run_as_json(view) for view in found[:limit]], "next": more})
+
+
+@router.post(
+    "/runs/cancel", openapi_extra=said(StopMany, {"session_id": "s-1", "reason": "The chat was closed", "limit": 100})
+)
+async def cancel_many(request: Request, service: Here, who: Who) -> JSONResponse:
+    """Stop all live runs that match, at most `limit`; with `dry_run` only count them."""
+    matched, requested = await service.cancel_many(who, await read(request, StopMany), address_of(request))
+    return JSONResponse({"matched": matched, "requested": requested}, 202)
+
+
+@router.get("/runs/{run_id}")
+async def get(run_id: str, service: Here, who: Who) -> JSONResponse:
+    """A run: whose it is, its status, its usage; with its outcome what it has written."""
+    return JSONResponse(native.run_as_json(await service.get(who, run_id)))
+
+
+@router.post(
+    "/runs/{run_id}/cancel",
+    openapi_extra=said(Stop, {"reason": "User requested", "mode": "step", "wait": 5}, optional=True),
+)
+async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
+    """Stop a run at its next step boundary: 200 if it has ended so within `wait` seconds, 202 while it is stopping.
+
+    The body may be empty; a plain text is the token of a run's start, which `navigator.sendBeacon` sends.
+    """
+    text = ""
+    if request.headers.get("content-type", "").startswith("text/plain"):
+        text = (await request.body()).decode("utf-8", "replace")
+    if text.startswith(TOKEN):
+        who, stop = service.tokens.identify(text, run_id), Stop(wait=0)
+        if who is None:
+            raise Problem("UNAUTHENTICATED", "This token stops no such run, or has expired")
+    else:
+        who = caller_of(request)
+        stop = Stop(reason=text[:1_000]) if text else await read(request, Stop, empty=True)
+    view = await service.cancel(who, run_id, stop, address_of(request))
+    if view.status is not RunStatus.cancelled:
+        body = {"success": True, "status": "stopping", "run_id": run_id}
+        return JSONResponse(body, 202, {"location": path_of(request, run_id)})
+    return JSONResponse(CANCELLED | {"run": native.run_as_json(view)})
+
+
+@router.get("/runs/{run_id}/events")
+async def events(run_id: str, request: Request, service: Here, who: Who) -> Response:
+    """The events of a run as server-sent events, after `Last-Event-ID` or `starting_after`; 204 if none is left."""
+    return await streamed(service, who, run_id, cursor_of(request), native.frames)
+
+
+@router.get("/runs/{run_id}/wait")
+async def wait(
+    run_id: str,
+    service: Here,
+    who: Who,
+    timeout: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 30.0,  # noqa: ASYNC109 - what the client may wait
+) -> Response:
+    """The run when it has ended (200), or as it is after `timeout` seconds (202)."""
+    await service.get(who, run_id)
+    service.readers.check(run_id, who.user_id)
+
+    async def answer() -> Response:
+        with anyio.move_on_after(timeout):
+            await service.runs.ended(run_id)
+        view = await service.get(who, run_id)
+        return JSONResponse(native.run_as_json(view), 200 if view.status.ended else 202)
+
+    return LateResponse(answer, service.readers.reading(run_id, who.user_id))
+
+
+@router.get("/runs/{run_id}/audit")
+async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
+    """Who asked for the stop of a run, when, why and from where; oldest first."""
+    return JSONResponse({"entries": to_jsonable_python(await service.audit(who, run_id))})
+
+
+@router.get("/events")
+async def feed(request: Request, service: Here, who: Who) -> Response:
+    """The events of all runs that the caller may see, but their content, and `run.cancelled` once for each stopped one.
+
+    Goes on after `Last-Event-ID`; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
+    """
+    allow(who, "runs:read")
+    service.readers.check("", who.user_id)
+    number, lost = service.feed.number(request.headers.get("last-event-id"))
+    return EventStreamResponse(
+        _all_events(service, who, number, lost),
+        service.readers.reading("", who.user_id),
+        heartbeat=(native.HEARTBEAT, service.settings.heartbeat),
+        patience=service.caps.patience,
+        over=lambda: service.draining and not service.supervisor.statistics().live,
+    )
+
+
+async def _all_events(service: Service, who: Caller, number: int, lost: bool) -> AsyncIterator[bytes]:
+    yield native.RETRY + (native.frame(b"{}", f"{service.feed.epoch}.{number}", b"gap") if lost else b"")
+    while True:
+        chunk = b""
+        for each, event in service.feed.after(number):
+            number = each
+            view = await service.seen(who, event.run_id)
+            if view is None:
+                continue
+            if isinstance(event, RunCancelled) and event.via is None:  # else it is in the stop of its parent
+                chunk += contract.cancelled_frame(view)
+            chunk += native.frame(event.to_json(), f"{service.feed.epoch}.{number}", event.event.value.encode())
+        if chunk:
+            yield chunk
+        else:
+            await service.feed.more(number)

@@ -1,0 +1,283 @@
+"""What a server holds and does: one function for each thing a caller may do, whatever its route speaks."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+import anyio
+import anyio.lowlevel
+
+from ..durable import Pages, RunQuery, Runs, RunView
+from ..errors import MisuseError, RunNotFound
+from ..events import Event, Kind, Outcome, parse_event
+from ..limits import Limits
+from ..protocols import Runnable
+from ..runs.run import Run
+from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopRequest
+from ..supervisor.supervisor import Supervisor
+from .auth import Caller, Scope, StopTokens
+from .feed import Feed
+from .gate import Caps
+from .problems import Problem
+from .readers import Readers
+from .requests import Start, Stop, StopMany
+
+KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
+MOST_ENTRIES: Final = 100  # audit entries of one run
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who asked for the stop of which run, when, why, from where, and whether it could still be stopped."""
+
+    at: float
+    action: Literal["run.cancelled"]
+    run_id: str
+    actor: str
+    reason: str | None
+    mode: StopMode
+    address: str
+    status: RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server is told once.
+
+    Args:
+        caps: Bounds of what callers may take.
+        limits: Those of every run whose agent has none of its own.
+        policy: How runs are stopped where their agent has no policy.
+        max_running: Root runs that run at the same time.
+        disconnect_grace: Seconds that a run which is to stop without readers waits for one.
+        heartbeat: Seconds of silence after which a stream sends a comment.
+        stop_secret: Signs tokens that stop one run; None makes one for this process.
+    """
+
+    caps: Caps = field(default_factory=Caps)
+    limits: Limits = Limits(timeout=3_600.0)  # noqa: RUF009 - a value
+    policy: StopPolicy | None = None
+    max_running: int | None = None
+    disconnect_grace: float = 10.0
+    heartbeat: float = 15.0
+    stop_secret: bytes | None = None
+
+
+Catalogue = Mapping[Kind, Mapping[str, Runnable]]
+
+
+def catalogue(runnables: Iterable[Runnable]) -> Catalogue:
+    """What can be started, by kind and id.
+
+    Raises:
+        MisuseError: Two of a kind have one id.
+    """
+    known: dict[Kind, dict[str, Runnable]] = {kind: {} for kind in KINDS}
+    for each in runnables:
+        source = each.source
+        if known[source.kind].setdefault(source.id, each) is not each:
+            raise MisuseError(f"two of kind {source.kind} have the id {source.id!r}; give one another name")
+    return known
+
+
+class Service:
+    """The runs of one server, what it may start, who reads, and who stopped what.
+
+    Args:
+        runnables: What can be started.
+        settings: What it was told.
+        signals: Whether SIGINT and SIGTERM stop its runs, before the web server waits for their readers.
+    """
+
+    def __init__(self, runnables: Catalogue, settings: Settings, *, signals: bool) -> None:
+        self.runnables, self.settings, self.caps = runnables, settings, settings.caps
+        self.feed = Feed()
+        self.supervisor = Supervisor(
+            limits=settings.limits,
+            policy=settings.policy,
+            max_running=settings.max_running,
+            observers=[self.feed, self],
+            signals=signals,
+        )
+        self.runs = Runs(self.supervisor)
+        self.tokens = StopTokens(settings.stop_secret)
+        self.readers = Readers(self.caps, settings.disconnect_grace, self._left)
+        self.started_at = time.time()
+        self._audit: dict[str, list[AuditEntry]] = {}  # by run
+        self._live: dict[str, str] = {}  # user of each live run
+        self._count: Counter[str] = Counter()  # live runs of each user
+
+    def notice(self, event: Event) -> None:
+        """Count a run that has ended."""
+        if isinstance(event, Outcome) and event.run_id in self._live:
+            self._count[self._live.pop(event.run_id)] -= 1
+
+    @property
+    def draining(self) -> bool:
+        """Whether no run can be started any more."""
+        return self.supervisor.statistics().closed
+
+    def runnable(self, kind: Kind, id: str) -> Runnable:
+        """What has this id, or this name.
+
+        Raises:
+            Problem: AGENT_NOT_FOUND, TEAM_NOT_FOUND or WORKFLOW_NOT_FOUND.
+        """
+        known = self.runnables[kind]
+        found = known.get(id) or next((each for each in known.values() if each.source.name == id), None)
+        if found is None:
+            raise Problem(f"{kind.upper()}_NOT_FOUND", f"{kind.title()} not found")
+        return found
+
+    async def start(self, caller: Caller, runnable: Runnable, asked: Start) -> Run:
+        """Start a run for a caller.
+
+        Raises:
+            Problem: The caller may not, or has too many live runs.
+        """
+        allow(caller, "runs:write")
+        if asked.user_id not in (None, "", caller.user_id) and caller.sees is not None:
+            raise Problem("FORBIDDEN", "user_id is your own; only runs:admin starts runs for others")
+        user_id = asked.user_id or caller.user_id
+        if self._count[user_id] >= self.caps.runs:
+            raise Problem("TOO_MANY_RUNS", f"This user has {self.caps.runs:,} live runs, as many as one may have")
+        run = await self.runs.start(
+            runnable,
+            asked.message,
+            run_id=asked.run_id,
+            session_id=asked.session_id or None,
+            user_id=user_id,
+            continue_from=asked.continue_from,
+            metadata=asked.metadata,
+            limits=self._narrowed(runnable.limits, asked),
+        )
+        self._live[run.run_id] = user_id
+        self._count[user_id] += 1
+        if asked.on_disconnect == "cancel":
+            self.readers.need(run.run_id)
+        return run
+
+    def _narrowed(self, own: Limits, asked: Start) -> Limits:
+        wanted = {"timeout": asked.timeout_s, "tokens": asked.max_tokens, "cost_usd": asked.max_cost_usd}
+        base = own.over(self.settings.limits)
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return Limits.model_validate(
+            {name: v for name, v in given.items() if getattr(base, name) is None or v < getattr(base, name)}
+        )
+
+    async def get(self, caller: Caller, run_id: str, kind: Kind | None = None, id: str | None = None) -> RunView:
+        """A run of the caller's, of this kind and source.
+
+        Raises:
+            RunNotFound: It is not there, or not the caller's.
+        """
+        allow(caller, "runs:read")
+        return await self._view(caller, run_id, kind, id)
+
+    async def _view(self, caller: Caller, run_id: str, kind: Kind | None, id: str | None) -> RunView:
+        view = await self.runs.get(run_id, user_id=caller.sees)
+        source = view.facts.source
+        if (kind is not None and source.kind != kind) or (id is not None and id not in (source.id, source.name)):
+            raise RunNotFound(run_id)
+        return view
+
+    async def seen(self, caller: Caller, run_id: str) -> RunView | None:
+        """A run, if the caller may see it and it is still remembered."""
+        try:
+            return await self.runs.get(run_id, user_id=caller.sees)
+        except RunNotFound:
+            return None
+
+    async def find(self, caller: Caller, query: RunQuery) -> list[RunView]:
+        """Runs of the caller's, the newest first."""
+        allow(caller, "runs:read")
+        return await self._found(caller, query)
+
+    async def _found(self, caller: Caller, query: RunQuery) -> list[RunView]:
+        if caller.sees is not None:
+            if query.user_id not in (None, caller.user_id):
+                return []
+            query = replace(query, user_id=caller.user_id)
+        return await self.runs.find(query)
+
+    async def follow(self, caller: Caller, run_id: str, after: int) -> Pages:
+        """The events of a run of the caller's.
+
+        Raises:
+            Problem: Too many readers.
+            RunNotFound: It is not there, or not the caller's.
+        """
+        allow(caller, "runs:read")
+        pages = await self.runs.follow(run_id, after, user_id=caller.sees)
+        self.readers.check(run_id, caller.user_id)
+        return pages
+
+    async def events(self, caller: Caller, run_id: str) -> list[Event]:
+        """The events of a run of the caller's until now."""
+        pages = await self.follow(caller, run_id, 0)
+        with anyio.move_on_after(0):  # what is there is read without a wait
+            return [parse_event(line) for _, line in (await anext(pages)).lines]
+        return []
+
+    async def cancel(
+        self, caller: Caller, run_id: str, stop: Stop, address: str, kind: Kind | None = None, id: str | None = None
+    ) -> RunView:
+        """Stop a run of the caller's: the one handler of every route that stops one. Each call leaves an audit entry.
+
+        Raises:
+            RunNotFound: It is not there, or not the caller's.
+            RunNotCancellable: It had ended, or ends otherwise.
+        """
+        allow(caller, "runs:cancel")
+        view = await self._view(caller, run_id, kind, id)
+        now, by = time.time(), caller.user_id
+        self._note(AuditEntry(now, "run.cancelled", run_id, by, stop.reason, stop.mode, address, view.status))
+        request = StopRequest(reason=stop.reason, by=by, mode=stop.mode, grace=stop.grace, requested_at=now)
+        return await self.runs.cancel(run_id, request, user_id=caller.sees, wait=stop.wait)
+
+    async def cancel_many(self, caller: Caller, many: StopMany, address: str) -> tuple[int, int]:
+        """Stop live runs of the caller's that match; how many match, and how many were asked to stop."""
+        allow(caller, "runs:cancel")
+        query = RunQuery(
+            user_id=many.user_id,
+            session_id=many.session_id,
+            status=many.status,
+            kind=many.kind,
+            source=many.id,
+            created_before=None if many.older_than is None else time.time() - many.older_than,
+            limit=10**9,
+        )
+        found = [view for view in await self._found(caller, query) if not view.status.ended]
+        chosen: Sequence[RunView] = () if many.dry_run else found[: many.limit]
+        for number, view in enumerate(chosen, 1):
+            if number % 50 == 0:
+                await anyio.lowlevel.checkpoint()  # the loop stays awake
+            await self.cancel(caller, view.facts.run_id, Stop(reason=many.reason, mode=many.mode, wait=0), address)
+        return len(found), len(chosen)
+
+    async def audit(self, caller: Caller, run_id: str) -> list[AuditEntry]:
+        """Who asked for the stop of a run of the caller's, oldest first; kept as long as the run."""
+        await self.get(caller, run_id)
+        return list(self._audit.get(run_id, ()))
+
+    def _note(self, entry: AuditEntry) -> None:
+        entries = self._audit.setdefault(entry.run_id, [])
+        if len(entries) < MOST_ENTRIES:
+            entries.append(entry)
+
+    def _left(self, run_id: str) -> None:
+        self.supervisor.request_stop(run_id, StopRequest(cause=StopCause.caller_gone, reason="its last reader left"))
+
+
+def allow(caller: Caller, scope: Scope) -> None:
+    """Check that a caller may do something.
+
+    Raises:
+        Problem: FORBIDDEN.
+    """
+    if scope not in caller.scopes and "runs:admin" not in caller.scopes:
+        raise Problem("FORBIDDEN", f"This needs the scope {scope}")

@@ -1,0 +1,36 @@
+"""Running an app in a process of its own, until a signal."""
+
+from __future__ import annotations
+
+import math
+
+import uvicorn
+from fastapi import FastAPI
+
+from ..stops import StopPolicy
+from .service import Settings
+
+
+def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
+    """Serve an app of `create_app` until SIGINT or SIGTERM; from the main thread.
+
+    The first signal stops all runs at their next step boundary, and then the server waits for their readers, who all
+    see the outcome; a second one stops them at once.
+
+    Args:
+        app: What `create_app` made, or an app into which that was mounted.
+        host: The address to listen on.
+        port: The port.
+    """
+    settings: Settings = getattr(app.state, "settings", Settings())
+    policy = settings.policy or StopPolicy()
+    longest = None if policy.grace is None else policy.grace + policy.abandon_after + policy.cleanup_timeout
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=None if longest is None else math.ceil(longest + 1),
+    )

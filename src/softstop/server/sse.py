@@ -1,0 +1,127 @@
+"""Responses that last: server-sent events and answers that wait. Knows ASGI and bytes, no run and no wire format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+TICK: Final = 0.5  # seconds between two looks at a stream: who lags, who is idle
+
+
+class EventStreamResponse(Response):
+    """Send chunks of frames as they come, and a comment where none came for a while.
+
+    A client that takes nothing for `patience` seconds is dropped; one that leaves ends the response at once. Neither
+    reaches what makes the chunks: that is read from where it stands.
+
+    Args:
+        chunks: Whole frames, encoded; the response ends with them.
+        attended: Held as long as the client is there.
+        heartbeat: The comment, and the seconds of silence before it.
+        patience: Seconds that a client may take to receive one chunk.
+        over: Whether there is a reason to end beside the end of the chunks; looked at twice a second.
+        headers: Further headers.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncIterable[bytes],
+        attended: AbstractContextManager[object],
+        *,
+        heartbeat: tuple[bytes, float],
+        patience: float,
+        over: Callable[[], bool] = lambda: False,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.raw_headers = HEADERS + [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
+        self._chunks, self._attended, self._over = chunks, attended, over
+        self._comment, self._silence = heartbeat
+        self._patience = patience
+        self._sending: float | None = None  # loop time at which a send began that has not ended
+        self._sent = 0.0  # loop time of the last send
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
+        """Answer one request."""
+        with self._attended:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await while_attended(receive, lambda scope: self._serve(send, scope))
+
+    async def _serve(self, send: Send, scope: anyio.CancelScope) -> None:
+        now = asyncio.get_running_loop().time
+        self._sent = now()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, send, scope)
+            async for chunk in self._chunks:
+                self._sending = now()
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._sent, self._sending = now(), None
+            tasks.cancel_scope.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _watch(self, send: Send, scope: anyio.CancelScope) -> None:
+        """Break the silence, and the connection of a client that does not read."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await anyio.sleep(min(TICK, self._silence, self._patience))
+            if self._sending is not None:
+                if now() - self._sending >= self._patience:
+                    scope.cancel()
+            elif self._over():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                scope.cancel()
+            elif now() - self._sent >= self._silence:
+                with anyio.move_on_after(self._patience) as late:
+                    await send({"type": "http.response.body", "body": self._comment, "more_body": True})
+                    self._sent = now()
+                if late.cancelled_caught:
+                    scope.cancel()
+
+
+class LateResponse(Response):
+    """An answer that takes its time; given up when the client leaves, which stops nothing by itself."""
+
+    def __init__(self, answer: Callable[[], Awaitable[Response]], attended: AbstractContextManager[object]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.raw_headers: list[tuple[bytes, bytes]] = []
+        self._answer, self._attended = answer, attended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        response: Response | None = None
+
+        async def wait(_: anyio.CancelScope) -> None:
+            nonlocal response
+            response = await self._answer()
+
+        with self._attended:
+            await while_attended(receive, wait)
+        if response is not None:
+            await response(scope, receive, send)
+
+
+async def while_attended(receive: Receive, work: Callable[[anyio.CancelScope], Awaitable[Any]]) -> None:
+    """Do some work until it is done or the client has left."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+        await work(tasks.cancel_scope)
+        tasks.cancel_scope.cancel()
+
+
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+    scope.cancel()

@@ -1,0 +1,57 @@
+"""The server's own format: an event is one frame of server-sent events, its id the event's `seq`; views as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic_core import to_jsonable_python
+
+from ..durable import Page, RunView
+
+RETRY: Final = b"retry: 1000\n\n"  # milliseconds until a browser connects again
+HEARTBEAT: Final = b": heartbeat\n\n"
+
+
+def frame(line: bytes, seq: object, name: bytes) -> bytes:
+    """One frame. The line is JSON, in which a line break is escaped: no text in it can end the frame."""
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (str(seq).encode(), name, line)
+
+
+def frames(page: Page) -> bytes:
+    """The frames of a page. Each line begins with `{"event":"..."`, which names it: one of the closed set."""
+    return b"".join(frame(line, seq, line[10 : line.index(b'"', 10)]) for seq, line in page.lines)
+
+
+def run_as_json(view: RunView) -> dict[str, Any]:
+    """A run as JSON-able data: facts, status, usage, the stop on record; with its outcome what it has written."""
+    facts, output = view.facts, view.output
+    seen: dict[str, Any] = {
+        "run_id": facts.run_id,
+        "root_run_id": facts.root_run_id,
+        "parent_run_id": facts.parent_run_id,
+        "kind": facts.source.kind,
+        "id": facts.source.id,
+        "name": facts.source.name,
+        "status": view.status,
+        "user_id": facts.user_id,
+        "session_id": facts.session_id,
+        "metadata": dict(facts.metadata),
+        "created_at": facts.created_at,
+        "started_at": facts.started_at,
+        "ended_at": facts.ended_at,
+        "deadline": facts.deadline,
+        "open_steps": facts.open_steps,
+        "usage": view.usage if output is None else output.total_usage,
+        "stop": view.stop,
+        "members": view.members,
+    }
+    if output is not None:
+        seen |= {
+            "content": output.content,
+            "steps": output.steps,
+            "errors": output.errors,
+            "abandoned": output.abandoned,
+            "finish_reason": output.finish_reason,
+        }
+    plain: dict[str, Any] = to_jsonable_python(seen, fallback=repr)
+    return plain

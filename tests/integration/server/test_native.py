@@ -1,0 +1,187 @@
+"""Runs over HTTP, in the server's own words: real requests to a real server."""
+
+import anyio
+
+from kit.server import app, begun, events_of, frames_of, read_until, serving
+from softstop.server import Settings
+
+
+async def test_a_run_is_started_streamed_and_told_to_its_end() -> None:
+    async with serving(app()) as client:
+        answer = await client.post("/runs", json={"agent": "quick", "message": "hi", "session_id": "s"})
+        assert answer.status_code == 200
+        told = answer.json()
+        assert (told["status"], told["content"]) == ("completed", "said hi")
+        assert (told["kind"], told["session_id"]) == ("agent", "s")
+        streamed = await client.post("/runs", json={"agent": "quick", "message": "hi", "stream": True})
+        assert streamed.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert (streamed.headers["cache-control"], streamed.headers["x-accel-buffering"]) == ("no-store", "no")
+        assert [event["event"] for event in events_of(streamed.text)] == ["RunStarted", "RunContent", "RunCompleted"]
+        assert [frame["id"] for frame in frames_of(streamed.text)] == ["1", "2", "3"]
+        assert streamed.text.startswith("retry: 1000\n\n")
+
+
+async def test_a_stop_is_told_when_it_is_true_and_refused_after_the_end() -> None:
+    async with serving(app()) as client:
+        run_id = await begun(client)
+        await read_until(client, f"/runs/{run_id}/events", "w1 ")
+        stopping = await client.post(f"/runs/{run_id}/cancel", json={"wait": 0, "reason": "enough"})
+        assert (stopping.status_code, stopping.headers["location"]) == (202, f"/runs/{run_id}")
+        assert stopping.json() == {"success": True, "status": "stopping", "run_id": run_id}
+        stopped = await client.post(f"/runs/{run_id}/cancel")
+        assert stopped.status_code == 200
+        told = stopped.json()
+        assert (told["success"], told["status"], told["run"]["stop"]["reason"]) == (True, "cancelled", "enough")
+        again = await client.post(f"/runs/{run_id}/cancel")
+        assert (again.status_code, again.json()["code"]) == (400, "RUN_NOT_CANCELLABLE")
+        assert again.json()["run_status"] == "cancelled"
+        assert again.headers["content-type"].startswith("application/problem+json")
+        unknown = await client.post("/runs/nobody/cancel")
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "RUN_NOT_FOUND")
+        entries = (await client.get(f"/runs/{run_id}/audit")).json()["entries"]
+        assert [(entry["actor"], entry["reason"], entry["address"], entry["status"]) for entry in entries] == [
+            ("dev", "enough", "127.0.0.1", "running"),
+            ("dev", None, "127.0.0.1", "stopping"),
+            ("dev", None, "127.0.0.1", "cancelled"),
+        ]
+
+
+async def test_a_reader_that_comes_back_goes_on_where_it_was_and_is_sent_home_after_the_end() -> None:
+    async with serving(app()) as client:
+        run_id = await begun(client)
+        path = f"/runs/{run_id}/events"
+        early = frames_of(await read_until(client, path, "w3 "))
+        rest = frames_of(await read_until(client, path, "never", **{"last-event-id": early[-1]["id"]}))
+        both = [*early, *rest]
+        assert [int(frame["id"]) for frame in both] == list(range(1, len(both) + 1))
+        whole = frames_of((await client.get(path)).text)
+        assert whole == both
+        assert whole[-1]["event"] == "RunCompleted"
+        middle = frames_of((await client.get(path, params={"starting_after": 10})).text)
+        assert middle == whole[10:]
+        assert (await client.get(path, headers={"last-event-id": whole[-1]["id"]})).status_code == 204
+        for wrong in ("9999", "abc", "5\u0665".encode().decode("latin-1"), "-1", " 5 6"):
+            answer = await client.get(path, params={"starting_after": wrong})
+            assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_FAILED"), wrong
+
+
+async def test_a_reader_that_leaves_stops_nothing_unless_the_run_was_started_so() -> None:
+    settings = Settings(disconnect_grace=0.1)
+    async with serving(app(settings=settings)) as client:
+        goes_on = await begun(client)
+        needs_one = await begun(client, on_disconnect="cancel")
+        for run_id in (goes_on, needs_one):
+            await read_until(client, f"/runs/{run_id}/events", "w1 ")
+        told = (await client.get(f"/runs/{needs_one}/wait")).json()
+        assert (told["status"], told["stop"]["cause"]) == ("cancelled", "caller_gone")
+        assert (await client.get(f"/runs/{goes_on}/wait")).json()["status"] == "completed"
+
+
+async def test_a_second_reader_keeps_a_run_alive() -> None:
+    settings = Settings(disconnect_grace=0.1)
+    async with serving(app(settings=settings)) as client:
+        run_id = await begun(client, on_disconnect="cancel")
+        async with client.stream("GET", f"/runs/{run_id}/events") as other:
+            await read_until(client, f"/runs/{run_id}/events", "w1 ")
+            text = "".join([chunk async for chunk in other.aiter_text()])
+        assert events_of(text)[-1]["event"] == "RunCompleted"
+
+
+async def test_runs_are_listed_newest_first_by_pages_and_filters() -> None:
+    async with serving(app()) as client:
+        ids = [
+            (await client.post("/runs", json={"agent": "quick", "message": n, "session_id": f"s{n % 2}"})).json()[
+                "run_id"
+            ]
+            for n in range(5)
+        ]
+        first = (await client.get("/runs", params={"limit": 2})).json()
+        assert [run["run_id"] for run in first["runs"]] == [ids[4], ids[3]]
+        second = (await client.get("/runs", params={"limit": 3, "cursor": first["next"]})).json()
+        assert [run["run_id"] for run in second["runs"]] == [ids[2], ids[1], ids[0]]
+        assert second["next"] is None
+        found = (await client.get("/runs", params={"session_id": "s1", "status": "completed"})).json()["runs"]
+        assert [run["run_id"] for run in found] == [ids[3], ids[1]]
+        assert (await client.get("/runs", params={"status": "done"})).status_code == 422
+
+
+async def test_many_runs_are_stopped_at_once_and_counted_first() -> None:
+    async with serving(app()) as client:
+        ids = [await begun(client, session_id="s") for _ in range(3)]
+        other = await begun(client)
+        dry = await client.post("/runs/cancel", json={"session_id": "s", "dry_run": True})
+        assert (dry.status_code, dry.json()) == (202, {"matched": 3, "requested": 0})
+        done = await client.post("/runs/cancel", json={"session_id": "s", "limit": 2, "reason": "closed"})
+        assert done.json() == {"matched": 3, "requested": 2}
+        statuses = [(await client.get(f"/runs/{run_id}/wait")).json()["status"] for run_id in (*ids, other)]
+        assert sorted(statuses) == ["cancelled", "cancelled", "completed", "completed"]
+
+
+async def test_a_failed_run_is_told_without_what_the_log_alone_may_know() -> None:
+    async with serving(app()) as client:
+        told = (await client.post("/runs", json={"agent": "broken", "message": "hi"})).json()
+        assert (told["status"], told["content"]) == ("failed", "before")
+
+
+async def test_a_wait_ends_with_the_run_or_with_its_time() -> None:
+    async with serving(app()) as client:
+        run_id = await begun(client)
+        early = await client.get(f"/runs/{run_id}/wait", params={"timeout": 0.01})
+        assert (early.status_code, early.json()["status"]) == (202, "running")
+        late = await client.get(f"/runs/{run_id}/wait")
+        assert (late.status_code, late.json()["status"]) == (200, "completed")
+
+
+async def test_what_cannot_be_started_is_refused_with_the_name_of_what_is_wrong() -> None:
+    async with serving(app()) as client:
+
+        async def refused(**body: object) -> tuple[int, str]:
+            answer = await client.post("/runs", json=body)
+            return answer.status_code, answer.json()["code"]
+
+        assert await refused(agent="nobody") == (404, "AGENT_NOT_FOUND")
+        assert await refused(team="quick") == (404, "TEAM_NOT_FOUND")
+        assert await refused(message="hi") == (422, "VALIDATION_FAILED")
+        assert await refused(agent="quick", team="t") == (422, "VALIDATION_FAILED")
+        assert await refused(agent="quick", tokens=5) == (422, "VALIDATION_FAILED")
+        assert await refused(agent="quick", run_id="a b") == (422, "VALIDATION_FAILED")
+        assert await refused(agent="quick", continue_from="nobody") == (404, "RUN_NOT_FOUND")
+        run_id = await begun(client, run_id="mine")
+        assert await refused(agent="quick", run_id=run_id) == (409, "RUN_ID_TAKEN")
+        assert (
+            await client.post("/runs", content="{", headers={"content-type": "application/json"})
+        ).status_code == 400
+        assert (await client.post("/runs", data={"agent": "quick"})).status_code == 415
+        assert (await client.get("/nowhere")).json()["code"] == "NOT_FOUND"
+        assert (await client.delete("/runs")).json()["code"] == "METHOD_NOT_ALLOWED"
+
+
+async def test_the_feed_tells_of_every_run_but_its_content_and_a_reader_of_it_comes_back() -> None:
+    async with serving(app()) as client, anyio.create_task_group() as tasks:
+        texts: list[str] = []
+
+        async def read(**headers: str) -> None:
+            texts.append(await read_until(client, "/events", "event: RunCompleted", **headers))
+
+        tasks.start_soon(read)
+        await anyio.sleep(0.3)
+        run_id = await begun(client, "quick")
+        with anyio.fail_after(10):
+            while not texts:
+                await anyio.sleep(0.02)
+        frames = frames_of(texts[0])
+        assert [frame["event"] for frame in frames] == ["RunStarted", "RunCompleted"]
+        assert {event["run_id"] for event in events_of(texts[0])} == {run_id}
+        await read(**{"last-event-id": frames[0]["id"]})
+        assert [frame["event"] for frame in frames_of(texts[1])] == ["RunCompleted"]
+        lost = await read_until(client, "/events", "event: gap", **{"last-event-id": "0badc0de.1"})
+        assert [frame["event"] for frame in frames_of(lost + "\n\n")] == ["gap"]
+
+
+async def test_probes_and_the_description_answer() -> None:
+    async with serving(app()) as client:
+        assert (await client.get("/healthz")).json() == {"status": "ok"}
+        assert (await client.get("/readyz")).json() == {"status": "ready"}
+        described = (await client.get("/openapi.json")).json()
+        body = described["paths"]["/runs"]["post"]["requestBody"]["content"]["application/json"]
+        assert body["example"]["agent"] == "storyteller"

@@ -1,0 +1,113 @@
+"""A real server on a real port, in the test's own loop, and what its clients read. Proves nothing itself."""
+
+import json
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx2
+import uvicorn
+from fastapi import FastAPI
+
+from softstop import Agent, RunContext
+from softstop.server import create_app
+
+
+async def storyteller(run: RunContext, message: object) -> None:
+    """Takes 0.05 s a step, twenty of them; says so."""
+    for number in range(20):
+        async with run.step(f"s{number}"):
+            run.write(f"w{number} ")
+            await anyio.sleep(0.05)
+
+
+async def quick(run: RunContext, message: object) -> None:
+    run.write(f"said {message}")
+
+
+async def broken(run: RunContext, message: object) -> None:
+    run.write("before")
+    raise ValueError("a secret cause")
+
+
+AGENTS = [
+    Agent(storyteller, name="Story Teller"),
+    Agent(quick, name="quick", description="Is quick."),
+    Agent(broken, name="broken"),
+]
+JSON = {"content-type": "application/json"}
+
+
+def app(**options: Any) -> FastAPI:
+    """A server with three agents, for one developer."""
+    return create_app(**{"agents": AGENTS, "dev": True, **options})
+
+
+@asynccontextmanager
+async def serving(served: FastAPI, **headers: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """The app behind uvicorn, and a client of it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(served, log_level="warning"))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [listener])
+        try:
+            async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=15) as client:
+                while not server.started:
+                    await anyio.sleep(0.01)
+                yield client
+        finally:
+            server.should_exit = True
+
+
+Frame = dict[str, str]
+
+
+def frames_of(text: str) -> list[Frame]:
+    """What a browser makes of a stream: the WHATWG rules, word for word, without the reconnecting."""
+    frames: list[Frame] = []
+    frame: Frame = {}
+    data: list[str] = []
+    for line in re.split("\r\n|\r|\n", text):
+        if not line:
+            if data:
+                frames.append({**frame, "data": "\n".join(data)})
+            frame, data = {}, []
+            continue
+        name, colon, value = line.partition(":")
+        if colon and not name:
+            continue  # a comment
+        value = value.removeprefix(" ")
+        if name == "data":
+            data.append(value)
+        else:
+            frame[name] = value
+    return frames
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    """The JSON of each frame."""
+    return [json.loads(frame["data"]) for frame in frames_of(text)]
+
+
+async def begun(client: httpx2.AsyncClient, agent: str = "story-teller", **options: Any) -> str:
+    """The id of a run that was started in the background."""
+    answer = await client.post("/runs", json={"agent": agent, "message": "go", "background": True, **options})
+    assert answer.status_code == 202, answer.text
+    run_id: str = answer.json()["run_id"]
+    return run_id
+
+
+async def read_until(client: httpx2.AsyncClient, path: str, word: str, **headers: str) -> str:
+    """The text of a stream up to a word, or to its end."""
+    text = ""
+    async with client.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        async for chunk in answer.aiter_text():
+            text += chunk
+            if word in text:
+                break
+    return text
