@@ -12,6 +12,7 @@ from .errors import RunSuperseded as RunSuperseded
 from .errors import SoftstopError as SoftstopError
 from .errors import StepFailed as StepFailed
 from .errors import StepTimeout as StepTimeout
+from .errors import StoreUnavailable as StoreUnavailable
 from .errors import SupervisorClosed as SupervisorClosed
 from .events import BudgetWarning as BudgetWarning
 from .events import Event as Event

@@ -10,6 +10,7 @@ SoftstopError
     RunStopped              raised only by `raise_for_status()`: the run was cancelled
         BudgetExceeded      ... because a limit or budget ran out: give more
     RunErrored              raised only by `raise_for_status()`: the run failed
+    StoreUnavailable        a store cannot be read or written now: try again
     StepFailed              a step's own code raised CancelledError, SystemExit or the like
     StepTimeout             a step was cut when its own `timeout` was over; also a TimeoutError
     MemberFailed            a team or workflow cannot go on without one of its members
@@ -138,6 +139,17 @@ class StepFailed(SoftstopError):
 
     def __str__(self) -> str:
         return f"step {self.step!r} raised {self.error} although nobody stopped the run; it counts as failed"
+
+
+class StoreUnavailable(SoftstopError):
+    """A store cannot be read or written now: it is locked, full, read-only or damaged. Runs go on meanwhile."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        return f"the store cannot do that now: {self.problem}; nothing of it was stored, so that it may be tried again"
 
 
 class StepTimeout(SoftstopError, TimeoutError):

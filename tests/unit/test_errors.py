@@ -23,6 +23,7 @@ from softstop import (
     SoftstopError,
     StepFailed,
     StepTimeout,
+    StoreUnavailable,
     SupervisorClosed,
     errors,
 )
@@ -49,6 +50,7 @@ SAMPLES: list[tuple[SoftstopError, dict[str, Any], list[str]]] = [
         ["120 of 100"],
     ),
     (RunErrored("r1", "KeyError: 'x'"), {"run_id": "r1", "error": "KeyError: 'x'"}, ["KeyError"]),
+    (StoreUnavailable("disk full"), {"problem": "disk full"}, ["disk full", "again"]),
     (StepTimeout("ask", 2.5), {"step": "ask", "seconds": 2.5}, ["ask", "2.5 s"]),
     (StepFailed("pay", "SystemExit: 3"), {"step": "pay", "error": "SystemExit: 3"}, ["pay", "SystemExit"]),
 ]

@@ -3,6 +3,7 @@
 Needs `pip install 'softstop[models]'`; `softstop` imports this package when a model is given.
 """
 
+from .conversations import Messages as Messages
 from .errors import ModelFailed as ModelFailed
 from .errors import TooManyTurns as TooManyTurns
 from .offline import Offline as Offline

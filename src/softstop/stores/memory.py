@@ -1,0 +1,222 @@
+"""The store in memory: for tests, and for several supervisors of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import anyio
+
+from ..aio.parking import Waiters, wait_in, wake_anywhere
+from ..errors import RunNotFound
+from ..stops import RunStatus, StopOutcome, StopRequest
+from .judging import judge_stop
+from .store import Audit, Batch, Changed, Lapsed, News, OwnerLost, Page, RunQuery, RunRecord, StopAsked, Store, Verdict
+
+BEATS = 3  # in a lease
+
+
+@dataclass(slots=True)
+class _Root:
+    """The log of one root."""
+
+    owner: str
+    events: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
+    last: int = 0
+    ended: bool = False
+
+
+class Shelf:
+    """What several memory stores of one process share.
+
+    Args:
+        clock: Seconds, by which owners live.
+        keep_ended: Ended roots that are kept, with their members; the oldest are dropped.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time, keep_ended: int = 1_000) -> None:
+        self._clock, self._keep_ended = clock, keep_ended
+        self._runs: dict[str, RunRecord] = {}  # in the order of their creation
+        self._roots: dict[str, _Root] = {}
+        self._ended: dict[str, None] = {}  # roots, in the order of their end
+        self._keys: dict[tuple[str | None, str], str] = {}
+        self._alive: dict[str, float] = {}  # by owner, the time at which it is taken for dead
+        self._inboxes: dict[str, dict[News, None]] = {}  # by owner
+        self._waiters: dict[str, Waiters] = {}
+
+    def _tell(self, news: News, owner: str | None = None) -> None:
+        """Put news in the inbox of an owner, or of all."""
+        for name in self._inboxes if owner is None else (owner,):
+            if name in self._inboxes:
+                self._inboxes[name][news] = None
+                wake_anywhere(self._waiters[name])
+
+    def _forget_oldest(self) -> None:
+        for oldest in list(islice(self._ended, max(0, len(self._ended) - self._keep_ended))):
+            del self._ended[oldest], self._roots[oldest]
+            for run_id in [run.run_id for run in self._runs.values() if run.root_run_id == oldest]:
+                del self._runs[run_id]
+            self._keys = {key: run_id for key, run_id in self._keys.items() if run_id != oldest}
+
+
+class MemoryStore(Store):
+    """A store that ends with its process.
+
+    Args:
+        shelf: What it shares with others; None is a shelf of its own.
+    """
+
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = Shelf() if shelf is None else shelf
+        self._owner, self._lease = "", 0.0
+
+    @asynccontextmanager
+    async def open(self, owner: str, lease: float) -> AsyncGenerator[None]:
+        """See `Store`."""
+        shelf = self._shelf
+        self._owner, self._lease = owner, lease
+        shelf._inboxes[owner], shelf._waiters[owner] = {}, []
+        shelf._alive[owner] = shelf._clock() + 2 * lease
+        try:
+            yield
+        finally:
+            del shelf._inboxes[owner], shelf._waiters[owner]
+            shelf._alive[owner] = shelf._clock()
+            shelf._tell(OwnerLost(owner))
+
+    async def create(self, record: RunRecord, key: str | None = None) -> RunRecord | None:
+        """See `Store`."""
+        shelf = self._shelf
+        taken = shelf._keys.get((record.user_id, key)) if key is not None else None
+        there = shelf._runs.get(taken or record.run_id)
+        if there is not None:
+            return self._whole(there)
+        if key is not None:
+            shelf._keys[record.user_id, key] = record.run_id
+        self._add(record)
+        return None
+
+    def _add(self, record: RunRecord) -> None:
+        if record.run_id == record.root_run_id:
+            self._shelf._roots[record.run_id] = _Root(self._owner)
+        self._shelf._runs[record.run_id] = record
+
+    async def commit(self, batches: Sequence[Batch]) -> Sequence[str]:
+        """See `Store`."""
+        return [batch.root_run_id for batch in batches if not self._commit(batch)]
+
+    def _commit(self, batch: Batch) -> bool:
+        shelf = self._shelf
+        for record in batch.runs:
+            if record.run_id not in shelf._runs and (
+                record.parent_run_id is None or record.root_run_id in shelf._roots
+            ):
+                self._add(record)
+        root = shelf._roots.get(batch.root_run_id)
+        if root is None or root.owner != self._owner or batch.after > root.last:
+            return False
+        if batch.last > root.last:
+            if root.ended:
+                return False
+            root.events += [event for event in batch.events if event[0] > root.last]
+            root.last = batch.last
+            self._note(batch, root)
+            shelf._tell(Changed(batch.root_run_id))
+        return True
+
+    def _note(self, batch: Batch, root: _Root) -> None:
+        shelf = self._shelf
+        for run_id, status in batch.status.items():
+            shelf._runs[run_id] = replace(
+                shelf._runs[run_id],
+                status=status,
+                outcome=batch.outcomes.get(run_id),
+                messages=batch.messages.get(run_id),
+            )
+        if batch.ended:
+            root.ended = True
+            shelf._ended[batch.root_run_id] = None
+            for run in [run for run in shelf._runs.values() if run.root_run_id == batch.root_run_id]:
+                if not run.status.ended:  # a member that was never seen to begin
+                    shelf._runs[run.run_id] = replace(run, status=RunStatus.cancelled)
+            shelf._forget_oldest()
+
+    async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+        """See `Store`."""
+        root = self._shelf._roots.get(root_run_id)
+        if root is None:
+            raise RunNotFound(root_run_id)
+        left = [event for event in root.events if event[0] > after]
+        return Page(left[:limit], root.ended and len(left) <= limit)
+
+    async def find(self, query: RunQuery) -> Sequence[RunRecord]:
+        """See `Store`."""
+        found = list(islice(self._matching(query), query.limit))
+        return [
+            self._whole(run) if query.run_id is not None else replace(run, messages=None, audit=()) for run in found
+        ]
+
+    def _matching(self, query: RunQuery) -> Iterator[RunRecord]:
+        reached = query.before is None
+        for run in reversed(self._shelf._runs.values()):
+            if (
+                reached
+                and query.run_id in (None, run.run_id)
+                and query.root_run_id in (None, run.root_run_id)
+                and query.user_id in (None, run.user_id)
+                and query.session_id in (None, run.session_id)
+                and query.status in (None, run.status)
+                and query.source_id in (None, run.source.id)
+                and not (query.roots and run.parent_run_id)
+            ):
+                yield run
+            reached = reached or run.run_id == query.before
+
+    def _whole(self, run: RunRecord) -> RunRecord:
+        root = self._shelf._roots[run.root_run_id]
+        return replace(run, owner=root.owner, last_seq=root.last)
+
+    async def request_stop(self, run_id: str, request: StopRequest, origin: str | None = None) -> Verdict:
+        """See `Store`."""
+        shelf = self._shelf
+        run = shelf._runs.get(run_id)
+        if run is None:
+            return Verdict(StopOutcome.unknown, None)
+        outcome, stop = judge_stop(run.status, run.stop, request)
+        line = Audit(shelf._clock(), request.by, request.reason, request.mode, origin, outcome)
+        shelf._runs[run_id] = replace(run, stop=stop or run.stop, audit=(*run.audit, line))
+        if stop is not None:
+            shelf._tell(StopAsked(run_id, stop), shelf._roots[run.root_run_id].owner)
+        return Verdict(outcome, run.status)
+
+    async def attend(self) -> Sequence[News]:
+        """See `Store`."""
+        shelf, owner = self._shelf, self._owner
+        now = shelf._clock()
+        if shelf._alive.get(owner, now) < now:
+            shelf._tell(Lapsed(), owner)
+        shelf._alive[owner] = now + 2 * self._lease
+        for other, until in shelf._alive.items():
+            if until <= now and any(root.owner == other and not root.ended for root in shelf._roots.values()):
+                shelf._tell(OwnerLost(other), owner)
+        inbox = shelf._inboxes[owner]
+        if not inbox:
+            with anyio.move_on_after(self._lease / BEATS):
+                await wait_in(shelf._waiters[owner], asyncio.get_running_loop())
+        news = list(inbox)
+        inbox.clear()
+        return news
+
+    async def adopt(self, limit: int = 100) -> Sequence[RunRecord]:
+        """See `Store`."""
+        shelf, now = self._shelf, self._shelf._clock()
+        adopted: list[RunRecord] = []
+        for root_run_id, root in shelf._roots.items():
+            if len(adopted) < limit and not root.ended and shelf._alive.get(root.owner, 0.0) <= now:
+                root.owner = self._owner
+                adopted.append(self._whole(shelf._runs[root_run_id]))
+        return adopted

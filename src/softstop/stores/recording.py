@@ -1,0 +1,331 @@
+"""Keeps the runs of a supervisor in a store, at the store's pace: runs never wait for it.
+
+New events are taken from the logs, cut into a batch for each root and committed together. While the store cannot take
+them, the logs hold them, and the same batches are tried again. What another owner has taken over is stopped here, and
+what a dead owner has left is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+
+from ..checks import seconds, typed
+from ..errors import StoreUnavailable, safe_error
+from ..events import Event, Outcome, RunStarted, RunStopRequested
+from ..protocols import RunFacts, Tape
+from ..runs.spec import RunOutput, fresh_id
+from ..stops import RunStatus, StopCause, StopMode, StopRequest
+from ..supervisor.supervisor import Supervisor
+from ..telemetry.logs import tell
+from .following import Bells, Follow
+from .orphans import last_words, output_of
+from .store import Batch, Changed, Lapsed, MessageCodec, OwnerLost, RunQuery, RunRecord, StopAsked, Store
+
+PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries
+MOST_EARLY: Final = 1_000  # stops that came before their run
+AT_ONCE: Final = 100  # orphans adopted at a time
+SUPERSEDED: Final = StopRequest(
+    cause=StopCause.superseded, mode=StopMode.now, reason="another owner has taken the run over"
+)
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Root:
+    """A root run of the supervisor, and how much of it the store has."""
+
+    run_id: str
+    tape: Tape
+    unknown: list[RunRecord]  # runs that the store may not know
+    stored: int = 0  # seq
+    fenced: bool = False  # another owner has it
+    ended: bool = False  # the outcome was taken
+
+
+class Recording:
+    """Keeps the runs of one supervisor in a store. A `softstop.ports.Recorder`.
+
+        async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+
+    Inside the block this process is an owner in the store: it carries out stops that others request there, and ends
+    the runs of owners that have died, with cause `owner_lost` or the stop that they had. Leaving the block waits until
+    everything is stored.
+
+    Args:
+        store: Where to.
+        lease: Seconds without a sign of life after which others may take this owner for dead.
+        linger: Seconds that new events wait for more before they are stored together.
+        merge: Adjacent content of one run that was written within so many seconds is stored as one event.
+        messages: How conversations are written, such as `softstop.models.Messages()`; without it they are not kept, and
+            `continue_from=` works in this process only.
+        last: Seconds that leaving the block may wait for a store that cannot be written.
+        clock: Wall-clock seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease: float = 10.0,
+        linger: float = 0.005,
+        merge: float = 0.05,
+        messages: MessageCodec | None = None,
+        last: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.owner = fresh_id()
+        self._lease, self._last = seconds(lease, "lease"), seconds(last, "last")
+        self._linger, self._merge = seconds(linger, "linger"), seconds(merge, "merge")
+        self._messages, self._clock = messages, typed(clock, Callable, "clock")
+        self._supervisor: Supervisor | None = None
+        self._roots: dict[str, _Root] = {}  # live, or not stored to their end
+        self._dirty: dict[str, _Root] = {}  # with something that was not taken
+        self._early: dict[str, StopRequest] = {}  # stops of runs that have not begun here
+        self._news = asyncio.Event()  # for the pump
+        self._leaving = False
+        self._merged = 0
+        self._bells = Bells()
+        self._exit = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._problems: dict[str, str] = {}  # by what could not be done at the last try
+
+    async def __aenter__(self) -> Self:
+        await self._exit.enter_async_context(self.store.open(self.owner, self._lease))
+        # owned like a supervisor's: ended and awaited where the block is left
+        self._tasks = [self._start(self._pump()), self._start(self._attend())]
+        return self
+
+    @staticmethod
+    def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leaving = True
+        self._dirty |= self._roots
+        self._news.set()
+        with anyio.CancelScope(shield=True):  # bounded by `last`
+            pump, attend = self._tasks
+            await asyncio.wait({pump}, timeout=self._last)
+            for task in (pump, attend):
+                task.cancel()
+            await asyncio.wait({pump, attend})
+            await self._exit.aclose()
+        if self._roots and self._problems:
+            text = "the store was left without the ends of %(runs)d runs: %(problem)s"
+            tell("error", "store.left", text, runs=len(self._roots), problem=self.degraded)
+
+    @property
+    def degraded(self) -> str | None:
+        """Why the store cannot be used at the moment; None if it can."""
+        return next(iter(self._problems.values()), None)
+
+    @property
+    def unstored(self) -> int:
+        """Root runs with something that the store does not have yet."""
+        return len(self._dirty)
+
+    @property
+    def merged(self) -> int:
+        """Pieces of content that were merged because the store did not take them for too long."""
+        return self._merged + sum(root.tape.merged for root in self._roots.values())
+
+    # -- what the supervisor tells ---------------------------------------------------------------------------------
+
+    def attached(self, supervisor: Supervisor) -> None:
+        """See `softstop.ports.Recorder`."""
+        self._supervisor = supervisor
+
+    def registered(self, run: RunFacts, tape: Tape | None) -> None:
+        """See `softstop.ports.Recorder`."""
+        if tape is not None:
+            root = self._roots[run.run_id] = _Root(run.run_id, tape, [])
+            self._mark(root)
+        self._roots[run.root_run_id].unknown.append(record_of(run))
+        early = self._early.pop(run.run_id, None)
+        if early is not None:
+            asyncio.get_running_loop().call_soon(self._request_stop, run.run_id, early)
+
+    def forgotten(self, run_id: str) -> None:
+        """See `softstop.ports.Recorder`."""
+
+    # -- what others ask -------------------------------------------------------------------------------------------
+
+    def follow(self, root_run_id: str, after: int = 0) -> Follow:
+        """Read the stored events of any root run, of this process or another, page by page, as they are stored.
+
+        Yields pages that are not empty, in the order of `seq`; ends after the one with the root's outcome. An id that
+        was read once is final: reading on after it, here or elsewhere, gives what follows, exactly.
+
+        Raises:
+            RunNotFound: No such root, where the first page is read.
+            StoreUnavailable: It cannot be read now; reading may go on later.
+        """
+        return Follow(self.store, self._bells, root_run_id, after, self._roots)
+
+    async def output(self, run_id: str) -> RunOutput | None:
+        """The output of any ended run that the store has, as far as it tells: without `value`, `members` and `error`.
+
+        To be given as `continue_from=`. None for a run that is unknown or has not ended.
+
+        Raises:
+            StoreUnavailable: It cannot be read now.
+        """
+        found = await self.store.find(RunQuery(run_id=run_id))
+        return output_of(found[0], self._messages) if found else None
+
+    # -- from the logs into the store ------------------------------------------------------------------------------
+
+    def _mark(self, root: _Root) -> None:
+        """Note that there is something to take, now and whenever there is."""
+        self._dirty[root.run_id] = root
+        self._news.set()
+
+    async def _pump(self) -> None:
+        while self._dirty or not self._leaving:
+            await self._news.wait()
+            self._news.clear()
+            if not self._leaving:
+                await asyncio.sleep(self._linger)
+            dirty, self._dirty = self._dirty, {}
+            taken = [(root, batch) for root in dirty.values() if (batch := self._take(root)) is not None]
+            if not taken:
+                continue
+            fenced = await self._insist("commit", partial(self.store.commit, [batch for _, batch in taken]))
+            for root, batch in taken:
+                self._stored(root, batch, batch.root_run_id in fenced)
+
+    def _take(self, root: _Root) -> Batch | None:
+        """Cut what is new into a batch; watch for more."""
+        events = root.tape.take(self._merge)
+        unknown, root.unknown = root.unknown, []
+        root.ended = root.ended or any(isinstance(event, Outcome) and event.run_id == root.run_id for event in events)
+        if not root.ended:
+            root.tape.watch(lambda: self._mark(root))
+        if root.fenced:
+            self._leave(root)
+            return None
+        outcomes = [event for event in events if isinstance(event, Outcome)]
+        return Batch(
+            root_run_id=root.run_id,
+            after=root.stored,
+            last=events[-1].seq if events else root.stored,
+            events=[(event.seq, event.to_json()) for event in events],
+            runs=unknown,
+            status={event.run_id: status for event in events if (status := status_of(event)) is not None},
+            outcomes={outcome.run_id: outcome.to_json() for outcome in outcomes},
+            messages=self._conversations(outcomes),
+            ended=root.ended,
+        )
+
+    def _conversations(self, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+        written: dict[str, bytes] = {}
+        if self._messages is None or self._supervisor is None:
+            return written
+        for outcome in outcomes:
+            try:
+                output = self._supervisor.get_run(outcome.run_id).output
+                if output is not None and output.messages:
+                    written[outcome.run_id] = self._messages.dump(output.messages)
+            except Exception as error:  # noqa: BLE001 - boundary: code of others, which never changes a run
+                text = "the conversation of run %(run_id)s was not kept: %(problem)s"
+                tell("error", "store.messages_lost", text, run_id=outcome.run_id, problem=safe_error(error))
+        return written
+
+    def _stored(self, root: _Root, batch: Batch, fenced: bool) -> None:
+        if fenced and not root.fenced:
+            root.fenced = True
+            if self._supervisor is not None:
+                self._supervisor.request_stop(root.run_id, SUPERSEDED)
+        root.stored = batch.last
+        self._leave(root)
+        self._bells.ring(root.run_id)
+
+    def _leave(self, root: _Root) -> None:
+        if root.ended and self._roots.get(root.run_id) is root:
+            self._merged += root.tape.merged
+            del self._roots[root.run_id]
+
+    async def _insist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Call the store until it can do it; what it raises is no end of anything but this try."""
+        tries = 0
+        while True:
+            try:
+                result = await call()
+            except Exception as error:  # noqa: BLE001 - boundary: the store, whatever it is
+                self._note(what, error.problem if isinstance(error, StoreUnavailable) else safe_error(error))
+                await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+                tries += 1
+            else:
+                self._problems.pop(what, None)
+                return result
+
+    def _note(self, what: str, problem: str) -> None:
+        if not self._problems:
+            text = "the store is degraded: %(problem)s; runs go on, and what they write waits for it"
+            tell("error", "store.degraded", text, problem=problem)
+        self._problems[what] = problem
+
+    # -- from the store --------------------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        while True:
+            for news in await self._insist("attend", self.store.attend):
+                match news:
+                    case StopAsked(run_id, request):
+                        self._request_stop(run_id, request)
+                    case Changed(root_run_id):
+                        self._bells.ring(root_run_id)
+                    case OwnerLost():
+                        await self._adopt()
+                    case Lapsed():
+                        for root in self._roots.values():
+                            self._mark(root)
+
+    def _request_stop(self, run_id: str, request: StopRequest) -> None:
+        if self._supervisor is None or not self._supervisor.request_stop(run_id, request).status:
+            self._early[run_id] = request
+            if len(self._early) > MOST_EARLY:
+                del self._early[next(iter(self._early))]
+
+    async def _adopt(self) -> None:
+        """End the runs that dead owners have left."""
+        while adopted := await self._insist("adopt", partial(self.store.adopt, AT_ONCE)):
+            for record in adopted:
+                words = await self._insist("adopt", partial(last_words, self.store, record, self._clock()))
+                await self._insist("adopt", partial(self.store.commit, [words]))
+                self._bells.ring(record.run_id)
+
+
+def record_of(run: RunFacts) -> RunRecord:
+    """The record of a run that has not begun."""
+    return RunRecord(
+        run_id=run.run_id,
+        root_run_id=run.root_run_id,
+        parent_run_id=run.parent_run_id,
+        source=run.source,
+        user_id=run.user_id,
+        session_id=run.session_id,
+        metadata=run.metadata,
+        created_at=run.created_at,
+    )
+
+
+def status_of(event: Event) -> RunStatus | None:
+    """The status that a run has from this event on; None if the event does not change it."""
+    if isinstance(event, Outcome):
+        return event.status
+    if isinstance(event, RunStopRequested):
+        return RunStatus.stopping
+    return RunStatus.running if isinstance(event, RunStarted) else None

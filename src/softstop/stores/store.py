@@ -1,0 +1,208 @@
+"""What a store of runs is: eight methods, and the values that they take and give. No store is in here.
+
+A store keeps the log of each root run as rows of JSON, cut as its owner has handed them in, beside one record for each
+run. A root has one owner, a supervisor's `Recording`; what another one writes is refused, and nothing is written after
+the root's outcome. All processes that have the same store see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from ..events import Source
+from ..stops import RunStatus, StopMode, StopOutcome, StopRequest
+
+
+class Audit(NamedTuple):
+    """One stop request that came through the store: who, when, why and from where, and what it did."""
+
+    at: float
+    by: str | None
+    reason: str | None
+    mode: StopMode
+    origin: str | None
+    outcome: StopOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a store knows of one run beside its events.
+
+    `owner` is who has its root, `last_seq` the last stored event of that; `stop` is the stop that was requested through
+    the store. `outcome` is the JSON of the outcome event. `messages`, the conversation as a `MessageCodec` has written
+    it, and `audit` are given where one run is asked for by its id, and empty in lists.
+    """
+
+    run_id: str
+    root_run_id: str
+    parent_run_id: str | None
+    source: Source
+    user_id: str | None
+    session_id: str | None
+    metadata: Mapping[str, Any]
+    created_at: float
+    status: RunStatus = RunStatus.pending
+    owner: str | None = None
+    last_seq: int = 0
+    stop: StopRequest | None = None
+    outcome: bytes | None = None
+    messages: bytes | None = field(default=None, repr=False)
+    audit: tuple[Audit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is new of one root run and its members: the events above the seq `after` up to `last`, cut for good.
+
+    `runs` are those that the store may not know, each after its parent; `status`, `outcomes` and `messages` are by run
+    id. `ended` says that the root's outcome is the last event. One without anything asks whose the root is.
+    """
+
+    root_run_id: str
+    after: int
+    last: int
+    events: Sequence[tuple[int, bytes]] = ()
+    runs: Sequence[RunRecord] = ()
+    status: Mapping[str, RunStatus] = field(default_factory=dict[str, RunStatus])
+    outcomes: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    messages: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    ended: bool = False
+
+
+class Page(NamedTuple):
+    """Stored events of one root in the order of `seq`, each with its JSON; `ended`: the last of them is the outcome."""
+
+    events: Sequence[tuple[int, bytes]]
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs: all that match each field that is given, newest first, at most `limit`.
+
+    `before` is the id of the last run of the page before; `roots` leaves members out.
+    """
+
+    run_id: str | None = None
+    root_run_id: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    status: RunStatus | None = None
+    source_id: str | None = None
+    roots: bool = False
+    before: str | None = None
+    limit: int = 100
+
+
+class Verdict(NamedTuple):
+    """The effect of a stop request in the store, and the run's status there; None if it is unknown."""
+
+    outcome: StopOutcome
+    status: RunStatus | None
+
+
+class StopAsked(NamedTuple):
+    """A stop was requested, here or elsewhere, for a run whose root this owner has."""
+
+    run_id: str
+    request: StopRequest
+
+
+class Changed(NamedTuple):
+    """A root has new events, or has another owner."""
+
+    root_run_id: str
+
+
+class OwnerLost(NamedTuple):
+    """An owner is gone; `adopt` gives the roots that it has left."""
+
+    owner: str
+
+
+class Lapsed(NamedTuple):
+    """This owner did not beat in time, so that others may have taken its roots: a batch for each root tells."""
+
+
+News = StopAsked | Changed | OwnerLost | Lapsed
+
+
+class Store(Protocol):
+    """Where runs are kept. All but `open` raise StoreUnavailable while it cannot be reached, written or read."""
+
+    def open(self, owner: str, lease: float) -> AbstractAsyncContextManager[object]:
+        """Be the owner with this name, which nobody else has, inside the block; leaving it gives nothing up.
+
+        Args:
+            owner: A fresh name.
+            lease: Seconds after which an owner that has not called `attend` is taken for dead, at most twice as much.
+        """
+        ...
+
+    async def create(self, record: RunRecord, key: str | None = None) -> RunRecord | None:
+        """Take the id of a new root run, as its owner, over all processes.
+
+        Args:
+            record: Of the run; it has not begun.
+            key: The caller's name for this one wish; together with the record's `user_id` it is taken as well.
+
+        Returns:
+            None, or the record of the run that has the id, or that was created with the key.
+        """
+        ...
+
+    async def commit(self, batches: Sequence[Batch]) -> Sequence[str]:
+        """Make batches durable, all together. A batch that is there already is not written again.
+
+        Returns:
+            The roots that are not this owner's, or have ended: of them nothing was written.
+        """
+        ...
+
+    async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+        """The stored events of a root with a seq above `after`.
+
+        Raises:
+            RunNotFound: No such root.
+        """
+        ...
+
+    async def find(self, query: RunQuery) -> Sequence[RunRecord]:
+        """The records of runs; an unknown id gives none."""
+        ...
+
+    async def request_stop(self, run_id: str, request: StopRequest, origin: str | None = None) -> Verdict:
+        """Put a stop on record for the run's owner, who is told by `attend`, with a line in the run's `audit`.
+
+        Args:
+            run_id: A root or a member.
+            request: With its own time; as everywhere the first one fixes the cause, later ones make it stronger.
+            origin: From where it came: an address, a command.
+        """
+        ...
+
+    async def attend(self) -> Sequence[News]:
+        """Say that this owner lives, and wait for news, at most until that is to be said again. To be called in a loop.
+
+        What is returned once does not come again.
+        """
+        ...
+
+    async def adopt(self, limit: int = 100) -> Sequence[RunRecord]:
+        """Become the owner of roots that have not ended and whose owner is gone; at most so many."""
+        ...
+
+
+class MessageCodec(Protocol):
+    """Writes and reads the messages of a conversation; `softstop.models.Messages` is one."""
+
+    def dump(self, messages: Sequence[Any]) -> bytes:
+        """The messages of a `RunOutput` as bytes."""
+        ...
+
+    def load(self, data: bytes) -> tuple[Any, ...]:
+        """The same messages."""
+        ...
