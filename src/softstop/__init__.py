@@ -14,6 +14,8 @@ from .errors import StepFailed as StepFailed
 from .errors import StepTimeout as StepTimeout
 from .errors import StoreUnavailable as StoreUnavailable
 from .errors import SupervisorClosed as SupervisorClosed
+from .events import ApprovalDecided as ApprovalDecided
+from .events import ApprovalRequested as ApprovalRequested
 from .events import BudgetWarning as BudgetWarning
 from .events import Event as Event
 from .events import ModelRequestCompleted as ModelRequestCompleted

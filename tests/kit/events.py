@@ -6,6 +6,8 @@ import pytest
 from hypothesis import strategies as st
 
 from softstop import (
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetWarning,
     Event,
     LimitReached,
@@ -74,6 +76,14 @@ NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, st
         WorkflowRunEvent.model_request_completed,
         "ModelRequestCompleted", "TeamModelRequestCompleted", "ModelRequestCompleted",
     ),
+    ApprovalRequested: (
+        RunEvent.approval_requested, TeamRunEvent.approval_requested, WorkflowRunEvent.approval_requested,
+        "ApprovalRequested", "TeamApprovalRequested", "ApprovalRequested",
+    ),
+    ApprovalDecided: (
+        RunEvent.approval_decided, TeamRunEvent.approval_decided, WorkflowRunEvent.approval_decided,
+        "ApprovalDecided", "TeamApprovalDecided", "ApprovalDecided",
+    ),
     RunStopRequested: (
         RunEvent.run_stop_requested, TeamRunEvent.run_stop_requested, WorkflowRunEvent.workflow_stop_requested,
         "RunStopRequested", "TeamRunStopRequested", "WorkflowStopRequested",
@@ -125,6 +135,8 @@ OWN_FIELDS: dict[type[Event], set[str]] = {
     ToolCallCompleted: {"step", "step_id", "status", "error"},
     ModelRequestStarted: {"step", "step_id", "kind"},
     ModelRequestCompleted: {"step", "step_id", "status", "error", "finish_reason"},
+    ApprovalRequested: {"call_id", "tool", "arguments"},
+    ApprovalDecided: {"call_id", "tool", "approved", "reason", "by"},
     RunStopRequested: {"cause", "reason", "by", "via", "mode", "grace", "requested_at", "limit"},
     RunEscalated: {"steps", "waiting"},
     UsageRejected: {"problem"},
@@ -184,6 +196,8 @@ FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
     ToolCallCompleted: done,
     ModelRequestStarted: begun,
     ModelRequestCompleted: (*done, maybe),
+    ApprovalRequested: (texts, texts, texts),
+    ApprovalDecided: (texts, texts, st.booleans(), maybe, maybe),
     RunStopRequested: (
         st.sampled_from(StopCause), maybe, maybe, st.none() | ids, st.sampled_from(StopMode),
         st.none() | times, times, st.none() | limits,
@@ -224,6 +238,8 @@ def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
         RunContent: ("hello",),
         StepStarted: ("pay", 1, "atomic"),
         StepCompleted: ("pay", 1, "completed", None),
+        ApprovalRequested: ("call-1", "pay", '{"to": "Ada"}'),
+        ApprovalDecided: ("call-1", "pay", False, "too much", "user-7"),
         RunStopRequested: (StopCause.user, "why", "user-7", None, StopMode.step, 30.0, 5.0, None),
         RunEscalated: (("pay",), 2),
         UsageRejected: ("input_tokens: negative",),

@@ -20,7 +20,7 @@ like a query: `words=40&pace=0.01&usage=none&key=some-test`. Prints its port, se
 
 Each piece is one output token; an answer ends where the request's number of them is reached. A name may begin with
 that of a real model and a question mark. What no provider takes is refused with HTTP 400: a tool call without an
-answer right after it, and an answer without a call.
+answer right after it, and an answer without a call; by Anthropic, either of them without any tools.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Server:
         beside = sum(other.key == key and not (other.done or other.gone) for other in self.records)
         record = Record(key, url.path, body=asked, beside=beside)
         self.records.append(record)
-        status, problem = self.refusal(script), complaint(asked, script)
+        status, problem = self.refusal(script), complaint(asked, script, url.path)
         if status or problem:
             secret = headers.get("authorization", headers.get("x-api-key", ""))
             told = problem or f"no: you sent {secret}"
@@ -213,11 +213,13 @@ def answered(body: dict[str, Any]) -> int:
     return sum(before == "answer" != after for before, after in pairwise([*kinds, "end"]))
 
 
-def complaint(body: dict[str, Any], script: dict[str, str]) -> str:
+def complaint(body: dict[str, Any], script: dict[str, str], path: str) -> str:
     """Why a provider would refuse the request."""
     most, asked = int(script.get("most", 10**9)), most_output(body)
     if asked is not None and asked > most:
         return f"max_tokens is too large: {asked}. This model supports at most {most} completion tokens."
+    if path == "/v1/messages" and not body.get("tools") and any(call for _, call in conversation(body)):
+        return "Requests which include `tool_use` or `tool_result` blocks must define tools."
     open_calls: list[str] = []
     for kind, call in conversation(body):
         if kind == "answer" and call not in open_calls:

@@ -16,7 +16,8 @@ MODULES = sorted(SRC.rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 PUBLIC = [
-    "Agent", "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "Headroom",
+    "Agent", "ApprovalDecided", "ApprovalRequested",
+    "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "Headroom",
     "LimitReached", "Limits", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
     "ModelRequestStarted", "Outcome", "Parallel", "Router", "Run", "RunCancelled", "RunCompleted", "RunContent",
     "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFacts", "RunFailed",
@@ -59,8 +60,8 @@ SURFACE = {
     "Agent": "arun cancel_run invoke priced run",
     "Budget": "cost_usd name raise_to reserved spent tokens waiting",
     "EventStream": "read",
-    "Run": "cancel ended events facts limits members output parent_run_id pause policy resume run_id source status "
-    "stop stopping usage",
+    "Run": "approve cancel ended events facts limits members output parent_run_id pause policy refuse resume run_id "
+    "source status stop stopping usage",
     "RunContext": "boundary charge content headroom heartbeat history limits member messages metadata on_stop open "
     "parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
     "usage user_id write",

@@ -3,6 +3,8 @@
 from .event import Event as Event
 from .event import Stamp as Stamp
 from .kinds import EVENT_CLASSES as EVENT_CLASSES
+from .kinds import ApprovalDecided as ApprovalDecided
+from .kinds import ApprovalRequested as ApprovalRequested
 from .kinds import BudgetWarning as BudgetWarning
 from .kinds import ModelRequestCompleted as ModelRequestCompleted
 from .kinds import ModelRequestStarted as ModelRequestStarted

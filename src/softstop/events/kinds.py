@@ -87,6 +87,29 @@ class ModelRequestCompleted(StepCompleted):
 
 
 @event
+class ApprovalRequested(Event):
+    """A model has asked for a tool that a person must approve: `run.approve(call_id)` or `run.refuse(call_id)`.
+
+    `arguments` is a JSON object as the model wrote it, perhaps with private data; no other event has arguments.
+    """
+
+    call_id: str
+    tool: str
+    arguments: str
+
+
+@event
+class ApprovalDecided(Event):
+    """A call was approved, and is about to be made, or it was refused, which the model is told with the reason."""
+
+    call_id: str
+    tool: str
+    approved: bool
+    reason: str | None
+    by: str | None
+
+
+@event
 class RunStopRequested(Event):
     """A stop was recorded, or made stronger. The run ends at its next step boundary, with mode `now` at once."""
 
@@ -242,8 +265,9 @@ def cancelled(shared: Shared, stop: StopRequest, stopped_at: float, abandoned: t
 
 EVENT_CLASSES: tuple[type[Event], ...] = (
     RunStarted, RunContent, StepStarted, StepCompleted, ToolCallStarted, ToolCallCompleted,
-    ModelRequestStarted, ModelRequestCompleted, RunStopRequested, RunEscalated, UsageRejected,
-    BudgetWarning, RunPaused, RunContinued, SlotLent, RunCancelled, RunCompleted, RunFailed,
+    ModelRequestStarted, ModelRequestCompleted, ApprovalRequested, ApprovalDecided, RunStopRequested,
+    RunEscalated, UsageRejected, BudgetWarning, RunPaused, RunContinued, SlotLent, RunCancelled,
+    RunCompleted, RunFailed,
 )  # fmt: skip
 Event.CLASSES = EVENT_CLASSES
 

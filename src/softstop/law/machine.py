@@ -147,7 +147,7 @@ class StopRecord:
     and `end` take the same lock, so that a request is always either in the inbox, on record, or too late.
     """
 
-    __slots__ = ("cut", "delivered", "failed_first", "inbox", "phase", "refused", "status", "stop", "turns")
+    __slots__ = ("awaiting", "cut", "delivered", "failed_first", "inbox", "phase", "refused", "status", "stop", "turns")
 
     def __init__(self) -> None:
         self.status = RunStatus.pending
@@ -155,6 +155,7 @@ class StopRecord:
         self.stop: RecordedStop | None = None
         self.inbox: RecordedStop | None = None  # accepted in another thread, not carried out yet
         self.turns = 0  # of a model, under way
+        self.awaiting = 0  # calls of these turns that wait for a person
         self.refused = self.cut = self.delivered = self.failed_first = False  # see Facts
 
     @property
@@ -176,7 +177,7 @@ class StopRecord:
 
     def defers(self, mode: StopMode) -> bool:
         """Whether a stop of this mode waits for the end of a turn."""
-        return mode is StopMode.turn and self.turns > 0
+        return mode is StopMode.turn and self.turns > 0 and not self.awaiting
 
     def reach(self, phase: StopPhase) -> None:
         """Raise the phase; a lower one changes nothing."""

@@ -124,6 +124,11 @@ class History:
         text = f"{self._instructions}\n\n{LAST_ANSWER}" if self._instructions else LAST_ANSWER
         return [*self.messages[:-1], replace(last, instructions=text) if isinstance(last, ModelRequest) else last]
 
+    def called_tools(self) -> list[ToolDefinition]:
+        """Declarations of the tools that were called so far, for a model that has none any more."""
+        names = {call.tool_name for message in self.messages for call in _calls_in(message)}
+        return [ToolDefinition(name=name, description="Not available any more.") for name in sorted(names)]
+
     def note_size(self, usage: Usage) -> None:
         """Note the tokens of the conversation as the provider counted them, which beats an estimate."""
         self._measured = (len(self.messages), usage.total_tokens - usage.reasoning_tokens)
@@ -154,6 +159,10 @@ class History:
 
     def _publish(self) -> None:
         self._run.messages = (*self.messages, self._request()) if self._answers else tuple(self.messages)
+
+
+def _calls_in(message: ModelMessage) -> Sequence[ToolCallPart]:
+    return message.tool_calls if isinstance(message, ModelResponse) else ()
 
 
 def _items(message: object) -> Sequence[object]:

@@ -17,7 +17,7 @@ from ..runs.adapter import AdapterContext
 from ..runs.context import RunContext
 from .endings import sound
 
-UNKNOWN_OPTIONS: Final = ("requires_approval", "sequential", "prepare", "args_validator", "defer_loading")
+UNKNOWN_OPTIONS: Final = ("sequential", "prepare", "args_validator", "defer_loading")
 
 Tools = Iterable[Callable[..., Any] | Tool[Any]]
 Cause = Literal["unknown_tool", "validation_error"]
@@ -62,6 +62,16 @@ class ReadyTool(NamedTuple):
         answer = ToolReturnPart(call.tool_name, sound(result), call.tool_call_id)
         answer.model_response_str()
         return answer
+
+    def waits_for_approval(self, call: ToolCallPart) -> bool:
+        """Whether a person must approve the call first; nobody is asked about one that cannot be made."""
+        if not self.tool.requires_approval:
+            return False
+        try:
+            self._arguments(call.args)
+        except BadCall:
+            return False
+        return True
 
     def _arguments(self, given: str | dict[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
         schema = self.tool.function_schema
@@ -119,7 +129,8 @@ def to_tool(tool: Callable[..., Any] | Tool[Any]) -> ReadyTool:
     if isinstance(tool, Tool):
         return _described(tool)  # pyright: ignore[reportUnknownArgumentType]
     if not (inspect.isfunction(tool) or inspect.ismethod(tool)):
-        raise MisuseError(f"a tool is a function, sync or async, not {type(tool).__name__}")
+        raise MisuseError(f"a tool is a function, sync or async, not {tool!r:.100}; write one that calls it")
+    _check_function(tool, tool.__name__)
     try:
         takes_run = _takes_run(tool)
         shown = _without_run(tool) if takes_run else tool
@@ -137,7 +148,13 @@ def _described(tool: Tool[Any]) -> ReadyTool:
         if getattr(tool, option):
             raise MisuseError(f"tool {tool.name!r} has {option}, which this turn loop does not know; leave it out")
     function: Callable[..., Any] = tool.function
+    _check_function(function, tool.name)
     return ReadyTool(function, tool, False, inspect.iscoroutinefunction(function))
+
+
+def _check_function(function: Callable[..., Any], name: str) -> None:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise MisuseError(f"tool {name!r} yields, and its answer is one value: return it, perhaps as a list")
 
 
 def _takes_run(function: Callable[..., Any]) -> bool:
@@ -161,6 +178,12 @@ def failed_answer(call: ToolCallPart, error: Exception) -> ToolReturnPart:
     if isinstance(error, ModelRetry):
         return ToolReturnPart(name, sound(error.message), call_id, outcome="retried", retry=RetryInfo("model_retry"))
     return ToolReturnPart(name, safe_error(error), call_id, outcome="failed")
+
+
+def denied_answer(call: ToolCallPart, reason: str | None) -> ToolReturnPart:
+    """The answer to a call that a person has refused."""
+    text = f"refused: {reason or 'this call was not approved'}"
+    return ToolReturnPart(call.tool_name, sound(text), call.tool_call_id, outcome="denied")
 
 
 def refused_answer(call: ToolCallPart, error: BudgetExceeded) -> ToolReturnPart:

@@ -18,11 +18,11 @@ from ..runs.adapter import AdapterContext, Exhausted
 from ..runs.context import RunContext
 from .answer import Answer, Request
 from .bounds import Reservation, reserve
-from .endings import cut_off
+from .endings import cut_off, sound
 from .errors import ModelFailed, TooManyTurns
 from .history import History
 from .prices import Tariff
-from .tools import ReadyTool, Toolbox, failed_answer, refused_answer
+from .tools import ReadyTool, Toolbox, denied_answer, failed_answer, refused_answer
 from .usage import Charge
 
 RETRIES: Final = 2  # of a request that failed before its answer began; each has a step of its own
@@ -53,7 +53,8 @@ class Plan:
     def __init__(self, door: AdapterContext, model: Model, history: History, tools: list[ToolDefinition]) -> None:
         self._door, self._model, self._history, self._tools = door, model, history, tools
         messages = list(history.messages)
-        self._usual = Request(messages, tools, history.size_of(messages, tools))
+        declared = tools or (history.called_tools() if _needs_tools(model) else [])
+        self._usual = Request(messages, declared, history.size_of(messages, declared), uses_tools=bool(tools))
         self._last: Request | None = None  # made on first use
 
     @property
@@ -71,7 +72,7 @@ class Plan:
         if not self.is_last:
             return self._usual
         if self._last is None:
-            messages, tools = self._history.for_last_answer(), self._tools if _needs_tools(self._model) else []
+            messages, tools = self._history.for_last_answer(), self._usual.tools if _needs_tools(self._model) else []
             self._last = Request(messages, tools, self._history.size_of(messages, tools), uses_tools=False)
         return self._last
 
@@ -203,6 +204,11 @@ class ModelBody:
         """Call one tool. Its result or its failure is its answer to the model; the run goes on."""
         call = history.calls[index]
         tool = self._toolbox.find(call.tool_name)
+        if tool is not None and tool.waits_for_approval(call):
+            decided = await door.approval(call.tool_call_id, call.tool_name, sound(call.args_as_json_str()))
+            if not decided.approved:
+                history.end_call(index, denied_answer(call, decided.reason))
+                return
         if tool is None or tool.is_async:
             await self._run_tool(door, history, index, tool)
         else:

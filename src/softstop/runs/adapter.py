@@ -13,10 +13,11 @@ from ..law.amounts import Fit
 from ..law.ledgers import Chain, Hold
 from ..stops import LimitReached
 from ..usage import Usage
-from . import limiting, stopping
+from . import approving, limiting, stopping
 from .allowance import Exhausted as Exhausted
 from .context import RunContext
 from .open_work import Announced, OpenStep, enclosing_holds
+from .state import Approval as Approval
 from .steps import PLAIN, TOOL_CALL, Step
 from .streams import Stream
 from .threads import in_thread, seats
@@ -70,6 +71,18 @@ class AdapterContext:
     def take_back_model_request(self) -> None:
         """Count the last request not as an answer: the provider refused it."""
         self._state.allowance.count("model_calls", -1)
+
+    async def approval(self, call_id: str, tool: str, arguments: str) -> Approval:
+        """Ask a person whether a tool may be called, by `ApprovalRequested`, and wait, in no step and outside the turn.
+
+        `run.approve(call_id)` and `run.refuse(call_id)` decide. A stop ends the wait, and limits of time go on.
+
+        Args:
+            call_id: No two calls of a run that wait have the same.
+            tool: Shown in events.
+            arguments: A JSON object, shown in the event.
+        """
+        return await approving.approval(self._state, call_id, label(tool, "the name of a tool"), arguments)
 
     def turn(self) -> AbstractContextManager[None]:
         """A context for one answer and its tool calls: a stop of mode `turn` waits for its end."""

@@ -10,17 +10,17 @@ from typing import Any
 
 import anyio
 
-from ..checks import label, whole
+from ..checks import label, typed, whole
 from ..errors import RunSuperseded
 from ..events import Source
 from ..log.reader import EventStream
 from ..protocols import RunFacts
 from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
-from . import ending, limiting, pausing, stopping
+from . import approving, ending, limiting, pausing, stopping
 from .allowance import RunLimits
 from .spec import RunOutput
-from .state import RunState
+from .state import Approval, RunState
 
 
 class Run:
@@ -131,6 +131,35 @@ class Run:
     def resume(self) -> None:
         """Let a paused run go on. From any thread, and in a handler of `signal.signal`."""
         pausing.resume(self._state)
+
+    def approve(self, call_id: str, *, by: str | None = None) -> bool:
+        """Approve a call that a model has asked for and that waits, told as `ApprovalRequested`. From any thread.
+
+        Args:
+            call_id: Of that event.
+            by: Who approves, kept in `ApprovalDecided`.
+
+        Returns:
+            Whether it waited for this: False for one that is unknown or was decided, and once a stop is on record.
+        """
+        return self._decide(call_id, Approval(True, None, None if by is None else label(by, "by")))
+
+    def refuse(self, call_id: str, reason: str | None = None, *, by: str | None = None) -> bool:
+        """Refuse a call that waits for approval: it is not made, the model is told so, and goes on. From any thread.
+
+        Args:
+            call_id: Of `ApprovalRequested`.
+            reason: Told to the model, kept up to 1,000 characters.
+            by: Who refuses, kept in `ApprovalDecided`.
+
+        Returns:
+            Whether it waited for this, as with `approve`.
+        """
+        why = None if reason is None else label(reason, "reason")
+        return self._decide(call_id, Approval(False, why, None if by is None else label(by, "by")))
+
+    def _decide(self, call_id: str, decided: Approval) -> bool:
+        return approving.decide(self._state, typed(call_id, str, "call_id"), decided)
 
     def events(self, after: int = 0) -> EventStream:
         """Read the events with a `seq` above `after`. A cancelled reader does not stop the run."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..aio.deferred_scope import DeferredScope
@@ -25,7 +25,16 @@ from .clients import Client
 from .open_work import OpenWork
 from .spec import RunOptions, RunOutput, RunSpec
 
+Asked = tuple[str, asyncio.Future["Approval"]]  # the name of a tool, and who waits for the approval
 StopHook = Callable[[StopRequest], object]
+
+
+class Approval(NamedTuple):
+    """What was decided about a call that a model has asked for."""
+
+    approved: bool
+    reason: str | None
+    by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,7 @@ class RunState:
     holds: dict[Hold, None] | None = None  # room that its steps and model requests have reserved, in that order
     claims: list[Claim] | None = None  # those that wait for room
     context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
+    approvals: dict[str, Asked] | None = None  # by id of the call, those that wait for a person
     parked: Waiters | None = None  # for the end of a pause, or for a stop
     waiting: Waiters | None = None  # for the outcome
 

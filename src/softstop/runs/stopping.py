@@ -225,6 +225,18 @@ def turn(run: RunState) -> Generator[None]:
         collect(run)  # one of mode `turn` that another thread posted in this turn
 
 
+@contextmanager
+def outside_turn(run: RunState) -> Generator[None]:
+    """A context for a wait within a turn, for a person: a stop of mode `turn` does not wait for that."""
+    run.record.awaiting += 1
+    if run.record.phase is StopPhase.after_turn:
+        interrupt(run)
+    try:
+        yield
+    finally:
+        run.record.awaiting -= 1
+
+
 def _hold_for_turn(run: RunState) -> None:
     if not run.held_for_turn:
         run.held_for_turn = True

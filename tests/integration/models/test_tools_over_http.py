@@ -8,10 +8,11 @@ from typing import Any
 
 import anyio
 import pytest
+from pydantic_ai import Tool
 
 from kit.provider import Provider
 from kit.runs import kinds
-from softstop import Agent, RunContext, RunStatus, ToolCallStarted
+from softstop import Agent, ApprovalRequested, RunContext, RunStatus, ToolCallStarted
 
 pytestmark = pytest.mark.server
 
@@ -146,3 +147,35 @@ async def test_wrong_calls_are_told_to_the_model(provider: Provider) -> None:
     answers: list[Any] = [message["content"] for message in second["body"]["messages"] if message["role"] == "tool"]
     assert "a: Input should be a valid integer" in answers[0]
     assert "there is no tool 'nope'; there are: add" in answers[1]
+
+
+@PROTOCOLS
+async def test_a_call_that_waits_for_a_person_is_refused_to_the_model_and_a_stop_ends_the_wait(
+    provider: Provider, protocol: str
+) -> None:
+    agent = Agent(model=getattr(provider, protocol)(**ADDING, rounds=2), tools=[Tool(add, requires_approval=True)])
+    run = agent.arun("2+3?")
+    asked = 0
+    async for event in run:
+        if isinstance(event, ApprovalRequested):
+            asked += 1
+            assert run.refuse(event.call_id, "not today") if asked == 1 else run.cancel()
+    stopped = await run
+
+    assert (stopped.status, [step.status for step in stopped.steps]) == (RunStatus.cancelled, ["completed"] * 2)
+    _, second = await provider.requests()
+    assert "refused: not today" in json.dumps(second["body"])
+    again = await Agent(model=getattr(provider, protocol)(words=2), tools=[add]).arun("Go on.", continue_from=stopped)
+    assert again.content == "w0 w1 "
+
+
+@PROTOCOLS
+async def test_a_conversation_with_calls_goes_on_with_an_agent_that_has_no_tools(
+    provider: Provider, protocol: str
+) -> None:
+    called = await Agent(model=getattr(provider, protocol)(**ADDING), tools=[add]).arun("2+3?")
+    told = await Agent(model=getattr(provider, protocol)(words=3)).arun("Sum it up.", continue_from=called)
+
+    assert (told.status, told.content) == (RunStatus.completed, "w0 w1 w2 ")
+    last = (await provider.requests())[-1]["body"]
+    assert not last.get("tools") or last["tool_choice"] == {"type": "none"}

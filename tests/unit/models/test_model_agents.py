@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -116,6 +117,19 @@ def unhinted(x: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
     raise NotImplementedError
 
 
+async def stream() -> Any:
+    yield "a tool's answer is one value"
+
+
+def generate() -> Any:
+    yield "a tool's answer is one value"
+
+
+class CallableObject:
+    def __call__(self) -> None:
+        raise NotImplementedError
+
+
 def theirs(context: TheirContext[None]) -> None:
     raise NotImplementedError
 
@@ -124,7 +138,8 @@ def theirs(context: TheirContext[None]) -> None:
     "wrong",
     [
         *(7, "search", Agent(body), unhinted, theirs, print),
-        *(Tool(theirs), Tool(tool, requires_approval=True), Tool(tool, sequential=True)),
+        *(Tool(theirs), Tool(tool, sequential=True), partial(tool), CallableObject()),
+        *(stream, generate, Tool(generate)),
     ],
 )
 def test_what_is_no_tool_is_refused_in_the_callers_frame(wrong: Any) -> None:

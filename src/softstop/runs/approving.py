@@ -1,0 +1,41 @@
+"""Approvals: a call that a model has asked for waits for a person. The wait is in no step, so that a stop ends it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..events import ApprovalDecided, ApprovalRequested
+from . import gate, stopping
+from .state import Approval, RunState
+
+
+async def approval(run: RunState, call_id: str, tool: str, arguments: str) -> Approval:
+    """Ask for an approval and wait for it; a boundary before and after. A stop of any mode ends the wait."""
+    with stopping.outside_turn(run):
+        await gate.cross(run)
+        waiter: asyncio.Future[Approval] = run.loop.create_future()
+        if run.approvals is None:
+            run.approvals = {}
+        run.approvals[call_id] = (tool, waiter)
+        run.writer.emit(ApprovalRequested(call_id, tool, arguments))
+        try:
+            decided = await waiter
+        finally:
+            run.approvals.pop(call_id, None)
+        await gate.cross(run)
+    return decided
+
+
+def decide(run: RunState, call_id: str, approval: Approval) -> bool:
+    """Decide about a call, from any thread; return whether it waited for that. Of two decisions the first counts."""
+    asked = None if run.approvals is None or run.record.requested else run.approvals.pop(call_id, None)
+    if asked is None:
+        return False
+    gate.on_loop(run, _tell, run, call_id, *asked, approval)
+    return True
+
+
+def _tell(run: RunState, call_id: str, tool: str, waiter: asyncio.Future[Approval], approval: Approval) -> None:
+    if not waiter.done():  # else a stop has ended the wait
+        waiter.set_result(approval)  # first: an observer of the event may end the wait
+        run.writer.emit(ApprovalDecided(call_id, tool, *approval))
