@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .events import Event, Source
 from .limits import Limits
 from .stops import StopPolicy
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
 
-class Runnable(Protocol):
+    Value = TypeVar("Value", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    Value = TypeVar("Value", covariant=True)  # before 3.13 without a default, which only checkers need
+
+
+class Runnable(Protocol[Value]):
     """Something a supervisor can run: an agent, a team, a workflow, a framework's adapter."""
 
     @property
@@ -39,7 +48,7 @@ class Runnable(Protocol):
         """Whether a limit of money can hold: False for a model without a known price."""
         ...
 
-    def invoke(self, run: Any, message: Any) -> Awaitable[Any] | AsyncIterator[str]:
+    def invoke(self, run: Any, message: Any) -> Awaitable[Value] | AsyncIterator[str]:
         """Do the work. `run` is the RunContext; an async iterator of text is written piece by piece."""
         ...
 

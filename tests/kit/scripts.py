@@ -38,6 +38,7 @@ class Script:
         self.turns = turns
         self.asked: list[list[ModelMessage]] = []
         self.tools: list[list[ToolDefinition]] = []  # that it was given with each request
+        self.results: list[list[ToolDefinition]] = []  # calls for a typed result, of each request
         self.model = _Scripted(self)
 
     def turn(self) -> list[Piece]:
@@ -47,6 +48,7 @@ class Script:
     async def play(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
         self.asked.append(list(messages))
         self.tools.append(list(info.function_tools))
+        self.results.append(list(info.output_tools))
         calls = 0
         for piece in self.turn():
             if isinstance(piece, Ends):

@@ -1,4 +1,4 @@
-"""T2: a wait for an approval is in no step: a stop of any mode ends it at once, and what was approved does not begin."""
+"""T2: a wait for an approval is in no step: any stop ends it at once, and what was approved then does not begin."""
 
 import asyncio
 

@@ -12,6 +12,8 @@ import softstop
 from softstop import (
     UNLIMITED,
     Agent,
+    ApprovalDecided,
+    ApprovalRequested,
     Budget,
     Event,
     EventStream,
@@ -192,6 +194,43 @@ async def users_of_an_output(run: Run) -> None:
     assert_type(team.arun("hi", parent=None), Run)
     assert_type(flow.arun("hi", parent="here", limits=None), Run)
     assert_type(SlotLent(to="r2").to, str)
+
+
+async def users_of_typed_results(run: RunContext, supervisor: Supervisor) -> None:
+    plan = Agent(model="openai:gpt-5.2", output_type=Letter, instructions=["Be brief.", told_to, told_to_later])
+    assert_type(plan, Agent[Letter])
+    assert_type(plan.arun("hi"), Run[Letter])
+    assert_type((await plan.arun("hi")).value, Letter)
+    assert_type(plan.run("hi").raise_for_status().value, Letter)
+    assert_type((await run.member(plan, "hi")).value, Letter)
+    assert_type(await supervisor.start(plan, "hi"), RunOutput[Letter])
+    assert_type(Agent(model="openai:gpt-5.2", output_type=list[int]), Agent[list[int]])
+    assert_type(Agent(model="openai:gpt-5.2"), Agent[Any])
+    takes_any_plan(plan)
+    assert_type(Team([plan]).run("hi").value, Any)
+
+
+def takes_any_plan(agent: Agent[BaseModel]) -> None:
+    assert_type(agent.arun("hi"), Run[BaseModel])
+
+
+def told_to(run: RunContext) -> str:
+    return f"You talk to {run.user_id}."
+
+
+async def told_to_later(run: RunContext) -> str:
+    return "It is noon."
+
+
+async def users_of_approvals(run: Run) -> None:
+    async for event in run:
+        if isinstance(event, ApprovalRequested):
+            print(event.tool, event.arguments)
+            assert_type(run.approve(event.call_id, by="user-7"), bool)
+            assert_type(run.refuse(event.call_id, "too much"), bool)
+        elif isinstance(event, ApprovalDecided):
+            assert_type(event.approved, bool)
+            assert_type(event.by, str | None)
 
 
 def users_of_run() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
 from typing import Final
 
 from pydantic_ai.direct import model_request_stream
@@ -33,13 +34,20 @@ MARGIN: Final = 2  # an answer may be estimated at so many times its claim befor
 class Request:
     """One request to a model: messages, tools, and the bound of the answer."""
 
-    __slots__ = ("claimed", "messages", "most_output", "prompt_tokens", "tools", "uses_tools")
+    __slots__ = ("claimed", "messages", "most_output", "prompt_tokens", "results", "tools", "uses_tools")
 
     def __init__(
-        self, messages: list[ModelMessage], tools: list[ToolDefinition], prompt_tokens: int, *, uses_tools: bool = True
+        self,
+        messages: list[ModelMessage],
+        tools: list[ToolDefinition],
+        prompt_tokens: int,
+        *,
+        uses_tools: bool = True,
+        results: Sequence[ToolDefinition] = (),
     ) -> None:
         self.messages, self.tools = messages, tools
         self.prompt_tokens = prompt_tokens  # about
+        self.results = results  # calls of which one must be made, if there are any, unless a tool is called
         self.uses_tools = uses_tools  # False sends the tools and forbids to call them
         self.most_output: int | None = None  # output tokens; None leaves it to the model
         self.claimed: int | None = None  # output tokens that limits and budgets hold for it; None without any
@@ -121,6 +129,10 @@ class Answer:
     async def _open(self) -> AsyncIterator[ModelResponseStreamEvent]:
         request = self._request
         parameters = ModelRequestParameters(function_tools=request.tools)
+        if request.results:
+            parameters = replace(
+                parameters, output_mode="tool", output_tools=[*request.results], allow_text_output=False
+            )
         messages = self._model.prepare_messages(request.messages, parameters)
         opening = model_request_stream(
             self._model,

@@ -22,6 +22,7 @@ from ..errors import MisuseError
 from ..runs.context import RunContext
 from ..usage import Usage
 from .endings import closed, is_whole, sound
+from .results import Result
 from .usage import input_tokens
 
 Unanswered = Literal["not_run", "cut", "unsettled", "torn"]
@@ -42,12 +43,14 @@ GO_ON: Final = "Your answer was cut off there by a limit. Go on."
 class History:
     """All messages of a run. After every change the run gets a copy in which no tool call lacks an answer."""
 
-    def __init__(self, run: RunContext, message: object, instructions: str) -> None:
+    def __init__(self, run: RunContext, message: object, instructions: str, result: Result | None = None) -> None:
         self._run = run
         self._instructions = instructions or None
+        self.result = result  # that the run is to have; None is the text of the last answer
         self.messages = self._opening(message)
         self.calls: list[ToolCallPart] = []  # of the current turn
-        self.whole_calls: list[int] = []  # indexes of those that may be called: all, unless the answer was cut off
+        self.whole_calls: list[int] = []  # indexes of those seen to end: all, unless the answer was cut off
+        self.calls_to_make: list[int] = []  # of those the ones of tools, and not of the result
         self._measured = (0, 0)  # number of messages, and their tokens as the provider counted
         self._answers: list[ToolReturnPart] = []  # one for each call, in order
         self._publish()
@@ -99,8 +102,15 @@ class History:
         self._answers = [
             _unanswered(call, "torn" if is_torn else "not_run") for call, is_torn in zip(calls, torn, strict=True)
         ]
+        self.calls_to_make = [index for index in self.whole_calls if not self._take_result(index)]
         self.messages.append(response)
         self._publish()
+
+    def _take_result(self, index: int) -> bool:
+        if self.result is None or self.calls[index].tool_name != self.result.definition.name:
+            return False
+        self._answers[index] = self.result.take(self.calls[index])
+        return True
 
     def add_cut_answer(self, response: ModelResponse) -> None:
         """Add the text of an answer that was cut.
@@ -113,9 +123,9 @@ class History:
             self.messages.append(ModelResponse(parts, model_name=response.model_name, state="interrupted"))
             self._publish()
 
-    def go_on(self) -> None:
-        """Add a prompt to go on where the answer was cut off."""
-        self.messages.append(self._prompt(GO_ON))
+    def ask(self, text: str) -> None:
+        """Add a prompt."""
+        self.messages.append(self._prompt(text))
         self._publish()
 
     def for_last_answer(self) -> list[ModelMessage]:
@@ -151,7 +161,7 @@ class History:
     def end_turn(self) -> None:
         """Add the tools' answers as the model's next request."""
         self.messages.append(self._request())
-        self.calls, self.whole_calls, self._answers = [], [], []
+        self.calls, self.whole_calls, self.calls_to_make, self._answers = [], [], [], []
 
     def _request(self) -> ModelRequest:
         parts: list[Any] = list(self._answers)

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import anyio
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
@@ -16,9 +16,9 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls
 
 from ..checks import seconds, typed
 from ..errors import MisuseError
+from .options import BodyOptions
 from .prices import Price
 from .providers import new_body
-from .tools import Tools
 from .turns import ModelBody
 
 STORY: Final = """\
@@ -41,6 +41,7 @@ class Offline:
     """A model that needs no key and no network: it streams a text word by word, on the same path as a provider.
 
     With tools it streams the first paragraph, calls each of them once with made-up arguments, and streams the rest.
+    With an `output_type` it makes a result up in the end, which fits plain fields.
 
     Args:
         text: The answer.
@@ -66,9 +67,9 @@ class Offline:
         """The pydantic-ai model."""
         return FunctionModel(stream_function=self._stream, model_name=self.name)
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
+    def make_body(self, **options: Unpack[BodyOptions]) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
-        return new_body(self, self.make_model(), instructions, tools, max_turns)
+        return new_body(self, self.make_model(), options)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
@@ -85,6 +86,9 @@ class Offline:
             for index, tool in enumerate(info.function_tools):
                 arguments = json.dumps(_sample(tool.parameters_json_schema, first))
                 yield {index: DeltaToolCall(tool.name, arguments, tool_call_id=f"call-{index}")}
+        elif info.output_tools:
+            result = info.output_tools[0]
+            yield {0: DeltaToolCall(result.name, json.dumps(_sample(result.parameters_json_schema, rest)))}
 
 
 def _halves(text: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, Unpack
 
 import httpx2
 from anyio.lowlevel import RunVar
@@ -20,8 +20,8 @@ from ..checks import named, typed
 from ..errors import MisuseError
 from .errors import clients_of
 from .exchange import note_request, note_response, watch_clients
+from .options import BodyOptions
 from .prices import Price, Tariff
-from .tools import Toolbox, Tools
 from .turns import ModelBody
 
 CLOSING: Final = 5.0  # seconds that closing idle connections may take
@@ -46,18 +46,18 @@ class ModelSource(Protocol):
         """A context with the model, for one run."""
         ...
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
+    def make_body(self, **options: Unpack[BodyOptions]) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
         ...
 
 
-def new_body(source: ModelSource, model: Model, instructions: str, tools: Tools, max_turns: int | None) -> ModelBody:
+def new_body(source: ModelSource, model: Model, options: BodyOptions) -> ModelBody:
     """Make the body of an agent with this model.
 
     Raises:
-        MisuseError: A tool cannot be described.
+        MisuseError: A tool, or the type of the output, cannot be described.
     """
-    return ModelBody(source.name, source.open, instructions, Toolbox(tools), max_turns, Tariff(model, source.price))
+    return ModelBody(source.name, source.open, Tariff(model, source.price), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ class Hosted:
             raise MisuseError(str(error)) from None
         return model
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
+    def make_body(self, **options: Unpack[BodyOptions]) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`.
 
         Raises:
-            MisuseError: There is no key, or a tool cannot be described.
+            MisuseError: There is no key, or a tool or the type of the output cannot be described.
         """
         model = self.make_model(_connections())  # now, so that a missing key raises in the caller's frame
-        return new_body(self, model, instructions, tools, max_turns)
+        return new_body(self, model, options)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
@@ -174,9 +174,9 @@ class Borrowed:
         """Shown in events."""
         return self.model.model_name
 
-    def make_body(self, *, instructions: str = "", tools: Tools = (), max_turns: int | None = 50) -> ModelBody:
+    def make_body(self, **options: Unpack[BodyOptions]) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
-        return new_body(self, self.model, instructions, tools, max_turns)
+        return new_body(self, self.model, options)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, get_type_hints
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_type_hints
 
 from pydantic import ValidationError
 from pydantic_ai import ModelRetry, Tool, UserError
@@ -20,6 +20,7 @@ from .endings import sound
 UNKNOWN_OPTIONS: Final = ("sequential", "prepare", "args_validator", "defer_loading")
 
 Tools = Iterable[Callable[..., Any] | Tool[Any]]
+Arguments = str | dict[str, Any] | None
 Cause = Literal["unknown_tool", "validation_error"]
 
 
@@ -33,6 +34,30 @@ class BadCall(SoftstopError):
 
     def __str__(self) -> str:
         return self.problem
+
+
+class Check(Protocol):
+    """What checks values: a validator or a type adapter of pydantic."""
+
+    def validate_python(self, value: Any, /) -> Any:
+        """The checked value."""
+        ...
+
+    def validate_json(self, text: str, /) -> Any:
+        """The checked value of a JSON text."""
+        ...
+
+
+def arguments_of(check: Check, given: Arguments) -> Any:
+    """The arguments of a call, checked.
+
+    Raises:
+        BadCall: They do not fit, or are no JSON.
+    """
+    try:
+        return check.validate_python(given) if isinstance(given, dict) else check.validate_json(given or "{}")
+    except ValidationError as error:
+        raise BadCall("validation_error", f"invalid arguments: {_problems(error)}"[:1_000]) from None
 
 
 class ReadyTool(NamedTuple):
@@ -73,15 +98,9 @@ class ReadyTool(NamedTuple):
             return False
         return True
 
-    def _arguments(self, given: str | dict[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self, given: Arguments) -> tuple[list[Any], dict[str, Any]]:
         schema = self.tool.function_schema
-        check = schema.validator
-        try:
-            named: dict[str, Any] = (
-                check.validate_python(given) if isinstance(given, dict) else check.validate_json(given or "{}")
-            )
-        except ValidationError as error:
-            raise BadCall("validation_error", f"invalid arguments: {_problems(error)}"[:1_000]) from None
+        named: dict[str, Any] = arguments_of(schema.validator, given)
         args = [named.pop(name) for name in schema.positional_fields]
         if schema.var_positional_field is not None:
             args.extend(named.pop(schema.var_positional_field))

@@ -9,19 +9,23 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from typing import Any, Final, NamedTuple, cast
 
 import anyio
+from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import Model
 from pydantic_ai.tools import ToolDefinition
 
 from ..aio.closing import finish_within
-from ..errors import BudgetExceeded
+from ..errors import BudgetExceeded, MisuseError
 from ..runs.adapter import AdapterContext, Exhausted
 from ..runs.context import RunContext
 from .answer import Answer, Request
 from .bounds import Reservation, reserve
 from .endings import cut_off, sound
 from .errors import ModelFailed, TooManyTurns
-from .history import History
+from .history import GO_ON, History
+from .options import BodyOptions, system_text
 from .prices import Tariff
+from .results import NAME as RESULT
+from .results import REMINDER, Result, ResultType
 from .tools import ReadyTool, Toolbox, denied_answer, failed_answer, refused_answer
 from .usage import Charge
 
@@ -54,7 +58,7 @@ class Plan:
         self._door, self._model, self._history, self._tools = door, model, history, tools
         messages = list(history.messages)
         declared = tools or (history.called_tools() if _needs_tools(model) else [])
-        self._usual = Request(messages, declared, history.size_of(messages, declared), uses_tools=bool(tools))
+        self._usual = self._with(messages, declared, uses_tools=bool(tools))
         self._last: Request | None = None  # made on first use
 
     @property
@@ -72,9 +76,15 @@ class Plan:
         if not self.is_last:
             return self._usual
         if self._last is None:
-            messages, tools = self._history.for_last_answer(), self._usual.tools if _needs_tools(self._model) else []
-            self._last = Request(messages, tools, self._history.size_of(messages, tools), uses_tools=False)
+            tools = self._usual.tools if _needs_tools(self._model) else []
+            self._last = self._with(self._history.for_last_answer(), tools, uses_tools=False)
         return self._last
+
+    def _with(self, messages: list[ModelMessage], tools: list[ToolDefinition], *, uses_tools: bool) -> Request:
+        result = self._history.result
+        results = [] if result is None else [result.definition]
+        size = self._history.size_of(messages, [*tools, *results])
+        return Request(messages, tools, size, uses_tools=uses_tools, results=results)
 
 
 def _needs_tools(model: Model) -> bool:
@@ -89,17 +99,19 @@ class ModelBody:
         self,
         name: str,
         open_model: Callable[[], AbstractAsyncContextManager[Model]],
-        instructions: str,
-        toolbox: Toolbox,
-        max_turns: int | None,
         tariff: Tariff,
+        options: BodyOptions,
     ) -> None:
         self.__name__ = name
         self._open_model = open_model
-        self._instructions = instructions
-        self._toolbox = toolbox
-        self._max_turns = max_turns
         self._tariff = tariff
+        self._instructions = tuple(options.get("instructions", ()))
+        self._toolbox = Toolbox(options.get("tools", ()))
+        self._max_turns = options.get("max_turns")
+        kind = options.get("output_type")
+        self._result_type = None if kind in (None, str) else ResultType(kind)
+        if self._result_type is not None and self._toolbox.find(RESULT) is not None:
+            raise MisuseError(f"a tool is named {RESULT!r}, as the call by which the model gives its result; rename it")
         self._too_long: int | None = None  # the smallest bound of output tokens that the provider has refused
 
     @property
@@ -107,9 +119,10 @@ class ModelBody:
         """Whether a limit of money can hold: the price is known."""
         return self._tariff.rates is not None
 
-    async def __call__(self, run: RunContext, message: object) -> str:
-        """Request answers and call tools in turns; return the text of the last answer."""
-        history = History(run, message, self._instructions)
+    async def __call__(self, run: RunContext, message: object) -> Any:
+        """Request answers and call tools in turns; return the result, or the text of the last answer without a type."""
+        result = None if self._result_type is None else Result(self._result_type)
+        history = History(run, message, await system_text(self._instructions, run), result)
         door = AdapterContext(run)
         door.offer_last_answer()
         turns = 0
@@ -119,7 +132,7 @@ class ModelBody:
             while turns != self._max_turns:
                 turns += 1
                 if await self._turn(door, model, history):
-                    return history.text
+                    return history.text if result is None else result.value
         finally:
             with door.region():  # closing has a bound of its own, and completion wins (T5)
                 await opened.aclose()  # noqa: ASYNC102 - bounded
@@ -135,19 +148,28 @@ class ModelBody:
             called = bool(history.whole_calls)
             if history.calls:
                 async with asyncio.TaskGroup() as calls:
-                    for index in history.whole_calls:
+                    for index in history.calls_to_make:
                         calls.create_task(self._call(door, history, index))
                 history.end_turn()
-            if called:
-                return False
-            if reply.cut_off is None:
-                return True
+            if called or reply.cut_off is None:
+                return self._is_done(history, called=called)
             if reply.cut_off_by is None:
                 raise reply.cut_off
             if door.last_answer is None:  # else that answer used up all but the reserve
                 await door.do_without(reply.cut_off_by)  # ends here, unless the limit leaves another way
-            history.go_on()
+            history.ask(GO_ON)
             return False
+
+    def _is_done(self, history: History, *, called: bool) -> bool:
+        """Whether an answer was the last one: it has called no tool, or given a result that fits."""
+        result = history.result
+        if result is None:
+            return not called
+        if not called:
+            result.missed()
+        if not result.end_turn(self.__name__) and not called:
+            history.ask(REMINDER)
+        return result.given
 
     async def _request(self, door: AdapterContext, model: Model, history: History, turn: ExitStack) -> Reply:
         """Get an answer, with retries of transient failures; the turn begins with it.

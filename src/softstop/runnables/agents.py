@@ -11,15 +11,17 @@ from typing import Any, Final, cast
 from ..checks import typed, whole
 from ..errors import MisuseError
 from ..limits import NO_LIMITS, Limits
+from ..protocols import Value
 from ..runs.context import RunContext
 from ..stops import StopPolicy
 from .startable import Startable
 
 Body = Callable[[RunContext, Any], Awaitable[Any] | AsyncIterator[str]]
+Instruction = str | Callable[[RunContext], str | Awaitable[str]]
 MOST_TURNS: Final = 50
 
 
-class Agent(Startable):
+class Agent(Startable[Value]):
     """A body, or a model with tools, that works in steps and can be stopped between them.
 
     Takes either a body or a model:
@@ -33,9 +35,12 @@ class Agent(Startable):
         name: Shown in events; the body's or the model's name if not given.
         id: Names it in routes and events; made from the name if not given.
         description: What it is for; a team's leader reads it, and so does the agent's own model.
-        instructions: System text for the model; several are joined by blank lines.
+        instructions: System text for the model, or a function `(run)` that returns it, sync or async, called at the
+            start of each run; several are joined by blank lines.
         tools: Functions that the model may call, sync or async, described to it by name, docstring and types. If the
             first parameter is named `run`, or annotated `RunContext`, it is the run.
+        output_type: A type that pydantic can check: `output.value` is of it, if the run completed, instead of the text
+            of the last answer. A result that does not fit is told to the model and asked for again, at most twice.
         max_turns: Answers of the model in one run; a run that needs more fails. None is no bound.
         limits: Limits of each run, where the call gives none.
         policy: How its runs are stopped, where the call gives no policy.
@@ -52,8 +57,9 @@ class Agent(Startable):
         name: str | None = None,
         id: str | None = None,
         description: str = "",
-        instructions: str | Sequence[str] = "",
+        instructions: Instruction | Sequence[Instruction] = "",
         tools: Sequence[Callable[..., Any]] = (),
+        output_type: type[Value] | None = None,
         max_turns: int | None = MOST_TURNS,
         limits: Limits = NO_LIMITS,
         policy: StopPolicy | None = None,
@@ -61,14 +67,17 @@ class Agent(Startable):
         if (body is None) == (model is None):
             raise MisuseError("an agent takes either a body or model=: Agent(body), Agent(model='openai:gpt-5.2')")
         if body is None:
-            body = model_body(model, description, instructions, tools, max_turns)
-        elif instructions or tools or max_turns != MOST_TURNS:
-            raise MisuseError("instructions, tools and max_turns are for an agent with model=; a body has its own")
+            body = model_body(
+                model, description, instructions, tools=tools, max_turns=max_turns, output_type=output_type
+            )
+        elif instructions or tools or output_type is not None or max_turns != MOST_TURNS:
+            names = "instructions, tools, output_type and max_turns"
+            raise MisuseError(f"{names} are for an agent with model=; a body has its own")
         self._body = check_body(body)
         super().__init__("agent", name_of(body) if name in (None, "") else name, id, description, limits, policy)
         self.priced = getattr(body, "priced", True)
 
-    def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
+    def invoke(self, run: RunContext, message: object) -> Awaitable[Value] | AsyncIterator[str]:
         """Call the body; for the run that owns the call."""
         return self._body(run, message)
 
@@ -76,9 +85,11 @@ class Agent(Startable):
 def model_body(
     model: Any,
     description: str,
-    instructions: str | Sequence[str],
+    instructions: Instruction | Sequence[Instruction],
+    *,
     tools: Sequence[Callable[..., Any]],
     max_turns: int | None,
+    output_type: Any = None,
 ) -> Body:
     """Make a body that calls a model, turn after turn. Imports `softstop.models`, an extra, only if it has to.
 
@@ -88,15 +99,27 @@ def model_body(
     if max_turns is not None:
         whole(max_turns, "max_turns", 1)
     typed(tools, Iterable, "tools")
-    texts = (instructions,) if isinstance(instructions, str) else typed(instructions, Sequence, "instructions")
-    text = "\n\n".join(filter(None, (typed(text, str, "each of instructions") for text in (description, *texts))))
+    single = isinstance(instructions, str) or callable(instructions)
+    several = (instructions,) if single else cast("Sequence[Any]", typed(instructions, Sequence, "instructions"))
+    texts = [_instruction(each) for each in (description, *several)]
+    options = {"instructions": texts, "tools": tools, "max_turns": max_turns, "output_type": output_type}
     if hasattr(model, "make_body"):
-        return cast(Body, model.make_body(instructions=text, tools=tools, max_turns=max_turns))
+        return cast(Body, model.make_body(**options))
     try:
         models = import_module("softstop.models")
     except ImportError as error:
         raise MisuseError(f"an agent with a model needs pip install 'softstop[models]': {error}") from error
-    return cast(Body, models.body_of(model, instructions=text, tools=tools, max_turns=max_turns))
+    return cast(Body, models.body_of(model, **options))
+
+
+def _instruction(given: Any) -> Instruction:
+    if not callable(given):
+        return typed(cast(str, given), str, "each of instructions")
+    try:
+        inspect.signature(given).bind(None)
+    except TypeError as error:
+        raise MisuseError(f"a function in instructions takes the run: {name_of(given)}, {error}") from None
+    return cast(Instruction, given)
 
 
 def check_body(body: Any, whose: str = "an agent's") -> Body:

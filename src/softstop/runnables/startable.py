@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Literal, Unpack, overload
+from typing import Generic, Literal, Unpack, overload
 
 from ..checks import identified, named, typed
 from ..events import Kind, Source
 from ..limits import Limits
+from ..protocols import Value
 from ..runs.context import RunContext
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
@@ -18,7 +19,7 @@ from ..supervisor.current import Parent, cancel_run, start_here
 from ..supervisor.portal import SyncEventStream, run_sync, stream_sync
 
 
-class Startable(ABC):
+class Startable(ABC, Generic[Value]):
     """The public methods of agents, teams and workflows.
 
     A base class, since three copies of these methods, overloads and docstrings would drift apart.
@@ -40,7 +41,7 @@ class Startable(ABC):
         return f"<{type(self).__name__} {self.name!r}>"
 
     @abstractmethod
-    def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
+    def invoke(self, run: RunContext, message: object) -> Awaitable[Value] | AsyncIterator[str]:
         """Do the work; for the run that owns the call."""
 
     def arun(
@@ -50,7 +51,7 @@ class Startable(ABC):
         stream: bool | None = None,
         parent: Parent = "here",
         **options: Unpack[RunOptions],
-    ) -> Run:
+    ) -> Run[Value]:
         """Start a run now and return it: `await` it for its output, or read its events with `async for`.
 
         Inside a body the run becomes a member of that body's run; else, or with `parent=None`, it is a root run, which
@@ -77,7 +78,7 @@ class Startable(ABC):
         stream: Literal[False] = False,
         parent: Parent = "here",
         **options: Unpack[RunOptions],
-    ) -> RunOutput: ...
+    ) -> RunOutput[Value]: ...
     @overload
     def run(
         self, message: object = None, *, stream: Literal[True], parent: Parent = "here", **options: Unpack[RunOptions]
@@ -89,7 +90,7 @@ class Startable(ABC):
         stream: bool = False,
         parent: Parent = "here",
         **options: Unpack[RunOptions],
-    ) -> RunOutput | SyncEventStream:
+    ) -> RunOutput[Value] | SyncEventStream:
         """Run from a plain thread: wait for the output, or with `stream=True` iterate over the events.
 
         Ctrl-C while it waits stops the run at its next step boundary and is raised when the run has ended; a second

@@ -14,7 +14,7 @@ from ..runs.adapter import AdapterContext
 from ..runs.context import RunContext
 from ..runs.spec import RunOutput
 from ..stops import RunStatus, StopPolicy
-from .agents import MOST_TURNS, Body, check_body, model_body, name_of
+from .agents import MOST_TURNS, Body, Instruction, check_body, model_body, name_of
 from .startable import Startable
 from .verdicts import failure_of, line_of, reason_of, stopped_through
 
@@ -33,7 +33,7 @@ class BestEffort:
     step: Any
 
 
-class Team(Startable):
+class Team(Startable[Any]):
     """Members that work on one message, stopped together: members end first, the team's outcome comes last.
 
     There are three kinds:
@@ -53,7 +53,7 @@ class Team(Startable):
         name: Shown in events; the body's or the model's name if not given, else "Team".
         id: Names it in routes and events; made from the name if not given.
         description: What it is for; a leader above it reads it, and so does the team's own model.
-        instructions: System text for the leader; several are joined by blank lines.
+        instructions: System text for the leader, or functions of the run, as in `Agent(instructions=...)`.
         limits: Limits of each run, its members' runs included, where the call gives none.
         policy: How its runs are stopped, where the call gives no policy.
 
@@ -70,7 +70,7 @@ class Team(Startable):
         name: str | None = None,
         id: str | None = None,
         description: str = "",
-        instructions: str | Sequence[str] = "",
+        instructions: Instruction | Sequence[Instruction] = "",
         limits: Limits = NO_LIMITS,
         policy: StopPolicy | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class Team(Startable):
         self._best_effort = frozenset(index for index, member in enumerate(members) if isinstance(member, BestEffort))
         if model is not None:
             delegations = [_delegation(member) for member in self.members]
-            body = model_body(model, description, instructions, delegations, MOST_TURNS)
+            body = model_body(model, description, instructions, tools=delegations, max_turns=MOST_TURNS)
         self._body = self._all_at_once if body is None else check_body(body, "a team's")
         if name in (None, ""):
             name = "Team" if body is None else name_of(body)

@@ -38,7 +38,7 @@ class Playable(Protocol):
         ...
 
 
-class Workflow(Startable):
+class Workflow(Startable[Any]):
     """Steps one after the other: the output of one is the input of the next, the last one's is the workflow's.
 
     A step is an agent, a team, a workflow, a function `(run, input)`, or one of `Parallel`, `Loop`, `Condition`,

@@ -10,7 +10,7 @@ from .state import Approval, RunState
 
 
 async def approval(run: RunState, call_id: str, tool: str, arguments: str) -> Approval:
-    """Ask for an approval and wait for it; a boundary before and after. A stop of any mode ends the wait."""
+    """Be a boundary, then ask for an approval and wait for it. A stop of any mode ends the wait."""
     with stopping.outside_turn(run):
         await gate.cross(run)
         waiter: asyncio.Future[Approval] = run.loop.create_future()
@@ -19,11 +19,9 @@ async def approval(run: RunState, call_id: str, tool: str, arguments: str) -> Ap
         run.approvals[call_id] = (tool, waiter)
         run.writer.emit(ApprovalRequested(call_id, tool, arguments))
         try:
-            decided = await waiter
+            return await waiter
         finally:
             run.approvals.pop(call_id, None)
-        await gate.cross(run)
-    return decided
 
 
 def decide(run: RunState, call_id: str, approval: Approval) -> bool:

@@ -281,14 +281,14 @@ class RunContext:
             self._run.context = copy_context()
         self._run.hooks.append(callback)
 
-    def start_member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> Run:
+    def start_member(self, runnable: Runnable[T], message: object, **options: Unpack[RunOptions]) -> Run[T]:
         """Start a member run: it is stopped with this run, and this run ends after it. Returns its `Run`.
 
         Refused, like a step, once a stop is on record: the member then ends cancelled without having begun.
         """
         return Run(start_member(self._run, runnable, message, options))
 
-    async def member(self, runnable: Runnable, message: object, **options: Unpack[RunOptions]) -> RunOutput:
+    async def member(self, runnable: Runnable[T], message: object, **options: Unpack[RunOptions]) -> RunOutput[T]:
         """Run a member to its end and return its output, also when it failed or was stopped on its own.
 
         What its `raise_for_status()` raises fails this run, unless the body handles it.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic
 
 import anyio
 
@@ -14,7 +14,7 @@ from ..checks import label, typed, whole
 from ..errors import RunSuperseded
 from ..events import Source
 from ..log.reader import EventStream
-from ..protocols import RunFacts
+from ..protocols import RunFacts, Value
 from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
 from . import approving, ending, limiting, pausing, stopping
@@ -23,7 +23,7 @@ from .spec import RunOutput
 from .state import Approval, RunState
 
 
-class Run:
+class Run(Generic[Value]):
     """A run that was started. Belongs to its supervisor: dropping this object, or its reader, changes nothing.
 
     `await run` gives the RunOutput, `async for event in run` the events from the first on; a caller that is cancelled
@@ -101,7 +101,7 @@ class Run:
         return tuple(Run(member) for member in self._state.members or ())
 
     @property
-    def output(self) -> RunOutput | None:
+    def output(self) -> RunOutput[Value] | None:
         """The output; None before the outcome."""
         stopping.end_if_loop_closed(self._state)
         return ending.output_of(self._state)
@@ -173,17 +173,17 @@ class Run:
         end_if_loop_closed()
         return EventStream(self._state.writer, after, when_cancelled, end_if_loop_closed)
 
-    def __await__(self) -> Generator[Any, None, RunOutput]:
+    def __await__(self) -> Generator[Any, None, RunOutput[Value]]:
         return self._await_as_caller().__await__()
 
-    async def _await_as_caller(self) -> RunOutput:
+    async def _await_as_caller(self) -> RunOutput[Value]:
         try:
             return await self.ended()
         except asyncio.CancelledError:
             self._caller_gone()
             raise
 
-    async def __aenter__(self) -> Run:
+    async def __aenter__(self) -> Run[Value]:
         return self
 
     async def __aexit__(
@@ -194,7 +194,7 @@ class Run:
             with anyio.CancelScope(shield=True):  # bounded by the run's own policy
                 await self.ended()
 
-    async def ended(self) -> RunOutput:
+    async def ended(self) -> RunOutput[Value]:
         """Wait for the outcome; a cancelled wait does not stop the run, as it would in `await run`.
 
         Raises:

@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Self, TypedDict, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, Self, TypedDict, TypeVar, cast
 
 from ..checks import identified, named, typed
 from ..errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
 from ..events import StepRecord
 from ..law.budgets import Budget
 from ..limits import NO_LIMITS, Limits
-from ..protocols import Runnable
+from ..protocols import Runnable, Value
 from ..stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
 from ..usage import NO_USAGE, Tally, Usage
 
@@ -114,10 +114,11 @@ def _metadata(given: object) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOutput:
+class RunOutput(Generic[Value]):
     """The result of a run, also of one that was stopped or failed: data, not an exception.
 
-    `content` is the text that was written, up to the stop; `value` the body's return value; `usage` that of the run
+    `content` is the text that was written, up to the stop; `value` the body's return value, or the result of an
+    agent's `output_type`, None unless the run completed; `usage` that of the run
     itself, `total_usage` with all its members; `stop` the recorded request, also when the run completed anyway;
     `members` the outputs of member runs in the order of their start; `errors` at most a hundred bounded lines;
     `messages` the conversation of an agent with a model, in pydantic-ai's types and valid to continue from;
@@ -127,7 +128,7 @@ class RunOutput:
     run_id: str
     status: RunStatus
     content: str = ""
-    value: Any = None
+    value: Value = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - unless it completed
     usage: Usage = NO_USAGE
     stop: StopRequest | None = None
     steps: tuple[StepRecord, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ..checks import typed
 from ..errors import MisuseError
@@ -20,6 +20,7 @@ from .registry import registry
 from .state import running_loop
 from .supervisor import Supervisor, ambient
 
+T = TypeVar("T")
 Parent = Literal["here"] | None  # of a new run: the run whose body calls, if there is one, or none
 
 
@@ -59,7 +60,7 @@ def run_around(parent: Parent) -> RunState | None:
     return None if parent is None else current.get()
 
 
-def start_here(runnable: Runnable, message: object, options: RunOptions, parent_is: Parent) -> Run:
+def start_here(runnable: Runnable[T], message: object, options: RunOptions, parent_is: Parent) -> Run[T]:
     """Start a run as a member inside a body, else, or with `parent_is=None`, under the current supervisor."""
     parent = run_around(parent_is)
     here = parent is not None and asyncio._get_running_loop() is parent.loop

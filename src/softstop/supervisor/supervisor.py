@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import anyio
 
@@ -27,6 +27,7 @@ from .signals import Signals
 from .slots import Slots
 from .state import SupervisorState
 
+T = TypeVar("T")
 ambient: ContextVar[Supervisor | None] = ContextVar("softstop.supervisor", default=None)
 
 
@@ -126,7 +127,7 @@ class Supervisor:
             if self._signals is not None:
                 self._signals.restore()
 
-    def start(self, runnable: Runnable, message: object = None, **options: Unpack[RunOptions]) -> Run:
+    def start(self, runnable: Runnable[T], message: object = None, **options: Unpack[RunOptions]) -> Run[T]:
         """Start a root run and return it at once; its id is known before its first event.
 
         Raises:

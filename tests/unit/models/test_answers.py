@@ -214,7 +214,7 @@ async def test_thoughts_are_not_sent_back_and_no_room_is_reserved_for_them() -> 
         history = History(run, message, "")
         history.add_answer(ModelResponse([ThinkingPart("hm " * 500), TextPart("yes")]))
         history.note_size(Usage(input_tokens=40, output_tokens=510, reasoning_tokens=500))
-        history.go_on()
+        history.ask("Go on.")
         sizes.append(history.size_of(history.messages, []) - input_tokens(history.messages[-1:], ()))
 
     await one(body)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 from pydantic_ai import RunContext as TheirContext
 from pydantic_ai import Tool
 
-from kit.scripts import Script
+from kit.scripts import Script, call
 from softstop import Agent, MisuseError, RunContext, RunStatus, Team
 from softstop.models import Anthropic, Offline, OpenAIChat, OpenAIResponses
 
@@ -57,7 +58,9 @@ def test_an_agent_takes_either_a_body_or_a_model(arguments: dict[str, Any]) -> N
         Agent(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"instructions": "x"}, {"tools": [tool]}, {"max_turns": 3}])
+@pytest.mark.parametrize(
+    "arguments", [{"instructions": "x"}, {"tools": [tool]}, {"max_turns": 3}, {"output_type": int}]
+)
 def test_what_is_for_a_model_is_refused_with_a_body(arguments: dict[str, Any]) -> None:
     with pytest.raises(MisuseError, match="for an agent with model="):
         Agent(body, **arguments)
@@ -113,6 +116,28 @@ async def test_description_and_instructions_are_told_to_the_model() -> None:
     assert script.asked[0][0].instructions == "Tells stories.\n\nBe brief.\n\nBe kind."  # type: ignore[union-attr]
 
 
+async def test_instructions_may_be_functions_of_the_run_called_once_for_each() -> None:
+    calls: list[str] = []
+
+    def who(run: RunContext) -> str:
+        calls.append(run.run_id)
+        return f"You talk to {run.user_id}."
+
+    async def when(run: RunContext) -> str:
+        await anyio.sleep(1)
+        return "It is noon."
+
+    script = Script([call("tool")], ["done"])
+    agent = Agent(model=script.model, instructions=["Be brief.", who, when], tools=[tool])
+    await agent.arun("go", run_id="r1", user_id="Ada")
+    assert [messages[-1].instructions for messages in script.asked] == [  # type: ignore[union-attr]
+        "Be brief.\n\nYou talk to Ada.\n\nIt is noon."
+    ] * 2
+    assert calls == ["r1"]
+    output = await Agent(model=script.model, instructions=lambda run: 5).arun("go")  # type: ignore[arg-type,return-value]
+    assert output.errors[0].startswith("MisuseError: what a function in instructions returns must be a string")
+
+
 def unhinted(x: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
     raise NotImplementedError
 
@@ -155,6 +180,7 @@ def test_two_tools_of_one_name_are_refused() -> None:
 WRONG: dict[str, tuple[str, Callable[[], object]]] = {
     "instructions": ("instructions", lambda: Agent(model=Offline(), instructions=5)),  # type: ignore[arg-type]
     "one of instructions": ("instructions", lambda: Agent(model=Offline(), instructions=["a", 5])),  # type: ignore[list-item]
+    "a function without the run": ("instructions", lambda: Agent(model=Offline(), instructions=tool)),  # type: ignore[arg-type]
     "tools": ("tools", lambda: Agent(model=Offline(), tools=tool)),  # type: ignore[arg-type]
     **{
         f"max_turns={wrong!r}": ("max_turns", lambda wrong=wrong: Agent(model=Offline(), max_turns=wrong))
