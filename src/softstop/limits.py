@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 NANO = 10**9  # nano-USD in one USD
 UNLIMITED: Final[Any] = "unlimited"  # Limits(timeout=UNLIMITED): no such limit, also where a default says otherwise
 
+Unpriced = Literal["stop", "ignore"]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 
 
@@ -41,6 +42,8 @@ class Limits(BaseModel):
             first two; "wrap_up", that of `output_tokens`, keeps a tenth back from the start and lets a model use it for
             one last answer without tools, then stops; "pause" waits at the next boundary until the limit is raised. A
             shared `Budget` that is used up always stops.
+        unpriced: What usage without a price does under `cost_usd`: "stop", the default, requests a stop, since the
+            limit cannot hold; "ignore" takes nothing from it, and lets models run whose price nobody knows.
 
     Raises:
         pydantic.ValidationError: An unknown name, or a number out of range.
@@ -60,6 +63,7 @@ class Limits(BaseModel):
     depth: Annotated[int, Field(strict=True, ge=0, le=10**6)] | None = None
     warn_at: Annotated[float, Field(gt=0, lt=1)] | None = None
     on_exhausted: Literal["stop", "wrap_up", "pause"] | None = None
+    unpriced: Unpriced | None = None
 
     @field_validator("cost_usd")
     @classmethod
@@ -115,5 +119,5 @@ def nano_usd(usd: Decimal) -> int:
     return (2 * numerator * NANO + denominator) // (2 * denominator)
 
 
-_NO_LIMIT = ("depth", "warn_at", "on_exhausted")  # where None is not "no limit"
+_NO_LIMIT = ("depth", "warn_at", "on_exhausted", "unpriced")  # where None is not "no limit"
 NO_LIMITS = Limits()

@@ -23,7 +23,6 @@ from softstop import (
     StopPolicy,
     Supervisor,
     Usage,
-    UsageRejected,
 )
 from softstop.testing import run_virtual
 
@@ -212,17 +211,6 @@ async def test_a_malformed_report_is_an_event_and_never_an_exception_in_the_step
     assert run.usage.total_tokens == 0
     assert names(events).count("UsageRejected") == 1
     assert (budget.spent.tokens, budget.reserved.tokens) == (400, 0), "what was reserved counts as spent"
-
-
-async def test_a_malformed_report_without_a_reservation_is_told_and_costs_nothing_that_is_known() -> None:
-    async def body(run: RunContext, message: object) -> None:
-        run.charge({"output_tokens": -500})
-
-    run, events = await one(body, limits=Limits(tokens=1_000))
-    rejected = next(event for event in events if isinstance(event, UsageRejected))
-    assert "output_tokens" in rejected.problem
-    assert run.usage == Usage()
-    assert run.status is RunStatus.completed
 
 
 async def test_a_rejected_report_that_uses_up_a_budget_by_its_reservation_stops_the_run() -> None:

@@ -124,7 +124,7 @@ async def test_a_run_that_stays_within_its_limits_is_not_stopped() -> None:
         for number in range(3):
             async with run.step(f"{number}"):
                 await anyio.sleep(1)
-                run.charge(Usage(output_tokens=30))
+                run.charge(Usage(output_tokens=30, cost_nano_usd=5))
         return "done"
 
     limits = Limits(timeout=3.1, idle_timeout=1.1, tokens=100, steps=3, cost_usd=1)  # type: ignore[arg-type]

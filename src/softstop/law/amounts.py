@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 from ..errors import MisuseError, checked
-from ..limits import Limits
+from ..limits import Limits, Unpriced
 from ..stops import StopCause
 from ..usage import Usage
 
@@ -88,12 +88,13 @@ def checked_room(
     output_tokens: int | None = None,
     *,
     warn_at: float | None = None,
+    unpriced: Unpriced = "stop",
 ) -> Room:
     """The room under limits that a caller gives, see `Limits`.
 
     Raises:
         MisuseError: A number that is out of range.
     """
-    limits = {"tokens": tokens, "cost_usd": cost_usd, "output_tokens": output_tokens, "warn_at": warn_at}
-    found = checked(Limits, limits, "this is no budget")
+    limits = {"tokens": tokens, "cost_usd": cost_usd, "output_tokens": output_tokens}
+    found = checked(Limits, {**limits, "warn_at": warn_at, "unpriced": unpriced}, "this is no budget")
     return Room(found.tokens, found.cost_nano_usd, found.output_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from ..checks import named
+from ..limits import Unpriced
 from .amounts import Amount
 from .ledgers import WARN_AT, Ledger
 
@@ -17,6 +18,7 @@ class Budget:
         cost_usd: US dollars; a Decimal or a string is exact. None counts without a bound.
         name: Shown in events and errors.
         warn_at: Share of a limit at which one `BudgetWarning` is emitted; None emits none.
+        unpriced: What usage without a price does under `cost_usd`, see `Limits`.
 
     Raises:
         MisuseError: A number that is out of range, or a bad name.
@@ -31,8 +33,10 @@ class Budget:
         name: str = "budget",
         *,
         warn_at: float | None = WARN_AT,
+        unpriced: Unpriced = "stop",
     ) -> None:
-        self._ledger = Ledger(tokens, cost_usd, named(name, "the name of a budget"), warn_at=warn_at)
+        name = named(name, "the name of a budget")
+        self._ledger = Ledger(tokens, cost_usd, name, warn_at=warn_at, unpriced=unpriced)
 
     def __repr__(self) -> str:
         return f"<Budget {self.name!r} spent={self.spent} reserved={self.reserved}>"

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from ..errors import MisuseError
-from ..limits import NANO
+from ..limits import NANO, Unpriced
 from ..stops import LimitReached
 from .amounts import CAUSE_OF, NOTHING, Amount, Fit, Room, Unit, Units, checked_room, least_of
 from .locks import ForkSafeLock
@@ -30,7 +30,7 @@ class Ledger:
 
     __slots__ = (
         "_held_nano_usd", "_held_output", "_held_tokens", "_kept", "_nano_usd", "_nested", "_output", "_tokens",
-        "_waiting", "_warn_at", "limit", "name",
+        "_waiting", "_warn_at", "ignores_unpriced", "limit", "name",
     )  # fmt: skip
 
     def __init__(
@@ -41,8 +41,10 @@ class Ledger:
         *,
         output_tokens: int | None = None,
         warn_at: float | None = WARN_AT,
+        unpriced: Unpriced = "stop",
     ) -> None:
-        self.limit = checked_room(tokens, cost_usd, output_tokens, warn_at=warn_at)
+        self.limit = checked_room(tokens, cost_usd, output_tokens, warn_at=warn_at, unpriced=unpriced)
+        self.ignores_unpriced = unpriced == "ignore"  # else usage without a price stops who draws on a limit of money
         self._warn_at: dict[Unit, float] = {} if warn_at is None else dict.fromkeys(CAUSE_OF, warn_at)  # still to come
         self._kept = Amount()  # kept back from the limit for a last answer
         self.name = name
@@ -90,9 +92,7 @@ class Ledger:
             if wanted is not None and (old is None or wanted < old):
                 scale = NANO if unit == "cost_usd" else 1
                 has = "no limit" if old is None else f"a limit of {old / scale:,.9g}"
-                raise MisuseError(
-                    f"raise_to: {self.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise"
-                )
+                raise MisuseError(f"{self.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise")
         self.change(Room(*(old if wanted is None else wanted for old, wanted in zip(self.limit, new, strict=True))))
 
     def change(self, limit: Room) -> None:

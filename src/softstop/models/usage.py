@@ -25,6 +25,7 @@ from pydantic_ai.models import StreamedResponse
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.usage import RequestUsage
 
+from ..errors import first_problem
 from ..law.ledgers import Hold
 from ..runs.adapter import AdapterContext
 from ..usage import Usage
@@ -50,8 +51,8 @@ class Charge:
         if report is not None:
             try:
                 usage = Usage.model_validate(report)
-            except ValidationError:
-                self._door.run.charge(report)  # becomes UsageRejected; the estimate below counts (T15)
+            except ValidationError as error:
+                self._door.reject_usage(first_problem(error))  # the estimate below counts
             else:
                 self._door.charge(usage, self._hold)
                 return usage

@@ -159,6 +159,10 @@ class AdapterContext:
         """Count checked usage, out of a hold first. Never raises for a limit."""
         limiting.charge(self._state, usage, hold)
 
+    def reject_usage(self, problem: str) -> None:
+        """Tell of a provider's report that cannot be true, where an estimate is charged instead."""
+        limiting.tell_rejected(self._state, problem)
+
     async def do_without(self, exhausted: Exhausted) -> None:
         """Handle a ledger without room: return if its limit allows it (pause, last answer), else refuse the caller."""
         await limiting.do_without(self._state, exhausted)

@@ -131,8 +131,9 @@ class Allowance:
         limits = self.limits
         warn_at = WARN_AT if limits.warn_at is None else limits.warn_at
         self.own = Ledger(
-            limits.tokens, limits.cost_usd, name="run", output_tokens=limits.output_tokens, warn_at=warn_at
-        )
+            limits.tokens, limits.cost_usd, name="run", output_tokens=limits.output_tokens, warn_at=warn_at,
+            unpriced=limits.unpriced or "stop",
+        )  # fmt: skip
         self.chain = (self.own, *self.chain)
         self._keep_back()
 
@@ -371,5 +372,5 @@ def check_priced(runnable: Runnable, holder: str) -> None:
     if not getattr(runnable, "priced", True):
         raise MisuseError(
             f"cost_usd of {holder}: nobody knows what the model of {runnable.source.name!r} costs; give the model "
-            "price=Price(...), or limit tokens instead"
+            'price=Price(...), limit tokens instead, or say unpriced="ignore" where the money is limited'
         )

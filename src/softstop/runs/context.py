@@ -9,14 +9,11 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
-from pydantic import ValidationError
-
 from ..aio.crossing import call_on
 from ..checks import typed
-from ..errors import MisuseError, first_problem
-from ..events import UsageRejected
+from ..errors import MisuseError
 from ..law.amounts import Amount, exactly
-from ..law.ledgers import Hold
+from ..law.reports import check_report, read_report
 from ..limits import Headroom
 from ..protocols import Runnable
 from ..stops import StopPolicy, StopRequest
@@ -210,14 +207,14 @@ class RunContext:
         """Be a step boundary, in long work that is neither a step nor a wait. Does not yield to the loop."""
         await gate.cross(self._run)
 
-    def charge(
-        self, usage: Usage | Mapping[str, Any], *, response_id: str | None = None, cumulative: bool = False
-    ) -> None:
+    def charge(self, usage: object, *, response_id: str | None = None, cumulative: bool = False) -> None:
         """Count usage for this run, its parents and the budgets they share. Never raises for a limit or a bad report.
 
         Args:
-            usage: A mapping is a provider's report: an impossible one becomes a `UsageRejected` event, and the
-                reservation of the step counts as spent.
+            usage: A `Usage`, or what a provider reported, as the object of its library or a mapping: that of OpenAI
+                (both protocols), Anthropic, Google or pydantic-ai; `{**usage.model_dump(), "cost_nano_usd": ...}` gives
+                it a price. A report that cannot be true becomes a `UsageRejected` event and a line in `errors`. What
+                its step has reserved counts as spent; without that the run is stopped, if what it reports is limited.
             response_id: The provider's id of the answer. A second report for the same answer is not added again.
             cumulative: Each report for this `response_id` is the total so far, as many providers stream it: only
                 the difference to the last one is counted.
@@ -225,8 +222,8 @@ class RunContext:
         Raises:
             MisuseError: `usage` is no report at all, or `response_id` no string.
         """
-        if not isinstance(usage, Usage | Mapping):
-            raise MisuseError(f"run.charge takes a Usage, or a provider's report as a mapping, not {usage!r:.80}")
+        if not isinstance(usage, Usage):
+            check_report(usage)
         if response_id is not None:
             typed(response_id, str, "response_id")
         run = self._run
@@ -235,23 +232,14 @@ class RunContext:
             return
         step = current_step.get()
         hold = step.hold if step is not None and step.work is run.work and step.is_open else None
-        checked = self._check(usage, hold)
-        if checked is not None and response_id is not None:
-            checked = self._new_part(checked, response_id, cumulative=cumulative)
-        if checked is not None:
-            limiting.charge(run, checked, hold)
-
-    def _check(self, usage: Usage | Mapping[str, Any], hold: Hold | None) -> Usage | None:
-        if isinstance(usage, Usage):
-            return usage
         try:
-            return Usage.model_validate(usage)
-        except ValidationError as error:
-            self._writer.emit(UsageRejected(first_problem(error)))
-            if hold is not None:
-                hold.forfeit()
-                limiting.check_ledgers(self._run)
-            return None
+            checked = usage if isinstance(usage, Usage) else read_report(usage)
+        except ValueError as error:
+            limiting.reject(run, str(error), hold)
+            return
+        new = checked if response_id is None else self._new_part(checked, response_id, cumulative=cumulative)
+        if new is not None:
+            limiting.charge(run, new, hold)
 
     def _new_part(self, usage: Usage, response_id: str, *, cumulative: bool) -> Usage | None:
         if self._responses is None:

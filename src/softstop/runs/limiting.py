@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 from functools import partial
+from typing import Final
 
 from ..aio.parking import wake_anywhere
-from ..errors import BudgetExceeded, MisuseError
-from ..events import BudgetWarning
-from ..law.amounts import Amount, Fit, Room, smallest
+from ..errors import BudgetExceeded, MisuseError, one_line
+from ..events import BudgetWarning, UsageRejected
+from ..law.amounts import CAUSE_OF, Amount, Fit, Room, Unit, smallest
 from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, least, spend
 from ..limits import Headroom
 from ..stops import LimitReached, RunStatus, StopCause, StopRequest
+from ..telemetry import logs
 from ..usage import Usage
 from . import gate, pausing, stopping
 from .allowance import CALLS, Call, CallsUsed, Exhausted, LimitChanges, check_priced
 from .open_work import enclosing_holds
 from .state import RunState
+
+UNPRICED: Final = (
+    '{:,} tokens were charged without a price; charge a Usage(..., cost_nano_usd=...), or say unpriced="ignore" '
+    "where the money is limited"
+)
 
 # Before something begins
 
@@ -185,6 +192,39 @@ def charge(run: RunState, usage: Usage, hold: Hold | None) -> None:
             if len(chain) > len(hold.chain):  # a limit came after the hold
                 spend(tuple(ledger for ledger in chain if ledger not in hold.chain), Amount.of(usage))
         check_ledgers(run)
+        if usage.cost_nano_usd is None and usage.total_tokens:
+            _stop_uncounted(run, ("cost_usd",), UNPRICED.format(usage.total_tokens))
+
+
+def reject(run: RunState, problem: str, hold: Hold | None) -> None:
+    """Take a report that cannot be true as all that its step has reserved; of what it has not, stop the run (T15)."""
+    tell_rejected(run, problem)
+    unheld: tuple[Unit, ...] = tuple(CAUSE_OF)
+    if hold is not None:
+        unheld = tuple(unit for unit, held in zip(CAUSE_OF, hold.remaining, strict=True) if not held)
+        hold.forfeit()
+        check_ledgers(run)
+    _stop_uncounted(run, unheld, f"usage was rejected, and nothing was reserved that could count instead: {problem}")
+
+
+def tell_rejected(run: RunState, problem: str) -> None:
+    """Tell of a report that cannot be true: by an event, a line in `errors`, and an error in the log."""
+    if run.writer.emit(UsageRejected(problem)) is not None:
+        run.add_error(f"usage was rejected: {problem}")
+        logs.tell_rejected(run.run_id, run.source.name, problem)
+
+
+def _stop_uncounted(run: RunState, units: tuple[Unit, ...], why: str) -> None:
+    """Stop for usage that nobody can count in one of these units, if that is limited: root before leaf."""
+    for ledger in reversed(run.allowance.chain):
+        for unit, limit in zip(CAUSE_OF, ledger.limit, strict=True):
+            if limit is not None and unit in units and not (unit == "cost_usd" and ledger.ignores_unpriced):
+                outermost, facts = _drawing(run, ledger)[-1], ledger.facts(unit)
+                stopping.collect(outermost)
+                if not outermost.record.refusing:
+                    request = StopRequest(cause=CAUSE_OF[unit], reason=one_line(f"{facts}; {why}"), limit=facts)
+                    stopping.request_stop(outermost, request)
+                return
 
 
 def check_ledgers(run: RunState) -> None:
@@ -206,10 +246,7 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
 
     It may if the limit is its own, with `on_exhausted` "pause" or "wrap_up".
     """
-    below: list[RunState] = []
-    while run.parent is not None and _draws_on(run.parent, exhausted.ledger):
-        below.append(run)
-        run = run.parent
+    *below, run = _drawing(run, exhausted.ledger)
     stopping.collect(run)  # a stop of another thread came first, here and below
     if run.record.refusing:  # not if a stop still waits for a turn, which is refused a step now
         return False
@@ -222,8 +259,13 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
     return False
 
 
-def _draws_on(run: RunState, ledger: Ledger) -> bool:
-    return any(ledger is other for other in run.allowance.chain)
+def _drawing(run: RunState, ledger: Ledger) -> list[RunState]:
+    """This run and those above it that draw on a ledger of its chain, the outermost last."""
+    drawing = [run]
+    while run.parent is not None and any(ledger is other for other in run.parent.allowance.chain):
+        run = run.parent
+        drawing.append(run)
+    return drawing
 
 
 def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
@@ -261,7 +303,7 @@ def change(run: RunState, changes: LimitChanges) -> None:
     """
     if run.record.ended:
         raise MisuseError(f"run {run.run_id!r} has ended; its limits no longer matter")
-    if changes.get("cost_usd") is not None:
+    if changes.get("cost_usd") is not None and run.allowance.limits.unpriced != "ignore":
         for below in run.tree():
             check_priced(below.spec.runnable, "run")
     run.allowance.check(changes)

@@ -81,7 +81,7 @@ def _register(
         policy = policy.within(parent.policy)
     run = new_run(owner_of(supervisor), spec, limits, policy, parent)
     for budget in run.allowance.chain:
-        if budget.cost_usd is not None:
+        if budget.cost_usd is not None and not budget.ignores_unpriced:
             check_priced(runnable, budget.name)
     _enlist(supervisor, run)
     if supervisor.recorder is not None:

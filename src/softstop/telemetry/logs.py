@@ -92,6 +92,18 @@ def tell_torn(run_id: str, name: str, steps: str) -> None:
     )
 
 
+def tell_rejected(run_id: str, name: str, problem: str) -> None:
+    """Say that a provider's report of usage cannot be true, so that nobody knows what was spent."""
+    tell(
+        "error",
+        "run.usage_rejected",
+        "run %(run_id)s of %(agent)s: a report of usage was rejected: %(problem)s",
+        run_id=run_id,
+        agent=one_line(name),
+        problem=problem,
+    )
+
+
 def _place_of(task: asyncio.Task[Any]) -> str:
     """Where a task waits, from the outermost coroutine in: " at shop.py:7 in pay > tasks.py:665 in sleep"."""
     places: list[str] = []
