@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GOALS = {"1", "2", *map(str, range(4, 16)), "19", "20", "21", "+"}
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_the_benchmarks_run_and_their_table_has_every_goal(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- benchmarks -->\nstale\n<!-- /benchmarks -->\nbelow\n", "utf-8")
@@ -21,7 +21,7 @@ def test_the_benchmarks_run_and_their_table_has_every_goal(tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", "--quick", "--write", str(page)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True, text=True, timeout=50, check=False,
+        capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

@@ -18,8 +18,9 @@ from softstop.models import Borrowed, Price
 from softstop.testing import Report, stop_everywhere
 
 from .conftest import CountReport
+from .scale import PATIENCE
 
-pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.explore, pytest.mark.timeout(PATIENCE)]
 
 
 class Watched(Ledger):

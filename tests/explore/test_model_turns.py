@@ -16,6 +16,9 @@ from softstop import Agent, ModelRequestCompleted, Run, RunStatus, StopPolicy, S
 from softstop.testing import stop_everywhere
 
 from .conftest import CountReport
+from .scale import PATIENCE
+
+pytestmark = [pytest.mark.explore, pytest.mark.timeout(PATIENCE)]
 
 
 async def two_turns(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
@@ -50,7 +53,6 @@ def invalid(messages: tuple[Any, ...]) -> Iterator[str]:
             yield f"calls {asked} were answered by {replies}"
 
 
-@pytest.mark.explore
 @pytest.mark.parametrize("whole", [False, True], ids=["divisible answers", "whole answers"])
 def test_a_stop_anywhere_keeps_the_law_and_a_valid_history(whole: bool, count: CountReport) -> None:
     agent = Agent(model=FunctionModel(stream_function=two_turns), tools=[save, look])
@@ -86,8 +88,6 @@ WRONG_ENDS: dict[str, list[list[Any]]] = {
 }
 
 
-@pytest.mark.explore
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", WRONG_ENDS)
 def test_what_was_not_seen_to_end_did_not_end_whenever_a_stop_comes(end: str, count: CountReport) -> None:
     wiped: list[str] = []

@@ -71,6 +71,8 @@ def _excused(played: Playing, trace: Trace, name: str, what: str) -> bool:
         return True  # two roots draw on it
     if name == "hooks_come_after_the_last_step" and played.program.wild and "callbacks ran" in what:
         return True  # one that a task registers which outlives the body may come too late
+    if name == "hooks_come_after_the_last_step" and "callbacks failed" in what and "and was cut" in what:
+        return True  # a busy machine gave one that fails no time to do so before the bound of its clean-up
     if name == "accepted_means_stopped" and sys.version_info < (3, 13) and "although its body returned" in what:
         # a failing TaskGroup leaves its cancel of the body's task there, which cannot be told from one from outside
         return any(isinstance(entry, Mark) and entry.name == LEFT_BY_A_GROUP for entry in trace.story)

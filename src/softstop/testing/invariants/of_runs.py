@@ -77,8 +77,10 @@ def nothing_starts_after_a_stop(run: RunTrace) -> Broken:
     begun = {mark.step_id: mark for _, mark in run.marks("begin")}
     for place, event in run.of(StepStarted):
         if place >= stopped:
-            opened, mark = run.open_steps(place), begun.get(event.step_id)
-            if not opened or (mark is not None and mark.around not in opened):
+            opened, around = run.open_steps(place), event.step_id
+            while around in begun and around not in opened:  # its own step, then those around: one may have been cut
+                around = begun[around].around
+            if not opened or (event.step_id in begun and around not in opened):
                 yield f"step {event.step!r} began after the stop was accepted"
     for place, entry in enumerate(run.trace.story):
         mine = isinstance(entry, RunStarted) and entry.parent_run_id == run.run_id
