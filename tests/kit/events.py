@@ -128,13 +128,13 @@ NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, st
 
 OWN_FIELDS: dict[type[Event], set[str]] = {
     RunStarted: set(),
-    RunContent: {"content"},
+    RunContent: {"content", "step_id"},
     StepStarted: {"step", "step_id", "kind"},
-    StepCompleted: {"step", "step_id", "status", "error"},
+    StepCompleted: {"step", "step_id", "status", "error", "usage"},
     ToolCallStarted: {"step", "step_id", "kind"},
-    ToolCallCompleted: {"step", "step_id", "status", "error"},
+    ToolCallCompleted: {"step", "step_id", "status", "error", "usage"},
     ModelRequestStarted: {"step", "step_id", "kind"},
-    ModelRequestCompleted: {"step", "step_id", "status", "error", "finish_reason"},
+    ModelRequestCompleted: {"step", "step_id", "status", "error", "usage", "finish_reason"},
     ApprovalRequested: {"call_id", "tool", "arguments"},
     ApprovalDecided: {"call_id", "tool", "approved", "reason", "by"},
     RunStopRequested: {"cause", "reason", "by", "via", "mode", "grace", "requested_at", "limit"},
@@ -186,10 +186,10 @@ records = st.lists(
 ).map(tuple)
 lines = st.lists(texts, max_size=3).map(tuple)
 outcome = (texts, usages, records, lines)
-begun, done = (texts, st.integers(1, 9), kinds_of_step), (texts, st.integers(1, 9), statuses, maybe)
+begun, done = (texts, st.integers(1, 9), kinds_of_step), (texts, st.integers(1, 9), statuses, maybe, st.none() | usages)
 FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
     RunStarted: (),
-    RunContent: (texts,),
+    RunContent: (texts, st.none() | st.integers(1, 9)),
     StepStarted: begun,
     StepCompleted: done,
     ToolCallStarted: begun,
@@ -235,9 +235,9 @@ def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
     """One event of the class with plain fields."""
     plain: dict[type[Event], tuple[Any, ...]] = {
         RunStarted: (),
-        RunContent: ("hello",),
+        RunContent: ("hello", 1),
         StepStarted: ("pay", 1, "atomic"),
-        StepCompleted: ("pay", 1, "completed", None),
+        StepCompleted: ("pay", 1, "completed", None, Usage(output_tokens=2)),
         ApprovalRequested: ("call-1", "pay", '{"to": "Ada"}'),
         ApprovalDecided: ("call-1", "pay", False, "too much", "user-7"),
         RunStopRequested: (StopCause.user, "why", "user-7", None, StopMode.step, 30.0, 5.0, None),

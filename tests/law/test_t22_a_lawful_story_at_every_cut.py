@@ -79,6 +79,10 @@ def assert_lawful(story: Sequence[Event]) -> None:
             (event.step_id, event.status) for event in ends.values()
         )
         assert {each.step_id: each.kind for each in outcome.steps} == {key: event.kind for key, event in begun.items()}
+        for key, end in ends.items():  # T15
+            own = usage_of([e for e in mine if isinstance(e, RunContent | StepCompleted) and e.step_id == key])
+            used = end.usage or Usage()
+            assert (used.total_tokens, used.estimated) == (own.total_tokens, own.estimated)
         if isinstance(outcome, RunCancelled):  # T13, T10
             first = next(event for event in mine if isinstance(event, RunStopRequested))
             assert (outcome.cause, outcome.reason, outcome.by) == (first.cause, first.reason, first.by)
@@ -141,6 +145,7 @@ async def writes(run: RunContext, message: object) -> None:
             yield each
 
     async for each in run.stream("spell", letters()):
+        run.charge(Usage(output_tokens=2))
         run.write(each)
 
 
@@ -173,9 +178,12 @@ def test_what_was_open_is_told_as_unsettled_or_cut_members_first() -> None:
     assert (outcome.cause, outcome.mode, outcome.via) == (StopCause.owner_lost, StopMode.now, None)
     assert (outcome.content, outcome.usage.input_tokens) == ("Paying. ", 7)
     assert (outcome.requested_at, outcome.stopped_at, outcome.at) == (AT, AT, AT)
-    below = owed[3]
+    torn, below = owed[2:4]
+    assert isinstance(torn, StepCompleted)
     assert isinstance(below, RunCancelled)
     assert (below.cause, below.via, below.content) == (StopCause.owner_lost, root, "abc")
+    assert torn.usage == below.usage == Usage(output_tokens=6)
+    assert torn.metrics is None
 
 
 def test_a_stop_that_the_owner_never_saw_is_the_cause_and_one_on_record_comes_before_it() -> None:

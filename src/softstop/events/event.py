@@ -69,15 +69,18 @@ E = TypeVar("E", bound="Event")
 def event(cls: type[E]) -> type[E]:
     """Make an event class of its annotations: a private slot and a read-only view for each, and a constructor.
 
-    The constructor takes the fields of the class and of its bases, in that order; the log's writer sets stamp, number,
-    time and usage. Generated, since a frozen dataclass costs six times as much.
+    The constructor takes the fields of the class and of its bases, in that order; those with a default are None where
+    they are not given. The log's writer sets stamp, number, time and usage. Generated, since a frozen dataclass costs
+    six times as much.
     """
     own = get_annotations(cls, eval_str=True)
     fields = {**cls.FIELDS, **own}
+    optional = cls.OPTIONAL | {name for name in own if name in vars(cls)}
     space = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
     space |= {name: view(f"_{name}") for name in own}
-    space |= {"__slots__": tuple(f"_{name}" for name in own), "FIELDS": fields}
-    lines = [f"def __init__(self, {', '.join(fields)}):", *(f"self._{name} = {name}" for name in fields)]
+    space |= {"__slots__": tuple(f"_{name}" for name in own), "FIELDS": fields, "OPTIONAL": optional}
+    given = [f"{name}=None" if name in optional else name for name in fields]
+    lines = [f"def __init__(self, {', '.join(given)}):", *(f"self._{name} = {name}" for name in fields)]
     if fields:
         exec("\n    ".join(lines), {}, space)
     return cast("type[E]", type(cls)(cls.__name__, cls.__bases__, space))  # type: ignore[misc]
@@ -87,12 +90,14 @@ class Event:
     """The base of all events. A value: readers cannot change it, equal fields make equal events.
 
     `seq` counts from 1 without gaps in the log of a root run; `at` is wall-clock seconds since the epoch;
-    `metrics` is the usage that this event adds, the sum over a run's events is the usage of its outcome.
+    `metrics` is the usage that this event adds, the sum over a run's events is the usage of its outcome. What is
+    charged in a step is told by that step's own content and end, the rest by the run's next other event.
     """
 
     __slots__ = ("_at", "_metrics", "_seq", "_stamp")
     names: ClassVar[dict[Kind, EventName]] = {}  # its name in each kind of run; empty in base classes
     FIELDS: ClassVar[dict[str, Any]] = {}  # the constructor's, in its order, with their types
+    OPTIONAL: ClassVar[frozenset[str]] = frozenset()  # those that are None where they are not given
     STATUS: ClassVar[str]  # of outcomes: the final status
     CLASSES: ClassVar[tuple[type[Event], ...]] = ()  # all that have a name; set in `kinds`
     _wire: ClassVar[type[BaseModel] | None] = None  # see `_wire_model`

@@ -23,18 +23,23 @@ class RunStarted(Event):
 
 
 class RunContent(Event):
-    """A piece of text, or several adjacent pieces merged for a reader that lags."""
+    """A piece of text, or several adjacent pieces of one step merged for a reader that lags.
 
-    __slots__ = ("_content",)  # spelled out: nearly every event is one of these, and the log's writer fills its slots
-    FIELDS: ClassVar[dict[str, Any]] = {"content": str}
+    `step_id` is that of the innermost step or stream of the run in which it was written; None outside of them all.
+    """
 
-    def __init__(self, content: str) -> None:
-        self._content = content
+    __slots__ = ("_content", "_step_id")  # spelled out: nearly every event is one of these; the writer fills its slots
+    FIELDS: ClassVar[dict[str, Any]] = {"content": str, "step_id": int | None}
+
+    def __init__(self, content: str, step_id: int | None = None) -> None:
+        self._content, self._step_id = content, step_id
 
     content: str = view("_content")  # pyright: ignore[reportIncompatibleMethodOverride]
+    step_id: int | None = view("_step_id")
 
     def _own(self) -> dict[str, Any]:
-        return {"seq": self._seq, "at": self._at, "metrics": self._metrics, "content": self._content}
+        own: dict[str, Any] = {"seq": self._seq, "at": self._at, "metrics": self._metrics}
+        return own | {"content": self._content, "step_id": self._step_id}
 
 
 StepKind = Literal["atomic", "divisible"]
@@ -52,12 +57,17 @@ class StepStarted(Event):
 
 @event
 class StepCompleted(Event):
-    """A step ended; `status` says how: a `cut` step did a part, an `unsettled` one may have happened."""
+    """A step ended; `status` says how: a `cut` step did a part, an `unsettled` one may have happened.
+
+    `usage` is all that was charged in it, in no step that began in it and in no member; None if nothing was. `metrics`
+    is the part of it that the content of this step has not told.
+    """
 
     step: str
     step_id: int
     status: StepStatus
     error: str | None
+    usage: Usage | None = None
 
 
 @event
@@ -77,13 +87,13 @@ class ModelRequestStarted(StepStarted):
 
 @event
 class ModelRequestCompleted(StepCompleted):
-    """A model's answer ended; `metrics` is what it cost, estimated if it was cut.
+    """A model's answer ended; `usage` is what it cost, estimated if it was cut.
 
     `finish_reason` is how the provider said that it ended: "stop", "tool_call", "length", "content_filter", "error", or
     the provider's own word; None if it did not say, because the answer was cut, torn or refused.
     """
 
-    finish_reason: str | None
+    finish_reason: str | None = None
 
 
 @event

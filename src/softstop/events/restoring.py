@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from ..errors import MisuseError
 from ..stops import RunStatus, StopCause, StopMode, StopRequest
-from ..usage import Tally, Usage
+from ..usage import NO_USAGE, Tally, Usage
 from .event import Event, Stamp
 from .kinds import (
     ModelRequestCompleted,
@@ -40,7 +40,8 @@ class RestoredRun:
     """One run, as far as its events tell: what its body returned, its messages and its metadata are in none.
 
     `content` is the text that was written, `usage` the sum of all `metrics`; `steps` are those that have ended, in the
-    order of their ends, `open_steps` the others, in the order of their start. `stop` is the request on record,
+    order of their ends, `open_steps` the others, in the order of their start, and `open_usage` is what the content of
+    those has told, by `step_id`. `stop` is the request on record,
     `escalated` says whether its grace has ended. `outcome` is None for a run that had not ended; only an outcome has
     `errors`. `started_at` and `ended_at` are wall-clock seconds.
     """
@@ -58,6 +59,7 @@ class RestoredRun:
     outcome: Outcome | None
     started_at: float | None
     ended_at: float | None
+    open_usage: Mapping[int, Usage] = field(default_factory=dict[int, Usage])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class _Fold:
         self.steps: list[StepRecord] = []
         self.texts: list[str] = []
         self.tally = Tally()
+        self.told: dict[int, Usage] = {}
 
     def take(self, event: Event) -> None:
         if self.outcome is not None:
@@ -95,7 +98,7 @@ class _Fold:
         if event.metrics is not None:
             self.tally.add(event.metrics)
         if isinstance(event, RunContent):
-            self.texts.append(event.content)
+            self._add_content(event)
         elif isinstance(event, StepStarted):
             self.open[event.step_id] = event
         elif isinstance(event, StepCompleted):
@@ -118,10 +121,16 @@ class _Fold:
         elif isinstance(event, Outcome):
             self.outcome = event
 
+    def _add_content(self, event: RunContent) -> None:
+        self.texts.append(event.content)
+        if event.metrics is not None and event.step_id in self.open:
+            self.told[event.step_id] = self.told.get(event.step_id, NO_USAGE) + event.metrics
+
     def _end_step(self, event: StepCompleted) -> None:
         begun = self.open.pop(event.step_id, None)
         if begun is None:
             raise MisuseError(f"event {event.seq} ends step {event.step_id} of run {event.run_id!r}, which is not open")
+        self.told.pop(event.step_id, None)
         self.steps.append(StepRecord(event.step, event.step_id, begun.kind, event.status))
 
     def run(self) -> RestoredRun:
@@ -145,6 +154,7 @@ class _Fold:
             outcome=outcome,
             started_at=self.started_at,
             ended_at=None if outcome is None else outcome.at,
+            open_usage=MappingProxyType(self.told),
         )
 
 
@@ -232,12 +242,17 @@ class _Owed:
         for step in reversed(run.open_steps):
             status: StepStatus = "unsettled" if step.kind == "atomic" else "cut"
             steps.append(StepRecord(step.step, step.step_id, step.kind, status))
+            told = run.open_usage.get(step.step_id)
             if isinstance(step, ModelRequestStarted):  # what the model has used for this answer, nobody has told
-                usage = usage.model_copy(update={"estimated": True})
+                usage, told = _estimated(usage), _estimated(told or NO_USAGE)
                 self._tell(
-                    run, ModelRequestCompleted(step.step, step.step_id, status, None, None), Usage(estimated=True)
+                    run, ModelRequestCompleted(step.step, step.step_id, status, None, told), Usage(estimated=True)
                 )
             else:
                 ends = ToolCallCompleted if isinstance(step, ToolCallStarted) else StepCompleted
-                self._tell(run, ends(step.step, step.step_id, status, None))
+                self._tell(run, ends(step.step, step.step_id, status, None, told))
         self._tell(run, cancelled((run.content, usage, tuple(steps), ()), stop, self._at))
+
+
+def _estimated(usage: Usage) -> Usage:
+    return usage.model_copy(update={"estimated": True})

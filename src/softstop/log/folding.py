@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 
 from ..events import Event, RunContent
 from ..usage import Tally
@@ -25,37 +26,51 @@ class Region:
             self.parts = {stamp: Part([event for event in events if event._stamp is stamp]) for stamp in stamps}
 
     def merged(self, after: int) -> list[Event]:
-        """One event for each run that wrote above the seq `after`."""
-        events = [part.merged(after) for part in self.parts.values() if part.last > after]
-        return sorted(events, key=lambda event: event.seq)
+        """The text above the seq `after`, one event for each stretch of one step of a run."""
+        return sorted(chain.from_iterable(part.merged(after) for part in self.parts.values()), key=last_seq)
 
 
 class Part:
-    """The folded content of one run: one string, and for each delta its seq and the end of its text."""
+    """The folded content of one run: one string, for each delta its seq and the end of its text.
 
-    __slots__ = ("_at", "_ends", "_seqs", "_stamp", "_usages", "last", "text")
+    And for each stretch of one step, the index after its last delta, its step and its time.
+    """
+
+    __slots__ = ("_ends", "_seqs", "_stamp", "_steps", "_times", "_turns", "_usages", "last", "text")
 
     def __init__(self, events: list[RunContent]) -> None:
         texts = [event._content for event in events]
-        newest = events[-1]
-        self._stamp, self._at, self.last = newest._stamp, newest._at, newest._seq
+        steps = [event._step_id for event in events]
+        self._stamp, self.last = events[-1]._stamp, events[-1]._seq
         self.text = "".join(texts)
         self._ends = array("L", accumulate(map(len, texts)))
         contiguous = self.last - events[0]._seq + 1 == len(events)
         self._seqs: Sequence[int] = (
             range(events[0]._seq, self.last + 1) if contiguous else array("L", [event._seq for event in events])
         )
+        turns = [len(steps)]
+        if steps.count(steps[0]) != len(steps):  # branches have written by turns
+            turns = [*(index for index, (step, after) in enumerate(pairwise(steps), 1) if step != after), *turns]
+        self._turns = array("I", turns)
+        self._steps = array("I", [steps[turn - 1] or 0 for turn in turns])  # 0: in no step
+        self._times = array("d", [events[turn - 1]._at for turn in turns])
         self._usages = [(event._seq, event._metrics) for event in events if event._metrics is not None]
 
-    def merged(self, after: int) -> RunContent:
-        """The text of this run above the seq `after`, as one event with the seq and time of the last delta."""
-        index = bisect_right(self._seqs, after)
-        text = self.text[self._ends[index - 1] if index else 0 :]
-        tally = Tally()
-        for seq, usage in self._usages:
-            if seq > after:
-                tally.add(usage)
-        return RunContent(text)._stamped(self._stamp, self.last, self._at, None if tally.empty else tally.total())
+    def merged(self, after: int) -> list[Event]:
+        """The text of this run above the seq `after`, one event a stretch, with seq and time of its last delta."""
+        found: list[Event] = []
+        first = bisect_right(self._seqs, after)
+        usages = deque(usage for usage in self._usages if usage[0] > after)
+        for turn, step, at in zip(self._turns, self._steps, self._times, strict=True):
+            if turn <= first:
+                continue
+            text = self.text[self._ends[first - 1] if first else 0 : self._ends[turn - 1]]
+            first, seq, tally = turn, self._seqs[turn - 1], Tally()
+            while usages and usages[0][0] <= seq:
+                tally.add(usages.popleft()[1])
+            metrics = None if tally.empty else tally.total()
+            found.append(RunContent(text, step or None)._stamped(self._stamp, seq, at, metrics))
+        return found
 
 
 def last_seq(entry: Event | Region) -> int:

@@ -134,7 +134,7 @@ class Log:
         return "".join(texts)
 
     def read(self, after: int) -> list[Event]:
-        """All events with a seq above `after`; folded content merged, one event for each run and stretch."""
+        """All events with a seq above `after`; folded content merged, one event for each run, step and stretch."""
         start = after + 1 - self._first
         if start >= 0:
             return self.recent[start:]

@@ -17,8 +17,8 @@ class EventStream:
     """The events of one run, its members' included, oldest first, ending with its outcome. `async for event in stream`.
 
     A class and not an async generator: it can be dropped, cancelled and resumed at any point without losing an event.
-    A reader that lags may get adjacent content merged. Where another owner has taken the run over, RunSuperseded is
-    raised in place of the outcome. `read()` returns all available events at once.
+    A reader that lags may get adjacent content of one step merged. Where another owner has taken the run over,
+    RunSuperseded is raised in place of the outcome. `read()` returns all available events at once.
     """
 
     __slots__ = ("_after", "_batch", "_done", "_when_cancelled", "_when_loop_closed", "_writer")

@@ -64,7 +64,7 @@ class AdapterContext:
         def ended(name: str, step_id: int, status: StepStatus, error: str | None) -> StepCompleted:
             reason: str | None = getattr(answer, "finish_reason", None)
             self._state.finish_reason = reason
-            return ModelRequestCompleted(name, step_id, status, error, reason)
+            return ModelRequestCompleted(name, step_id, status, error, finish_reason=reason)
 
         return ModelRequestStarted, ended
 

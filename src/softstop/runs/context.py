@@ -22,7 +22,7 @@ from . import gate, limiting
 from .allowance import RunLimits
 from .clients import Client
 from .members import start_member
-from .open_work import current_step
+from .open_work import innermost, step_around
 from .run import Run
 from .spec import RunOptions, RunOutput
 from .state import RunState, StopHook
@@ -137,7 +137,13 @@ class RunContext:
         Raises:
             MisuseError: It is not a string.
         """
-        self._writer.write(text)
+        here = innermost()
+        if here is None:
+            self._writer.write(text)
+        elif here.is_open and here.work is self._run.work:  # inline: nearly all content is written in a stream
+            self._writer.write(text, here.step_id)
+        else:
+            self._writer.write(text, self._run.work.number_around(here))
 
     def step(
         self, name: str, *, reserve: Usage | None = None, interruptible: bool = False, timeout: float | None = None
@@ -230,7 +236,7 @@ class RunContext:
         if not run.writer.log.on_loop():
             call_on(run.loop, partial(self.charge, usage, response_id=response_id, cumulative=cumulative))
             return
-        step = current_step.get()
+        step = step_around()
         hold = step.hold if step is not None and step.work is run.work and step.is_open else None
         try:
             checked = usage if isinstance(usage, Usage) else read_report(usage)

@@ -97,7 +97,7 @@ def _call_body(run: RunState) -> Awaitable[Any]:
 
 async def _write_out(run: RunState, texts: AsyncIterator[str]) -> None:
     """Write the texts of an async generator, with a boundary after each, and close it at the end."""
-    write, count = run.writer.write, 0
+    write, count = RunContext(run).write, 0
     try:
         async for text in texts:
             write(text)

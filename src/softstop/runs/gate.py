@@ -15,7 +15,7 @@ from ..aio.crossing import call_on
 from ..aio.deferred_scope import DELIVERED, PULSE
 from ..aio.parking import wait_in, wake_all
 from ..stops import StopRequest
-from .open_work import current_step
+from .open_work import OpenStep, current_step
 from .state import RunState
 
 REFUSED_AT_ONCE = 3  # refusals of one task without delay; a task that swallows them is slowed down
@@ -59,11 +59,11 @@ async def _park(run: RunState) -> None:
 
 def inside(run: RunState) -> bool:
     """Whether the calling code is in a begun step of this run or one below, where there are no boundaries (T2)."""
-    step = current_step.get()
-    while step is not None:
-        if step.is_open and run.scope.is_around(step.work.scope):
+    here = current_step.get()
+    while here is not None:
+        if here.is_open and isinstance(here, OpenStep) and run.scope.is_around(here.work.scope):
             return True
-        step = step.around
+        here = here.around
     return False
 
 

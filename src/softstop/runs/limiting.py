@@ -18,7 +18,7 @@ from ..telemetry import logs
 from ..usage import Usage
 from . import gate, pausing, stopping
 from .allowance import CALLS, Call, CallsUsed, Exhausted, LimitChanges, check_priced
-from .open_work import enclosing_holds
+from .open_work import enclosing_holds, innermost
 from .state import RunState
 
 UNPRICED: Final = (
@@ -182,7 +182,7 @@ async def do_without(run: RunState, exhausted: Exhausted) -> None:
 
 def charge(run: RunState, usage: Usage, hold: Hold | None) -> None:
     """Count usage, out of a hold first, and check the ledgers; on the run's own loop."""
-    run.writer.charge(usage)
+    run.writer.charge(usage, run.work.number_around(innermost()))
     chain = run.allowance.chain
     if chain:
         if hold is None:

@@ -21,7 +21,7 @@ MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 
 class OpenStep:
-    """An atomic step that is running; `Step` is its caller's handle."""
+    """An atomic step that is running, or a stage; `Step` is its caller's handle."""
 
     __slots__ = (
         "announced",
@@ -50,14 +50,14 @@ class OpenStep:
         self.work = work  # of the run it is a step of
         self.task = task
         self.hold = hold
-        self.around = current_step.get()
+        self.around: OpenStep | OpenStream | None = current_step.get()
         self.is_open = True
         self.uninterruptible = False  # it waits for a worker thread, which cannot be interrupted
         self.was_cut = False  # grace ran out while it was open
 
     def is_within(self, other: OpenStep) -> bool:
         """Whether this is the other step, or was begun in it."""
-        here: OpenStep | None = self
+        here: OpenStep | OpenStream | None = self
         while here is not None and here is not other:
             here = here.around
         return here is other
@@ -69,6 +69,9 @@ class OpenStream(Protocol):
     name: str
     step_id: int
     announced: Announced
+    work: OpenWork  # of the run it is a stream of
+    around: OpenStep | OpenStream | None
+    is_open: bool
     waiting: bool  # for the next chunk
     task: asyncio.Task[Any] | None  # the one that waits, or closes the source
 
@@ -95,7 +98,17 @@ class OpenStream(Protocol):
         ...
 
 
-current_step: ContextVar[OpenStep | None] = ContextVar("softstop.current_step", default=None)
+# The innermost step or stream around the calling code, which may have ended meanwhile
+current_step: ContextVar[OpenStep | OpenStream | None] = ContextVar("softstop.current_step", default=None)
+innermost: Final = current_step.get  # bound once, for each delta: by the variable it is 25 ns dearer
+
+
+def step_around() -> OpenStep | None:
+    """The innermost atomic step around the calling code, which may have ended meanwhile."""
+    here = current_step.get()
+    while here is not None and not isinstance(here, OpenStep):
+        here = here.around
+    return here
 
 
 class OpenWork:
@@ -145,6 +158,12 @@ class OpenWork:
         return tuple([step.name for step in self.steps or ()])
 
     # Start and end
+
+    def number_around(self, here: OpenStep | OpenStream | None) -> int | None:
+        """The number of the innermost step or stream of this run that is open, seen from inside of `here`."""
+        while here is not None and not (here.is_open and here.work is self):
+            here = here.around
+        return None if here is None else here.step_id
 
     def number(self) -> int:
         """Count a step, above as well if there are limits, and return its number."""
@@ -370,9 +389,9 @@ class OpenWork:
 def enclosing_holds() -> list[Hold]:
     """The holds of the steps around the calling code, innermost first, those of parent runs included."""
     holds: list[Hold] = []
-    step = current_step.get()
-    while step is not None:
-        if step.hold is not None and step.is_open:
-            holds.append(step.hold)
-        step = step.around
+    here = current_step.get()
+    while here is not None:
+        if isinstance(here, OpenStep) and here.hold is not None and here.is_open:
+            holds.append(here.hold)
+        here = here.around
     return holds

@@ -17,7 +17,7 @@ from ..errors import MisuseError, StepFailed, safe_error
 from ..events import StepStatus
 from . import gate
 from .limiting import admit
-from .open_work import Announced, OpenStep, current_step
+from .open_work import Announced, OpenStep, OpenStream, current_step, step_around
 from .state import RunState
 from .steps import CALL_OF, PLAIN, WRONG_LOOP
 
@@ -34,12 +34,13 @@ class Reading(Generic[T]):
     """
 
     __slots__ = (
-        "_around", "_chunks", "_cut", "_ended", "_generator", "_held", "_loop", "_others",
-        "_pull", "_pulled_again", "_run", "_source", "_timer", "announced", "name", "step_id", "task", "waiting",
+        "_around", "_chunks", "_cut", "_ended", "_generator", "_held", "_loop", "_others", "_pull", "_pulled_again",
+        "_run", "_source", "_timer", "announced", "around", "is_open", "name", "step_id", "task", "waiting", "work",
     )  # fmt: skip
 
     def __init__(self, run: RunState, name: str, source: AsyncIterable[T], announced: Announced = PLAIN) -> None:
         self._run = run
+        self.work = run.work
         self._loop = run.loop
         self.name = name
         self.step_id = 0  # set when it begins
@@ -49,6 +50,8 @@ class Reading(Generic[T]):
         self._pull: Callable[[], Awaitable[T]] | None = None  # set while the stream is open
         self._ended = False
         self._chunks = 0
+        self.is_open = False  # it has begun, and its end was not told
+        self.around: OpenStep | OpenStream | None = None  # what it was opened in, to be found by the code of its loop
         self._around: OpenStep | None = None  # the step it was opened in: no boundary while that runs
         self.waiting = False  # for a chunk
         self.task: asyncio.Task[Any] | None = None  # of the last pull, or the one that closes the source
@@ -137,7 +140,8 @@ class Reading(Generic[T]):
 
     def _begin(self, task: asyncio.Task[Any] | None) -> Callable[[], Awaitable[T]]:
         run = self._run
-        self._around = current_step.get() if gate.inside(run) else None
+        self._around = step_around() if gate.inside(run) else None
+        self.around = current_step.get()
         self._others = 0 if task is None else task.cancelling()
         pull = aiter(self._source).__anext__
         if run.writer.activities:  # there is an idle limit: others do not pay for the clock
@@ -147,6 +151,8 @@ class Reading(Generic[T]):
         if self.announced is not PLAIN:
             run.allowance.count(CALL_OF[self.announced[0]])
         run.work.add_stream(self)
+        self.is_open = True
+        current_step.set(self)
         try:
             run.writer.emit(self.announced[0](self.name, self.step_id, "divisible"))
         except BaseException:  # of an observer
@@ -266,6 +272,9 @@ class Reading(Generic[T]):
         if status == "cut" and run.record.refusing:  # else by a cancel of the body's own, which is no stop (T5)
             run.record.cut = True
         run.work.note(self.name, self.step_id, "divisible", status)
+        self.is_open = False
+        if current_step.get() is self:
+            current_step.set(self.around)
         try:
             run.writer.emit(self.announced[1](self.name, self.step_id, status, error))
         finally:
@@ -284,12 +293,15 @@ class Reading(Generic[T]):
             return
         self._hold()
         self.task = asyncio.current_task()
+        before = current_step.get()
+        current_step.set(self)  # what is charged there belongs to it, whoever closes it
         try:
             shield = not self._generator  # it may close a scope that it has opened in this task
             await finish_within(self._run.policy.cleanup_timeout, close, self._release_body, shield=shield)
         except Exception as exc:  # noqa: BLE001 - boundary: source. Its failure to close must not hide why it is closed
             self._failed(exc)
         finally:
+            current_step.set(before)
             self._release_body()
 
 

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from .open_work import current_step
+from .open_work import step_around
 
 T = TypeVar("T")
 THREADS: Final = 40  # sync tools and steps that run at the same time in one loop
@@ -32,7 +32,7 @@ async def in_thread(call: Callable[[], T]) -> T:
     A cut does not interrupt the step around this, since the thread would go on. A cancel by another party is raised
     when the thread has ended; at once if the run was abandoned.
     """
-    step = current_step.get()
+    step = step_around()
     if step is not None:
         step.uninterruptible = True
     work = anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))

@@ -180,12 +180,18 @@ def usage_of_a_cut_call_is_lost(patch: Patch) -> None:
 def usage_is_metered_twice(patch: Patch) -> None:
     charge = Writer.charge
 
-    def twice(writer: Writer, usage: Any) -> None:
-        charge(writer, usage)
+    def twice(writer: Writer, usage: Any, step_id: int | None) -> None:
+        charge(writer, usage, step_id)
         if writer._pending is not None and writer.tally is not None and writer.tally.tokens > usage.total_tokens:
-            writer._pending.add(usage)
+            writer._pending[step_id].add(usage)
 
     patch.setattr(Writer, "charge", twice)
+
+
+@found_by("each_step_tells_its_own_usage")
+def usage_in_a_step_is_told_by_the_step_around_it(patch: Patch) -> None:
+    number = OpenWork.number_around
+    patch.setattr(OpenWork, "number_around", lambda work, here: number(work, here and here.around))
 
 
 # -- the outcome -----------------------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from softstop.log.writer import LONGEST, Writer
 # -- folding and replay ----------------------------------------------------------------------------------------------
 
 texts = st.text(max_size=12) | st.sampled_from(["", "\0", "é", "🐉", "a\nb", "\ud800", "x" * 40])
+steps = st.sampled_from([None, None, 1, 2])
 acts = st.lists(
     st.one_of(
-        st.tuples(st.just("write"), st.integers(0, 2), texts),
+        st.tuples(st.just("write"), st.integers(0, 2), st.tuples(texts, steps)),
         st.tuples(st.just("emit"), st.integers(0, 2), st.just("")),
-        st.tuples(st.just("charge"), st.integers(0, 2), st.integers(0, 50)),
+        st.tuples(st.just("charge"), st.integers(0, 2), st.tuples(st.integers(0, 50), steps)),
         st.tuples(st.just("fold"), st.integers(0, 6), st.just("")),
     ),
     max_size=60,
@@ -32,11 +33,12 @@ class Model:
 
     def __init__(self) -> None:
         self.entries: list[tuple[int, str, str | None, int]] = []  # seq, run, text or None, tokens it carries
-        self.pending = [0, 0, 0]
+        self.pending: dict[tuple[int, int | None], int] = {}
+        self.steps: dict[int, int | None] = {}
 
-    def note(self, seq: int, writer: int, text: str | None) -> None:
-        self.entries.append((seq, f"r{writer}", text, self.pending[writer]))
-        self.pending[writer] = 0
+    def note(self, seq: int, writer: int, text: str | None, step: int | None = None) -> None:
+        self.entries.append((seq, f"r{writer}", text, self.pending.pop((writer, step), 0)))
+        self.steps[seq] = step
 
 
 def play(script: list[tuple[str, int, Any]]) -> tuple[Log, list[Writer], Model]:
@@ -45,15 +47,17 @@ def play(script: list[tuple[str, int, Any]]) -> tuple[Log, list[Writer], Model]:
     for verb, where, what in script:
         before = log.seq
         if verb == "write":
-            writers[where].write(what)
+            text, step = what
+            writers[where].write(text, step)
             if log.seq > before:
-                model.note(log.seq, where, what.encode("utf-8", "replace").decode())
+                model.note(log.seq, where, text.encode("utf-8", "replace").decode(), step)
         elif verb == "emit":
             writers[where].emit(RunStarted())
             model.note(log.seq, where, None)
         elif verb == "charge":
-            writers[where].charge(Usage(output_tokens=what))
-            model.pending[where] += what
+            tokens, step = what
+            writers[where].charge(Usage(output_tokens=tokens), step)
+            model.pending[where, step] = model.pending.get((where, step), 0) + tokens
         else:
             log.fold(where)
     return log, writers, model
@@ -91,6 +95,8 @@ def test_a_merged_event_bears_the_last_seq_of_its_text_and_crosses_no_other_even
         assert covered[-1][0] == event.seq
         if isinstance(event, RunContent):
             assert event.content == "".join(text or "" for _, _, text, _ in covered)
+            assert {model.steps[seq] for seq, *_ in covered} == {event.step_id}, "text of two steps was merged"
+            assert tokens_of([event], run) == sum(tokens for *_, tokens in covered)
             between = [e for e in model.entries if covered[0][0] < e[0] < event.seq and e[2] is None]
             assert not between, "text before and after a structural event was merged"
         position[run] = event.seq
@@ -136,7 +142,8 @@ def test_structural_events_are_never_dropped_however_many_there_are() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_folded_delta_takes_at_most_32_bytes_and_its_text() -> None:
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_folded_delta_takes_at_most_32_bytes_and_its_text(branches: int) -> None:
     log, (writer,) = make(clock=lambda: 1.0)
     deltas, length = 100_000, 20
     writer.write("x" * length)
@@ -144,8 +151,8 @@ def test_a_folded_delta_takes_at_most_32_bytes_and_its_text() -> None:
     gc.collect()
     tracemalloc.start()
     try:
-        for piece in pieces:
-            writer.write(piece)
+        for number, piece in enumerate(pieces):
+            writer.write(piece, number % branches + 1)
         log.fold(0)
         gc.collect()
         taken, _ = tracemalloc.get_traced_memory()

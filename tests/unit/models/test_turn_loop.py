@@ -270,6 +270,7 @@ async def test_a_models_own_bug_fails_the_run_as_it_is() -> None:
 async def test_usage_of_all_turns_adds_up() -> None:
     script = Script(["one two ", call("look")], ["three"])
     events = [event async for event in Agent(model=script.model, tools=[look]).arun("go")]
-    charged = [event.metrics for event in events if isinstance(event, ModelRequestCompleted)]
+    charged = [event.usage for event in events if isinstance(event, ModelRequestCompleted)]
     assert all(charged)
+    assert charged == [event.metrics for event in events if isinstance(event, ModelRequestCompleted)]
     assert sum(usage.total_tokens for usage in charged if usage) == events[-1].usage.total_tokens

@@ -9,6 +9,7 @@ from softstop.events import (
     Outcome,
     RunCancelled,
     RunCompleted,
+    RunContent,
     RunContinued,
     RunFailed,
     RunPaused,
@@ -65,6 +66,22 @@ def usage_is_the_sum_of_metrics(run: RunTrace) -> Broken:
     charged = [mark.amount.tokens for place, mark in run.marks("charged") if place < run.ended]
     if charged and sum(charged) != usage.output_tokens:
         yield f"the outcome has {usage.output_tokens} tokens, the body charged {sum(charged)}"
+
+
+def each_step_tells_its_own_usage(run: RunTrace) -> Broken:
+    """T15: the end of a step has what was charged directly in it, and its own events have told that."""
+    told: dict[int | None, int] = {}
+    for event in run.events:
+        if isinstance(event, RunContent | StepCompleted) and event.metrics is not None:
+            told[event.step_id] = told.get(event.step_id, 0) + event.metrics.total_tokens
+    charged = run.marks("charged")
+    for place, end in run.of(StepCompleted):
+        tokens = 0 if end.usage is None else end.usage.total_tokens
+        if tokens != told.get(end.step_id, 0):
+            yield f"step {end.step!r} used {tokens} tokens, its events tell {told.get(end.step_id, 0)}"
+        mine = sum(mark.amount.tokens for at, mark in charged if mark.step_id == end.step_id and at < place)
+        if run.scripted and end.step_id in run.atomic and mine != tokens:
+            yield f"step {end.step!r} used {tokens} tokens, in it were charged {mine}"
 
 
 def nothing_starts_after_a_stop(run: RunTrace) -> Broken:
@@ -268,7 +285,7 @@ def output_agrees(run: RunTrace) -> Broken:
 
 OF_RUNS: tuple[Callable[[RunTrace], Broken], ...] = (
     one_outcome_and_last, begins_properly, content_is_what_was_delivered, usage_is_the_sum_of_metrics,
-    nothing_starts_after_a_stop, every_step_is_reported, atomic_steps_are_whole, sources_are_closed,
-    accepted_means_stopped, failures_are_reported, first_cause_wins, *OF_INTERRUPTIONS, *OF_STOPS,
+    each_step_tells_its_own_usage, nothing_starts_after_a_stop, every_step_is_reported, atomic_steps_are_whole,
+    sources_are_closed, accepted_means_stopped, failures_are_reported, first_cause_wins, *OF_INTERRUPTIONS, *OF_STOPS,
     hooks_come_after_the_last_step, members_end_first, output_agrees,
 )  # fmt: skip
