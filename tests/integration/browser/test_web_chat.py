@@ -1,0 +1,226 @@
+"""The chat of the examples in a real browser: a story is told, stopped, rejoined after a reload, and left."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from kit.processes import SRC
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium"),
+]
+
+APP = SRC.parent / "examples" / "web_chat" / "app.py"
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+QUIET += ["--disable-background-networking", "--disable-component-update"]  # it asks for nothing beyond this machine
+PATIENCE = 30_000.0  # milliseconds
+SENTENCE = "Once upon a time there was a dragon. "
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[httpx2.Client]:
+    """The example as its docstring starts it, and a client of its routes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(APP), str(port)], env={"PYTHONPATH": str(SRC), "PATH": ""})
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            for _ in range(400):
+                try:
+                    client.get("/")
+                    break
+                except httpx2.ConnectError:
+                    time.sleep(0.05)  # noqa: TID251 - the server is not there yet
+            yield client
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+class Relay:
+    """A network between browser and server whose connections can be cut."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
+        self._open: list[socket.socket] = []
+        self._all: list[socket.socket] = []
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> int:
+        """End all connections; new ones may come. Returns how many there have been."""
+        before = self.connections
+        while self._open:
+            with suppress(OSError):
+                self._open.pop().shutdown(socket.SHUT_RDWR)
+        return before
+
+    def close(self) -> None:
+        self.cut()
+        for each in (self._listener, *self._all):
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # it is closed
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._server)
+                self._open += [near, far]
+                self._all += [near, far]
+                self.connections += 1
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):  # shut down and not closed: another thread may wait in it
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def relay(server: httpx2.Client) -> Iterator[Relay]:
+    relay = Relay((server.base_url.host, server.base_url.port or 80))
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser, server: httpx2.Client) -> Iterator[sync_api.Page]:
+    """The chat as a visitor opens it; nothing may be printed to its console."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(str(server.base_url))
+    yield page
+    context.close()
+    assert said == []
+
+
+def wait_for(page: sync_api.Page, selector: str, text: str) -> None:
+    sync_api.expect(page.locator(selector)).to_contain_text(text, timeout=PATIENCE)
+
+
+def run_of(page: sync_api.Page) -> str:
+    return str(page.evaluate("sessionStorage.getItem('run')"))
+
+
+def ended(server: httpx2.Client, run_id: str) -> dict[str, Any]:
+    """The run with its outcome. Asks again and again: whoever waits by `/wait` is a reader, for whom a run goes on."""
+    for _ in range(300):
+        told: dict[str, Any] = server.get(f"/api/runs/{run_id}").json()
+        if told["status"] in ("completed", "cancelled", "failed"):
+            return told
+        time.sleep(0.1)  # noqa: TID251 - the server is another process
+    raise AssertionError(f"still {told['status']}")
+
+
+def test_a_story_is_told_to_its_end(page: sync_api.Page, server: httpx2.Client) -> None:
+    page.click("#send")
+    wait_for(page, "#state", "The end.")
+    assert page.inner_text("#answer").count(SENTENCE) == 3
+    assert ended(server, run_of(page))["content"] == page.text_content("#answer")
+
+
+def test_stop_ends_the_story_at_once_and_what_was_written_stays(page: sync_api.Page, server: httpx2.Client) -> None:
+    page.click("#send")
+    wait_for(page, "#answer", "Once upon")
+    page.click("#stop")
+    wait_for(page, "#state", "Stopped.")
+    text = page.text_content("#answer") or ""
+    assert text.startswith("1. Once upon")
+    assert "the boats" not in text
+    assert page.is_disabled("#stop")
+    assert page.is_enabled("#send")
+    told = ended(server, run_of(page))
+    assert (told["status"], told["content"]) == ("cancelled", text)
+    assert told["stop"]["reason"] == "Stop was pressed"
+
+
+def test_a_reload_rejoins_the_story_and_nothing_is_lost_or_told_twice(
+    page: sync_api.Page, server: httpx2.Client
+) -> None:
+    page.click("#send")
+    wait_for(page, "#answer", "the river")
+    run_id = run_of(page)
+    page.reload()
+    wait_for(page, "#answer", "the river")
+    wait_for(page, "#state", "The end.")
+    assert run_of(page) == run_id
+    assert page.text_content("#answer") == ended(server, run_id)["content"]
+
+
+def test_a_dropped_connection_is_taken_up_where_it_was(
+    browser: sync_api.Browser, server: httpx2.Client, relay: Relay
+) -> None:
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{relay.port}")
+    page.click("#send")
+    wait_for(page, "#answer", "Once upon")
+    before = relay.cut()
+    wait_for(page, "#state", "The end.")
+    assert relay.connections > before
+    assert page.text_content("#answer") == ended(server, run_of(page))["content"]
+
+
+def test_leave_stops_the_run_by_a_beacon_of_a_page_that_is_gone(page: sync_api.Page, server: httpx2.Client) -> None:
+    page.click("#send")
+    wait_for(page, "#answer", "Once upon")
+    run_id = run_of(page)
+    page.click("#leave")
+    told = ended(server, run_id)
+    assert (told["status"], told["stop"]["cause"]) == ("cancelled", "user")
+
+
+def test_a_run_whose_only_reader_has_gone_is_stopped(page: sync_api.Page, server: httpx2.Client) -> None:
+    page.click("#send")
+    wait_for(page, "#answer", "Once upon")
+    run_id = run_of(page)
+    page.goto("about:blank")
+    told = ended(server, run_id)
+    assert (told["status"], told["stop"]["cause"]) == ("cancelled", "caller_gone")
+
+
+def test_what_is_asked_and_told_is_text_and_never_markup(page: sync_api.Page) -> None:
+    page.fill("#about", "<img src=x onerror=alert(1)>")
+    page.click("#send")
+    wait_for(page, "#answer", "<img src=x onerror=alert(1)>")
+    assert page.locator("#answer img").count() == 0
+    page.click("#stop")
+    wait_for(page, "#state", "Stopped.")
+
+
+def test_the_page_asks_for_nothing_beyond_its_own_server() -> None:
+    for name in ("index.html", "chat.js", "chat.css"):
+        text = (Path(APP).parent / "page" / name).read_text("utf-8")
+        assert not re.search(r"//\w|innerHTML", text.replace("// ", "")), name
