@@ -111,14 +111,11 @@ class MemoryStore(Store):
 
     def _commit(self, batch: Batch) -> bool:
         shelf = self._shelf
-        for record in batch.runs:
-            if record.run_id not in shelf._runs and (
-                record.parent_run_id is None or record.root_run_id in shelf._roots
-            ):
-                self._add(record)
+        self._add_unknown(batch, roots=True)
         root = shelf._roots.get(batch.root_run_id)
         if root is None or root.owner != self._owner or batch.after > root.last:
             return False
+        self._add_unknown(batch, roots=False)
         if batch.last > root.last:
             if root.ended:
                 return False
@@ -127,6 +124,11 @@ class MemoryStore(Store):
             self._note(batch, root)
             shelf._tell(Changed(batch.root_run_id))
         return True
+
+    def _add_unknown(self, batch: Batch, *, roots: bool) -> None:
+        for record in batch.runs:
+            if record.run_id not in self._shelf._runs and (record.parent_run_id is None) is roots:
+                self._add(record)
 
     def _note(self, batch: Batch, root: _Root) -> None:
         shelf = self._shelf

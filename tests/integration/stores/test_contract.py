@@ -21,6 +21,7 @@ from softstop.stores import (
     StopAsked,
     Store,
 )
+from softstop.stores.sqlite import SQLiteStore
 
 Make = Callable[[], Store]  # one more store over the same data, as another process has it
 Open = Callable[..., Awaitable[Store]]
@@ -31,7 +32,11 @@ def memory(folder: Path) -> Make:
     return lambda: MemoryStore(shelf)
 
 
-@pytest.fixture(params=[memory], ids=lambda make: make.__name__)
+def sqlite(folder: Path) -> Make:
+    return lambda: SQLiteStore(folder / "runs.db")
+
+
+@pytest.fixture(params=[memory, sqlite], ids=lambda make: make.__name__)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     factory: Callable[[Path], Make] = request.param
     return factory(tmp_path)

@@ -1,0 +1,73 @@
+"""What is read from the tables; in the reader's thread."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ...errors import RunNotFound
+from ..store import Page, RunQuery, RunRecord
+from .rows import RECORD, audit_of, is_damaged, record_of, verified, where
+
+
+def read(connection: sqlite3.Connection, root_run_id: str, after: int, limit: int) -> Page:
+    """See `Store.read`."""
+    root = connection.execute("SELECT number, last_seq, ended FROM roots WHERE run_id = ?", (root_run_id,)).fetchone()
+    if root is None:
+        raise RunNotFound(root_run_id)
+    number, last, ended = root
+    rows = connection.execute(
+        "SELECT seq, data, sum FROM events WHERE root = ? AND seq > ? ORDER BY seq LIMIT ?", (number, after, limit)
+    )
+    events = [(seq, verified(data, checksum, f"event {seq} of run {root_run_id}")) for seq, data, checksum in rows]
+    return Page(events, bool(ended) and (events[-1][0] if events else max(after, last)) >= last)
+
+
+def find(connection: sqlite3.Connection, query: RunQuery) -> list[RunRecord]:
+    """See `Store.find`."""
+    condition, values = where(query)
+    rows = connection.execute(
+        f"SELECT {RECORD}, messages, messages_sum FROM runs JOIN roots ON roots.run_id = runs.root_run_id "
+        f"WHERE {condition} ORDER BY runs.number DESC LIMIT ?",
+        (*values, query.limit),
+    ).fetchall()
+    if query.run_id is None:
+        return [record_of(row[:-2]) for row in rows]
+    return [_whole(connection, row) for row in rows]
+
+
+def _whole(connection: sqlite3.Connection, row: tuple[object, ...]) -> RunRecord:
+    *columns, messages, checksum = row
+    if isinstance(messages, bytes) and isinstance(checksum, int):
+        verified(messages, checksum, f"the conversation of run {columns[0]}")
+    audit = connection.execute(
+        "SELECT at, by, reason, mode, origin, outcome FROM stops WHERE run_id = ? ORDER BY number", (columns[0],)
+    )
+    return record_of((*columns,), messages if isinstance(messages, bytes) else None, audit_of(audit))
+
+
+def check(connection: sqlite3.Connection) -> list[str]:
+    """See `SQLiteStore.check`."""
+    wrong = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
+    roots = {
+        number: (run_id, last, ended)
+        for number, run_id, last, ended in connection.execute("SELECT number, run_id, last_seq, ended FROM roots")
+    }
+    newest = dict.fromkeys(roots, 0)
+    for root, seq, data, checksum in connection.execute("SELECT root, seq, data, sum FROM events ORDER BY root, seq"):
+        if root not in roots:
+            wrong.append(f"event {seq} is of root {root}, which is not there")
+            continue
+        newest[root] = seq
+        if is_damaged(data, checksum):
+            wrong.append(f"event {seq} of run {roots[root][0]}: its checksum is wrong")
+    for number, (run_id, last, ended) in roots.items():
+        if newest[number] != last:
+            wrong.append(f"run {run_id}: its last event is {newest[number]}, not {last}")
+        found = connection.execute("SELECT outcome, outcome_sum FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if found is None:
+            wrong.append(f"run {run_id}: it has no record")
+        elif bool(ended) != (found[0] is not None):
+            wrong.append(f"run {run_id}: it has {'no' if ended else 'an'} outcome")
+        elif found[0] is not None and is_damaged(*found):
+            wrong.append(f"the outcome of run {run_id}: its checksum is wrong")
+    return wrong

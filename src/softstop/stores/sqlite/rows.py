@@ -1,0 +1,103 @@
+"""Between the values of a store and the rows of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from zlib import crc32
+
+from pydantic_core import from_json, to_json
+
+from ...errors import StoreUnavailable
+from ...events import Source
+from ...stops import RunStatus, StopMode, StopOutcome, StopRequest
+from ..store import Audit, RunQuery, RunRecord
+
+RECORD = (
+    "runs.run_id, runs.root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, metadata, "
+    "created_at, status, owner, last_seq, stop, outcome, outcome_sum"
+)
+INSERT_RUN = (
+    "INSERT OR IGNORE INTO runs (run_id, root_run_id, parent_run_id, kind, source_id, source_name, user_id, "
+    "session_id, metadata, created_at, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def row_of(run: RunRecord) -> tuple[Any, ...]:
+    """The values of `INSERT_RUN`."""
+    source = run.source
+    ids = (run.run_id, run.root_run_id, run.parent_run_id, source.kind, source.id, source.name)
+    return (*ids, run.user_id, run.session_id, _json(run.metadata), run.created_at, run.status.value)
+
+
+def _json(metadata: Any) -> bytes:
+    """Metadata as JSON; what is no data, as it prints."""
+    try:
+        return to_json(dict(metadata), fallback=repr, inf_nan_mode="strings")
+    except ValueError:  # a lone surrogate, a cycle
+        return to_json({"repr": repr(metadata).encode("utf-8", "replace").decode()})
+
+
+def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[Audit, ...] = ()) -> RunRecord:
+    """The record of a row of the columns `RECORD`."""
+    run_id, root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, *rest = row
+    metadata, created_at, status, owner, last_seq, stop, outcome, outcome_sum = rest
+    if outcome is not None:
+        verified(outcome, outcome_sum, f"the outcome of run {run_id}")
+    return RunRecord(
+        run_id=run_id,
+        root_run_id=root_run_id,
+        parent_run_id=parent_run_id,
+        source=Source(kind, source_id, source_name),
+        user_id=user_id,
+        session_id=session_id,
+        metadata=from_json(metadata),
+        created_at=created_at,
+        status=RunStatus(status),
+        owner=owner,
+        last_seq=last_seq,
+        stop=None if stop is None else StopRequest.model_validate_json(stop),
+        outcome=outcome,
+        messages=messages,
+        audit=audit,
+    )
+
+
+def audit_of(rows: Iterable[tuple[Any, ...]]) -> tuple[Audit, ...]:
+    """The audit of a run from rows of `at, by, reason, mode, origin, outcome`."""
+    return tuple(
+        Audit(at, by, reason, StopMode(mode), origin, StopOutcome(outcome))
+        for at, by, reason, mode, origin, outcome in rows
+    )
+
+
+def verified(data: bytes, checksum: int, what: str) -> bytes:
+    """Return data whose checksum is right.
+
+    Raises:
+        StoreUnavailable: It is not.
+    """
+    if is_damaged(data, checksum):
+        raise StoreUnavailable(f"{what} is damaged: its checksum is wrong; see SQLiteStore.check()")
+    return data
+
+
+def is_damaged(data: object, checksum: int) -> bool:
+    """Whether data is not what was written."""
+    return not isinstance(data, bytes) or crc32(data) != checksum
+
+
+def where(query: RunQuery) -> tuple[str, list[Any]]:
+    """The condition of a query, and its values."""
+    asked: dict[str, Any] = {
+        "runs.run_id = ?": query.run_id,
+        "runs.root_run_id = ?": query.root_run_id,
+        "user_id = ?": query.user_id,
+        "session_id = ?": query.session_id,
+        "status = ?": None if query.status is None else query.status.value,
+        "source_id = ?": query.source_id,
+        "runs.number < (SELECT number FROM runs WHERE run_id = ?)": query.before,
+    }
+    given = {condition: value for condition, value in asked.items() if value is not None}
+    conditions = [*given, "parent_run_id IS NULL"] if query.roots else [*given]
+    return " AND ".join(conditions) or "1", [*given.values()]

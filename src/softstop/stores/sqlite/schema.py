@@ -1,0 +1,86 @@
+"""The tables of a store in SQLite, their versions, and connections to them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from ...errors import StoreUnavailable
+
+BUSY: Final = 2.0  # seconds that a write waits for the write of another process
+
+# What a version adds to the one before. Never change one that was released: add the next.
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        "CREATE TABLE owners (owner TEXT PRIMARY KEY, alive_until REAL NOT NULL) WITHOUT ROWID",
+        """CREATE TABLE roots (
+            number INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL,
+            last_seq INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0, changed INTEGER NOT NULL)""",
+        "CREATE INDEX roots_changed ON roots (changed)",
+        "CREATE INDEX roots_open ON roots (owner) WHERE ended = 0",
+        """CREATE TABLE runs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, root_run_id TEXT NOT NULL,
+            parent_run_id TEXT, kind TEXT NOT NULL, source_id TEXT NOT NULL, source_name TEXT NOT NULL,
+            user_id TEXT, session_id TEXT, metadata BLOB NOT NULL, created_at REAL NOT NULL, status TEXT NOT NULL,
+            stop TEXT, outcome BLOB, outcome_sum INTEGER, messages BLOB, messages_sum INTEGER)""",
+        "CREATE INDEX runs_root ON runs (root_run_id)",
+        "CREATE INDEX runs_user ON runs (user_id, number)",
+        "CREATE INDEX runs_session ON runs (session_id, number)",
+        """CREATE TABLE keys (
+            user_id TEXT NOT NULL, key TEXT NOT NULL, run_id TEXT NOT NULL,
+            PRIMARY KEY (user_id, key)) WITHOUT ROWID""",
+        """CREATE TABLE events (
+            root INTEGER NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL, sum INTEGER NOT NULL,
+            PRIMARY KEY (root, seq)) WITHOUT ROWID""",
+        """CREATE TABLE stops (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, at REAL NOT NULL, by TEXT, reason TEXT,
+            mode TEXT NOT NULL, origin TEXT, outcome TEXT NOT NULL)""",
+        "CREATE INDEX stops_run ON stops (run_id)",
+    ),
+)
+
+
+def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
+    """A connection for one thread; the file must be there.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    mode = "rw" if writes else "ro"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", timeout=BUSY, isolation_level=None, uri=True
+    )
+    connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: all that was committed survives the process
+    return connection
+
+
+def prepare(path: Path) -> None:
+    """Make the file, for its owner alone, or bring an older one to the present version.
+
+    Raises:
+        StoreUnavailable: It cannot be opened or written, is no database, or a newer softstop has written it.
+    """
+    try:
+        with suppress(FileExistsError):  # one that is there is never opened here: to close it would end SQLite's locks
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        connection = connect(path, writes=True)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(MIGRATIONS):
+                raise StoreUnavailable(
+                    f"{path} has version {version}, written by a newer softstop; this one knows {len(MIGRATIONS)}"
+                )
+            for statements in MIGRATIONS[version:]:
+                for statement in statements:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise StoreUnavailable(f"{path}: {error}") from error

@@ -1,0 +1,153 @@
+"""The store in one file of SQLite: three threads, the loop never waits."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+
+from ...aio.crossing import call_on
+from ...errors import StoreUnavailable
+from ...stops import StopRequest
+from ..store import Batch, Lapsed, News, Page, RunQuery, RunRecord, Store, Verdict
+from . import reading, writing
+from .owners import OwnerLocks, beat
+from .schema import connect, prepare
+from .watcher import Watcher
+from .worker import Worker
+
+BEATS: Final = 3  # in a lease
+
+
+class SQLiteStore(Store):
+    """A store in a file, shared by the processes of one machine.
+
+    What was committed survives the death of every process; after a loss of power the last moments may be missing, never
+    a part of something. A process that dies is noticed by its lock within a few hundredths of a second, one that stands
+    still by its lease, unless it stands within a write: then nobody can write until it goes on or is killed.
+
+    Args:
+        path: The file; made, for its owner alone, if it is not there. A folder `<path>-owners` lies beside it. Not on a
+            network file system.
+        clock: Wall-clock seconds, by which owners live.
+    """
+
+    def __init__(self, path: str | PathLike[str], clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = Path(path), clock
+        self._owner, self._lease = "", 0.0
+        self._inbox: dict[News, None] = {}
+        self._bell = asyncio.Event()
+        self._next_beat = 0.0  # loop time
+        self._locks = OwnerLocks(self._path)
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+
+    @asynccontextmanager
+    async def open(self, owner: str, lease: float) -> AsyncGenerator[None]:
+        """See `Store`.
+
+        Raises:
+            StoreUnavailable: The file cannot be written, is no database, or is of a newer version.
+        """
+        self._owner, self._lease = owner, lease
+        watcher = await anyio.to_thread.run_sync(self._begin, asyncio.get_running_loop())
+        try:
+            await self._beat()
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):  # bounded: the threads end with the jobs that wait
+                await anyio.to_thread.run_sync(self._end, watcher)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> Watcher:
+        prepare(self._path)
+        reads = partial(connect, self._path, writes=False)
+        try:
+            self._locks.take(self._owner)
+            watcher = Watcher(self._owner, reads, self._locks, self._clock, partial(call_on, loop, self._receive))
+        except (OSError, sqlite3.Error) as error:
+            self._locks.give_back()
+            raise StoreUnavailable(f"{self._path}: {error}") from error
+        self._writer = Worker("writer", partial(connect, self._path, writes=True), "IMMEDIATE")
+        self._reader = Worker("reader", reads, "DEFERRED")
+        return watcher
+
+    def _end(self, watcher: Watcher) -> None:
+        watcher.stop()
+        for worker in (self._writer, self._reader):
+            if worker is not None:
+                worker.stop()
+        self._locks.give_back()
+
+    def _receive(self, news: list[News]) -> None:
+        self._inbox |= dict.fromkeys(news)
+        self._bell.set()
+
+    @property
+    def _writes(self) -> Worker:
+        assert self._writer is not None, "the store is not open: async with store.open(...)"
+        return self._writer
+
+    @property
+    def _reads(self) -> Worker:
+        assert self._reader is not None, "the store is not open: async with store.open(...)"
+        return self._reader
+
+    async def create(self, record: RunRecord, key: str | None = None) -> RunRecord | None:
+        """See `Store`."""
+        return await self._writes.do(partial(writing.create, owner=self._owner, record=record, key=key))
+
+    async def commit(self, batches: Sequence[Batch]) -> Sequence[str]:
+        """See `Store`."""
+        return await self._writes.do(partial(writing.commit, owner=self._owner, batches=batches))
+
+    async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+        """See `Store`."""
+        return await self._reads.do(partial(reading.read, root_run_id=root_run_id, after=after, limit=limit))
+
+    async def find(self, query: RunQuery) -> Sequence[RunRecord]:
+        """See `Store`."""
+        return await self._reads.do(partial(reading.find, query=query))
+
+    async def request_stop(self, run_id: str, request: StopRequest, origin: str | None = None) -> Verdict:
+        """See `Store`."""
+        job = partial(writing.request_stop, run_id=run_id, request=request, origin=origin, at=self._clock())
+        return await self._writes.do(job)
+
+    async def attend(self) -> Sequence[News]:
+        """See `Store`."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._next_beat and not await self._beat():
+            self._receive([Lapsed()])
+        with anyio.move_on_after(self._next_beat - loop.time()):
+            await self._bell.wait()
+        self._bell.clear()
+        news, self._inbox = [*self._inbox], {}
+        return news
+
+    async def _beat(self) -> bool:
+        """Say that this owner lives; return whether it was not taken for dead before."""
+        now = self._clock()
+        lived = await self._writes.do(partial(beat, owner=self._owner, now=now, until=now + 2 * self._lease))
+        self._next_beat = asyncio.get_running_loop().time() + self._lease / BEATS
+        return lived
+
+    async def adopt(self, limit: int = 100) -> Sequence[RunRecord]:
+        """See `Store`."""
+        job = partial(writing.adopt, owner=self._owner, locks=self._locks, now=self._clock(), limit=limit)
+        return await self._writes.do(job)
+
+    async def check(self) -> list[str]:
+        """Look at everything in the file; return what is wrong with it, one line each.
+
+        Raises:
+            StoreUnavailable: It cannot be read at all.
+        """
+        return await self._reads.do(reading.check)

@@ -1,0 +1,99 @@
+"""A thread that looks what other processes have done: new events, stops, and owners that are gone."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ...stops import StopRequest
+from ..store import Changed, News, OwnerLost, StopAsked
+from .owners import OwnerLocks, others
+
+EVERY: Final = 0.01  # seconds between looks: half of what a stop from another process waits
+
+
+class Watcher:
+    """Looks at the database and at the locks of its owners, and tells what is new; outlives every error."""
+
+    def __init__(
+        self,
+        owner: str,
+        connect: Callable[[], sqlite3.Connection],
+        locks: OwnerLocks,
+        clock: Callable[[], float],
+        tell: Callable[[list[News]], object],
+    ) -> None:
+        self._owner, self._connect, self._locks, self._clock, self._tell = owner, connect, locks, clock, tell
+        self._version = -1  # of the data, as SQLite counts what other connections commit
+        self._changed, self._stops = _newest(connect)
+        self._others: dict[str, float] = {}
+        self._lost: set[str] = set()  # that were told
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="softstop watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; wait for that."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while not self._stopped.wait(EVERY):
+            try:
+                connection = connection or self._connect()
+                news = self._look(connection)
+            except Exception:  # noqa: BLE001 - boundary: the thread, which lives on; whoever reads is told what is wrong
+                if connection is not None:
+                    connection.close()
+                connection, self._version = None, -1
+            else:
+                if news:
+                    self._tell(news)
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _look(self, connection: sqlite3.Connection) -> list[News]:
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        news: list[News] = []
+        if version != self._version:
+            news += self._new_events(connection)
+            news += self._new_stops(connection)
+            self._others = others(connection, self._owner)
+            self._version = version
+        now = self._clock()
+        gone = {other for other, until in self._others.items() if until < now or self._locks.is_dead(other)}
+        news += [OwnerLost(other) for other in gone - self._lost]
+        self._lost = gone
+        return news
+
+    def _new_events(self, connection: sqlite3.Connection) -> list[News]:
+        rows = connection.execute("SELECT run_id, changed FROM roots WHERE changed > ?", (self._changed,)).fetchall()
+        self._changed = max((changed for _, changed in rows), default=self._changed)
+        return [Changed(run_id) for run_id, _ in rows]
+
+    def _new_stops(self, connection: sqlite3.Connection) -> list[News]:
+        rows = connection.execute(
+            "SELECT stops.number, runs.run_id, runs.stop FROM stops JOIN runs USING (run_id) "
+            "JOIN roots ON roots.run_id = runs.root_run_id "
+            "WHERE stops.number > ? AND roots.owner = ? AND stops.outcome IN ('accepted', 'escalated')",
+            (self._stops, self._owner),
+        ).fetchall()
+        self._stops = max((number for number, *_ in rows), default=self._stops)
+        return [StopAsked(run_id, StopRequest.model_validate_json(stop)) for _, run_id, stop in rows]
+
+
+def _newest(connect: Callable[[], sqlite3.Connection]) -> tuple[int, int]:
+    """The last change and the last stop as of now: what was before is no news."""
+    connection = connect()
+    try:
+        changed, stop = connection.execute(
+            "SELECT (SELECT coalesce(max(changed), 0) FROM roots), (SELECT coalesce(max(number), 0) FROM stops)"
+        ).fetchone()
+        return changed, stop
+    finally:
+        connection.close()

@@ -1,0 +1,131 @@
+"""What is written into the tables; in the writer's thread, in a transaction that the worker has begun."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from zlib import crc32
+
+from ...stops import RunStatus, StopOutcome, StopRequest
+from ..judging import judge_stop
+from ..store import Batch, RunQuery, RunRecord, Verdict
+from .owners import OwnerLocks, others
+from .reading import find
+from .rows import INSERT_RUN, row_of
+
+
+def create(connection: sqlite3.Connection, owner: str, record: RunRecord, key: str | None) -> RunRecord | None:
+    """See `Store.create`."""
+    user = record.user_id or ""
+    named = connection.execute("SELECT run_id FROM keys WHERE user_id = ? AND key = ?", (user, key)).fetchone()
+    taken = find(connection, RunQuery(run_id=record.run_id if named is None else named[0]))
+    if taken:
+        return taken[0]
+    if key is not None:
+        connection.execute("INSERT INTO keys VALUES (?, ?, ?)", (user, key, record.run_id))
+    _add_root(connection, owner, record)
+    return None
+
+
+def _add_root(connection: sqlite3.Connection, owner: str, record: RunRecord) -> None:
+    if connection.execute(INSERT_RUN, row_of(record)).rowcount:
+        connection.execute(
+            "INSERT INTO roots (run_id, owner, changed) VALUES (?, ?, ?)", (record.run_id, owner, _change(connection))
+        )
+
+
+def _change(connection: sqlite3.Connection) -> int:
+    """The number of this change."""
+    (number,) = connection.execute("SELECT coalesce(max(changed), 0) + 1 FROM roots").fetchone()
+    return int(number)
+
+
+def commit(connection: sqlite3.Connection, owner: str, batches: Sequence[Batch]) -> list[str]:
+    """See `Store.commit`."""
+    return [batch.root_run_id for batch in batches if not _commit(connection, owner, batch)]
+
+
+def _commit(connection: sqlite3.Connection, owner: str, batch: Batch) -> bool:
+    for record in batch.runs:
+        if record.parent_run_id is None:
+            _add_root(connection, owner, record)
+    root = connection.execute(
+        "SELECT number, owner, last_seq, ended FROM roots WHERE run_id = ?", (batch.root_run_id,)
+    ).fetchone()
+    if root is None or root[1] != owner or batch.after > root[2]:
+        return False
+    number, _, last, ended = root
+    connection.executemany(INSERT_RUN, [row_of(record) for record in batch.runs if record.parent_run_id is not None])
+    if batch.last <= last:
+        return True
+    if ended:
+        return False
+    connection.executemany(
+        "INSERT INTO events VALUES (?, ?, ?, ?)",
+        [(number, seq, data, crc32(data)) for seq, data in batch.events if seq > last],
+    )
+    connection.execute(
+        "UPDATE roots SET last_seq = ?, ended = ?, changed = ? WHERE number = ?",
+        (batch.last, batch.ended, _change(connection), number),
+    )
+    _note(connection, batch)
+    return True
+
+
+def _note(connection: sqlite3.Connection, batch: Batch) -> None:
+    for run_id, status in batch.status.items():
+        outcome, messages = batch.outcomes.get(run_id), batch.messages.get(run_id)
+        connection.execute(
+            "UPDATE runs SET status = ?, outcome = ?, outcome_sum = ?, messages = ?, messages_sum = ? WHERE run_id = ?",
+            (status.value, outcome, _sum(outcome), messages, _sum(messages), run_id),
+        )
+    if batch.ended:  # a member that was never seen to begin
+        connection.execute(
+            "UPDATE runs SET status = 'cancelled' "
+            "WHERE root_run_id = ? AND status IN ('pending', 'running', 'stopping')",
+            (batch.root_run_id,),
+        )
+
+
+def _sum(data: bytes | None) -> int | None:
+    return None if data is None else crc32(data)
+
+
+def request_stop(
+    connection: sqlite3.Connection, run_id: str, request: StopRequest, origin: str | None, at: float
+) -> Verdict:
+    """See `Store.request_stop`."""
+    row = connection.execute("SELECT status, stop FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:
+        return Verdict(StopOutcome.unknown, None)
+    status, held = RunStatus(row[0]), None if row[1] is None else StopRequest.model_validate_json(row[1])
+    outcome, stop = judge_stop(status, held, request)
+    if stop is not None:
+        connection.execute("UPDATE runs SET stop = ? WHERE run_id = ?", (stop.model_dump_json(), run_id))
+    line = (run_id, at, request.by, request.reason, request.mode.value, origin, outcome.value)
+    connection.execute(
+        "INSERT INTO stops (run_id, at, by, reason, mode, origin, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)", line
+    )
+    return Verdict(outcome, status)
+
+
+def adopt(connection: sqlite3.Connection, owner: str, locks: OwnerLocks, now: float, limit: int) -> list[RunRecord]:
+    """See `Store.adopt`."""
+    adopted: list[str] = []
+    for other, until in others(connection, owner).items():
+        dead = locks.is_dead(other)
+        if not dead and until >= now:
+            continue
+        left = limit - len(adopted)
+        rows = connection.execute(
+            "SELECT run_id FROM roots WHERE owner = ? AND ended = 0 ORDER BY number LIMIT ?", (other, left)
+        ).fetchall()
+        adopted += [run_id for (run_id,) in rows]
+        if dead and len(rows) < left:
+            connection.execute("DELETE FROM owners WHERE owner = ?", (other,))
+            locks.forget(other)
+    for run_id in adopted:
+        connection.execute(
+            "UPDATE roots SET owner = ?, changed = ? WHERE run_id = ?", (owner, _change(connection), run_id)
+        )
+    return [record for run_id in adopted for record in find(connection, RunQuery(run_id=run_id))]

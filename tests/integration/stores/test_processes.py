@@ -1,0 +1,175 @@
+"""Processes that share a file: they read, stop and end each other's runs, and each run has one outcome."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kit.processes import script, wait_for
+from kit.stores import followed, stored
+from softstop import Outcome, RunCancelled, RunContent, RunStarted, StopCause, StopOutcome, StopRequest, Supervisor
+from softstop.stores import Page, Recording, RunQuery
+from softstop.stores.sqlite import SQLiteStore
+
+OWNER = """
+from softstop.stores import Recording
+from softstop.stores.sqlite import SQLiteStore
+
+async def counts(run, message):
+    for number in range(100_000):
+        async with run.step(f"step {number}"):
+            run.write(f"{number} ")
+            await asyncio.sleep(0.005)
+
+async def main(path, lease, runs):
+    async with Recording(SQLiteStore(path), lease=lease) as recording, Supervisor(recorder=recording) as supervisor:
+        for number in range(runs):
+            supervisor.start(Agent(counts), "go", run_id=f"r{number}", user_id="u")
+        for number in range(runs):
+            async for page in recording.follow(f"r{number}"):
+                if page.events[-1][0] > 5:
+                    break
+        say("begun")
+        while supervisor.statistics().live:
+            await asyncio.sleep(0.01)
+    say("ended")
+
+path, lease, runs = {path!r}, {lease}, {runs}
+asyncio.run(main(path, lease, runs))
+"""
+
+
+@contextmanager
+def owner(path: Path, lease: float = 30.0, runs: int = 3) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs some runs, which count for a long time, over a file."""
+    code = textwrap.dedent(OWNER).replace("{path!r}", repr(str(path)))
+    with script(code.replace("{lease}", str(lease)).replace("{runs}", str(runs))) as process:
+        wait_for(process, "begun")
+        yield process
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+async def test_another_process_lists_follows_and_stops_the_runs_of_the_first(path: Path) -> None:
+    store = SQLiteStore(path)
+    with owner(path):
+        async with Recording(store) as recording, Supervisor(recorder=recording):
+            found = await store.find(RunQuery(user_id="u", roots=True))
+            assert [run.run_id for run in found] == ["r2", "r1", "r0"]
+            assert {run.status.value for run in found} == {"running"}
+            pages: list[Page] = []
+            with anyio.fail_after(10):
+                async for page in recording.follow("r1"):
+                    pages.append(page)
+                    if len(pages) == 5:
+                        request = StopRequest(reason="from afar", by="u", grace=2.0, requested_at=123.0)
+                        verdict = await store.request_stop("r1", request, "127.0.0.1")
+                        assert verdict.outcome is StopOutcome.accepted
+            assert pages[-1].ended
+            events = await stored(store, "r1")
+            outcome = events[-1]
+            assert isinstance(outcome, RunCancelled)
+            assert (outcome.reason, outcome.by, outcome.requested_at) == ("from afar", "u", 123.0)
+            assert "".join(event.content for event in events if isinstance(event, RunContent)) == outcome.content
+            assert [line for page in pages for line in page.events] == [(e.seq, e.to_json()) for e in events]
+            assert (await store.request_stop("r1", request)).outcome is StopOutcome.too_late
+            (other,) = await store.find(RunQuery(run_id="r0"))
+            assert other.status.value == "running"
+
+
+async def test_a_stop_from_another_process_is_on_record_within_a_few_hundredths_of_a_second(path: Path) -> None:
+    store = SQLiteStore(path)
+    took: list[float] = []
+    with owner(path, runs=20):
+        async with Recording(store) as recording, Supervisor(recorder=recording):
+            for number in range(20):
+                began = anyio.current_time()
+                await store.request_stop(f"r{number}", StopRequest(requested_at=1.0))
+                with anyio.fail_after(10):
+                    async for page in recording.follow(f"r{number}"):
+                        if any(b"RunStopRequested" in line for _, line in page.events):
+                            break
+                took.append(anyio.current_time() - began)
+    assert sorted(took)[len(took) // 2] < 0.2, took  # far above what a quiet machine needs
+
+
+async def whole(store: SQLiteStore, run_id: str) -> list[Outcome]:
+    """The outcomes of a run in a file, whose log is a lawful one."""
+    events = await stored(store, run_id)
+    assert isinstance(events[0], RunStarted)
+    assert [event.seq for event in events] == sorted({event.seq for event in events})
+    outcomes = [event for event in events if isinstance(event, Outcome)]
+    assert outcomes == events[-1:]
+    assert "".join(event.content for event in events if isinstance(event, RunContent)) == outcomes[0].content
+    return outcomes
+
+
+KILLS = 10
+
+
+@pytest.mark.timeout(60)
+async def test_the_runs_of_a_process_that_is_killed_are_ended_by_the_next_one_each_with_one_outcome(path: Path) -> None:
+    for kill in range(KILLS):
+        with owner(path, runs=5) as process:
+            await anyio.sleep(0.013 * kill)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        store = SQLiteStore(path)
+        async with Recording(store) as recording, Supervisor(recorder=recording):
+            with anyio.fail_after(10):
+                for number in range(5):
+                    await followed(recording, f"r{number}")
+            for number in range(5):
+                (outcome,) = await whole(store, f"r{number}")
+                assert isinstance(outcome, RunCancelled)
+                assert outcome.cause is StopCause.owner_lost
+            assert await store.check() == []
+        path = path.with_name(f"{kill}.db")
+
+
+async def test_one_of_two_that_are_left_ends_them_and_what_was_read_before_stays(path: Path) -> None:
+    a, b = SQLiteStore(path), SQLiteStore(path)
+    async with Recording(a) as one, Supervisor(recorder=one), Recording(b) as two, Supervisor(recorder=two):
+        with owner(path, runs=4) as process:
+            await a.request_stop("r3", StopRequest(reason="just before", requested_at=5.0, grace=60.0))
+            read = [(await a.read(f"r{number}")).events for number in range(4)]
+            os.kill(process.pid, signal.SIGKILL)
+            killed = anyio.current_time()
+            with anyio.fail_after(10):
+                logs = [await followed(two, f"r{number}") for number in range(4)]
+            assert anyio.current_time() - killed < 2
+        for number, log in enumerate(logs):
+            assert [(event.seq, event.to_json()) for event in log][: len(read[number])] == [*read[number]]
+            await whole(a, f"r{number}")
+        assert isinstance(logs[3][-1], RunCancelled)
+        assert logs[3][-1].reason == "just before"
+        assert await a.check() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing stands still there by a signal")
+async def test_a_process_that_stands_still_loses_its_runs_after_its_lease_and_ends_them_as_it_wakes(path: Path) -> None:
+    store = SQLiteStore(path)
+    async with Recording(store, lease=30.0) as recording, Supervisor(recorder=recording):
+        with owner(path, lease=0.4, runs=3) as process:
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                with anyio.fail_after(10):
+                    logs = [await followed(recording, f"r{number}") for number in range(3)]
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            wait_for(process, "ended")
+            assert process.wait(10) == 0, process.stderr and process.stderr.read()
+        for number, log in enumerate(logs):
+            assert await followed(recording, f"r{number}") == log, "what the other one did afterwards is not in it"
+            await whole(store, f"r{number}")
+        assert await store.check() == []

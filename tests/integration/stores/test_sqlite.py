@@ -1,0 +1,270 @@
+"""The file of SQLite: what is wrong with it is visible, and costs neither a run nor its outcome."""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from kit.stores import followed, stored
+from softstop import Agent, RunContext, RunOutput, RunStatus, StoreUnavailable, Supervisor
+from softstop.stores import Batch, Recording, RunQuery, RunRecord, Store
+from softstop.stores.sqlite import SQLiteStore, schema
+from softstop.stores.sqlite.worker import Worker
+
+
+async def counts(run: RunContext, message: object) -> str:
+    for number in range(20):
+        async with run.step(f"step {number}"):
+            run.write(f"{number} ")
+            await anyio.sleep(0.01)
+    return "done"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process is within a write, and stays there."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+FAULTS = {
+    "full": "database or disk is full",
+    "read-only": "attempt to write a readonly database",
+    "gone": "unable to open database file",
+}
+
+
+class Disk:
+    """What is wrong with the disk, as each connection sees it that is made from now on."""
+
+    def __init__(self) -> None:
+        self.fault: str | None = None
+
+    def connect(self, path: Path, *, writes: bool) -> sqlite3.Connection:
+        if self.fault == "gone":
+            raise sqlite3.OperationalError(FAULTS["gone"])
+        connection = schema.connect(path, writes=writes and self.fault != "read-only")
+        if self.fault == "full":
+            connection.execute("PRAGMA max_page_count = 1")  # not below its present size
+        return connection
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    monkeypatch.setattr("softstop.stores.sqlite.store.connect", disk.connect)
+    return disk
+
+
+async def test_a_locked_file_delays_no_run_and_all_of_it_is_stored_as_it_is_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "BUSY", 0.1)
+    store = SQLiteStore(path)
+    async with Recording(store, lease=60.0) as recording, Supervisor(recorder=recording) as supervisor:
+        await followed_to_its_end(recording, supervisor, "before")
+        with locked(path):
+            began = anyio.current_time()
+            output = await supervisor.start(Agent(counts), run_id="r")
+            assert anyio.current_time() - began < 2
+            assert output.status is RunStatus.completed
+            await anyio.sleep(0.3)
+            assert recording.degraded == "database is locked"
+            assert await store.find(RunQuery(run_id="r")) == [], "reading goes on meanwhile"
+            with pytest.raises(StoreUnavailable, match="database is locked"):
+                await store.create(record("other"))
+        assert_whole(await followed(recording, "r"), output)
+        assert recording.degraded is None
+        assert await store.check() == []
+
+
+async def followed_to_its_end(recording: Recording, supervisor: Supervisor, run_id: str) -> None:
+    output = await supervisor.start(Agent(counts), run_id=run_id)
+    assert_whole(await followed(recording, run_id), output)
+
+
+def assert_whole(events: list[Any], output: RunOutput) -> None:
+    """A log that has each event once, and tells of this outcome."""
+    assert "".join(event.content for event in events if type(event).__name__ == "RunContent") == output.content
+    assert [event.seq for event in events] == sorted({event.seq for event in events})
+    assert events[-1].status is output.status
+
+
+def record(run_id: str) -> RunRecord:
+    return RunRecord(run_id, run_id, None, Agent(counts).source, None, None, {}, 0.0)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_disk_that_cannot_be_written_delays_no_run_and_loses_nothing(
+    path: Path, disk: Disk, fault: str
+) -> None:
+    store = SQLiteStore(path)
+    async with Recording(store, lease=60.0) as recording, Supervisor(recorder=recording) as supervisor:
+        await followed_to_its_end(recording, supervisor, "before")
+        disk.fault = fault
+        with pytest.raises(StoreUnavailable, match="torn"):  # after which the writer makes a new connection
+            await store._writes.do(torn)
+        output = await supervisor.start(Agent(counts), run_id="r")
+        assert output.status is RunStatus.completed
+        with anyio.fail_after(5):
+            while recording.degraded is None:
+                await anyio.sleep(0.01)
+        assert recording.degraded == FAULTS[fault]
+        assert [kept.outcome for kept in await store.find(RunQuery(run_id="r"))] in ([], [None]), "reading goes on"
+        disk.fault = None
+        assert_whole(await followed(recording, "r"), output)
+        assert await store.check() == []
+
+
+def torn(connection: sqlite3.Connection) -> None:
+    raise sqlite3.OperationalError("torn")
+
+
+async def test_a_file_that_is_no_database_is_told_where_it_is_opened(path: Path) -> None:
+    await anyio.Path(path).write_bytes(b"not a database" * 1_000)
+    with pytest.raises(StoreUnavailable, match=r"runs.db: file is not a database"):
+        async with SQLiteStore(path).open("a", 10.0):
+            raise NotImplementedError
+
+
+async def test_a_folder_that_is_not_there_is_told_where_it_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="No such file or directory"):
+        async with SQLiteStore(tmp_path / "nowhere" / "runs.db").open("a", 10.0):
+            raise NotImplementedError
+
+
+async def test_a_file_of_a_newer_version_is_not_touched(path: Path) -> None:
+    schema.prepare(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreUnavailable, match="version 99, written by a newer softstop; this one knows 1"):
+        async with SQLiteStore(path).open("a", 10.0):
+            raise NotImplementedError
+
+
+async def test_a_file_of_an_older_version_is_brought_up_with_what_it_holds(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SQLiteStore(path)
+    async with store.open("a", 10.0):
+        await store.create(record("r"))
+    monkeypatch.setattr(
+        schema, "MIGRATIONS", (*schema.MIGRATIONS, ("CREATE TABLE added (x)", "INSERT INTO added VALUES (7)"))
+    )
+    for _ in range(2):
+        async with store.open("b", 10.0):
+            assert (await store.find(RunQuery(run_id="r")))[0].run_id == "r"
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("SELECT x FROM added").fetchall() == [(7,)]
+
+
+async def test_only_its_owner_may_read_what_is_stored(path: Path) -> None:
+    old = os.umask(0)
+    try:
+        store = SQLiteStore(path)
+        async with store.open("a", 10.0):
+            await store.create(record("r"))
+            made = [file for file in path.parent.rglob("*") if file.is_file()]
+            assert {file.name for file in made} == {"runs.db", "runs.db-wal", "runs.db-shm", "a"}
+            assert {stat.S_IMODE(file.stat().st_mode) for file in made} == {0o600}
+            assert stat.S_IMODE((path.parent / "runs.db-owners").stat().st_mode) == 0o700
+    finally:
+        os.umask(old)
+
+
+async def a_stored_run(path: Path) -> None:
+    async with Recording(SQLiteStore(path)) as recording, Supervisor(recorder=recording) as supervisor:
+        await supervisor.start(Agent(counts), run_id="r")
+
+
+DAMAGES = {
+    "UPDATE events SET data = CAST('x' || data AS BLOB) WHERE seq = 5": "event 5 of run r: its checksum is wrong",
+    "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)": "its last event is",
+    "UPDATE runs SET outcome = CAST('x' || outcome AS BLOB)": "the outcome of run r: its checksum is wrong",
+    "UPDATE runs SET outcome = NULL": "run r: it has no outcome",
+    "UPDATE roots SET ended = 0": "run r: it has an outcome",
+    "DELETE FROM runs": "run r: it has no record",
+    "DELETE FROM roots": "which is not there",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
+async def test_a_check_finds_what_is_damaged(path: Path, damage: str) -> None:
+    await a_stored_run(path)
+    store = SQLiteStore(path)
+    async with store.open("b", 10.0):
+        assert await store.check() == []
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(damage)
+        assert any(DAMAGES[damage] in line for line in await store.check())
+
+
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if "'x'" in damage])
+async def test_what_is_damaged_is_never_given_to_a_reader(path: Path, damage: str) -> None:
+    await a_stored_run(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(damage)
+    store = SQLiteStore(path)
+    async with store.open("b", 10.0):
+        with pytest.raises(StoreUnavailable, match="is damaged"):  # noqa: PT012 - whichever it is
+            await store.find(RunQuery(run_id="r"))
+            await stored(store, "r")
+
+
+async def test_one_job_that_the_database_refuses_fails_alone(path: Path) -> None:
+    schema.prepare(path)
+    worker = Worker("writer", lambda: schema.connect(path, writes=True), "IMMEDIATE")
+    problems: list[str] = []
+    done: list[int] = []
+
+    async def do(work: Callable[[sqlite3.Connection], Any]) -> None:
+        try:
+            done.append(await worker.do(work))
+        except (StoreUnavailable, ValueError) as error:
+            problems.append(type(error).__name__)
+
+    def insert(connection: sqlite3.Connection) -> int:
+        return connection.execute("INSERT INTO stops (run_id, at, mode, outcome) VALUES ('r', 0, 'step', 'x')").rowcount
+
+    def refused(connection: sqlite3.Connection) -> int:
+        insert(connection)
+        return connection.execute("INSERT INTO nowhere VALUES (1)").rowcount
+
+    def raises(connection: sqlite3.Connection) -> int:
+        insert(connection)
+        raise ValueError("mine")
+
+    async with anyio.create_task_group() as group:
+        for work in (insert, refused, insert, raises, insert):
+            group.start_soon(do, work)
+    assert (done, sorted(problems)) == ([1, 1, 1], ["StoreUnavailable", "ValueError"])
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM stops").fetchone() == (3,)
+    worker.stop()
+
+
+async def test_metadata_that_is_no_data_is_kept_as_it_prints(path: Path) -> None:
+    class Thing:
+        def __repr__(self) -> str:
+            return "<thing>"
+
+    store: Store = SQLiteStore(path)
+    async with store.open("a", 10.0):
+        for run_id, metadata in (("r", {"a": Thing(), "b": float("nan")}), ("s", {"a": "\ud800"})):
+            made = RunRecord(run_id, run_id, None, Agent(counts).source, None, None, metadata, 0.0)
+            assert await store.commit([Batch(run_id, 0, 0, (), [made])]) == []
+        kept = [(await store.find(RunQuery(run_id=run_id)))[0].metadata for run_id in "rs"]
+    assert kept == [{"a": "<thing>", "b": "NaN"}, {"repr": "{'a': '\\ud800'}"}]
