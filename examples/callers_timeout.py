@@ -26,18 +26,19 @@ async def model(prompt: str) -> AsyncIterator[str]:
     await asyncio.sleep(3_600)  # the model stalls
 
 
-async def shop(run: RunContext, message: str) -> None:
+async def shop(run: RunContext, bank: asyncio.Event) -> None:
     async with run.step("pay"):  # atomic: never torn
         print("    the payment begins")
-        await asyncio.sleep(0.3)
+        await bank.wait()
         print("    the payment is done")
-    async for text in run.stream("thank", model(message)):
+    async for text in run.stream("thank", model("Say thank you.")):
         run.write(text)
 
 
 async def main() -> None:
     print("asyncio.timeout around the stream:")
-    run = Agent(shop).arun("a book")
+    bank = asyncio.Event()  # set when it has answered
+    run = Agent(shop).arun(bank)
     try:
         async with asyncio.timeout(0.1):
             async for _ in run:
@@ -45,11 +46,12 @@ async def main() -> None:
     except TimeoutError:  # in time, although the run needs a little longer: it belongs to its supervisor, not to us
         assert run.stop is not None
         print(f"    the caller has its TimeoutError; the run is {run.status}, cause {run.stop.cause}")
+    bank.set()
     output = await run
     print(f"    {output.status}, steps:", *(f"{step.step} {step.status}" for step in output.steps))
 
     print("Limits(timeout=...), while the model stalls:")
-    async for event in Agent(shop).arun("a book", limits=Limits(timeout=0.6)):
+    async for event in Agent(shop).arun(bank, limits=Limits(timeout=0.6)):
         if isinstance(event, RunCancelled):
             print(f"    {event.status}, {event.limit}")
             print(f"    the text so far: {event.content!r}")

@@ -1,7 +1,7 @@
 """A storyteller is told to stop while it saves a page: the save is finished, nothing starts after it, nothing is lost.
 
     python examples/quickstart.py                        offline: a built-in story, no key needed
-    OPENAI_API_KEY=... python examples/quickstart.py     the same with a real model
+    python examples/quickstart.py --model openai:gpt-5.2 the same with a real model; its key is in OPENAI_API_KEY
     python examples/quickstart.py --model anthropic:claude-sonnet-4-6
     python examples/quickstart.py --model openai-chat:llama3.2 --base-url http://localhost:11434/v1
 
@@ -24,7 +24,7 @@ Prints:
 
 import argparse
 import asyncio
-import os
+import sys
 
 from softstop import Agent, RunContent, RunStopRequested, ToolCallStarted
 from softstop.models import Anthropic, Offline, OpenAIChat, OpenAIResponses
@@ -40,7 +40,7 @@ async def save_page(page: str) -> str:
     return "saved"
 
 
-async def main(model: object) -> None:
+async def main(model: object) -> str | None:
     agent = Agent(model=model, name="Storyteller", instructions=INSTRUCTIONS, tools=[save_page])
     run = agent.arun("Tell me a story about a lamplighter.")
     async for event in run:
@@ -56,13 +56,12 @@ async def main(model: object) -> None:
     print("steps:", ", ".join(f"{step.step} {step.status}" for step in output.steps))
     print(f"kept:  {len(output.content)} characters, {len(output.messages)} messages to go on from")
     print(f"usage: {output.usage.input_tokens} tokens in, {output.usage.output_tokens} out")
+    return output.errors[0] if output.status == "failed" else None
 
 
 def chosen(model: str | None, base_url: str | None) -> object:
-    if model is None:
-        return "openai:gpt-5.2" if "OPENAI_API_KEY" in os.environ else Offline()
-    if base_url is None:
-        return model
+    if model is None or base_url is None:
+        return model or Offline()
     provider, _, name = model.partition(":")
     kinds = {"openai": OpenAIResponses, "openai-chat": OpenAIChat, "anthropic": Anthropic}
     return kinds[provider](name, base_url=base_url)
@@ -73,4 +72,4 @@ if __name__ == "__main__":
     parser.add_argument("--model", help="provider:name, for instance openai:gpt-5.2")
     parser.add_argument("--base-url", help="another server that speaks the provider's protocol")
     arguments = parser.parse_args()
-    asyncio.run(main(chosen(arguments.model, arguments.base_url)))
+    sys.exit(asyncio.run(main(chosen(arguments.model, arguments.base_url))))  # with a reason: prints it, and exits 1

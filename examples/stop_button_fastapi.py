@@ -32,7 +32,7 @@ from softstop import Agent, RunCancelled, RunContext, StepStarted, StopOutcome, 
 async def storyteller(run: RunContext, message: str) -> None:
     run.write(f"A story about {message}.")
     async with run.step("ask the library"):  # atomic: a stop that comes here lands at its end
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.8)
     async with run.step("tell it"):
         run.write("Once upon a time")
 

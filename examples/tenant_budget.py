@@ -22,7 +22,7 @@ async def writer(run: RunContext, message: str) -> None:
     run.messages = run.history  # the pages of the run that this one continues
     for page in range(len(run.history) + 1, PAGES[run.user_id or ""] + 1):
         async with run.step(f"page {page}", reserve=Usage(output_tokens=200)):  # claims 200, and pays what it was
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)  # a model's answer would come here; ada and ben take turns
             run.charge(Usage(input_tokens=50, output_tokens=100))
             run.write(f"page {page} ")
         run.messages = (*run.messages, f"page {page}")

@@ -17,6 +17,7 @@ Prints:
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -37,11 +38,11 @@ async def write(run: RunContext, topic: str) -> None:
 async def tell(topic: str) -> AsyncIterator[str]:
     for word in ("A ", "story ", "of ", topic):
         yield word
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.25)
 
 
 def count(run: RunContext, topic: str) -> int:  # not async: runs in a thread, as one atomic step
-    time.sleep(0.2)
+    time.sleep(0.6)
     return len(topic)
 
 
@@ -74,6 +75,7 @@ def show(output: RunOutput) -> None:
 
 
 async def main() -> None:
+    logging.getLogger("softstop").disabled = True  # a run that fails is logged as an error; here two are meant to
     print("Played to its end:")
     show(await story.arun("Tell me something."))
     print("Stopped while two steps work side by side:")

@@ -12,6 +12,7 @@ import pytest
 from kit.provider import KEY, Provider
 
 ROOT = Path(__file__).resolve().parents[3]
+COMMAND = [sys.executable, "-W", "error", str(ROOT / "examples" / "quickstart.py")]
 
 pytestmark = pytest.mark.server
 
@@ -20,11 +21,10 @@ pytestmark = pytest.mark.server
 async def test_the_quickstart_talks_to_a_real_provider(provider: Provider, protocol: str) -> None:
     script = provider.script(first=40, pace=0.002, calls="save_page", args='{"page": "one"}')
     base_url = provider.url if protocol == "anthropic" else f"{provider.url}/v1"
-    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "quickstart.py")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
 
     done = await anyio.run_process(
-        [*command, "--model", f"{protocol}:{script}", "--base-url", base_url], env=environment, check=False
+        [*COMMAND, "--model", f"{protocol}:{script}", "--base-url", base_url], env=environment, check=False
     )
 
     assert done.stderr.decode() == ""
@@ -38,12 +38,21 @@ async def test_the_quickstart_talks_to_a_real_provider(provider: Provider, proto
     assert len(await provider.requests()) == 1
 
 
-async def test_the_quickstart_takes_a_key_from_the_environment(provider: Provider) -> None:
-    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "quickstart.py")]
+async def test_the_quickstart_is_offline_also_where_a_key_is_in_the_environment() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": "sk-bogus"}
+
+    done = await anyio.run_process([*COMMAND], env=environment, check=False)
+
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert "steps: offline completed, save_page completed" in done.stdout.decode()
+
+
+async def test_the_quickstart_tells_why_it_failed_and_exits_1() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": KEY}
-    environment["OPENAI_BASE_URL"] = f"{provider.url}/v1"
+    nobody = ["--model", "openai-chat:m", "--base-url", "http://127.0.0.1:9/v1"]
 
-    done = await anyio.run_process(command, env=environment, check=False)
+    done = await anyio.run_process([*COMMAND, *nobody], env=environment, check=False)
 
-    assert done.stderr.decode() == ""
-    assert "steps: gpt-5.2 completed" in done.stdout.decode()
+    assert done.returncode == 1
+    assert "\nfailed \n" in done.stdout.decode()
+    assert "Connection error" in done.stderr.decode().splitlines()[-1]
