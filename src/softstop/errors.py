@@ -2,6 +2,8 @@
 
 SoftstopError
     MisuseError             fix the call
+        InvalidValue        a wrong number or name in Limits(...), Usage(...), ...; also a ValueError
+        NoSuchAttribute     it belongs to something else; also an AttributeError
         RunIdTaken
         SupervisorClosed
     RunNotFound             no such run here
@@ -19,7 +21,7 @@ SoftstopError
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 import pydantic
 
@@ -30,6 +32,14 @@ class SoftstopError(Exception):
 
 class MisuseError(SoftstopError):
     """The call is wrong; raised in the caller's frame, nothing was started."""
+
+
+class InvalidValue(MisuseError, ValueError):
+    """A value of softstop was built with a wrong number, text or name."""
+
+
+class NoSuchAttribute(MisuseError, AttributeError):
+    """The attribute is one of something else, which the message names."""
 
 
 class RunIdTaken(MisuseError):
@@ -175,6 +185,46 @@ class MemberFailed(SoftstopError):
 
 
 M = TypeVar("M", bound=pydantic.BaseModel)
+
+if TYPE_CHECKING:
+    Value = pydantic.BaseModel
+else:
+
+    class _BuiltByCallers(type(pydantic.BaseModel)):
+        def __call__(cls, **fields):
+            try:
+                return cls.__pydantic_validator__.validate_python(fields)  # as `BaseModel.__init__` does
+            except pydantic.ValidationError as error:
+                problem = first_problem(error)
+                if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] in UNKNOWN:
+                    problem += f"; it takes {', '.join(cls.model_fields)}"
+                raise InvalidValue(f"{cls.__name__}: {problem}") from None
+
+    class Value(pydantic.BaseModel, metaclass=_BuiltByCallers):
+        """A pydantic model whose constructor raises a MisuseError; `model_validate` raises pydantic's own."""
+
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+class AsyncOnly:
+    """What is used by `async with`, `async for` or `await` says so where it is used by `with` or `for`."""
+
+    __slots__ = ()
+    _USE: ClassVar[str]  # what to write instead
+
+    if not TYPE_CHECKING:  # checkers tell it by themselves
+
+        def __enter__(self) -> NoReturn:
+            raise MisuseError(f"a {type(self).__name__} is async; write {self._USE}")
+
+        def __exit__(self, *exc: object) -> None: ...  # Python looks for both
+
+        def __iter__(self) -> NoReturn:
+            self.__enter__()
+
+        def __await__(self) -> NoReturn:
+            self.__enter__()
 
 
 def checked(model: type[M], values: Mapping[str, Any], what: str) -> M:

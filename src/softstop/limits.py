@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from .errors import Value
 
 NANO = 10**9  # nano-USD in one USD
 UNLIMITED: Final[Any] = "unlimited"  # Limits(timeout=UNLIMITED): no such limit, also where a default says otherwise
@@ -15,7 +17,7 @@ Unpriced = Literal["stop", "ignore"]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 
 
-class Limits(BaseModel):
+class Limits(Value):
     """Limits of one run, its members included. Reaching one is a stop request, not an exception.
 
     A limit that is not given, or None, is that of the agent, else that of the supervisor of a root run, else none;
@@ -46,7 +48,7 @@ class Limits(BaseModel):
             limit cannot hold; "ignore" takes nothing from it, and lets models run whose price nobody knows.
 
     Raises:
-        pydantic.ValidationError: An unknown name, or a number out of range.
+        MisuseError: An unknown name, or a number out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

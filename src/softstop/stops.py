@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from .checks import LONGEST
-from .errors import RunNotCancellable, RunNotFound, bounded, checked
+from .errors import MisuseError, RunNotCancellable, RunNotFound, Value, bounded, checked
 
 
 class RunStatus(StrEnum):
@@ -72,7 +72,7 @@ Grace = Annotated[float, Field(strict=True, ge=0, le=7 * 86_400, allow_inf_nan=F
 Note = Annotated[str, BeforeValidator(lambda value: bounded(value, LONGEST) if isinstance(value, str) else value)]
 
 
-class StopPolicy(BaseModel):
+class StopPolicy(Value):
     """How a run lets itself be stopped. Given to a supervisor, an agent or a run; the nearest wins.
 
     A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, 45 by default. The
@@ -88,7 +88,7 @@ class StopPolicy(BaseModel):
         finish_model_calls: Treat model answers as atomic steps: they are paid to the end and kept whole.
 
     Raises:
-        pydantic.ValidationError: An unknown name, or a number out of range.
+        MisuseError: An unknown name, or a number out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,7 +111,7 @@ class StopPolicy(BaseModel):
         return self.model_copy(update={"abandon_after": abandon_after, "cleanup_timeout": cleanup_timeout})
 
 
-class LimitReached(BaseModel):
+class LimitReached(Value):
     """A limit that was reached, or nearly, in a warning: what it counts, its holder, its number and its use.
 
     `holder` is "run" for a limit of a run, else the name of the `Budget`.
@@ -144,7 +144,7 @@ class LimitReached(BaseModel):
         return f"{self.kind} of {self.holder}: {used:,.9g} of {self.limit:,.9g} used"  # clocks are a little late
 
 
-class StopRequest(BaseModel):
+class StopRequest(Value):
     """One request to stop, as it was recorded. The first one fixes cause, reason and author.
 
     `grace` is the policy's where the caller gave none, None if that waits without end, and 0 for mode "now"; `via` is
@@ -169,7 +169,10 @@ def user_request(reason: str | None, by: str | None, mode: StopMode | str, grace
     Raises:
         MisuseError: No such mode, or a grace out of range.
     """
-    what = "this is no stop request; mode is turn, step or now, grace 0 to 604,800 seconds"
+    for name, text in (("reason", reason), ("by", by)):
+        if not (text is None or isinstance(text, str)):
+            raise MisuseError(f"{name} must be a string, not {type(text).__name__}; write {name}=str(...)")
+    what = "a stop has mode turn, step or now, and a grace of 0 to 604,800 seconds"
     return checked(StopRequest, {"reason": reason, "by": by, "mode": mode, "grace": grace}, what)
 
 

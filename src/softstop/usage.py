@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, cast
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import ConfigDict, Field, computed_field, model_validator
+
+from .errors import Value
 
 MOST_TOKENS = 10**12
 MOST_NANO_USD = 10**18
@@ -13,7 +15,7 @@ Tokens = Annotated[int, Field(strict=True, ge=0, le=MOST_TOKENS)]
 NanoUsd = Annotated[int, Field(strict=True, ge=0, le=MOST_NANO_USD)]
 
 
-class Usage(BaseModel):
+class Usage(Value):
     """Tokens and money of one or several model calls. Checked when built: bad numbers never reach a ledger.
 
     `cache_read_tokens` and `cache_write_tokens` are parts of `input_tokens`, `reasoning_tokens` is a part of

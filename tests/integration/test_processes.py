@@ -327,4 +327,35 @@ def test_a_run_that_fails_says_so_on_stderr_and_so_does_one_that_the_end_of_main
         code, _, err, _ = finish(process, 10)
     assert code == 0
     assert "run r1 of fails failed with KeyError; its text is in output.errors" in err
-    assert "run r2 of pays: its task was cancelled in the middle of 'pay'" in err
+    assert "run r2 of pays: its task was cancelled in the middle of step 'pay'" in err
+
+
+def test_a_run_that_nobody_awaits_and_that_the_end_of_main_ends_is_told_on_stderr() -> None:
+    with script(
+        """
+        async def main():
+            Agent(waits).arun("x", run_id="r1")
+            await asyncio.sleep(0.05)
+
+        asyncio.run(main())
+        """
+    ) as process:
+        code, _, err, _ = finish(process, 10)
+    assert code == 0
+    assert err.startswith("run r1 of waits ended early: its task was cancelled, as asyncio.run does")
+
+
+def test_a_payment_that_ctrl_c_tears_under_plain_asyncio_run_is_named_on_stderr() -> None:
+    with script(
+        """
+        async def main():
+            await Agent(pays).arun("x", run_id="r1")
+
+        asyncio.run(main())
+        """
+    ) as process:
+        wait_for(process, "begun")
+        process.send_signal(signal.SIGINT)
+        _, out, err, _ = finish(process, 10)
+    assert "committed" not in out
+    assert "run r1 of pays: its task was cancelled in the middle of step 'pay'" in err

@@ -151,7 +151,7 @@ async def test_a_receipt_is_given_in_no_time_even_for_a_run_that_will_never_list
 async def test_a_stop_that_cannot_be_meant_is_misuse_and_stops_nothing(wrong: dict[str, object]) -> None:
     async with Supervisor() as supervisor:
         run = await begun(supervisor.start(Agent(payer)))
-        with pytest.raises(MisuseError, match="mode is turn, step or now"):
+        with pytest.raises(MisuseError, match="a stop has mode turn, step or now"):
             run.cancel(**wrong)  # type: ignore[arg-type]
         with pytest.raises(MisuseError):
             supervisor.cancel_run("nobody", **wrong)  # type: ignore[arg-type]

@@ -148,7 +148,7 @@ WRONG: list[Any] = [
 def test_a_usage_of_wrong_numbers_cannot_be_built(field: str, wrong: Any) -> None:
     if field == "cost_nano_usd" and (wrong is None or wrong == 10**12 + 1):
         return  # not priced, and a thousand dollars
-    with pytest.raises(ValidationError):
+    with pytest.raises(MisuseError):
         Usage(**{field: wrong})
 
 
@@ -159,10 +159,10 @@ def test_a_usage_cannot_be_changed_once_it_is_built(field: str) -> None:
 
 
 def test_a_usage_has_no_other_fields_and_an_error_shows_no_input() -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(MisuseError) as caught:
         Usage(output_tokens="secret-canary")  # type: ignore[arg-type]
     assert "secret-canary" not in str(caught.value)
-    with pytest.raises(ValidationError):
+    with pytest.raises(MisuseError):
         Usage(tokens=3)  # type: ignore[call-arg]
     assert set(Usage.model_fields) == {*NUMBERS, "cost_nano_usd", "estimated", "model"}
     assert Usage(input_tokens=1, output_tokens=2).total_tokens == 3

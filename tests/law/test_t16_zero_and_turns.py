@@ -2,7 +2,6 @@
 
 import anyio
 import pytest
-from pydantic import ValidationError
 
 from kit.runs import at, listen, names, now, payer
 from softstop import (
@@ -11,6 +10,7 @@ from softstop import (
     Budget,
     LimitReached,
     Limits,
+    MisuseError,
     RunCancelled,
     RunContext,
     RunStatus,
@@ -131,7 +131,7 @@ async def test_a_default_limit_can_be_lifted_for_one_run_and_none_does_not_lift_
 
 @pytest.mark.parametrize("kind", ["depth", "warn_at", "on_exhausted"])
 def test_what_is_no_limit_cannot_be_lifted(kind: str) -> None:
-    with pytest.raises(ValidationError, match=kind):
+    with pytest.raises(MisuseError, match=kind):
         Limits(**{kind: UNLIMITED})
 
 

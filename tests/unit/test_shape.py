@@ -62,8 +62,8 @@ SURFACE = {
     "EventStream": "read",
     "Run": "approve cancel ended events facts limits members output parent_run_id pause policy refuse resume run_id "
     "source status stop stopping usage",
-    "RunContext": "boundary charge content headroom heartbeat history limits member messages metadata on_stop open "
-    "parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
+    "RunContext": "boundary cancel charge content headroom heartbeat history limits member messages metadata on_stop "
+    "open parent_run_id policy remaining_time run_id session_id start_member step stop stop_requested stopping stream "
     "usage user_id write",
     "RunLimits": "cost_usd idle_timeout ledgers model_calls now output_tokens steps timeout tokens tool_calls update",
     "Step": "name step_id",

@@ -11,7 +11,6 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 import softstop
 from kit.runs import listen, one, sleeper
@@ -190,15 +189,15 @@ VALUES: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_value_that_is_built_wrong_is_a_validation_error_that_names_its_field(value: str) -> None:
+def test_a_value_that_is_built_wrong_is_misuse_that_names_its_field(value: str) -> None:
     make, fields = VALUES[value]
-    with pytest.raises(ValidationError, match=next(iter(fields))):
+    with pytest.raises(MisuseError, match=next(iter(fields))):
         make(**fields)
 
 
 def test_a_limit_below_one_nano_dollar_is_refused_and_one_nano_dollar_is_not() -> None:
     assert Limits(cost_usd="0.000000001").cost_nano_usd == 1  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match="nano-USD"):
+    with pytest.raises(MisuseError, match="nano-USD"):
         Limits(cost_usd="0.0000000004")  # type: ignore[arg-type]
 
 

@@ -129,9 +129,15 @@ def check_body(body: Any, whose: str = "an agent's") -> Body:
         MisuseError: It is not an async function or async generator function of two arguments.
     """
     if not callable(_unwrapped(body)):
-        raise MisuseError(f"{whose} body is an async function (run, message), not {type(body).__name__}")
+        kind = f"{type(body).__module__}.{type(body).__qualname__}"
+        raise MisuseError(
+            f"{whose} body is an async function (run, message), not {kind}; wrap it: async def body(run, message): ..."
+        )
     if not is_async(body):
-        raise MisuseError(f"{whose} body must be `async def`, or it would block every run of the loop: {name_of(body)}")
+        raise MisuseError(
+            f"{whose} body must be `async def`, or it would block every run of the loop: {name_of(body)}; one that "
+            "returns an awaitable is wrapped so: async def body(run, message): return await ..."
+        )
     check_arguments(body, f"{whose} body")
     return cast(Body, body)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from functools import partial
+from inspect import signature
 from typing import Any, TypeVar, Unpack
 
 from ..aio.crossing import call_on
@@ -16,9 +17,9 @@ from ..law.amounts import Amount, exactly
 from ..law.reports import check_report, read_report
 from ..limits import Headroom
 from ..protocols import Runnable
-from ..stops import StopPolicy, StopRequest
+from ..stops import StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
-from . import gate, limiting
+from . import gate, limiting, stopping
 from .allowance import RunLimits
 from .clients import Client
 from .members import start_member
@@ -201,6 +202,13 @@ class RunContext:
             raise
         return value
 
+    def cancel(self, reason: str | None = None) -> StopReceipt:
+        """Stop this run at its next step boundary, as its caller's `run.cancel` does; from any thread.
+
+        Returns at once, also in a begun step, which is finished. `await run.boundary()` ends the body there.
+        """
+        return stopping.ask(self._run, user_request(reason, None, "step", None))
+
     async def stop_requested(self) -> StopRequest:
         """Wait until a stop is requested and return it, inside a begun step: to tell a client, or to end early.
 
@@ -269,6 +277,12 @@ class RunContext:
         """
         if not callable(callback):
             raise MisuseError(f"run.on_stop takes a callable, not {type(callback).__name__}")
+        try:
+            signature(callback).bind(None)
+        except TypeError as error:
+            raise MisuseError(f"run.on_stop takes callback(stop), not {callback!r:.80}: {error}") from None
+        except ValueError:  # of C code that does not tell its arguments
+            pass
         if self._run.hooks is None:
             self._run.hooks = []
         if self._run.context is None:

@@ -76,6 +76,8 @@ async def refuse(run: RunState) -> None:
     if run.work.given_up:
         await _end_leftover(run)
     elif run.scope.phase >= DELIVERED:
+        if asyncio.current_task() is run.scope.task and not run.refusals:
+            run.add_error("a step in clean-up was refused, since its run stops: use none there, or run.on_stop(...)")
         await _slow_down(run)
     elif not run.work.is_cleaned_up_by(asyncio.current_task()):
         await run.scope.delivery()

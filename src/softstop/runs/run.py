@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Generator
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 import anyio
 
 from ..checks import label, typed, whole
-from ..errors import RunSuperseded
+from ..errors import AsyncOnly, NoSuchAttribute, RunSuperseded
 from ..events import Source
 from ..log.reader import EventStream
 from ..protocols import RunFacts, Value
@@ -23,7 +23,7 @@ from .spec import RunOutput
 from .state import Approval, RunState
 
 
-class Run(Generic[Value]):
+class Run(AsyncOnly, Generic[Value]):
     """A run that was started. Belongs to its supervisor: dropping this object, or its reader, changes nothing.
 
     `await run` gives the RunOutput, `async for event in run` the events from the first on; a caller that is cancelled
@@ -32,6 +32,14 @@ class Run(Generic[Value]):
     """
 
     __slots__ = ("__weakref__", "_state")
+    _USE = "async for event in run, async with run, or await run"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_") or not (hasattr(RunOutput, name) or name in RunOutput.__dataclass_fields__):
+                raise AttributeError(f"a Run has no attribute {name!r}", name=name, obj=self)
+            raise NoSuchAttribute(f"a Run has no {name}, its output has: (await run).{name}")
 
     def __init__(self, state: RunState) -> None:
         self._state = state

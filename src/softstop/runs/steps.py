@@ -16,7 +16,7 @@ from anyio import CancelScope
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..aio.deferred_scope import SLOWEST_PULSE, DeferredScope
 from ..checks import label
-from ..errors import MisuseError, StepFailed, StepTimeout, checked, safe_error
+from ..errors import AsyncOnly, MisuseError, StepFailed, StepTimeout, checked, safe_error
 from ..events import (
     ModelRequestStarted,
     StepCompleted,
@@ -28,6 +28,7 @@ from ..events import (
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from ..limits import Limits
+from ..telemetry import logs
 from .allowance import Call
 from .limiting import admit, reserve
 from .open_work import Announced, OpenStep, current_step
@@ -83,7 +84,7 @@ class Deadline:
         return self._cut.exit(exc) is None and exc is not None
 
 
-class Step:
+class Step(AsyncOnly):
     """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, or named in the outcome.
 
     Entering is a step boundary: it is refused once a stop is on record. Leaving never waits.
@@ -92,6 +93,7 @@ class Step:
     __slots__ = (
         "_announced", "_deadline", "_fit", "_interruptible", "_open", "_run", "_shield", "_timeout", "name", "step_id",
     )  # fmt: skip
+    _USE = 'async with run.step("name"): ...'
 
     def __init__(
         self,
@@ -219,7 +221,10 @@ class Step:
             return cut, self._deadline.error
         if isinstance(exc, asyncio.CancelledError):
             ours = step.was_cut or self._run.record.refused  # refused perhaps in a gather, which drops that
-            stray = not (ours or (step.task is not None and step.task.cancelling() > 0))
+            torn = not ours and step.task is not None and step.task.cancelling() > 0
+            stray = not (ours or torn)
+            if torn:
+                logs.tell_torn(self._run.run_id, self._run.source.name, self.name)
         else:
             stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)
         error = StepFailed(self.name, safe_error(exc)) if stray else exc

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 from ..aio.closing import finish_within, pass_unless_cancelled
 from ..aio.deferred_scope import NEVER, TURNS, DeferredScope, about_to_run
 from ..checks import label
-from ..errors import MisuseError, StepFailed, safe_error
+from ..errors import AsyncOnly, MisuseError, StepFailed, safe_error
 from ..events import StepStatus
 from . import gate
 from .limiting import admit
@@ -312,7 +312,19 @@ async def _pull_alive(pull: Callable[[], Awaitable[T]], touch: Callable[[], None
     return chunk
 
 
-class Stream(Generic[T]):
+def _what_is_wrong(source: object) -> str:
+    """What was given as a source, and what to do about it."""
+    kind = type(source).__name__
+    if isinstance(source, Awaitable):
+        if isinstance(source, Coroutine):
+            source.close()  # else Python warns that it was never awaited
+        return f"{kind}: await it first, `source = await ...`"
+    if callable(source):
+        return f"{kind} {getattr(source, '__name__', '')!r}: call it"
+    return f"{kind}: make it an async generator, or use run.step(...)"
+
+
+class Stream(AsyncOnly, Generic[T]):
     """A divisible step: `async for chunk in run.stream("write", source)`. Every gap between chunks is a boundary.
 
     A stop interrupts the wait for the next chunk and closes the source; chunks received before are delivered.
@@ -320,11 +332,12 @@ class Stream(Generic[T]):
     """
 
     __slots__ = ("_reading",)
+    _USE = 'async for chunk in run.stream("name", source): ..., or async with around it'
 
     def __init__(self, run: RunState, name: str, source: AsyncIterable[T], announced: Announced = PLAIN) -> None:
         name = label(name, "the name of a stream")
         if not hasattr(source, "__aiter__"):
-            raise MisuseError(f"run.stream({name!r}, ...) takes an async iterable, not {type(source).__name__}")
+            raise MisuseError(f"run.stream({name!r}, ...) takes an async iterable, not {_what_is_wrong(source)}")
         self._reading = Reading(run, name, source, announced)
 
     @property

@@ -78,5 +78,8 @@ def cancel_run(run_id: str, reason: str | None = None) -> bool:
     Raises:
         MisuseError: The id is no string, perhaps the run itself.
     """
+    given: object = run_id
+    if isinstance(given, Run | RunContext):
+        raise MisuseError("softstop.cancel_run takes an id: write run.cancel(...), or cancel_run(run.run_id)")
     run = registry.get(typed(run_id, str, "run_id"))
     return run is not None and bool(stopping.ask(run, user_request(reason, None, "step", None)))

@@ -182,7 +182,7 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
 
 
 def _tell_end(run: RunState) -> None:
-    """Log an end that nobody may overlook: a failure, code that goes on, a step that was torn."""
+    """Log an end that nobody may overlook: a failure, code that goes on, a task that was cancelled."""
     run_id, name, stop = run.run_id, run.source.name, run.stop
     if run.record.status is RunStatus.failed:
         logs.tell_failure(run_id, name, run.error)
@@ -190,10 +190,8 @@ def _tell_end(run: RunState) -> None:
         task = run.work.steps[-1].task if run.work.steps else None if run.winding_up else run.task
         if task is not None and not task.done():
             logs.tell_left_behind(run_id, name, task)
-    elif stop is not None and stop.reason == stopping.TASK_CANCELLED.reason:
-        torn = [step.step for step in run.work.records() if step.status == "unsettled"]
-        if torn:
-            logs.tell_torn(run_id, name, ", ".join(map(repr, torn)))
+    elif run.parent is None and stop is not None and stop.reason == stopping.TASK_CANCELLED.reason:
+        logs.tell_lost(run_id, name)
 
 
 def _make_room(supervisor: SupervisorState, run: RunState) -> None:

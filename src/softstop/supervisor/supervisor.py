@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 import anyio
 
 from ..checks import seconds, typed, whole
-from ..errors import MisuseError, RunNotFound
+from ..errors import AsyncOnly, MisuseError, RunNotFound
 from ..limits import NO_LIMITS, Limits
 from ..log.reader import EventStream
 from ..protocols import Observer, Recorder, Runnable
@@ -51,7 +51,7 @@ class SupervisorStatistics:
     """Its tasks that are not done; each with the id of the run whose body it runs, or None."""
 
 
-class Supervisor:
+class Supervisor(AsyncOnly):
     """Owns runs. `async with Supervisor() as supervisor:`; leaving the block drains it, by an exception at once.
 
     Args:
@@ -76,6 +76,7 @@ class Supervisor:
     """
 
     __slots__ = ("__weakref__", "_outer", "_signals", "_state")
+    _USE = "async with Supervisor() as supervisor: ..."
 
     def __init__(  # noqa: PLR0913 - keyword-only settings
         self,

@@ -79,16 +79,29 @@ def tell_left_behind(run_id: str, name: str, task: asyncio.Task[Any]) -> None:
     )
 
 
-def tell_torn(run_id: str, name: str, steps: str) -> None:
-    """Say that somebody has cancelled the task of a run natively, in the middle of begun steps."""
+def tell_torn(run_id: str, name: str, step: str) -> None:
+    """Say that somebody has cancelled a task natively in the middle of a begun step."""
     tell(
         "warning",
         "run.torn",
-        "run %(run_id)s of %(agent)s: its task was cancelled in the middle of %(steps)s, which may have happened in "
-        "part; asyncio.run does so when main ends or at Ctrl-C: use softstop.run(main), or await the run",
+        "run %(run_id)s of %(agent)s: its task was cancelled in the middle of step %(step)r, which may have happened "
+        "in part; asyncio.run does so when main ends or at Ctrl-C: use softstop.run(main). asyncio.timeout around a "
+        "step does so: use anyio.fail_after, or run.step(..., timeout=)",
         run_id=run_id,
         agent=one_line(name),
-        steps=one_line(steps),
+        step=one_line(step),
+    )
+
+
+def tell_lost(run_id: str, name: str) -> None:
+    """Say that a run has ended because somebody has cancelled its task natively."""
+    tell(
+        "warning",
+        "run.lost",
+        "run %(run_id)s of %(agent)s ended early: its task was cancelled, as asyncio.run does with all tasks when main "
+        "ends; await the run, or use softstop.run(main)",
+        run_id=run_id,
+        agent=one_line(name),
     )
 
 

@@ -52,7 +52,8 @@ async def test_a_stream_of_what_is_no_async_iterable_is_misuse_that_names_it(wro
             problems.append(str(problem))
 
     await one(body)
-    assert problems == [f"run.stream('read', ...) takes an async iterable, not {type(wrong).__name__}"]
+    advice = "make it an async generator, or use run.step(...)"
+    assert problems == [f"run.stream('read', ...) takes an async iterable, not {type(wrong).__name__}: {advice}"]
 
 
 @pytest.mark.parametrize("own", [True, False])

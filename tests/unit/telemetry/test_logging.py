@@ -1,8 +1,10 @@
 """What is logged: two INFO lines a run where structlog is configured, failures in any case, and no word of content."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -303,10 +305,38 @@ async def test_a_step_that_is_torn_by_a_cancel_of_the_run_s_task_is_told(caplog:
         [task] = [task for task, run_id in supervisor.statistics().tasks.items() if run_id == "r1"]
         task.cancel()  # as asyncio.run cancels all tasks when main ends
         await run.ended()
+    torn, lost = caplog.records
+    assert (torn.levelname, lost.levelname) == ("WARNING", "WARNING")
+    assert "run r1 of Shop: its task was cancelled in the middle of step 'pay'" in torn.getMessage()
+    assert "run r1 of Shop ended early: its task was cancelled, as asyncio.run does" in lost.getMessage()
+    assert all("softstop.run(main)" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_step_that_a_native_timeout_of_the_body_tears_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):  # noqa: TID251 - what tears it
+                await slow(run, message)
+
+    assert (await Agent(body).arun("x")).status is RunStatus.completed
     [record] = caplog.records
-    assert record.levelname == "WARNING"
-    assert "run r1 of Shop: its task was cancelled in the middle of 'pay'" in record.getMessage()
-    assert "softstop.run(main)" in record.getMessage()
+    assert "use anyio.fail_after, or run.step(..., timeout=)" in record.getMessage()
+
+
+@pytest.mark.parametrize("end", ["a step's own timeout", "grace"])
+async def test_a_step_that_softstop_cuts_is_not_told_as_torn(end: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with suppress(TimeoutError):
+            async with run.step("pay", timeout=3 if end == "a step's own timeout" else None):
+                await anyio.sleep(1_000)
+
+    async with Supervisor(policy=StopPolicy(grace=1)) as supervisor:
+        run = supervisor.start(Agent(body))
+        if end == "grace":
+            await anyio.sleep(1)
+            run.cancel()
+        assert (await run.ended()).steps[0].status == "unsettled"
+    assert caplog.records == []
 
 
 async def test_a_log_that_fails_changes_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
