@@ -15,6 +15,7 @@ Prints:
 """
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ import uvicorn
 from fastapi import Body, FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from softstop import Agent, RunCancelled, RunContext, StepStarted, StopOutcome, Supervisor, parse_event
+from softstop import Agent, RunContext, RunEvent, StopOutcome, Supervisor
 
 
 async def storyteller(run: RunContext, message: str) -> None:
@@ -52,9 +53,8 @@ app = FastAPI(lifespan=lifespan)
 @app.post("/chat")
 async def chat(message: Annotated[str, Body(embed=True)]) -> StreamingResponse:
     run = supervisor.start(Agent(storyteller), message)
-    frames = (
-        b"data: " + event.to_json() + b"\n\n" async for event in run.events()
-    )  # a reader who leaves stops nothing
+    events = run.events()  # a reader who leaves stops nothing
+    frames = (f"data: {json.dumps(event.public())}\n\n" async for event in events)  # what a client may see
     return StreamingResponse(frames, media_type="text/event-stream")
 
 
@@ -82,13 +82,13 @@ async def main() -> None:
         tasks.start_soon(server.serve, [listener])
         async with client.sse("/chat", method="POST", json={"message": "dragons"}) as frames:
             async for frame in frames:
-                event = parse_event(frame.data)
-                print(event.event, event.content or "")
-                if isinstance(event, StepStarted):
-                    await press_stop(client, event.run_id)
-                    await press_stop(client, event.run_id, "?wait=5")
-                if isinstance(event, RunCancelled):
-                    await press_stop(client, event.run_id)
+                event = json.loads(frame.data)
+                print(event["event"], event.get("content", ""))
+                if event["event"] == RunEvent.step_started:
+                    await press_stop(client, event["run_id"])
+                    await press_stop(client, event["run_id"], "?wait=5")
+                if event["event"] == RunEvent.run_cancelled:
+                    await press_stop(client, event["run_id"])
         await press_stop(client, "nobody")
         server.should_exit = True
 

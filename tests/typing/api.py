@@ -86,6 +86,7 @@ async def body(run: RunContext, message: str) -> str:
     assert_type(output, RunOutput)
     run.on_stop(lambda stop: print(stop.cause))
     run.on_stop(cleanup)
+    assert_type(run.cancel("enough"), StopReceipt)
     assert_type(run.stopping, bool)
     assert_type(run.stop, StopRequest | None)
     assert_type(run.usage, Usage)
@@ -154,10 +155,13 @@ async def users_of_arun() -> None:
         assert_type(event.run_id, str)
         if event.event == RunEvent.run_content or event.event == TeamRunEvent.run_content:
             print(event.content)
+        assert_type(event.delta, str | None)
+        assert_type(event.public(), dict[str, Any])
         if event.event == WorkflowRunEvent.workflow_cancelled:
             break
         if isinstance(event, RunContent):
             assert_type(event.content, str)
+            assert_type(event.delta, str)
         elif isinstance(event, RunCancelled):
             assert_type(event.cause, StopCause)
             assert_type(event.reason, str | None)
@@ -188,6 +192,8 @@ async def users_of_an_output(run: Run) -> None:
     assert_type(output.members, tuple[RunOutput, ...])
     assert_type(output.stop, StopRequest | None)
     assert_type(output.raise_for_status(), RunOutput)
+    assert_type(output.to_dict(), dict[str, Any])
+    assert_type(output.to_json(), bytes)
     async with agent.arun("hi") as owned:
         assert_type(owned, Run)
         assert_type(await anext(owned.events()), Event)

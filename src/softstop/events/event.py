@@ -63,6 +63,10 @@ def view(slot: str) -> Any:
 
 
 E = TypeVar("E", bound="Event")
+PUBLIC = frozenset(  # what `public` shows; fields that are not named here, also future ones, it does not
+    {"event", "run_id", "parent_run_id", "root_run_id", "source", "seq", "at"}
+    | {"content", "status", "cause", "step_id", "kind", "finish_reason"}
+)
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -129,7 +133,12 @@ class Event:
 
     @property
     def content(self) -> str | None:
-        """The text of an event that has some."""
+        """The text of an event that has some: a piece in RunContent, all of it in an outcome."""
+        return None
+
+    @property
+    def delta(self) -> str | None:
+        """The text that this event adds, None but for RunContent: `text += event.delta or ""` gives each word once."""
         return None
 
     def _own(self) -> dict[str, Any]:
@@ -149,6 +158,15 @@ class Event:
         data = {**shared, "root_run_id": stamp.root_run_id, "source": stamp.source, **self._own()}
         plain: dict[str, Any] = to_jsonable_python(data)
         return plain
+
+    def public(self) -> dict[str, Any]:
+        """What the client of a user may see of it, as JSON-able Python data: `json.dumps(event.public())`.
+
+        The fields that all events have but `metrics`, and `content`, `status`, `cause`, `step_id`, `kind` and
+        `finish_reason` where there are such: no texts of exceptions, names of steps, reasons, authors, usage or limits.
+        `parse_event` takes the whole event only.
+        """
+        return {name: value for name, value in self.to_dict().items() if name in PUBLIC}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:

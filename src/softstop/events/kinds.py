@@ -36,6 +36,7 @@ class RunContent(Event):
 
     content: str = view("_content")  # pyright: ignore[reportIncompatibleMethodOverride]
     step_id: int | None = view("_step_id")
+    delta: str = view("_content")  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _own(self) -> dict[str, Any]:
         own: dict[str, Any] = {"seq": self._seq, "at": self._at, "metrics": self._metrics}

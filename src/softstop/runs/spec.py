@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, Self, TypedDict, TypeVar, cast
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema, from_json, to_json, to_jsonable_python
 
 from ..checks import identified, named, typed
 from ..errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
@@ -114,6 +117,38 @@ def _metadata(given: object) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputAsJson:
+    """A RunOutput on its way to JSON, and as a JSON schema describes it."""
+
+    run_id: str
+    status: RunStatus
+    content: str
+    value: Any
+    usage: Usage
+    total_usage: Usage
+    stop: StopRequest | None
+    steps: tuple[StepRecord, ...]
+    members: list[dict[str, Any]]
+    errors: tuple[str, ...]
+    abandoned: tuple[str, ...]
+    finish_reason: str | None
+
+
+def _plain(value: object) -> Any:
+    """The value of a body as JSON-able data, whatever it is."""
+    if isinstance(value, Iterator):
+        return _kind_of(cast(object, value))  # pydantic would consume it
+    try:
+        return from_json(to_json(value, bytes_mode="base64", inf_nan_mode="null", fallback=_kind_of))
+    except Exception:  # noqa: BLE001 - boundary: a user's value, which may be endless, or raise
+        return _kind_of(value)
+
+
+def _kind_of(value: object) -> str:
+    return f"<{type(value).__name__}>"
+
+
+@dataclass(frozen=True, slots=True)
 class RunOutput(Generic[Value]):
     """The result of a run, also of one that was stopped or failed: data, not an exception.
 
@@ -149,6 +184,41 @@ class RunOutput(Generic[Value]):
             tally.add(output.usage)
             todo.extend(output.members)
         return tally.total()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The output and those of its members as JSON-able Python data; without `messages` and `error`.
+
+        The error of a failed run is the first line of `errors`, its type and text. `value` is as pydantic writes it;
+        what cannot be written there is the name of its type: "<socket>".
+        """
+        plain: dict[str, Any] = to_jsonable_python(self._wired())
+        return plain
+
+    def to_json(self) -> bytes:
+        """The same as one JSON object on one line, UTF-8."""
+        return to_json(self._wired())
+
+    def _wired(self) -> OutputAsJson:
+        return OutputAsJson(
+            run_id=self.run_id,
+            status=self.status,
+            content=self.content,
+            value=_plain(self.value),
+            usage=self.usage,
+            total_usage=self.total_usage,
+            stop=self.stop,
+            steps=self.steps,
+            members=[member.to_dict() for member in self.members],
+            errors=self.errors,
+            abandoned=self.abandoned,
+            finish_reason=self.finish_reason,
+        )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        wire = handler.generate_schema(OutputAsJson)
+        serial = core_schema.plain_serializer_function_ser_schema(cls._wired, return_schema=wire)
+        return core_schema.is_instance_schema(cls, serialization=serial)
 
     def raise_for_status(self) -> Self:
         """Return the output of a completed run.
