@@ -187,7 +187,7 @@ class MemberFailed(SoftstopError):
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 if TYPE_CHECKING:
-    Value = pydantic.BaseModel
+    CheckedModel = pydantic.BaseModel
 else:
 
     class _BuiltByCallers(type(pydantic.BaseModel)):
@@ -200,7 +200,7 @@ else:
                     problem += f"; it takes {', '.join(cls.model_fields)}"
                 raise InvalidValue(f"{cls.__name__}: {problem}") from None
 
-    class Value(pydantic.BaseModel, metaclass=_BuiltByCallers):
+    class CheckedModel(pydantic.BaseModel, metaclass=_BuiltByCallers):
         """A pydantic model whose constructor raises a MisuseError; `model_validate` raises pydantic's own."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from .errors import Value
+from .errors import CheckedModel
 
 NANO = 10**9  # nano-USD in one USD
 UNLIMITED: Final[Any] = "unlimited"  # Limits(timeout=UNLIMITED): no such limit, also where a default says otherwise
@@ -17,7 +17,7 @@ Unpriced = Literal["stop", "ignore"]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 
 
-class Limits(Value):
+class Limits(CheckedModel):
     """Limits of one run, its members included. Reaching one is a stop request, not an exception.
 
     A limit that is not given, or None, is that of the agent, else that of the supervisor of a root run, else none;

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from .checks import LONGEST
-from .errors import MisuseError, RunNotCancellable, RunNotFound, Value, bounded, checked
+from .errors import CheckedModel, MisuseError, RunNotCancellable, RunNotFound, bounded, checked
 
 
 class RunStatus(StrEnum):
@@ -72,7 +72,7 @@ Grace = Annotated[float, Field(strict=True, ge=0, le=7 * 86_400, allow_inf_nan=F
 Note = Annotated[str, BeforeValidator(lambda value: bounded(value, LONGEST) if isinstance(value, str) else value)]
 
 
-class StopPolicy(Value):
+class StopPolicy(CheckedModel):
     """How a run lets itself be stopped. Given to a supervisor, an agent or a run; the nearest wins.
 
     A stop takes at most `grace + abandon_after + cleanup_timeout` seconds, 45 by default. The
@@ -111,7 +111,7 @@ class StopPolicy(Value):
         return self.model_copy(update={"abandon_after": abandon_after, "cleanup_timeout": cleanup_timeout})
 
 
-class LimitReached(Value):
+class LimitReached(CheckedModel):
     """A limit that was reached, or nearly, in a warning: what it counts, its holder, its number and its use.
 
     `holder` is "run" for a limit of a run, else the name of the `Budget`.
@@ -144,7 +144,7 @@ class LimitReached(Value):
         return f"{self.kind} of {self.holder}: {used:,.9g} of {self.limit:,.9g} used"  # clocks are a little late
 
 
-class StopRequest(Value):
+class StopRequest(CheckedModel):
     """One request to stop, as it was recorded. The first one fixes cause, reason and author.
 
     `grace` is the policy's where the caller gave none, None if that waits without end, and 0 for mode "now"; `via` is

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 from pydantic import ConfigDict, Field, computed_field, model_validator
 
-from .errors import Value
+from .errors import CheckedModel
 
 MOST_TOKENS = 10**12
 MOST_NANO_USD = 10**18
@@ -15,7 +15,7 @@ Tokens = Annotated[int, Field(strict=True, ge=0, le=MOST_TOKENS)]
 NanoUsd = Annotated[int, Field(strict=True, ge=0, le=MOST_NANO_USD)]
 
 
-class Usage(Value):
+class Usage(CheckedModel):
     """Tokens and money of one or several model calls. Checked when built: bad numbers never reach a ledger.
 
     `cache_read_tokens` and `cache_write_tokens` are parts of `input_tokens`, `reasoning_tokens` is a part of
