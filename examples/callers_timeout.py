@@ -10,7 +10,7 @@ Prints:
     Limits(timeout=...), while the model stalls:
         the payment begins
         the payment is done
-        cancelled, timeout of run: 0.6 of 0.6 used
+        cancelled, cause timeout
         the text so far: 'Thank you for'
 """
 
@@ -53,7 +53,7 @@ async def main() -> None:
     print("Limits(timeout=...), while the model stalls:")
     async for event in Agent(shop).arun(bank, limits=Limits(timeout=0.6)):
         if isinstance(event, RunCancelled):
-            print(f"    {event.status}, {event.limit}")
+            print(f"    {event.status}, cause {event.cause}")
             print(f"    the text so far: {event.content!r}")
 
 

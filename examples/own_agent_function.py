@@ -20,7 +20,7 @@ Prints:
 import asyncio
 from collections.abc import AsyncIterator
 
-from softstop import Agent, Run, RunContext, RunEscalated, StepStarted
+from softstop import Agent, Run, RunContext, RunEscalated, StepStarted, StopMode
 
 
 async def shopper(run: RunContext, message: str) -> None:
@@ -37,7 +37,7 @@ async def poet(run: RunContext, message: str) -> AsyncIterator[str]:
         yield f"{word} "  # each yield of an agent is a boundary
 
 
-async def stop_midway(run: Run, *, mode: str = "step", grace: float | None = None) -> None:
+async def stop_midway(run: Run, *, mode: StopMode = StopMode.step, grace: float | None = None) -> None:
     async for event in run:
         if isinstance(event, StepStarted) or event.content == "time ":
             run.cancel("enough", mode=mode, grace=grace)
@@ -53,7 +53,7 @@ async def main() -> None:
     print("Give it 0.1 seconds of grace: then the payment is cut, and may have happened.")
     await stop_midway(Agent(shopper).arun("a book"), grace=0.1)
     print("Stop it now: no grace at all.")
-    await stop_midway(Agent(shopper).arun("a book"), mode="now")
+    await stop_midway(Agent(shopper).arun("a book"), mode=StopMode.now)
     print("Stop it while it writes: the text so far is kept.")
     await stop_midway(Agent(poet).arun("a story"))
 

@@ -9,7 +9,7 @@ Prints:
         the lead wrote 'Welcome. ', Writer 'Once upon ', Cashier 'Paid. '
     Everybody at once; one member runs out of time, the others go on.
         completed: 'Paid. ', 'Once upon a time'
-        told: 'Slow' was stopped on its own, cause timeout: timeout of run: 0.1 of 0.1 used
+        told: 'Slow' was stopped on its own, cause timeout
     A leader with a model: its tools hand tasks to the members.
         TeamToolCallStarted delegate_to_writer, TeamToolCallStarted delegate_to_cashier
         the leader wrote 'I ask them. And they have answered.', its members 'Once upon a time', 'Paid. '
@@ -73,7 +73,7 @@ async def main() -> None:
     output = await Team([cashier, slow, writer]).arun("go")
     texts = output.content.split("\n\n")
     print(f"    {output.status}: {texts[0]!r}, {texts[1]!r}")
-    print(f"    told: {', '.join(output.errors)}")
+    print(f"    told: {output.errors[0].partition(': ')[0]}")
 
     print("A leader with a model: its tools hand tasks to the members.")
     leader = Offline("I ask them. And they have answered.", words_per_second=100)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -66,6 +66,26 @@ class Limits(CheckedModel):
     warn_at: Annotated[float, Field(gt=0, lt=1)] | None = None
     on_exhausted: Literal["stop", "wrap_up", "pause"] | None = None
     unpriced: Unpriced | None = None
+
+    if TYPE_CHECKING:  # checkers take a field's type for the argument's, where a string is taken as well
+
+        def __init__(  # noqa: PLR0913 - the fields
+            self,
+            *,
+            timeout: float | None = None,
+            idle_timeout: float | None = None,
+            queue_timeout: float | None = None,
+            tokens: int | None = None,
+            cost_usd: Decimal | str | float | None = None,
+            steps: int | None = None,
+            output_tokens: int | None = None,
+            tool_calls: int | None = None,
+            model_calls: int | None = None,
+            depth: int | None = None,
+            warn_at: float | None = None,
+            on_exhausted: Literal["stop", "wrap_up", "pause"] | None = None,
+            unpriced: Unpriced | None = None,
+        ) -> None: ...
 
     @field_validator("cost_usd")
     @classmethod

@@ -29,6 +29,7 @@ class RunStatus(StrEnum):
 
 
 _FINAL = frozenset({RunStatus.cancelled, RunStatus.completed, RunStatus.failed})
+Status = RunStatus | Literal["pending", "running", "stopping", "cancelled", "completed", "failed"]  # from callers
 
 
 class StopCause(StrEnum):
@@ -67,6 +68,7 @@ class StopMode(StrEnum):
 
 
 _STRENGTH = {StopMode.turn: 0, StopMode.step: 1, StopMode.now: 2}
+Mode = StopMode | Literal["turn", "step", "now"]  # from callers
 
 Grace = Annotated[float, Field(strict=True, ge=0, le=7 * 86_400, allow_inf_nan=False)]
 Note = Annotated[str, BeforeValidator(lambda value: bounded(value, LONGEST) if isinstance(value, str) else value)]
@@ -163,7 +165,7 @@ class StopRequest(CheckedModel):
     limit: LimitReached | None = None
 
 
-def user_request(reason: str | None, by: str | None, mode: StopMode | str, grace: float | None) -> StopRequest:
+def user_request(reason: str | None, by: str | None, mode: Mode, grace: float | None) -> StopRequest:
     """Make the request of a caller of `cancel_run`.
 
     Raises:

@@ -132,6 +132,7 @@ agent = Agent(
     policy=StopPolicy(grace=None, abandon_after=5, cleanup_timeout=10, on_caller_gone="detach"),
 )
 team = Team(members=[agent, agents[1]], body=body, name="Storytelling")
+Limits(cost_usd="0.50")
 unlimited = Limits(timeout=UNLIMITED, tokens=UNLIMITED, cost_usd=UNLIMITED)
 assert_type(unlimited.tokens, int | None)
 flow = Workflow(steps=[other, agent, team], name="Story")
@@ -274,6 +275,8 @@ async def users_of_supervisor(options: RunOptions) -> None:
         assert_type(await receipt.wait(), StopResult)
         assert_type(receipt.raise_for_status(), StopReceipt)
         assert_type(run.cancel("enough", mode=StopMode.now), StopReceipt)
+        supervisor.cancel_run("r1", mode="soft")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        supervisor.list_runs(status="done")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         if receipt:
             print(receipt.run_id, receipt.status)
         assert_type(supervisor.get_run("r1"), Run)

@@ -196,3 +196,10 @@ def test_exports_are_said_twice_so_that_a_type_checker_takes_them_for_exports() 
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             assert [alias.asname for alias in node.names] == [alias.name for alias in node.names]
+
+
+def test_a_checker_sees_each_field_of_limits_as_an_argument() -> None:
+    """The constructor is spelled out for checkers only, since money may be given as a string."""
+    tree = ast.parse((SRC / "limits.py").read_text(encoding="utf-8"))
+    [spelled] = [node for node in functions(tree) if node.name == "__init__"]
+    assert [argument.arg for argument in spelled.args.kwonlyargs] == list(softstop.Limits.model_fields)

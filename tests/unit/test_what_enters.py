@@ -196,9 +196,9 @@ def test_a_value_that_is_built_wrong_is_misuse_that_names_its_field(value: str) 
 
 
 def test_a_limit_below_one_nano_dollar_is_refused_and_one_nano_dollar_is_not() -> None:
-    assert Limits(cost_usd="0.000000001").cost_nano_usd == 1  # type: ignore[arg-type]
+    assert Limits(cost_usd="0.000000001").cost_nano_usd == 1
     with pytest.raises(MisuseError, match="nano-USD"):
-        Limits(cost_usd="0.0000000004")  # type: ignore[arg-type]
+        Limits(cost_usd="0.0000000004")
 
 
 @pytest.mark.parametrize("wrong", [5, None, b"pay", ["pay"]], ids=repr)

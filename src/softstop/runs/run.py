@@ -15,7 +15,7 @@ from ..errors import AsyncOnly, NoSuchAttribute, RunSuperseded
 from ..events import Source
 from ..log.reader import EventStream
 from ..protocols import RunFacts, Value
-from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
+from ..stops import Mode, RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
 from . import approving, ending, limiting, pausing, stopping
 from .allowance import RunLimits
@@ -119,7 +119,7 @@ class Run(AsyncOnly, Generic[Value]):
         reason: str | None = None,
         *,
         by: str | None = None,
-        mode: StopMode | str = StopMode.step,
+        mode: Mode = StopMode.step,
         grace: float | None = None,
     ) -> StopReceipt:
         """Stop the run at its next step boundary; returns at once, from any thread. See `Supervisor.cancel_run`."""

@@ -20,7 +20,7 @@ from ..protocols import Observer, Recorder, Runnable
 from ..runs import stopping
 from ..runs.run import Run
 from ..runs.spec import RunOptions
-from ..stops import RunStatus, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, user_request
+from ..stops import Mode, RunStatus, Status, StopMode, StopOutcome, StopPolicy, StopReceipt, StopRequest, user_request
 from . import draining, starting
 from .ended import EndedRuns
 from .signals import Signals
@@ -182,7 +182,7 @@ class Supervisor(AsyncOnly):
         reason: str | None = None,
         *,
         by: str | None = None,
-        mode: StopMode | str = StopMode.step,
+        mode: Mode = StopMode.step,
         grace: float | None = None,
     ) -> StopReceipt:
         """Stop a run at its next step boundary. Returns at once, from any thread; the receipt says the effect.
@@ -226,7 +226,7 @@ class Supervisor(AsyncOnly):
         return Run(run)
 
     def list_runs(
-        self, *, status: RunStatus | str | None = None, user_id: str | None = None, session_id: str | None = None
+        self, *, status: Status | None = None, user_id: str | None = None, session_id: str | None = None
     ) -> list[Run]:
         """Live and remembered runs, oldest first, members included.
 
