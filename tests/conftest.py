@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster
 from explore.summary import pytest_terminal_summary as pytest_terminal_summary
+from hypothesis import HealthCheck, settings
 
 import softstop
 import softstop.testing
@@ -22,6 +23,10 @@ from softstop.supervisor.registry import registry
 from softstop.testing import VirtualLoop
 
 pytest.register_assert_rewrite("kit")
+# a machine that is busy with other things draws slowly, which proves nothing
+of_the_place = settings.get_profile(settings.get_current_profile_name())
+settings.register_profile("busy", of_the_place, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 HERE = Path(__file__).parent
 # rules about models, where the extra is not installed, as with the oldest anyio

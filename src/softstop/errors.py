@@ -208,7 +208,7 @@ UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class AsyncOnly:
-    """What is used by `async with`, `async for` or `await` says so where it is used by `with` or `for`."""
+    """A thing says what to write where Python's own error for `with`, `for` or `await` on it would not."""
 
     __slots__ = ()
     _USE: ClassVar[str]  # what to write instead
@@ -216,7 +216,7 @@ class AsyncOnly:
     if not TYPE_CHECKING:  # checkers tell it by themselves
 
         def __enter__(self) -> NoReturn:
-            raise MisuseError(f"a {type(self).__name__} is async; write {self._USE}")
+            raise MisuseError(f"a {type(self).__name__} is not used so; write {self._USE}")
 
         def __exit__(self, *exc: object) -> None: ...  # Python looks for both
 

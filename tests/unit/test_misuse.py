@@ -21,7 +21,9 @@ from softstop import (
     RunStatus,
     SoftstopError,
     StopCause,
+    StopOutcome,
     StopPolicy,
+    StopReceipt,
     StopRequest,
     Supervisor,
     Usage,
@@ -84,12 +86,18 @@ async def test_a_callback_whose_arguments_nobody_can_see_is_taken() -> None:
     assert (await Agent(body).arun("x")).errors == ()
 
 
+UNKNOWN = StopReceipt("nobody", StopOutcome.unknown, None)
 WITH_A_RUN: dict[str, tuple[Callable[[Run], object], str]] = {
     "its content": (lambda run: run.content, r"\(await run\)\.content"),  # type: ignore[attr-defined]
     "its value": (lambda run: run.value, r"\(await run\)\.value"),  # type: ignore[attr-defined]
     "raise_for_status": (lambda run: run.raise_for_status(), r"\(await run\)\.raise_for_status"),  # type: ignore[attr-defined]
     "for event in run": (lambda run: list(run), "async for event in run"),  # type: ignore[call-overload]
     "with run": (enter, "async with run"),
+    "for event in run.events()": (lambda run: list(run.events()), "async for event in run.events"),  # type: ignore[call-overload]
+    "await run.cancel() of another": (
+        lambda run: StopReceipt("r", StopOutcome.unknown, None).__await__(),
+        r"\.wait\(\)",
+    ),  # type: ignore[attr-defined]
     "cancel_run of it": (softstop.cancel_run, r"cancel_run\(run\.run_id\)"),  # type: ignore[dict-item]
     "an exception as a reason": (lambda run: run.cancel(ValueError("x")), r"reason=str\("),  # type: ignore[arg-type]
     "a number as an author": (lambda run: run.cancel(by=7), r"by must be a string"),  # type: ignore[arg-type]

@@ -8,12 +8,12 @@ from contextlib import suppress
 from functools import partial
 
 from ..aio.crossing import POLL, submit
-from ..errors import RunSuperseded
+from ..errors import AsyncOnly, RunSuperseded
 from ..events import Event
 from .writer import Writer
 
 
-class EventStream:
+class EventStream(AsyncOnly):
     """The events of one run, its members' included, oldest first, ending with its outcome. `async for event in stream`.
 
     A class and not an async generator: it can be dropped, cancelled and resumed at any point without losing an event.
@@ -21,6 +21,7 @@ class EventStream:
     RunSuperseded is raised in place of the outcome. `read()` returns all available events at once.
     """
 
+    _USE = "async for event in run.events()"
     __slots__ = ("_after", "_batch", "_done", "_when_cancelled", "_when_loop_closed", "_writer")
 
     def __init__(
