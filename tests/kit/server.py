@@ -24,6 +24,13 @@ async def storyteller(run: RunContext, message: object) -> None:
             await anyio.sleep(0.05)
 
 
+async def steady(run: RunContext, message: object) -> None:
+    """One step of half a second, then another."""
+    for number in range(2):
+        async with run.step(f"s{number}"):
+            await anyio.sleep(0.5)
+
+
 async def quick(run: RunContext, message: object) -> None:
     run.write(f"said {message}")
 
@@ -37,6 +44,7 @@ AGENTS = [
     Agent(storyteller, name="Story Teller"),
     Agent(quick, name="quick", description="Is quick."),
     Agent(broken, name="broken"),
+    Agent(steady, name="steady"),
 ]
 JSON = {"content-type": "application/json"}
 
@@ -52,8 +60,14 @@ async def serving(served: FastAPI, **headers: str) -> AsyncIterator[httpx2.Async
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(served, log_level="warning"))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    done = anyio.Event()
+
+    async def serve() -> None:
+        await server.serve([listener])
+        done.set()
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [listener])
+        tasks.start_soon(serve)
         try:
             async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=15) as client:
                 while not server.started:
@@ -61,6 +75,8 @@ async def serving(served: FastAPI, **headers: str) -> AsyncIterator[httpx2.Async
                 yield client
         finally:
             server.should_exit = True
+            with anyio.CancelScope(shield=True):  # also of a test that fails
+                await done.wait()
 
 
 Frame = dict[str, str]

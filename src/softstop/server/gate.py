@@ -106,6 +106,8 @@ class Gate:
 
     def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
         """The caller; None where a route finds out by itself: a probe, or a stop by a token in its body."""
+        if _path(scope) in OPEN:
+            return None
         kind, _, token = headers.get("authorization", "").partition(" ")
         if not self._auth:
             host = urlsplit(f"//{headers.get('host', '')}").hostname
@@ -117,7 +119,7 @@ class Gate:
                 caller = each.identify(token.strip())
                 if caller is not None:
                     return caller
-        elif not kind and (_path(scope) in OPEN or _is_beacon(scope, headers)):
+        elif not kind and _is_beacon(scope, headers):
             return None
         raise Problem("UNAUTHENTICATED", "Send a valid key: Authorization: Bearer <key>")
 

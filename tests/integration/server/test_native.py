@@ -23,8 +23,8 @@ async def test_a_run_is_started_streamed_and_told_to_its_end() -> None:
 
 async def test_a_stop_is_told_when_it_is_true_and_refused_after_the_end() -> None:
     async with serving(app()) as client:
-        run_id = await begun(client)
-        await read_until(client, f"/runs/{run_id}/events", "w1 ")
+        run_id = await begun(client, "steady")
+        await read_until(client, f"/runs/{run_id}/events", "StepStarted")
         stopping = await client.post(f"/runs/{run_id}/cancel", json={"wait": 0, "reason": "enough"})
         assert (stopping.status_code, stopping.headers["location"]) == (202, f"/runs/{run_id}")
         assert stopping.json() == {"success": True, "status": "stopping", "run_id": run_id}

@@ -1,0 +1,284 @@
+"""Who may do what: every route for every caller, other people's runs, foreign pages, and bounds."""
+
+import json
+import time
+from itertools import product
+from typing import Any
+
+import anyio
+import httpx2
+import jwt
+import pytest
+
+from kit.server import AGENTS, JSON, app, begun, read_until, serving, storyteller
+from softstop import Agent, Limits, MisuseError
+from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app
+
+KEYS: dict[str, str] = {}
+KEPT: list[ApiKey] = []
+for name, scopes in {
+    "ann": ("runs:read", "runs:write", "runs:cancel"),
+    "bob": ("runs:read", "runs:write", "runs:cancel"),
+    "reader": ("runs:read",),
+    "stopper": ("runs:cancel",),
+    "admin": ("runs:admin",),
+}.items():
+    KEYS[name], key = ApiKey.new("ann" if name in ("reader", "stopper") else name, scopes)  # type: ignore[arg-type]
+    KEPT.append(key)
+SECRET = "s" * 40
+
+
+def guarded(**options: Any) -> Any:
+    return create_app(agents=AGENTS, auth=[ApiKeys(KEPT), Jwt(SECRET, ["HS256"])], **options)
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {KEYS.get(name, name)}"}
+
+
+# One request for each route, on a run of ann's: method, path, body, the scope it needs (None: a probe).
+ROUTES: list[tuple[str, str, Any, str | None]] = [
+    ("POST", "/runs", {"agent": "quick", "message": "x"}, "write"),
+    ("GET", "/runs", None, "read"),
+    ("POST", "/runs/cancel", {"session_id": "none"}, "cancel"),
+    ("GET", "/runs/{run_id}", None, "read"),
+    ("POST", "/runs/{run_id}/cancel", {}, "cancel"),
+    ("GET", "/runs/{run_id}/events", None, "read"),
+    ("GET", "/runs/{run_id}/wait", None, "read"),
+    ("GET", "/runs/{run_id}/audit", None, "read"),
+    ("GET", "/events", None, "read"),
+    ("POST", "/agent/run/cancel/v1.0.0", {"runId": "{run_id}"}, "cancel"),
+    ("POST", "/agent/run/execute/v1.0.0", {"agentId": "quick", "input": {"message": "x"}}, "write"),
+    ("GET", "/agent/run/get/v1.0.0?runId={run_id}", None, "read"),
+    ("GET", "/agent/run/getSteps/v1.0.0?runId={run_id}", None, "read"),
+    ("GET", "/agent/run/list/v1.0.0", None, "read"),
+    ("GET", "/healthz", None, None),
+    ("GET", "/health", None, None),
+    ("GET", "/readyz", None, None),
+]
+MAY = {
+    "ann": {"read", "write", "cancel"},
+    "bob": {"read", "write", "cancel"},
+    "reader": {"read"},
+    "stopper": {"cancel"},
+    "admin": {"read", "write", "cancel"},
+    "nobody": set[str](),
+    "sst_000000000000_forged": set[str](),
+}
+
+
+async def asked(client: httpx2.AsyncClient, method: str, path: str, body: Any, caller: str) -> httpx2.Response:
+    headers = {} if caller == "nobody" else bearer(caller)
+    content = None if body is None else json.dumps(body)
+    async with client.stream(
+        method, path, headers={**headers, **(JSON if body is not None else {})}, content=content
+    ) as answer:
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            await answer.aread()
+        return answer
+
+
+async def test_every_route_is_refused_to_whom_it_is_not_for() -> None:
+    async with serving(guarded()) as client:
+        told: dict[tuple[str, str], int] = {}
+        for caller, (method, path, body, scope) in product(MAY, ROUTES):
+            run_id = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("ann"))).json()["run_id"]
+            text = json.dumps(body).replace("{run_id}", run_id)
+            answer = await asked(client, method, path.replace("{run_id}", run_id), json.loads(text), caller)
+            told[caller, f"{method} {path}"] = answer.status_code
+            if scope is None:
+                assert answer.status_code == 200, (caller, path)
+            elif not MAY[caller]:
+                assert answer.status_code == 401, (caller, path)
+                assert answer.headers["www-authenticate"] == "Bearer"
+            elif scope not in MAY[caller]:
+                assert answer.status_code == 403, (caller, path)
+            elif caller == "bob" and "{run_id}" in f"{path}{body}":
+                assert answer.status_code == 404, (caller, path)
+            else:  # it is let in: done, or refused for what it asks
+                assert answer.status_code in (200, 202, 400), (caller, path, answer.status_code)
+
+
+def test_no_route_is_left_out_of_the_matrix() -> None:
+    known = {(method, path.partition("?")[0]) for method, path, _, _ in ROUTES}
+    paths = guarded().openapi()["paths"]
+    assert {(method.upper(), path) for path, methods in paths.items() for method in methods} == known
+
+
+async def test_another_user_s_run_and_no_run_are_told_in_the_same_words() -> None:
+    async with serving(guarded()) as client:
+        run_id = await begun_by(client, "ann")
+        for method, path, body, scope in ROUTES:
+            if scope is None or "{run_id}" not in f"{path}{body}":
+                continue
+            answers = [
+                await client.request(
+                    method, path.replace("{run_id}", id), headers=bearer("bob"),
+                    **({} if body is None else {"json": json.loads(json.dumps(body).replace("{run_id}", id))}),
+                )
+                for id in (run_id, "0" * len(run_id))
+            ]  # fmt: skip
+            theirs, nobodys = [answer.text.replace(run_id, "-").replace("0" * len(run_id), "-") for answer in answers]
+            assert theirs == nobodys, path
+        assert (await client.get("/runs", headers=bearer("bob"))).json()["runs"] == []
+        assert (await client.get("/runs", params={"user_id": "ann"}, headers=bearer("bob"))).json()["runs"] == []
+        everywhere = await client.post("/runs/cancel", json={"user_id": "ann"}, headers=bearer("bob"))
+        assert everywhere.json() == {"matched": 0, "requested": 0}
+        continued = {"agent": "quick", "message": "x", "continue_from": run_id}
+        assert (await client.post("/runs", json=continued, headers=bearer("bob"))).status_code == 404
+        posing = {"agent": "quick", "message": "x", "user_id": "ann"}
+        assert (await client.post("/runs", json=posing, headers=bearer("bob"))).status_code == 403
+        assert (await client.get(f"/runs/{run_id}", headers=bearer("ann"))).json()["stop"] is None
+
+
+async def begun_by(client: httpx2.AsyncClient, user: str) -> str:
+    body = {"agent": "story-teller", "message": "x", "background": True}
+    run_id: str = (await client.post("/runs", json=body, headers=bearer(user))).json()["run_id"]
+    return run_id
+
+
+async def test_the_feed_shows_a_user_its_own_runs_alone() -> None:
+    async with serving(guarded()) as client, anyio.create_task_group() as tasks:
+        seen: dict[str, str] = {}
+
+        async def read(user: str) -> None:
+            seen[user] = await read_until(client, "/events", "event: RunCompleted", **bearer(user))
+
+        for user in ("ann", "bob", "admin"):
+            tasks.start_soon(read, user)
+        await anyio.sleep(0.3)
+        first = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("ann"))).json()["run_id"]
+        await anyio.sleep(0.2)
+        assert "bob" not in seen
+        second = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("bob"))).json()["run_id"]
+        with anyio.fail_after(10):
+            while len(seen) < 3:
+                await anyio.sleep(0.02)
+        assert first in seen["ann"]
+        assert second not in seen["ann"]
+        assert first not in seen["bob"]
+        assert first in seen["admin"]
+
+
+async def test_a_token_in_a_plain_body_stops_its_own_run_and_does_nothing_else() -> None:
+    async with serving(guarded()) as client:
+        body = {"agent": "story-teller", "message": "x", "background": True}
+        started = (await client.post("/runs", json=body, headers=bearer("ann"))).json()
+        other = await begun_by(client, "ann")
+        plain, token = {"content-type": "text/plain;charset=UTF-8"}, started["stop_token"]
+
+        async def beacon(run_id: str, text: str) -> int:
+            return (await client.post(f"/runs/{run_id}/cancel", content=text, headers=plain)).status_code
+
+        assert await beacon(other, token) == 401
+        assert await beacon(started["run_id"], token[:-1]) == 401
+        assert await beacon(started["run_id"], "just text") == 401
+        assert await beacon(started["run_id"], token) in (200, 202)
+        assert (await client.get(f"/runs/{other}", headers=bearer("ann"))).json()["stop"] is None
+        assert (await client.get(f"/runs/{other}", headers={"authorization": f"Bearer {token}"})).status_code == 401
+
+
+def token(**claims: Any) -> str:
+    now = int(time.time())
+    return jwt.encode({"sub": "ann", "exp": now + 60, **claims}, SECRET, "HS256")
+
+
+TOKENS = {
+    "good": (token(), 200),
+    "without its scope": (token(scope="runs:cancel"), 403),
+    "expired": (token(exp=1), 401),
+    "not yet valid": (token(nbf=int(time.time()) + 600), 401),
+    "without an end": (jwt.encode({"sub": "ann"}, SECRET, "HS256"), 401),
+    "without a user": (jwt.encode({"exp": int(time.time()) + 60}, SECRET, "HS256"), 401),
+    "of another key": (jwt.encode({"sub": "ann", "exp": int(time.time()) + 60}, "x" * 40, "HS256"), 401),
+    "unsigned": (jwt.encode({"sub": "ann", "exp": int(time.time()) + 60}, None, "none"), 401),
+    "for an audience": (token(aud="elsewhere"), 401),
+    "scopes of another type": (token(scope=["runs:read"]), 401),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+async def test_a_signed_token_is_let_in_only_if_it_is_whole(kind: str) -> None:
+    text, status = TOKENS[kind]
+    async with serving(guarded()) as client:
+        assert (await client.get("/runs", headers=bearer(text))).status_code == status
+
+
+def test_a_server_that_lets_anybody_in_must_be_asked_for_by_name() -> None:
+    with pytest.raises(MisuseError, match="who is let in"):
+        create_app(agents=AGENTS)
+    with pytest.raises(MisuseError, match="who is let in"):
+        create_app(agents=AGENTS, auth=ApiKeys(KEPT), dev=True)
+    with pytest.raises(MisuseError, match="never"):
+        Jwt(SECRET, ["none"])
+    with pytest.raises(MisuseError, match="a scope is one of"):
+        ApiKey.new("ann", ["runs:all"])  # type: ignore[list-item]
+
+
+def test_what_is_kept_of_a_key_does_not_open_the_door() -> None:
+    text, kept = ApiKey.new("ann")
+    secret = text.rpartition("_")[2]
+    assert secret not in repr(kept)
+    known = ApiKeys([kept]).identify(text)
+    assert known is not None
+    assert known.user_id == "ann"
+    for wrong in (f"sst_{kept.id}_{kept.digest}", f"sst_{kept.id}_", f"xyz_{kept.id}_{secret}", "", "sst", "é_é_é"):
+        assert ApiKeys([kept]).identify(wrong) is None
+
+
+async def test_pages_of_other_sites_may_not_call_unless_they_are_listed() -> None:
+    async with serving(app(origins=["https://app.example.com"])) as client:
+        own = str(client.base_url).rstrip("/")
+        known = {own: 200, "https://app.example.com": 200, "https://evil.example": 403, "null": 403}
+        for origin, status in known.items():
+            answer = await client.get("/runs", headers={"origin": origin})
+            assert answer.status_code == status, origin
+        assert (await client.get("/runs", headers={"sec-fetch-site": "cross-site"})).status_code == 403
+        allowed = await client.get("/runs", headers={"origin": "https://app.example.com"})
+        assert allowed.headers["access-control-allow-origin"] == "https://app.example.com"
+        assert (await client.get("/runs", headers={"host": "evil.example"})).status_code == 401  # a rebound name
+
+
+async def test_each_bound_is_told_with_its_own_code() -> None:
+    caps = Caps(body=2_000, runs=2, readers=1)
+    async with serving(app(settings=Settings(caps=caps))) as client:
+        big = await client.post("/runs", json={"agent": "quick", "message": "x" * 3_000})
+        assert (big.status_code, big.json()["code"]) == (413, "BODY_TOO_LARGE")
+
+        async def chunks() -> Any:
+            for _ in range(30):
+                yield b"x" * 100
+
+        chunked = await client.post("/runs", content=chunks(), headers=JSON)
+        assert (chunked.status_code, chunked.json()["code"]) == (413, "BODY_TOO_LARGE")
+        run_id = await begun(client)
+        await begun(client)
+        third = await client.post("/runs", json={"agent": "quick", "message": "x"})
+        assert (third.status_code, third.json()["code"]) == (429, "TOO_MANY_RUNS")
+        assert third.headers["retry-after"] == "1"
+        async with client.stream("GET", f"/runs/{run_id}/events") as first:
+            chunks_of = first.aiter_text()  # which closes the stream when it is dropped
+            await anext(chunks_of)
+            second = await client.get(f"/runs/{run_id}/events")
+            assert (second.status_code, second.json()["code"]) == (429, "TOO_MANY_READERS")
+        await client.post("/runs/cancel", json={})
+        for id in (run_id, "none"):
+            await client.get(f"/runs/{id}/wait")
+        assert (await client.post("/runs", json={"agent": "quick", "message": "x"})).status_code == 200
+
+
+async def test_a_caller_that_asks_too_often_is_told_to_wait() -> None:
+    async with serving(app(settings=Settings(caps=Caps(requests=5)))) as client:
+        answers = [await client.get("/runs") for _ in range(60)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert {answer.json()["code"] for answer in refused} == {"TOO_MANY_REQUESTS"}
+
+
+async def test_a_limit_of_a_request_narrows_the_agent_s_and_never_widens_it() -> None:
+    agent = Agent(storyteller, name="bounded", limits=Limits(timeout=5))
+    async with serving(app(agents=[agent])) as client:
+        for asked_for, in_force in ((1, 1), (50, 5)):
+            body = {"agent": "bounded", "background": True, "timeout_s": asked_for}
+            run = (await client.post("/runs", json=body)).json()
+            told = (await client.get(f"/runs/{run['run_id']}")).json()
+            assert told["deadline"] - told["started_at"] == pytest.approx(in_force, abs=0.2)

@@ -1,0 +1,155 @@
+"""The end of a server: a signal stops the runs first, and every reader sees the outcome; so in another app."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from kit.processes import SRC
+from kit.server import app, begun, events_of, serving
+from softstop.server import mount
+
+STREAMS = 50
+SERVED = """
+import sys
+import anyio
+from softstop import Agent
+from softstop.server import create_app, mount, serve
+
+async def body(run, message):
+    for number in range(10_000):
+        async with run.step("s"):
+            run.write(f"w{number} ")
+            await anyio.sleep(0.2)
+
+server = create_app(agents=[Agent(body, name="body")], dev=True)
+"""
+ALONE = SERVED + "serve(server, port=int(sys.argv[1]))"
+INSIDE = (
+    SERVED
+    + """
+from fastapi import FastAPI
+outer = FastAPI()
+mount(outer, "/stops", server)
+serve(outer, port=int(sys.argv[1]))
+"""
+)
+
+
+@contextmanager
+def process(code: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server in a process of its own, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    running = subprocess.Popen([sys.executable, "-c", code, str(port)], env=env, stderr=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            try:
+                httpx2.get(f"{url}/", timeout=1)
+                break
+            except httpx2.TransportError:
+                time.sleep(0.05)  # noqa: TID251 - another process starts
+        yield running, url
+    finally:
+        running.kill()
+        running.wait()
+        assert running.stderr is not None
+        running.stderr.close()
+
+
+@pytest.mark.server
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("code", "path"), [(ALONE, ""), (INSIDE, "/stops")], ids=["alone", "mounted"])
+async def test_a_signal_gives_every_reader_its_outcome_and_the_process_ends(code: str, path: str) -> None:
+    texts: list[str] = []
+    with process(code) as (running, url):
+        limits = httpx2.Limits(max_connections=STREAMS + 5)
+        async with httpx2.AsyncClient(base_url=url + path, timeout=30, limits=limits) as client:
+            reading = 0
+
+            async def read() -> None:
+                nonlocal reading
+                text = ""
+                async with client.stream("POST", "runs", json={"agent": "body", "stream": True}) as answer:
+                    async for chunk in answer.aiter_text():
+                        reading += not text
+                        text += chunk
+                texts.append(text)
+
+            async def feed() -> None:
+                async with client.stream("GET", "events") as answer:
+                    async for _ in answer.aiter_text():
+                        continue
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(feed)
+                for _ in range(STREAMS):
+                    tasks.start_soon(read)
+                while reading < STREAMS:
+                    await anyio.sleep(0.02)
+                running.send_signal(signal.SIGTERM)
+                began = time.monotonic()
+                code_of = await asyncio.to_thread(running.wait, 20)
+                took = time.monotonic() - began
+        errors = b"" if running.stderr is None else running.stderr.read()
+    assert (code_of, b"Traceback" in errors) == (-signal.SIGTERM, False), errors
+    assert took < 10  # of a grace of 30 s: the step that was open ends in 0.2
+    ends = [events_of(text)[-1] for text in texts]
+    assert [(end["event"], end["cause"], end["reason"]) for end in ends] == [
+        ("RunCancelled", "shutdown", "SIGTERM")
+    ] * STREAMS
+
+
+async def test_a_server_that_drains_says_so_and_starts_nothing() -> None:
+    served = app()
+    async with serving(served) as client, anyio.create_task_group() as tasks:
+        run_id = await begun(client, "steady")
+        assert (await client.get("/readyz")).status_code == 200
+        tasks.start_soon(served.state.supervisor.drain)
+        await anyio.sleep(0.05)
+        for answer in (await client.get("/readyz"), await client.post("/runs", json={"agent": "quick"})):
+            assert (answer.status_code, answer.json()["code"]) == (503, "DRAINING")
+            assert answer.headers["retry-after"] == "1"
+        told = await client.get(f"/runs/{run_id}/wait")
+        assert told.json()["stop"]["cause"] == "shutdown"
+
+
+async def test_an_app_around_enters_the_life_of_a_server_that_is_mounted() -> None:
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def outer(_: FastAPI):  # type: ignore[no-untyped-def]
+        told.append("in")
+        yield
+        told.append("out")
+
+    around = FastAPI(lifespan=outer)
+    mount(around, "/stops", app())
+    async with serving(around) as client:
+        answer = await client.post("/stops/runs", json={"agent": "steady", "background": True})
+        assert answer.headers["location"] == f"/stops/runs/{answer.json()['run_id']}"
+        assert (await client.get(answer.headers["location"])).json()["status"] == "running"
+        assert told == ["in"]
+    assert told == ["in", "out"]
+
+
+async def test_a_server_that_is_mounted_without_its_life_says_what_is_missing() -> None:
+    around = FastAPI()
+    around.mount("/stops", app())
+    async with serving(around) as client:
+        answer = await client.get("/stops/runs")
+        assert (answer.status_code, answer.json()["code"]) == (503, "NOT_STARTED")
+        assert "softstop.server.mount" in answer.json()["detail"]

@@ -1,0 +1,163 @@
+"""Streams that last: no text forges a frame, a slow client is dropped, silence is broken, and who leaves is let go."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit.runs import now
+from kit.server import frames_of
+from softstop import Agent, RunContext, Supervisor
+from softstop.durable import Runs
+from softstop.server.sse import EventStreamResponse, LateResponse
+from softstop.wire import native
+
+FORGED = ["x\n\nevent: RunCompleted\ndata: {}\n\n", "a\r\rdata: b\r\r", "\u2028\u2029\x85", "</script>", "\x00", ": c"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(FORGED), st.text(max_size=40)), min_size=1, max_size=5), st.text(max_size=20))
+def test_a_text_comes_back_as_it_was_and_forges_no_frame(texts: list[str], reason: str) -> None:
+    async def main() -> None:
+        async def body(run: RunContext, message: object) -> None:
+            for text in texts:
+                run.write(text)
+            async with run.step(f"step {texts[0]}"):
+                run.write(texts[-1])
+            await anyio.sleep(10)
+
+        async with Supervisor() as supervisor:
+            runs = Runs(supervisor)
+            run = supervisor.start(Agent(body), "go")
+            await anyio.lowlevel.checkpoint()
+            run.cancel(reason=reason)
+            pages = [page async for page in await runs.follow(run.run_id)]
+        told = frames_of("".join(native.frames(page).decode() for page in pages))
+        assert [int(frame["id"]) for frame in told] == list(range(1, len(told) + 1))
+        events = [json.loads(frame["data"]) for frame in told]
+        assert [frame["event"] for frame in told] == [event["event"] for event in events]
+        output = run.output
+        assert output is not None
+        assert "".join(event["content"] for event in events if event["event"] == "RunContent") == output.content
+
+    asyncio.run(main())
+
+
+class Client:
+    """One side of ASGI: takes what is sent, at its own pace, and may leave."""
+
+    def __init__(self, slow: float = 0.0) -> None:
+        self.slow = slow
+        self.body = b""
+        self.ended = False
+        self.leaves = anyio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        await anyio.sleep(self.slow)
+        self.body += message.get("body", b"")
+        self.ended = message["type"] == "http.response.body" and not message["more_body"]
+
+
+class Door:
+    """Who is inside."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+
+    @contextmanager
+    def __call__(self) -> Any:
+        self.inside += 1
+        yield
+        self.inside -= 1
+
+
+async def ticks(number: int, every: float) -> AsyncIterator[bytes]:
+    for _ in range(number):
+        await anyio.sleep(every)
+        yield b"data: x\n\n"
+
+
+async def served(client: Client, chunks: AsyncIterator[bytes], **options: Any) -> float:
+    """Serve a client, and say how long it took."""
+    began, door = now(), Door()
+    response = EventStreamResponse(chunks, door(), **{"heartbeat": (b": h\n\n", 15.0), "patience": 30.0, **options})
+    await response({"type": "http"}, client.receive, client.send)
+    assert door.inside == 0
+    return now() - began
+
+
+async def test_a_stream_ends_with_its_chunks() -> None:
+    client = Client()
+    assert await served(client, ticks(3, 1.0)) == 3
+    assert (client.body, client.ended) == (b"data: x\n\n" * 3, True)
+
+
+async def test_silence_is_broken_by_a_comment_and_nothing_else() -> None:
+    client = Client()
+    assert await served(client, ticks(2, 40.0)) == 80
+    assert client.body == (b": h\n\n" * 2 + b"data: x\n\n") * 2
+
+
+async def test_a_client_that_takes_nothing_is_dropped_when_its_time_is_over() -> None:
+    client = Client(slow=1_000.0)
+    assert await served(client, ticks(3, 1.0)) < 1_000 + 32  # the first send is that of the head
+    assert not client.ended
+
+
+async def test_a_client_that_stops_reading_in_silence_is_dropped_as_well() -> None:
+    client = Client()
+    chunks = ticks(1, 500.0)
+
+    async def stall() -> None:
+        await anyio.sleep(10)
+        client.slow = 1_000.0
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stall)
+        assert await served(client, chunks) < 60
+
+
+async def test_a_client_that_leaves_ends_the_response_at_once() -> None:
+    client = Client()
+
+    async def leave() -> None:
+        await anyio.sleep(7)
+        client.leaves.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave)
+        assert await served(client, ticks(100, 1.0)) == 7
+    assert not client.ended
+
+
+async def test_a_stream_without_an_end_of_its_own_ends_when_there_is_a_reason() -> None:
+    client = Client()
+    began = now()
+    assert 20 <= await served(client, ticks(1_000, 100.0), over=lambda: now() - began > 20) < 21
+    assert client.ended
+
+
+async def test_an_answer_that_takes_its_time_is_given_up_when_nobody_waits() -> None:
+    client, door, began = Client(), Door(), now()
+
+    async def answer() -> Any:
+        await anyio.sleep(100)
+        raise NotImplementedError
+
+    async def leave() -> None:
+        await anyio.sleep(3)
+        client.leaves.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave)
+        await LateResponse(answer, door())({"type": "http"}, client.receive, client.send)
+    assert (now() - began, client.body, door.inside) == (3, b"", 0)
