@@ -20,7 +20,7 @@ from ..protocols import Runnable
 from .auth import Authenticator
 from .gate import Gate
 from .problems import Problem, problem_of
-from .routes import contract, native, probes
+from .routes import agentos, contract, native, probes
 from .service import Service, Settings, catalogue
 
 
@@ -79,7 +79,7 @@ def create_app(
         app.add_exception_handler(error, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    for module in (native, contract, probes):
+    for module in (native, contract, agentos, probes):
         app.include_router(module.router)
     if dev:
         structlog.get_logger("softstop").warning("server.open_to_this_machine")

@@ -1,6 +1,7 @@
 """Who may do what: every route for every caller, other people's runs, foreign pages, and bounds."""
 
 import json
+import re
 import time
 from itertools import product
 from typing import Any
@@ -52,6 +53,16 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/agent/run/get/v1.0.0?runId={run_id}", None, "read"),
     ("GET", "/agent/run/getSteps/v1.0.0?runId={run_id}", None, "read"),
     ("GET", "/agent/run/list/v1.0.0", None, "read"),
+    ("GET", "/config", None, "read"),
+    ("GET", "/sessions/none/runs", None, "read"),
+    ("GET", "/sessions/s/runs/{run_id}", None, "read"),
+    ("GET", "/agents", None, "read"),
+    ("GET", "/agents/quick", None, "read"),
+    ("POST", "/agents/quick/runs", {"message": "x"}, "write"),
+    ("GET", "/agents/quick/runs", None, "read"),
+    ("GET", "/agents/quick/runs/{run_id}", None, "read"),
+    ("POST", "/agents/quick/runs/{run_id}/cancel", {}, "cancel"),
+    ("POST", "/agents/quick/runs/{run_id}/resume", {}, "read"),
     ("GET", "/healthz", None, None),
     ("GET", "/health", None, None),
     ("GET", "/readyz", None, None),
@@ -82,7 +93,8 @@ async def test_every_route_is_refused_to_whom_it_is_not_for() -> None:
     async with serving(guarded()) as client:
         told: dict[tuple[str, str], int] = {}
         for caller, (method, path, body, scope) in product(MAY, ROUTES):
-            run_id = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("ann"))).json()["run_id"]
+            mine = {"agent": "quick", "session_id": "s"}
+            run_id = (await client.post("/runs", json=mine, headers=bearer("ann"))).json()["run_id"]
             text = json.dumps(body).replace("{run_id}", run_id)
             answer = await asked(client, method, path.replace("{run_id}", run_id), json.loads(text), caller)
             told[caller, f"{method} {path}"] = answer.status_code
@@ -100,7 +112,17 @@ async def test_every_route_is_refused_to_whom_it_is_not_for() -> None:
 
 
 def test_no_route_is_left_out_of_the_matrix() -> None:
-    known = {(method, path.partition("?")[0]) for method, path, _, _ in ROUTES}
+    templates = {
+        "/agents": "/{kind}s",
+        "/quick": "/{id}",
+        "/sessions/none": "/sessions/{session_id}",
+        "/sessions/s": "/sessions/{session_id}",
+    }
+    known = set()
+    for method, path, _, _ in ROUTES:
+        for part, template in templates.items():
+            path = re.sub(f"{part}(?=/|$)", template, path)
+        known.add((method, path.partition("?")[0]))
     paths = guarded().openapi()["paths"]
     assert {(method.upper(), path) for path, methods in paths.items() for method in methods} == known
 

@@ -111,7 +111,8 @@ async def streamed(
 async def _chunks(
     pages: Pages, begun: Page | None, wire: Callable[[Page], bytes], first: bytes
 ) -> AsyncIterator[bytes]:
-    yield first if begun is None else first + wire(begun)
+    if first or begun is not None:
+        yield first if begun is None else first + wire(begun)
     async for page in pages:
         chunk = wire(page)
         if chunk:

@@ -1,0 +1,176 @@
+"""Agno's own clients, unchanged, against this server: `AgentOSClient`, and `Remote...` of an agent, team, workflow."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+import httpx2
+import pytest
+
+from kit.server import AGENTS, app, events_of, frames_of, quick, serving, storyteller
+from softstop import Agent, RunContext, Team, Workflow
+
+pytest.importorskip("agno")
+# Its imports warn of each other's ways; that is between them.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(60)]
+
+
+async def lead(run: RunContext, message: object) -> None:
+    run.write("the lead ")
+    await run.member(Agent(storyteller, name="writer"), message)
+
+
+TEAM = Team(members=[Agent(storyteller, name="writer")], body=lead, name="team")
+FLOW = Workflow(steps=[Agent(quick, name="first"), Agent(storyteller, name="second")], name="flow")
+SLOW = {"agent": "story-teller", "team": "team", "workflow": "flow"}
+CANCELLED = {"agent": "RunCancelled", "team": "TeamRunCancelled", "workflow": "WorkflowCancelled"}
+LIVE = {"pending", "running", "stopping"}
+STARTED = {"agent": "RunStarted", "team": "TeamRunStarted", "workflow": "WorkflowStarted"}
+KINDS = pytest.mark.parametrize("kind", SLOW)
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[httpx2.AsyncClient]:
+    """The server, and a fresh connection pool for agno, which keeps one for the process."""
+    http = pytest.importorskip("agno.utils.http")
+    http.set_default_async_client(httpx.AsyncClient())
+    try:
+        async with serving(app(teams=[TEAM], workflows=[FLOW])) as opened:
+            yield opened
+    finally:
+        await http.aclose_default_clients()
+
+
+def agentos(client: httpx2.AsyncClient) -> Any:
+    from agno.client import AgentOSClient  # noqa: PLC0415 - a second to import, for those who have it
+
+    return AgentOSClient(base_url=str(client.base_url).rstrip("/"))
+
+
+def remote(client: httpx2.AsyncClient, kind: str) -> Any:
+    from agno.agent import RemoteAgent  # noqa: PLC0415
+    from agno.team import RemoteTeam  # noqa: PLC0415
+    from agno.workflow import RemoteWorkflow  # noqa: PLC0415
+
+    kinds: Any = {"agent": RemoteAgent, "team": RemoteTeam, "workflow": RemoteWorkflow}
+    return kinds[kind](base_url=str(client.base_url).rstrip("/"), **{f"{kind}_id": SLOW[kind]})
+
+
+async def test_the_configuration_and_the_lists_are_read() -> None:
+    async with served() as client:
+        os = agentos(client)
+        config = await os.aget_config()
+        assert [each.id for each in config.agents] == [agent.id for agent in AGENTS]
+        assert [each.name for each in await os.list_teams()] == ["team"]
+        assert [each.id for each in await os.list_workflows()] == ["flow"]
+        assert (await os.aget_agent("quick")).description == "Is quick."
+        assert await asyncio.to_thread(lambda: remote(client, "agent").name) == "Story Teller"
+
+
+@KINDS
+async def test_a_stream_is_read_and_stopped_by_the_remote_s_own_method(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served() as client:
+        far = remote(client, kind)
+        events: list[Any] = []
+        with caplog.at_level(logging.ERROR):
+            async for event in far.arun("go", stream=True, session_id="s"):
+                events.append(event)
+                if event.event in ("RunContent", "TeamRunContent") and event.content.startswith("w2"):
+                    assert await far.acancel_run(events[0].run_id)
+        assert events[0].event == STARTED[kind]
+        assert [event.event for event in events if event.event in CANCELLED.values()][-1] == CANCELLED[kind]
+        assert events[-1].event == CANCELLED[kind]
+        assert not [record for record in caplog.records if record.name.startswith("agno")], "an event it does not know"
+        assert not await far.acancel_run(events[0].run_id)
+        assert not await far.acancel_run("nobody")
+
+
+@KINDS
+async def test_an_answer_that_is_not_streamed_has_its_status_and_its_text(kind: str) -> None:
+    async with served() as client:
+        from agno.run.base import RunStatus  # noqa: PLC0415
+
+        output = await remote(client, kind).arun("go", session_id="s")
+        assert output.status == RunStatus.completed
+        if kind == "agent":
+            assert output.content.startswith("w0 w1 ")
+            assert output.metrics.input_tokens == 0
+
+
+@KINDS
+async def test_a_session_s_runs_are_found_and_one_of_them_is_read(kind: str) -> None:
+    async with served() as client:
+        os = agentos(client)
+        started = await client.post(
+            f"/{kind}s/{SLOW[kind]}/runs",
+            data={"message": "go", "background": "true", "stream": "false", "session_id": "s"},
+        )
+        assert started.status_code == 202
+        assert started.json()["status"] in ("PENDING", "RUNNING")
+        run_id = started.json()["run_id"]
+        await getattr(os, f"cancel_{kind}_run")(SLOW[kind], run_id)
+        runs = await os.get_session_runs("s")
+        assert [(run.run_id, run.status) for run in runs] == [(run_id, "CANCELLED")]
+        assert (await os.get_session_run("s", run_id)).run_id == run_id
+        assert await os.get_session_runs("s", status=["completed"]) == []
+
+
+async def test_what_is_not_there_and_what_has_ended_are_told_by_their_codes() -> None:
+    async with served() as client:
+        os = agentos(client)
+        for call, status in (
+            (os.cancel_agent_run("story-teller", "nobody"), 404),
+            (os.run_agent("nobody", "go"), 404),
+            (os.run_agent("quick", "go", run_id="a b"), 422),
+        ):
+            with pytest.raises(httpx.HTTPStatusError) as refused:
+                await call
+            assert refused.value.response.status_code == status
+        done = await os.run_agent("quick", "go", run_id="mine", metadata={"k": 1}, user_id="ann")
+        assert (done.run_id, done.content, done.metadata) == ("mine", "said go", {"k": 1})
+        for agent, status in (("quick", 400), ("broken", 404)):
+            with pytest.raises(httpx.HTTPStatusError) as refused:
+                await os.cancel_agent_run(agent, "mine")
+            assert refused.value.response.status_code == status
+
+
+async def test_a_reader_catches_up_by_its_index_and_the_ended_run_is_replayed() -> None:
+    async with served() as client:
+        form = {"message": "go", "background": "true", "stream": "false"}
+        run_id = (await client.post("/agents/story-teller/runs", data=form)).json()["run_id"]
+        path = f"/agents/story-teller/runs/{run_id}/resume"
+        await anyio.sleep(0.2)
+        live = (await client.post(path, data={"last_event_index": "1"})).text
+        names = [frame["event"] for frame in frames_of(live)]
+        assert (names[0], names[-1]) == ("catch_up", "RunCompleted")
+        assert names.count("subscribed") == 1
+        indexes = [event["event_index"] for event in events_of(live) if "event_index" in event]
+        assert indexes == list(range(2, indexes[-1] + 1))
+        replayed = (await client.post(path, data={"last_event_index": "1"})).text
+        told = events_of(replayed)
+        assert (told[0]["event"], told[0]["status"], told[0]["missed_events"]) == ("replay", "COMPLETED", len(told) - 1)
+        assert [event["event_index"] for event in told[1:]] == indexes
+
+
+async def test_a_client_that_leaves_a_foreground_run_stops_it_and_one_in_the_background_goes_on() -> None:
+    from softstop.server import Settings  # noqa: PLC0415
+
+    async with serving(app(settings=Settings(disconnect_grace=0.1))) as client:
+        ids: list[str] = []
+        for background in ("false", "true"):
+            form = {"message": "go", "background": background}
+            async with client.stream("POST", "/agents/story-teller/runs", data=form) as answer:
+                ids.append(answer.headers["x-run-id"])
+                chunks = answer.aiter_text()
+                await anext(chunks)
+        with anyio.fail_after(10):
+            while {(await client.get(f"/runs/{run_id}")).json()["status"] for run_id in ids} & LIVE:
+                await anyio.sleep(0.05)
+        told = [(await client.get(f"/runs/{run_id}")).json()["status"] for run_id in ids]
+        assert told == ["cancelled", "completed"]
