@@ -1,6 +1,8 @@
 """`Runs`: whose run is not yours does not exist; pages that many follow; a stop that is waited for."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
 
 import anyio
 import pytest
@@ -9,15 +11,20 @@ from kit.runs import sleeper
 from softstop import (
     Agent,
     MisuseError,
+    Run,
     RunContext,
+    RunIdTaken,
     RunNotCancellable,
     RunNotFound,
     RunStatus,
+    StopOutcome,
     StopRequest,
     Supervisor,
+    SupervisorClosed,
     parse_event,
 )
-from softstop.durable import RunQuery, Runs, RunView
+from softstop.durable import Runs, RunView
+from softstop.stores import MemoryStore, Recording, RunQuery, Shelf
 
 
 async def teller(run: RunContext, message: object) -> None:
@@ -25,6 +32,11 @@ async def teller(run: RunContext, message: object) -> None:
         async with run.step(f"s{number}"):
             run.write(f"w{number} ")
             await anyio.sleep(1)
+
+
+async def started(runs: Runs, supervisor: Supervisor, *given: Any, **options: Any) -> Run:
+    """The handle of a run that was started."""
+    return supervisor.get_run((await runs.start(*given, **options)).facts.run_id)
 
 
 Call = Callable[[Runs, str], Awaitable[object]]
@@ -42,7 +54,7 @@ CALLS: dict[str, Call] = {
 async def test_somebody_else_s_run_is_one_that_does_not_exist(call: str, owner: str | None) -> None:
     async with Supervisor() as supervisor:
         runs = Runs(supervisor)
-        run = await runs.start(Agent(sleeper), "go", run_id="r", user_id=owner)
+        run = await started(runs, supervisor, Agent(sleeper), "go", run_id="r", user_id=owner)
         with pytest.raises(RunNotFound) as hidden:
             await CALLS[call](runs, "bob")
         assert not run.stopping
@@ -69,8 +81,8 @@ async def test_the_newest_runs_are_found_first_page_by_page_and_only_the_caller_
         assert ids(await runs.find(RunQuery(user_id="ann"))) == ["r5", "r3", "r1"]
         assert ids(await runs.find(RunQuery(limit=2))) == ["r5", "r4"]
         assert ids(await runs.find(RunQuery(before="r4", limit=2))) == ["r3", "r2"]
-        assert ids(await runs.find(RunQuery(source="t1", session_id="s", kind="agent"))) == ["r4", "r1"]
-        assert ids(await runs.find(RunQuery(kind="team"))) == []
+        assert ids(await runs.find(RunQuery(source_id="t1", session_id="s"))) == ["r4", "r1"]
+        assert ids(await runs.find(RunQuery(roots=True), lambda view: view.facts.run_id < "r2")) == ["r1", "r0"]
         await anyio.sleep(20)
         assert ids(await runs.find(RunQuery(status=RunStatus.cancelled))) == ["r5"]
 
@@ -78,10 +90,10 @@ async def test_the_newest_runs_are_found_first_page_by_page_and_only_the_caller_
 async def test_followers_get_the_same_lines_from_wherever_they_begin_with_the_outcome_last() -> None:
     async with Supervisor() as supervisor:
         runs = Runs(supervisor)
-        run = await runs.start(Agent(teller), "go", user_id="ann")
+        run = await started(runs, supervisor, Agent(teller), "go", user_id="ann")
 
         async def follow(after: int) -> list[tuple[int, bytes]]:
-            return [line for page in [p async for p in await runs.follow(run.run_id, after)] for line in page.lines]
+            return [line for page in [p async for p in await runs.follow(run.run_id, after)] for line in page.events]
 
         early = await follow(0)
         assert [seq for seq, _ in early] == list(range(1, early[-1][0] + 1))
@@ -96,17 +108,17 @@ async def test_followers_get_the_same_lines_from_wherever_they_begin_with_the_ou
 async def test_live_followers_share_the_encoded_lines() -> None:
     async with Supervisor() as supervisor:
         runs = Runs(supervisor)
-        run = await runs.start(Agent(teller), "go")
+        run = await started(runs, supervisor, Agent(teller), "go")
         pages = [await runs.follow(run.run_id), await runs.follow(run.run_id)]
         await anyio.sleep(0.5)
         first, second = [await anext(each) for each in pages]
-        assert [id(line) for _, line in first.lines] == [id(line) for _, line in second.lines]
+        assert [id(line) for _, line in first.events] == [id(line) for _, line in second.events]
 
 
 async def test_a_cancel_waits_for_the_end_and_tells_how_far_it_has_come() -> None:
     async with Supervisor() as supervisor:
         runs = Runs(supervisor)
-        run = await runs.start(Agent(teller), "go")
+        run = await started(runs, supervisor, Agent(teller), "go")
         await anyio.sleep(0.5)
         view = await runs.cancel(run.run_id, StopRequest(), wait=0.1)
         assert (view.status, view.output) == (RunStatus.stopping, None)
@@ -125,7 +137,126 @@ async def test_a_cancel_that_comes_too_late_for_the_last_step_claims_no_success(
 
     async with Supervisor() as supervisor:
         runs = Runs(supervisor)
-        run = await runs.start(Agent(last), "go")
+        run = await started(runs, supervisor, Agent(last), "go")
         await anyio.sleep(0.5)
         with pytest.raises(RunNotCancellable, match="completed"):
             await runs.cancel(run.run_id, StopRequest(), wait=5)
+
+
+async def test_a_second_start_with_the_same_key_gives_the_first_one_s_run() -> None:
+    async with Supervisor() as supervisor:
+        runs = Runs(supervisor)
+        first = await runs.start(Agent(sleeper), "go", key="once", user_id="ann")
+        again = await runs.start(Agent(sleeper), "go", key="once", user_id="ann")
+        other = await runs.start(Agent(sleeper), "go", key="once", user_id="bob")
+        assert again.facts.run_id == first.facts.run_id != other.facts.run_id
+        with pytest.raises(MisuseError):
+            await runs.start(Agent(sleeper), "go", key="twice", run_id="a b")
+        with pytest.raises(MisuseError):
+            await runs.start(sleeper, "go", key="twice")  # type: ignore[arg-type]
+        assert (await runs.start(Agent(sleeper), "go", key="twice")).status is RunStatus.pending
+        for run in supervisor.list_runs():
+            run.cancel(mode="now")
+
+
+class Two:
+    """Two processes with one store: Runs over the first, whose agents run there, and over the second."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.stack, self.shelf = stack, Shelf()
+
+    async def open(self) -> tuple[Runs, Supervisor]:
+        recording = await self.stack.enter_async_context(Recording(MemoryStore(self.shelf)))
+        supervisor = await self.stack.enter_async_context(Supervisor(recorder=recording))
+        return Runs(supervisor, recording), supervisor
+
+
+async def test_a_run_of_another_process_is_found_followed_and_stopped_from_here() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, _) = await two.open(), await two.open()
+        run_id = (await there.start(Agent(teller), "go", user_id="ann")).facts.run_id
+        assert (await here.get(run_id, user_id="ann")).status is RunStatus.pending
+        await anyio.sleep(1.5)
+        assert (await here.get(run_id)).status is RunStatus.running
+        with pytest.raises(RunNotFound):
+            await here.cancel(run_id, StopRequest(), user_id="bob")
+        assert [view.facts.run_id for view in await here.find(RunQuery(user_id="ann"))] == [run_id]
+        pages = await here.follow(run_id, user_id="ann")
+        view = await here.cancel(run_id, StopRequest(by="ann", reason="enough"), origin="here", wait=5)
+        assert view.status is RunStatus.cancelled
+        assert view.output is not None
+        assert (view.output.content, view.stop and view.stop.reason) == ("w0 w1 ", "enough")
+        mine = [each for page in [page async for page in pages] for each in page.events]
+        theirs = [each for page in [page async for page in await there.follow(run_id)] for each in page.events]
+        assert mine == theirs
+        assert parse_event(mine[-1][1]).content == "w0 w1 "
+        for runs in (here, there):
+            with pytest.raises(RunNotCancellable):
+                await runs.cancel(run_id, StopRequest())
+            lines = await runs.audit(run_id, user_id="ann")
+            assert (lines[0].by, lines[0].origin, lines[0].outcome) == ("ann", "here", StopOutcome.accepted)
+
+
+async def test_every_id_that_a_follower_was_given_goes_on_exactly_there_in_any_process() -> None:
+    async def writer(run: RunContext, message: object) -> None:
+        for number in range(40):
+            run.write(f"w{number} ")
+            await anyio.sleep(0.003 * (number % 7))
+
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, _) = await two.open(), await two.open()
+        run_id = (await there.start(Agent(writer), "go")).facts.run_id
+        live = [each for page in [page async for page in await there.follow(run_id)] for each in page.events]
+        for after, _ in [(0, b""), *live[:-1]]:
+            rest = [each for page in [page async for page in await here.follow(run_id, after)] for each in page.events]
+            assert rest == [each for each in live if each[0] > after]
+
+
+async def test_a_member_of_another_process_is_followed_alone_to_its_own_end() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        run.write("lead ")
+        await run.member(Agent(teller), "go", run_id="member")
+        run.write("more ")
+        await anyio.sleep(10)
+
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, _) = await two.open(), await two.open()
+        await there.start(Agent(lead), "go", run_id="root")
+        await anyio.sleep(7)
+        assert (await here.get("root")).members == ("member",)
+        events = [
+            parse_event(line) for page in [p async for p in await here.follow("member")] for _, line in page.events
+        ]
+        assert {event.run_id for event in events} == {"member"}
+        assert events[-1].content == "w0 w1 w2 w3 w4 "
+
+
+async def test_ids_and_keys_are_taken_in_all_processes_and_given_back_by_what_cannot_start() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, supervisor) = await two.open(), await two.open()
+        first = await there.start(Agent(teller), "go", run_id="r", key="once", user_id="ann")
+        with pytest.raises(RunIdTaken):
+            await here.start(Agent(teller), "go", run_id="r", user_id="ann")
+        again = await here.start(Agent(teller), "go", key="once", user_id="ann")
+        assert again.facts.run_id == first.facts.run_id
+        await supervisor.drain()
+        with pytest.raises(SupervisorClosed):
+            await there.start(Agent(teller), "go", run_id="late")
+        with pytest.raises(RunNotFound):
+            await here.get("late")
+
+
+async def test_a_conversation_goes_on_from_a_run_of_another_process_of_the_same_user_only() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, _) = await two.open(), await two.open()
+        await there.start(Agent(teller), "go", run_id="r", user_id="ann")
+        await there.ended("r")
+        view = await here.start(Agent(teller), "go", continue_from="r", user_id="ann")
+        assert view.status is RunStatus.pending
+        with pytest.raises(RunNotFound):
+            await here.start(Agent(teller), "go", continue_from="r", user_id="bob")

@@ -69,7 +69,7 @@ SURFACE = {
     "Step": "name step_id",
     "StopReceipt": "outcome raise_for_status run_id status wait",
     "Stream": "aclose name step_id",
-    "Supervisor": "abandoned cancel_run drain events get_run list_runs request_stop start statistics",
+    "Supervisor": "abandoned cancel_run closed drain events get_run list_runs request_stop start statistics",
     "SyncEventStream": "close output",
     "Team": "arun cancel_run invoke priced run",
     "Workflow": "arun cancel_run invoke priced run",

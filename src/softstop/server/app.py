@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from ..checks import typed
 from ..errors import MisuseError, SoftstopError, one_line
 from ..protocols import Runnable
+from ..stores import Recording, Store
 from .auth import Authenticator
 from .gate import Gate
 from .problems import Problem, problem_of
@@ -24,7 +25,7 @@ from .routes import agentos, contract, native, probes
 from .service import Service, Settings, catalogue
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - keyword-only settings
     *,
     agents: Sequence[Runnable] = (),
     teams: Sequence[Runnable] = (),
@@ -32,6 +33,7 @@ def create_app(
     auth: Authenticator | Sequence[Authenticator] = (),
     dev: bool = False,
     origins: Sequence[str] = (),
+    store: Store | None = None,
     settings: Settings = Settings(),  # noqa: B008 - a value
 ) -> FastAPI:
     """Make an app that starts, streams and stops runs over HTTP. `serve` runs it, `mount` puts it into another app.
@@ -45,6 +47,8 @@ def create_app(
         auth: Who is let in, `ApiKeys(...)` or `Jwt(...)` or several.
         dev: Let everybody on this machine in, as one developer who may do all. Not together with `auth`.
         origins: Web origins whose pages may call, such as `["https://app.example.com"]`.
+        store: Keeps the runs; processes that have the same one list, stream and stop each other's. None keeps them in
+            this process, as long as it remembers them.
         settings: Bounds and times.
 
     Raises:
@@ -59,8 +63,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        service = Service(runnables, settings, signals=threading.current_thread() is on_main_thread())
-        async with service.supervisor:
+        async with AsyncExitStack() as opened:
+            recording = None if store is None else await opened.enter_async_context(Recording(store))
+            signals = threading.current_thread() is on_main_thread()
+            service = Service(runnables, settings, recording, signals=signals)
+            await opened.enter_async_context(service.supervisor)
             app.state.service, app.state.supervisor = service, service.supervisor
             yield
 

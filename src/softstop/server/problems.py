@@ -14,6 +14,7 @@ from ..errors import (
     RunNotCancellable,
     RunNotFound,
     SoftstopError,
+    StoreUnavailable,
     SupervisorClosed,
     one_line,
 )
@@ -42,6 +43,7 @@ STATUS: Final[Mapping[str, int]] = {
     "INTERNAL_ERROR": 500,
     "DRAINING": 503,
     "NOT_STARTED": 503,
+    "STORE_UNAVAILABLE": 503,
 }
 RETRYABLE: Final = (429, 503)
 CATEGORIES: Final = {401: "authentication", 403: "authorization", 404: "not_found", 409: "conflict", 429: "rate_limit"}
@@ -105,6 +107,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem("RUN_ID_TAKEN", str(error), run_id=error.run_id)
         case SupervisorClosed():
             return Problem("DRAINING", "This server is shutting down and starts no run; try another one")
+        case StoreUnavailable():
+            return Problem("STORE_UNAVAILABLE", "The store of runs cannot be used at the moment")
         case ValidationError():
             return invalid(error)
         case MisuseError():

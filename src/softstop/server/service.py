@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final
 
 import anyio
 import anyio.lowlevel
 
-from ..durable import Pages, RunQuery, Runs, RunView
+from ..durable import Runs, RunView
 from ..errors import MisuseError, RunNotFound
 from ..events import Event, Kind, Outcome, parse_event
 from ..limits import Limits
 from ..protocols import Runnable
-from ..runs.run import Run
-from ..stops import RunStatus, StopCause, StopMode, StopPolicy, StopRequest
+from ..stops import StopCause, StopPolicy, StopRequest
+from ..stores import Audit, Page, Recording, RunQuery
 from ..supervisor.supervisor import Supervisor
 from .auth import Caller, Scope, StopTokens
 from .feed import Feed
@@ -27,21 +27,6 @@ from .readers import Readers
 from .requests import Start, Stop, StopMany
 
 KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
-MOST_ENTRIES: Final = 100  # audit entries of one run
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """Who asked for the stop of which run, when, why, from where, and whether it could still be stopped."""
-
-    at: float
-    action: Literal["run.cancelled"]
-    run_id: str
-    actor: str
-    reason: str | None
-    mode: StopMode
-    address: str
-    status: RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +75,11 @@ class Service:
     Args:
         runnables: What can be started.
         settings: What it was told.
+        recording: Keeps its runs in a store.
         signals: Whether SIGINT and SIGTERM stop its runs, before the web server waits for their readers.
     """
 
-    def __init__(self, runnables: Catalogue, settings: Settings, *, signals: bool) -> None:
+    def __init__(self, runnables: Catalogue, settings: Settings, recording: Recording | None, *, signals: bool) -> None:
         self.runnables, self.settings, self.caps = runnables, settings, settings.caps
         self.feed = Feed()
         self.supervisor = Supervisor(
@@ -101,13 +87,13 @@ class Service:
             policy=settings.policy,
             max_running=settings.max_running,
             observers=[self.feed, self],
+            recorder=recording,
             signals=signals,
         )
-        self.runs = Runs(self.supervisor)
+        self.runs = Runs(self.supervisor, recording)
         self.tokens = StopTokens(settings.stop_secret)
         self.readers = Readers(self.caps, settings.disconnect_grace, self._left)
         self.started_at = time.time()
-        self._audit: dict[str, list[AuditEntry]] = {}  # by run
         self._live: dict[str, str] = {}  # user of each live run
         self._count: Counter[str] = Counter()  # live runs of each user
 
@@ -119,7 +105,7 @@ class Service:
     @property
     def draining(self) -> bool:
         """Whether no run can be started any more."""
-        return self.supervisor.statistics().closed
+        return self.supervisor.closed
 
     def runnable(self, kind: Kind, id: str) -> Runnable:
         """What has this id, or this name.
@@ -133,8 +119,8 @@ class Service:
             raise Problem(f"{kind.upper()}_NOT_FOUND", f"{kind.title()} not found")
         return found
 
-    async def start(self, caller: Caller, runnable: Runnable, asked: Start) -> Run:
-        """Start a run for a caller.
+    async def start(self, caller: Caller, runnable: Runnable, asked: Start, key: str | None = None) -> RunView:
+        """Start a run for a caller; with a key once, however often it is asked for.
 
         Raises:
             Problem: The caller may not, or has too many live runs.
@@ -148,6 +134,7 @@ class Service:
         run = await self.runs.start(
             runnable,
             asked.message,
+            key=key,
             run_id=asked.run_id,
             session_id=asked.session_id or None,
             user_id=user_id,
@@ -155,10 +142,12 @@ class Service:
             metadata=asked.metadata,
             limits=self._narrowed(runnable.limits, asked),
         )
-        self._live[run.run_id] = user_id
-        self._count[user_id] += 1
-        if asked.on_disconnect == "cancel":
-            self.readers.need(run.run_id)
+        run_id = run.facts.run_id
+        if run_id not in self._live and not run.status.ended:
+            self._live[run_id] = user_id
+            self._count[user_id] += 1
+            if asked.on_disconnect == "cancel":
+                self.readers.need(run_id)
         return run
 
     def _narrowed(self, own: Limits, asked: Start) -> Limits:
@@ -192,19 +181,19 @@ class Service:
         except RunNotFound:
             return None
 
-    async def find(self, caller: Caller, query: RunQuery) -> list[RunView]:
-        """Runs of the caller's, the newest first."""
+    async def find(self, caller: Caller, query: RunQuery, kind: Kind | None = None) -> list[RunView]:
+        """Root runs of the caller's, the newest first."""
         allow(caller, "runs:read")
-        return await self._found(caller, query)
+        return await self._found(caller, query, lambda view: kind in (None, view.facts.source.kind))
 
-    async def _found(self, caller: Caller, query: RunQuery) -> list[RunView]:
+    async def _found(self, caller: Caller, query: RunQuery, keep: Callable[[RunView], bool]) -> list[RunView]:
         if caller.sees is not None:
             if query.user_id not in (None, caller.user_id):
                 return []
             query = replace(query, user_id=caller.user_id)
-        return await self.runs.find(query)
+        return await self.runs.find(replace(query, roots=True), keep)
 
-    async def follow(self, caller: Caller, run_id: str, after: int) -> Pages:
+    async def follow(self, caller: Caller, run_id: str, after: int) -> AsyncIterator[Page]:
         """The events of a run of the caller's.
 
         Raises:
@@ -220,7 +209,7 @@ class Service:
         """The events of a run of the caller's until now."""
         pages = await self.follow(caller, run_id, 0)
         with anyio.move_on_after(0):  # what is there is read without a wait
-            return [parse_event(line) for _, line in (await anext(pages)).lines]
+            return [parse_event(line) for _, line in (await anext(pages)).events]
         return []
 
     async def cancel(
@@ -233,11 +222,11 @@ class Service:
             RunNotCancellable: It had ended, or ends otherwise.
         """
         allow(caller, "runs:cancel")
-        view = await self._view(caller, run_id, kind, id)
-        now, by = time.time(), caller.user_id
-        self._note(AuditEntry(now, "run.cancelled", run_id, by, stop.reason, stop.mode, address, view.status))
-        request = StopRequest(reason=stop.reason, by=by, mode=stop.mode, grace=stop.grace, requested_at=now)
-        return await self.runs.cancel(run_id, request, user_id=caller.sees, wait=stop.wait)
+        await self._view(caller, run_id, kind, id)
+        request = StopRequest(
+            reason=stop.reason, by=caller.user_id, mode=stop.mode, grace=stop.grace, requested_at=time.time()
+        )
+        return await self.runs.cancel(run_id, request, user_id=caller.sees, origin=address, wait=stop.wait)
 
     async def cancel_many(self, caller: Caller, many: StopMany, address: str) -> tuple[int, int]:
         """Stop live runs of the caller's that match; how many match, and how many were asked to stop."""
@@ -246,12 +235,17 @@ class Service:
             user_id=many.user_id,
             session_id=many.session_id,
             status=many.status,
-            kind=many.kind,
-            source=many.id,
-            created_before=None if many.older_than is None else time.time() - many.older_than,
-            limit=10**9,
+            source_id=many.id,
+            limit=10**6,
         )
-        found = [view for view in await self._found(caller, query) if not view.status.ended]
+        before = None if many.older_than is None else time.time() - many.older_than
+
+        def wanted(view: RunView) -> bool:
+            facts = view.facts
+            old = before is None or facts.created_at < before
+            return old and not view.status.ended and many.kind in (None, facts.source.kind)
+
+        found = await self._found(caller, query, wanted)
         chosen: Sequence[RunView] = () if many.dry_run else found[: many.limit]
         for number, view in enumerate(chosen, 1):
             if number % 50 == 0:
@@ -259,15 +253,10 @@ class Service:
             await self.cancel(caller, view.facts.run_id, Stop(reason=many.reason, mode=many.mode, wait=0), address)
         return len(found), len(chosen)
 
-    async def audit(self, caller: Caller, run_id: str) -> list[AuditEntry]:
+    async def audit(self, caller: Caller, run_id: str) -> list[Audit]:
         """Who asked for the stop of a run of the caller's, oldest first; kept as long as the run."""
-        await self.get(caller, run_id)
-        return list(self._audit.get(run_id, ()))
-
-    def _note(self, entry: AuditEntry) -> None:
-        entries = self._audit.setdefault(entry.run_id, [])
-        if len(entries) < MOST_ENTRIES:
-            entries.append(entry)
+        allow(caller, "runs:read")
+        return await self.runs.audit(run_id, user_id=caller.sees)
 
     def _left(self, run_id: str) -> None:
         self.supervisor.request_stop(run_id, StopRequest(cause=StopCause.caller_gone, reason="its last reader left"))

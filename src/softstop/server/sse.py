@@ -63,15 +63,17 @@ class EventStreamResponse(Response):
         now = asyncio.get_running_loop().time
         self._sent = now()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, send, scope)
-            async for chunk in self._chunks:
-                self._sending = now()
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                self._sent, self._sending = now(), None
+            with anyio.CancelScope() as reading:
+                tasks.start_soon(self._watch, send, reading, scope)
+                async for chunk in self._chunks:
+                    self._sending = now()
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    self._sent, self._sending = now(), None
             tasks.cancel_scope.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        with anyio.move_on_after(self._patience):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _watch(self, send: Send, scope: anyio.CancelScope) -> None:
+    async def _watch(self, send: Send, reading: anyio.CancelScope, scope: anyio.CancelScope) -> None:
         """Break the silence, and the connection of a client that does not read."""
         now = asyncio.get_running_loop().time
         while True:
@@ -80,8 +82,8 @@ class EventStreamResponse(Response):
                 if now() - self._sending >= self._patience:
                     scope.cancel()
             elif self._over():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                scope.cancel()
+                reading.cancel()
+                return
             elif now() - self._sent >= self._silence:
                 with anyio.move_on_after(self._patience) as late:
                     await send({"type": "http.response.body", "body": self._comment, "more_body": True})

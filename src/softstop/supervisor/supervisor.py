@@ -45,8 +45,6 @@ class SupervisorStatistics:
     """Ended root runs that are remembered."""
     abandoned: int
     """Tasks that are still running although their run has its outcome."""
-    closed: bool
-    """Whether it admits no run any more: it drains, or was left."""
     tasks: Mapping[asyncio.Task[Any], str | None]
     """Its tasks that are not done; each with the id of the run whose body it runs, or None."""
 
@@ -158,6 +156,11 @@ class Supervisor(AsyncOnly):
         return await draining.drain(self._state, seconds(timeout, "timeout"), seconds(wait, "wait"))
 
     @property
+    def closed(self) -> bool:
+        """Whether it admits no run any more: it drains, or was left."""
+        return self._state.closed
+
+    @property
     def abandoned(self) -> int:
         """Tasks that are still running although their run has its outcome."""
         state = self._state
@@ -172,7 +175,6 @@ class Supervisor(AsyncOnly):
             queued=len(state.slots.queue),
             remembered=len(state.ended.roots()),
             abandoned=self.abandoned,
-            closed=state.closed,
             tasks={task: None if run is None else run.run_id for task, run in state.tasks.items()},
         )
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
-from ..durable import Page, RunView
+from ..durable import RunView
 from ..events import Kind
 from ..protocols import RunFacts
 from ..stops import RunStatus
+from ..stores import Page
 from ..usage import Usage
 
 STATUS: Final[Mapping[RunStatus, str]] = {
@@ -43,7 +44,7 @@ class Wire:
 
     def __call__(self, page: Page) -> bytes:
         """The frames of a page, one for each event."""
-        return b"".join(self._frame(from_json(line)) for _, line in page.lines)
+        return b"".join(self._frame(from_json(line)) for _, line in page.events)
 
     def _frame(self, told: dict[str, Any]) -> bytes:
         source, seq = told["source"], told["seq"]

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from pydantic_core import to_jsonable_python
 
-from ..durable import Page, RunView
+from ..durable import RunView
+from ..stores import Page
 
 RETRY: Final = b"retry: 1000\n\n"  # milliseconds until a browser connects again
 HEARTBEAT: Final = b": heartbeat\n\n"
@@ -19,7 +20,7 @@ def frame(line: bytes, seq: object, name: bytes) -> bytes:
 
 def frames(page: Page) -> bytes:
     """The frames of a page. Each line begins with `{"event":"..."`, which names it: one of the closed set."""
-    return b"".join(frame(line, seq, line[10 : line.index(b'"', 10)]) for seq, line in page.lines)
+    return b"".join(frame(line, seq, line[10 : line.index(b'"', 10)]) for seq, line in page.events)
 
 
 def run_as_json(view: RunView) -> dict[str, Any]:

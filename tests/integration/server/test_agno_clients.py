@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import httpx
 import httpx2
 import pytest
 
@@ -15,6 +14,7 @@ from kit.server import AGENTS, app, events_of, frames_of, quick, serving, storyt
 from softstop import Agent, RunContext, Team, Workflow
 
 pytest.importorskip("agno")
+httpx: Any = pytest.importorskip("httpx")  # agno's
 # Its imports warn of each other's ways; that is between them.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(60)]
 

@@ -39,10 +39,10 @@ async def test_a_stop_is_told_when_it_is_true_and_refused_after_the_end() -> Non
         unknown = await client.post("/runs/nobody/cancel")
         assert (unknown.status_code, unknown.json()["code"]) == (404, "RUN_NOT_FOUND")
         entries = (await client.get(f"/runs/{run_id}/audit")).json()["entries"]
-        assert [(entry["actor"], entry["reason"], entry["address"], entry["status"]) for entry in entries] == [
-            ("dev", "enough", "127.0.0.1", "running"),
-            ("dev", None, "127.0.0.1", "stopping"),
-            ("dev", None, "127.0.0.1", "cancelled"),
+        assert [(entry["by"], entry["reason"], entry["origin"], entry["outcome"]) for entry in entries] == [
+            ("dev", "enough", "127.0.0.1", "accepted"),
+            ("dev", None, "127.0.0.1", "already"),
+            ("dev", None, "127.0.0.1", "too_late"),
         ]
 
 
@@ -72,7 +72,9 @@ async def test_a_reader_that_leaves_stops_nothing_unless_the_run_was_started_so(
         needs_one = await begun(client, on_disconnect="cancel")
         for run_id in (goes_on, needs_one):
             await read_until(client, f"/runs/{run_id}/events", "w1 ")
-        told = (await client.get(f"/runs/{needs_one}/wait")).json()
+        with anyio.fail_after(10):  # not by `wait`, which is a reader
+            while not (told := (await client.get(f"/runs/{needs_one}")).json())["ended_at"]:
+                await anyio.sleep(0.05)
         assert (told["status"], told["stop"]["cause"]) == ("cancelled", "caller_gone")
         assert (await client.get(f"/runs/{goes_on}/wait")).json()["status"] == "completed"
 

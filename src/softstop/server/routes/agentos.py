@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import ConfigDict, Field, Json, field_validator
 
-from ...durable import Page, RunQuery, RunView
+from ...durable import RunView
 from ...events import Kind
 from ...protocols import Runnable
 from ...stops import RunStatus
+from ...stores import Page, RunQuery
 from ...wire import agentos
 from ..problems import Problem
 from ..requests import Start, Stop, read
@@ -77,7 +78,7 @@ async def session_runs(
     session_id: str, service: Here, who: Who, user_id: str | None = None, status: Statuses = ()
 ) -> JSONResponse:
     """The runs of a session, oldest first."""
-    found = await service.find(who, RunQuery(user_id, session_id, limit=10**9))
+    found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=10**6))
     return _listed(found, status)
 
 
@@ -116,18 +117,18 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
     asked = await read(request, AgentOSStart, forms=True)
     if not asked.background and "on_disconnect" not in asked.model_fields_set:
         asked.on_disconnect = "cancel"
-    run = await service.start(who, service.runnable(kind, id), asked)
+    view = await service.start(who, service.runnable(kind, id), asked, request.headers.get("idempotency-key"))
+    run_id = view.facts.run_id
     if asked.stream:
-        return await streamed(service, who, run.run_id, 0, agentos.Wire(run.facts), b"")
+        return await streamed(service, who, run_id, 0, agentos.Wire(view.facts), b"")
     if asked.background:
-        view = await service.get(who, run.run_id)
-        body = {"run_id": run.run_id, "session_id": asked.session_id, "status": agentos.STATUS[view.status]}
-        return JSONResponse(body, 202, {"location": f"{request.url.path}/{run.run_id}"})
+        body = {"run_id": run_id, "session_id": asked.session_id, "status": agentos.STATUS[view.status]}
+        return JSONResponse(body, 202, {"location": f"{request.url.path}/{run_id}"})
 
     async def answer() -> Response:
-        return JSONResponse(agentos.run_output(await service.runs.ended(run.run_id)))
+        return JSONResponse(agentos.run_output(await service.runs.ended(run_id)))
 
-    return LateResponse(answer, service.readers.reading(run.run_id, who.user_id))
+    return LateResponse(answer, service.readers.reading(run_id, who.user_id))
 
 
 @router.get("/{kind}s/{id}/runs")
@@ -136,8 +137,8 @@ async def find(
 ) -> JSONResponse:
     """The runs of one of this kind, oldest first."""
     source = service.runnable(kind, id).source
-    query = RunQuery(None, session_id, kind=kind, source=source.id, limit=10**9)
-    return _listed(await service.find(who, query), status)
+    query = RunQuery(session_id=session_id, source_id=source.id, limit=10**6)
+    return _listed(await service.find(who, query, kind), status)
 
 
 @router.get("/{kind}s/{id}/runs/{run_id}")
@@ -171,7 +172,7 @@ async def resume(kind: OfKind, id: str, run_id: str, request: Request, service: 
         if told:
             return first(page)
         told = True
-        count = len(page.lines)
+        count = len(page.events)
         live = b"" if view.status.ended else agentos.subscribed(view, after + count)
         return agentos.caught_up(view, after, count) + first(page) + live
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, cast
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel
 
-from ...durable import Page, Pages
+from ...stores import Page
 from ...wire.native import HEARTBEAT, RETRY
 from ..auth import Caller
 from ..problems import Problem
@@ -109,7 +109,7 @@ async def streamed(
 
 
 async def _chunks(
-    pages: Pages, begun: Page | None, wire: Callable[[Page], bytes], first: bytes
+    pages: AsyncIterator[Page], begun: Page | None, wire: Callable[[Page], bytes], first: bytes
 ) -> AsyncIterator[bytes]:
     if first or begun is not None:
         yield first if begun is None else first + wire(begun)

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from ...durable import RunQuery
 from ...stops import RunStatus
+from ...stores import RunQuery
 from ...wire import contract
 from ..requests import LONGEST_WAIT, Start, Stop, checked, parsed, read
 from .asked import Here, Who, address_of, said
@@ -97,7 +97,7 @@ async def execute(request: Request, service: Here, who: Who) -> JSONResponse:
             timeout_s=None if asked.timeoutMs is None else asked.timeoutMs / 1_000,
         ),
     )
-    return JSONResponse({"runId": run.run_id, "status": contract.STATUS[run.status]})
+    return JSONResponse({"runId": run.facts.run_id, "status": contract.STATUS[run.status]})
 
 
 @router.get("/get/v1.0.0")
@@ -123,7 +123,7 @@ async def find(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.list`: summaries of runs, the newest first."""
     asked = _asked(request, ListRunsInput)
     statuses = {each for each, name in contract.STATUS.items() if name == asked.status}
-    query = RunQuery(asked.userId, asked.sessionId, source=asked.agentId, limit=10**9)
+    query = RunQuery(user_id=asked.userId, session_id=asked.sessionId, source_id=asked.agentId, limit=10**6)
     found = [each for each in await service.find(who, query) if asked.status is None or each.status in statuses]
     items = [contract.run_summary(view) for view in found[asked.offset : asked.offset + asked.limit]]
     more = asked.offset + len(items) < len(found)

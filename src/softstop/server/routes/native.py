@@ -10,10 +10,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic_core import to_jsonable_python
 
-from ...durable import RunQuery
 from ...events import Kind, RunCancelled
-from ...runs.run import Run
 from ...stops import RunStatus
+from ...stores import RunQuery
 from ...wire import contract, native
 from ..auth import TOKEN, Caller
 from ..problems import Problem
@@ -40,24 +39,19 @@ async def start(request: Request, service: Here, who: Who) -> Response:
 
 async def started(service: Service, who: Caller, request: Request, kind: Kind, id: str, asked: Start) -> Response:
     """Start a run and answer in this server's own format, whatever route was asked."""
-    run = await service.start(who, service.runnable(kind, id), asked)
+    view = await service.start(who, service.runnable(kind, id), asked, request.headers.get("idempotency-key"))
+    run_id = view.facts.run_id
     if asked.stream:
-        return await streamed(service, who, run.run_id, 0, native.frames)
+        return await streamed(service, who, run_id, 0, native.frames)
     if asked.background:
-        body = native.run_as_json(await service.get(who, run.run_id))
-        token = service.tokens.issue(run.run_id, who.user_id)
-        return JSONResponse(body | {"stop_token": token}, 202, {"location": path_of(request, run.run_id)})
-    return late(service, who, run)
-
-
-def late(service: Service, who: Caller, run: Run) -> Response:
-    """The run as it is when it has ended."""
+        token = service.tokens.issue(run_id, who.user_id)
+        body = native.run_as_json(view) | {"stop_token": token}
+        return JSONResponse(body, 202, {"location": path_of(request, run_id)})
 
     async def answer() -> Response:
-        await run.ended()
-        return JSONResponse(native.run_as_json(await service.get(who, run.run_id)))
+        return JSONResponse(native.run_as_json(await service.runs.ended(run_id)))
 
-    return LateResponse(answer, service.readers.reading(run.run_id, who.user_id))
+    return LateResponse(answer, service.readers.reading(run_id, who.user_id))
 
 
 def path_of(request: Request, run_id: str) -> str:
@@ -78,8 +72,10 @@ async def find(  # noqa: PLR0913 - the filters of the address
     limit: Limit = 20,
 ) -> JSONResponse:
     """Runs, the newest first; `next` is the `cursor` of the page after this one, null on the last."""
-    query = RunQuery(user_id, session_id, status, kind, id, before=cursor, limit=limit + 1)
-    found = await service.find(who, query)
+    query = RunQuery(
+        user_id=user_id, session_id=session_id, status=status, source_id=id, before=cursor, limit=limit + 1
+    )
+    found = await service.find(who, query, kind)
     more = found[limit - 1].facts.run_id if len(found) > limit else None
     return JSONResponse({"runs": [native.run_as_json(view) for view in found[:limit]], "next": more})
 
@@ -154,7 +150,8 @@ async def wait(
 @router.get("/runs/{run_id}/audit")
 async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
     """Who asked for the stop of a run, when, why and from where; oldest first."""
-    return JSONResponse({"entries": to_jsonable_python(await service.audit(who, run_id))})
+    entries = [{"action": "run.cancelled", **line._asdict()} for line in await service.audit(who, run_id)]
+    return JSONResponse({"entries": to_jsonable_python(entries)})
 
 
 @router.get("/events")

@@ -1,0 +1,85 @@
+"""The events of a run as encoded pages: from the log of this process, or of a member from what its root has stored."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Final
+
+from pydantic_core import from_json
+
+from ..events import Event
+from ..log.reader import EventStream
+from ..stores import Page
+
+MOST_LINES: Final = 1_024  # encoded events of a run that its readers share
+
+
+class Lines:
+    """The newest events of a run, encoded once for all who follow it; gone with the last of them."""
+
+    __slots__ = ("__weakref__", "_known")
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[Event, bytes]] = OrderedDict()
+
+    def line_of(self, event: Event) -> bytes:
+        """The event as JSON."""
+        known = self._known.get(event.seq)
+        if known is not None and known[0] is event:  # else it was merged for a reader that lags
+            return known[1]
+        line = event.to_json()
+        self._known[event.seq] = (event, line)
+        if len(self._known) > MOST_LINES:
+            self._known.popitem(last=False)
+        return line
+
+
+class LogPages:
+    """The events of a run of this process as encoded pages, up to its outcome. What lags gets larger ones.
+
+    A class and not an async generator: it can be dropped or cancelled at any point, and followed again from an id.
+    """
+
+    __slots__ = ("_lines", "_stream")
+
+    def __init__(self, stream: EventStream, lines: Lines) -> None:
+        self._stream, self._lines = stream, lines
+
+    def __aiter__(self) -> LogPages:
+        return self
+
+    async def __anext__(self) -> Page:
+        events = await self._stream.read()
+        if not events:
+            raise StopAsyncIteration
+        line_of = self._lines.line_of
+        return Page([(event.seq, line_of(event)) for event in events], ended=False)
+
+
+class MemberPages:
+    """The stored events of a member run, its own members' included: those of its root that are its own."""
+
+    def __init__(self, pages: AsyncIterator[Page], run_id: str, after: int) -> None:
+        self._pages, self._run_id, self._after = pages, run_id, after
+        self._within = {run_id}
+        self._done = False
+
+    def __aiter__(self) -> MemberPages:
+        return self
+
+    async def __anext__(self) -> Page:
+        while not self._done:
+            page = await anext(self._pages)
+            own = [(seq, line) for seq, line in page.events if self._is_own(line) and seq > self._after]
+            if own:
+                return Page(own, ended=self._done)
+        raise StopAsyncIteration
+
+    def _is_own(self, line: bytes) -> bool:
+        told = from_json(line)
+        own = told["run_id"] in self._within or told["parent_run_id"] in self._within
+        if own:
+            self._within.add(told["run_id"])
+            self._done = self._done or (told["run_id"] == self._run_id and "usage" in told and "status" in told)
+        return own

@@ -1,0 +1,315 @@
+"""The door itself."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import Final, TypeVar, Unpack
+from weakref import WeakValueDictionary
+
+import anyio
+
+from ..checks import typed, whole
+from ..errors import (
+    MisuseError,
+    RunIdTaken,
+    RunNotCancellable,
+    RunNotFound,
+    RunSuperseded,
+    SoftstopError,
+    StoreUnavailable,
+    SupervisorClosed,
+)
+from ..protocols import Runnable
+from ..runs.run import Run
+from ..runs.spec import RunOptions, RunSpec
+from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
+from ..stores import Audit, Page, Recording, RunQuery, RunRecord
+from ..stores.orphans import last_words
+from ..supervisor.supervisor import Supervisor
+from .following import Lines, LogPages, MemberPages
+from .views import RunView, view, view_of
+
+MOST_KEPT: Final = 10_000  # keys, and runs with audit lines, without a store
+MOST_AUDITED: Final = 100  # lines of one run, without a store
+PAGE: Final = 200  # records read at once
+T = TypeVar("T")
+
+
+class Runs:
+    """Runs for many users: each call takes the user whose runs it may touch.
+
+    With a `user_id`, a run of somebody else, or of nobody, is one that does not exist: `RunNotFound`, with nothing to
+    tell the two apart. Without one, every run is there.
+
+    Args:
+        supervisor: Starts runs.
+        recording: Of that supervisor; with it, runs of other processes are there as well, ids are taken in all of them
+            before they are told, and what is followed is what is stored.
+    """
+
+    def __init__(self, supervisor: Supervisor, recording: Recording | None = None) -> None:
+        self._supervisor = typed(supervisor, Supervisor, "supervisor")
+        self._recording = recording
+        self._lines: WeakValueDictionary[str, Lines] = WeakValueDictionary()
+        self._keys: OrderedDict[tuple[str | None, str], str] = OrderedDict()  # without a store
+        self._audit: OrderedDict[str, list[Audit]] = OrderedDict()  # without a store
+
+    async def start(
+        self, runnable: Runnable, message: object = None, *, key: str | None = None, **options: Unpack[RunOptions]
+    ) -> RunView:
+        """Start a root run for the `user_id` of its options; with `continue_from`, after an earlier one of that user.
+
+        Args:
+            runnable: What to run.
+            message: For its body.
+            key: The user's name for this one wish: a second start with it gives the first one's run.
+            options: Those of the run.
+
+        Raises:
+            RunNotFound: There is no such earlier run of that user.
+            RunIdTaken: Another run has the id, here or in the store.
+            StoreUnavailable: The id cannot be taken there now; nothing was started.
+            MisuseError: As `Supervisor.start` does.
+        """
+        await self._look_up_earlier(options)
+        spec = RunSpec.check(runnable, message, options)
+        there = await self._take(spec, key)
+        if there is not None:
+            return await self.get(there)
+        try:
+            options["run_id"] = spec.run_id
+            run = self._supervisor.start(runnable, message, **options)
+        except SoftstopError:
+            with anyio.move_on_after(5, shield=True):
+                await self._give_back(spec, key)
+            raise
+        return view(run)
+
+    async def _look_up_earlier(self, options: RunOptions) -> None:
+        earlier = options.get("continue_from")
+        if isinstance(earlier, str):
+            await self.get(earlier, user_id=options.get("user_id"))
+            if self._recording is not None and self._local(earlier) is None:
+                options["continue_from"] = await self._recording.output(earlier)
+
+    async def _take(self, spec: RunSpec, key: str | None) -> str | None:
+        """Take the id, and the key; None, or the id of the run that was started with the key."""
+        if self._supervisor.closed:
+            raise SupervisorClosed
+        if self._recording is None:
+            there = None if key is None else self._keys.setdefault((spec.user_id, key), spec.run_id)
+            if len(self._keys) > MOST_KEPT:
+                self._keys.popitem(last=False)
+            return None if there == spec.run_id else there
+        source = spec.runnable.source
+        record = RunRecord(
+            spec.run_id, spec.run_id, None, source, spec.user_id, spec.session_id, spec.metadata, time.time()
+        )
+        found = await self._recording.store.create(record, key)
+        if found is None:
+            return None
+        if key is None or found.user_id != spec.user_id:
+            raise RunIdTaken(spec.run_id)
+        return found.run_id
+
+    async def _give_back(self, spec: RunSpec, key: str | None) -> None:
+        """End in the store what could not be started here."""
+        if key is not None:
+            self._keys.pop((spec.user_id, key), None)
+        if self._recording is not None:
+            with suppress(StoreUnavailable):
+                store = self._recording.store
+                for record in await store.find(RunQuery(run_id=spec.run_id)):
+                    await store.commit([await last_words(store, record, time.time())])
+
+    async def get(self, run_id: str, *, user_id: str | None = None) -> RunView:
+        """A run, member runs as well.
+
+        Raises:
+            RunNotFound: It is none of that user's.
+        """
+        run = self._local(run_id)
+        if run is not None:
+            return view(_owned(run, run.facts.user_id, user_id, run_id))
+        record = await self._record(run_id, user_id)
+        assert self._recording is not None
+        members = await self._recording.store.find(RunQuery(root_run_id=record.root_run_id, limit=10**6))
+        below = tuple(each.run_id for each in reversed(members) if each.parent_run_id == run_id)
+        return replace(view_of(record), members=below)
+
+    async def find(self, query: RunQuery, keep: Callable[[RunView], bool] = lambda _: True) -> list[RunView]:
+        """Runs, the newest first, of which `keep` is true."""
+        if self._recording is None:
+            return list(islice(filter(keep, self._found_here(query)), query.limit))
+        found: list[RunView] = []
+        page = replace(query, limit=PAGE)
+        while len(found) < query.limit:
+            records = await self._recording.store.find(page)
+            views = [view(run) if (run := self._local(each.run_id)) else view_of(each) for each in records]
+            found += filter(keep, views)
+            if len(records) < PAGE:
+                break
+            page = replace(page, before=records[-1].run_id)
+        return found[: query.limit]
+
+    def _found_here(self, query: RunQuery) -> Iterator[RunView]:
+        runs = self._supervisor.list_runs(status=query.status, user_id=query.user_id, session_id=query.session_id)
+        runs.sort(key=lambda run: (run.facts.created_at, run.run_id), reverse=True)
+        if query.before is not None:
+            last = next((number for number, run in enumerate(runs, 1) if run.run_id == query.before), len(runs))
+            del runs[:last]
+        for run in runs:
+            facts = run.facts
+            if (
+                query.run_id in (None, facts.run_id)
+                and query.root_run_id in (None, facts.root_run_id)
+                and query.source_id in (None, facts.source.id)
+                and not (query.roots and facts.parent_run_id)
+            ):
+                yield view(run)
+
+    async def follow(self, run_id: str, after: int = 0, *, user_id: str | None = None) -> AsyncIterator[Page]:
+        """Read the events of a run with a `seq` above `after`, replayed and then live. No reader ever stops a run.
+
+        Raises:
+            RunNotFound: It is none of that user's.
+            MisuseError: No event has that `seq` yet: an id from elsewhere, for which one would wait in vain.
+        """
+        run = self._local(run_id)
+        if run is not None:
+            _owned(run, run.facts.user_id, user_id, run_id)
+            root = run.facts.root_run_id
+            last = run._state.writer.log.seq
+        else:
+            record = await self._record(run_id, user_id)
+            root, last = record.root_run_id, record.last_seq
+        if whole(after, "after") > last:
+            raise MisuseError(f"the run has had {last:,} events so far; read on after one of them, not after {after:,}")
+        if self._recording is not None:
+            pages = self._recording.follow(root, 0 if run_id != root else after)
+            return pages if run_id == root else MemberPages(pages, run_id, after)
+        assert run is not None
+        lines = self._lines.get(root)
+        if lines is None:
+            lines = self._lines[root] = Lines()
+        return LogPages(run.events(after), lines)
+
+    async def ended(self, run_id: str, *, user_id: str | None = None) -> RunView:
+        """Wait for the outcome of a run, with a recording until it is stored.
+
+        Raises:
+            RunNotFound: It is none of that user's.
+        """
+        await self.get(run_id, user_id=user_id)
+        run = self._local(run_id)
+        if run is not None:
+            with suppress(RunSuperseded):  # then another process writes its outcome
+                await run.ended()
+        if self._recording is not None:
+            stored = await self._recording.store.find(RunQuery(run_id=run_id))
+            if not stored or stored[0].outcome is None:
+                async for _ in await self.follow(run_id, stored[0].last_seq if stored else 0):
+                    continue
+        return await self.get(run_id)
+
+    async def cancel(
+        self,
+        run_id: str,
+        request: StopRequest,
+        *,
+        user_id: str | None = None,
+        origin: str | None = None,
+        wait: float = 0.0,
+    ) -> RunView:
+        """Stop a run, and wait for its end at most `wait` seconds; the view says how far it has come.
+
+        Args:
+            run_id: A run of this process or another.
+            request: By whom and why.
+            user_id: Whose run it may be.
+            origin: From where it was requested, for the audit.
+            wait: Seconds.
+
+        Raises:
+            RunNotFound: It is none of that user's.
+            RunNotCancellable: It had ended, or completes or fails although it was asked to stop.
+
+        Cancelling this call leaves the stop request in force.
+        """
+        await self.get(run_id, user_id=user_id)
+        run = self._local(run_id)
+        if run is not None:
+            receipt = self._supervisor.request_stop(run_id, request)
+            outcome, status = receipt.outcome, receipt.status
+        else:
+            outcome, status = StopOutcome.unknown, None
+        outcome, status = await self._record_stop(run_id, request, origin, outcome, status)
+        if outcome is StopOutcome.unknown:
+            raise RunNotFound(run_id)
+        if outcome is StopOutcome.too_late:
+            raise RunNotCancellable(run_id, str(status))
+        with anyio.move_on_after(wait), suppress(StoreUnavailable):
+            await self.ended(run_id)
+        now = await self.get(run_id)
+        if now.status.ended and now.status is not RunStatus.cancelled:
+            raise RunNotCancellable(run_id, now.status)
+        return now
+
+    async def _record_stop(
+        self, run_id: str, request: StopRequest, origin: str | None, outcome: StopOutcome, status: RunStatus | None
+    ) -> tuple[StopOutcome, RunStatus | None]:
+        """Note a stop for the audit, in the store if there is one, where it reaches the owner; and its effect."""
+        if self._recording is None:
+            lines = self._audit.setdefault(run_id, [])
+            if len(lines) < MOST_AUDITED:
+                lines.append(Audit(time.time(), request.by, request.reason, request.mode, origin, outcome))
+            if len(self._audit) > MOST_KEPT:
+                self._audit.popitem(last=False)
+            return outcome, status
+        try:
+            verdict = await self._recording.store.request_stop(run_id, request, origin)
+        except StoreUnavailable:
+            if status is None:
+                raise
+            return outcome, status  # a run of this process is stopped without the store
+        return (outcome, status) if status is not None else verdict
+
+    async def audit(self, run_id: str, *, user_id: str | None = None) -> list[Audit]:
+        """Who asked for the stop of a run, when, why and from where; oldest first.
+
+        Raises:
+            RunNotFound: It is none of that user's.
+        """
+        await self.get(run_id, user_id=user_id)
+        if self._recording is None:
+            return list(self._audit.get(run_id, ()))
+        return list((await self._record(run_id, user_id)).audit)
+
+    def _local(self, run_id: str) -> Run | None:
+        """A run of this process that nobody else has taken over."""
+        try:
+            run = self._supervisor.get_run(run_id)
+        except RunNotFound:
+            if self._recording is None:
+                raise
+            return None
+        stop = run.stop
+        return None if stop is not None and stop.cause is StopCause.superseded else run
+
+    async def _record(self, run_id: str, user_id: str | None) -> RunRecord:
+        assert self._recording is not None  # else it is a run of this process, or none
+        found = await self._recording.store.find(RunQuery(run_id=run_id))
+        if not found:
+            raise RunNotFound(run_id)
+        return _owned(found[0], found[0].user_id, user_id, run_id)
+
+
+def _owned(found: T, owner: str | None, user_id: str | None, run_id: str) -> T:
+    if user_id is not None and owner != user_id:
+        raise RunNotFound(run_id)
+    return found

@@ -1,0 +1,57 @@
+"""A run as it stands, of this process or as its record in a store tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..events import parse_event
+from ..limits import NO_LIMITS
+from ..protocols import RunFacts
+from ..runs.run import Run
+from ..runs.spec import RunOutput
+from ..stops import RunStatus, StopRequest
+from ..stores import RunRecord
+from ..stores.orphans import output_of
+from ..usage import NO_USAGE, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as it stands: its facts, status, usage and stop so far; `output` is None before its outcome.
+
+    Of a live run of another process the store tells no usage, start, deadline and open steps. `members` are the ids of
+    member runs, oldest first; in lists they are empty.
+    """
+
+    facts: RunFacts
+    status: RunStatus
+    usage: Usage
+    stop: StopRequest | None
+    output: RunOutput | None
+    members: tuple[str, ...] = ()
+
+
+def view(run: Run) -> RunView:
+    """A run of this process."""
+    members = tuple(member.run_id for member in run.members)
+    return RunView(run.facts, run.status, run.usage, run.stop, run.output, members)
+
+
+def view_of(record: RunRecord) -> RunView:
+    """A run as its record tells."""
+    output = output_of(record, None)
+    facts = RunFacts(
+        run_id=record.run_id,
+        root_run_id=record.root_run_id,
+        parent_run_id=record.parent_run_id,
+        source=record.source,
+        user_id=record.user_id,
+        session_id=record.session_id,
+        metadata=record.metadata,
+        limits=NO_LIMITS,
+        created_at=record.created_at,
+        ended_at=None if record.outcome is None else parse_event(record.outcome).at,
+    )
+    usage = NO_USAGE if output is None else output.usage
+    stop = record.stop if output is None or output.stop is None else output.stop
+    return RunView(facts, record.status, usage, stop, output)
