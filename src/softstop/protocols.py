@@ -74,7 +74,7 @@ class Tape(Protocol):
 class Recorder(Protocol):
     """Keeps runs elsewhere: told of each before its first event. Called on the supervisor's loop; must not block.
 
-    What `registered` and `forgotten` raise is dropped, as with observers.
+    What `registered`, `forgotten` and `holds` raise is dropped, as with observers.
     """
 
     def attached(self, supervisor: Any) -> None:
@@ -83,6 +83,13 @@ class Recorder(Protocol):
 
     def registered(self, run: RunFacts, tape: Tape | None) -> None:
         """Take note of a new run, whose id is taken. `tape` is None for a member, which writes into its root's."""
+        ...
+
+    def holds(self) -> bool:
+        """Whether the runs are still the supervisor's own, as far as time tells; asked before each step.
+
+        While it is False no step begins: the run waits, and a stop ends the wait.
+        """
         ...
 
     def forgotten(self, run_id: str) -> None:

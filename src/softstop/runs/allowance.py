@@ -103,7 +103,7 @@ class Allowance:
         self._scope = scope  # of the run
         self.parent = parent  # of the run above
         self.limits = limits
-        self.bounded = False  # limits can refuse a step
+        self.bounded = False  # limits can refuse a step, or an owner that does not hold it can keep it waiting
         self.own: Ledger | None = None  # of this run's own limits, if they bound tokens or money
         self.gives_last_answer = False  # the body has a model
         self.exhausted: Exhausted | CallsUsed | None = None  # after which only that answer is due

@@ -42,6 +42,13 @@ async def wait_while_paused(run: RunState) -> None:
         await _park(run)
 
 
+async def wait_until_held(run: RunState) -> None:
+    """Wait while another owner may have taken the run over, so that nothing begins twice; a stop ends the wait."""
+    holds = run.owner.holds
+    while holds is not None and not holds() and not run.record.refusing:  # noqa: ASYNC110 - nobody could set an event
+        await asyncio.sleep(PULSE)
+
+
 async def stop_requested(run: RunState) -> StopRequest:
     """Wait for a stop and return it; outside a begun step, where that stop refuses the caller, raise CancelledError."""
     while run.stop is None and not run.record.ended:

@@ -30,13 +30,15 @@ UNPRICED: Final = (
 
 
 async def admit(run: RunState, call: Call | None = None) -> None:
-    """Be the boundary before a step of a run with a stop or a limit: check record, step limits and ledgers.
+    """Be the boundary before a step of a run with a stop, a limit or a recorder: check record, limits and ledgers.
 
     Raises:
         BudgetExceeded: The step is a tool call of a model, which is told that there are no more, see `Limits`.
     """
     if gate.inside(run):
         return
+    if run.owner.holds is not None:
+        await gate.wait_until_held(run)
     if run.alert:
         await gate.halt(run)
     outermost = _outermost_without_steps(run)

@@ -47,6 +47,7 @@ class Owner:
     launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
     ended: Callable[[RunState], None]  # an outcome is published
     bury: Callable[[], None]  # end all runs of the process whose loop was closed
+    holds: Callable[[], bool] | None = None  # whether its runs are still its own; None: nobody else can take them
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -173,4 +174,5 @@ def new_run(
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
     work = OpenWork(scope, None if parent is None else parent.work)
     work.counted = allowance.bounded
+    allowance.bounded |= owner.holds is not None
     return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance, owner.clock())

@@ -73,6 +73,7 @@ class MemoryStore(Store):
     def __init__(self, shelf: Shelf | None = None) -> None:
         self._shelf = Shelf() if shelf is None else shelf
         self._owner, self._lease = "", 0.0
+        self._lost: set[str] = set()  # owners that are gone, as was told
 
     @asynccontextmanager
     async def open(self, owner: str, lease: float) -> AsyncGenerator[None]:
@@ -202,9 +203,11 @@ class MemoryStore(Store):
         if shelf._alive.get(owner, now) < now:
             shelf._tell(Lapsed(), owner)
         shelf._alive[owner] = now + 2 * self._lease
-        for other, until in shelf._alive.items():
-            if until <= now and any(root.owner == other and not root.ended for root in shelf._roots.values()):
-                shelf._tell(OwnerLost(other), owner)
+        left = {root.owner for root in shelf._roots.values() if not root.ended}
+        gone = {other for other, until in shelf._alive.items() if until <= now and other in left}
+        for other in gone - self._lost:
+            shelf._tell(OwnerLost(other), owner)
+        self._lost = gone
         inbox = shelf._inboxes[owner]
         if not inbox:
             with anyio.move_on_after(self._lease / BEATS):

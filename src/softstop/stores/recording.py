@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -28,11 +29,13 @@ from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .following import Bells, Follow
 from .orphans import last_words, output_of
-from .store import Batch, Changed, Lapsed, MessageCodec, OwnerLost, RunQuery, RunRecord, StopAsked, Store
+from .store import Batch, Changed, Lapsed, MessageCodec, News, OwnerLost, RunQuery, RunRecord, StopAsked, Store
 
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries
 MOST_EARLY: Final = 1_000  # stops that came before their run
 AT_ONCE: Final = 100  # orphans adopted at a time
+AGAIN: Final = 30.0  # seconds until those that could not be ended are tried again
+HELD: Final = 1.5  # leases since the last sign of life in which runs are held: others wait for two
 SUPERSEDED: Final = StopRequest(
     cause=StopCause.superseded, mode=StopMode.now, reason="another owner has taken the run over"
 )
@@ -62,7 +65,9 @@ class Recording:
 
     Args:
         store: Where to.
-        lease: Seconds without a sign of life after which others may take this owner for dead.
+        lease: Seconds in which this process shows the store three times that it lives. After two of them without a sign
+            others may end its runs; after one and a half nothing begins in these any more, until the store has said
+            whose they are.
         linger: Seconds that new events wait for more before they are stored together.
         merge: Adjacent content of one run that was written within so many seconds is stored as one event.
         messages: How conversations are written, such as `softstop.models.Messages()`; without it they are not kept, and
@@ -92,6 +97,8 @@ class Recording:
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
         self._early: dict[str, StopRequest] = {}  # stops of runs that have not begun here
         self._news = asyncio.Event()  # for the pump
+        self._left_behind = asyncio.Event()  # by owners that are gone
+        self._awake = self._tried = self._clock()  # when the store was told that this process lives, or could not be
         self._leaving = False
         self._merged = 0
         self._bells = Bells()
@@ -102,7 +109,8 @@ class Recording:
     async def __aenter__(self) -> Self:
         await self._exit.enter_async_context(self.store.open(self.owner, self._lease))
         # owned like a supervisor's: ended and awaited where the block is left
-        self._tasks = [self._start(self._pump()), self._start(self._attend())]
+        self._awake = self._clock()
+        self._tasks = [self._start(work) for work in (self._pump(), self._attend(), self._bury())]
         return self
 
     @staticmethod
@@ -116,11 +124,10 @@ class Recording:
         self._dirty |= self._roots
         self._news.set()
         with anyio.CancelScope(shield=True):  # bounded by `last`
-            pump, attend = self._tasks
-            await asyncio.wait({pump}, timeout=self._last)
-            for task in (pump, attend):
+            await asyncio.wait(self._tasks[:1], timeout=self._last)
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.wait({pump, attend})
+            await asyncio.wait(self._tasks)
             await self._exit.aclose()
         if self._roots and self._problems:
             text = "the store was left without the ends of %(runs)d runs: %(problem)s"
@@ -156,6 +163,10 @@ class Recording:
         early = self._early.pop(run.run_id, None)
         if early is not None:
             asyncio.get_running_loop().call_soon(self._request_stop, run.run_id, early)
+
+    def holds(self) -> bool:
+        """See `softstop.ports.Recorder`. False in a process that wakes, until it knows what was taken from it."""
+        return self._clock() - self._awake <= HELD * self._lease
 
     def forgotten(self, run_id: str) -> None:
         """See `softstop.ports.Recorder`."""
@@ -244,13 +255,17 @@ class Recording:
         return written
 
     def _stored(self, root: _Root, batch: Batch, fenced: bool) -> None:
-        if fenced and not root.fenced:
-            root.fenced = True
-            if self._supervisor is not None:
-                self._supervisor.request_stop(root.run_id, SUPERSEDED)
+        if fenced:
+            self._fence(root)
         root.stored = batch.last
         self._leave(root)
         self._bells.ring(root.run_id)
+
+    def _fence(self, root: _Root) -> None:
+        if not root.fenced:
+            root.fenced = True
+            if self._supervisor is not None:
+                self._supervisor.request_stop(root.run_id, SUPERSEDED)
 
     def _leave(self, root: _Root) -> None:
         if root.ended and self._roots.get(root.run_id) is root:
@@ -258,18 +273,23 @@ class Recording:
             del self._roots[root.run_id]
 
     async def _insist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Call the store until it can do it; what it raises is no end of anything but this try."""
-        tries = 0
-        while True:
-            try:
-                result = await call()
-            except Exception as error:  # noqa: BLE001 - boundary: the store, whatever it is
-                self._note(what, error.problem if isinstance(error, StoreUnavailable) else safe_error(error))
-                await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
-                tries += 1
-            else:
-                self._problems.pop(what, None)
+        """Call the store until it can do it."""
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+            result = await self._try(what, call)
+            if result is not None:
                 return result
+            await asyncio.sleep(pause)
+        raise AssertionError("the pauses do not end")
+
+    async def _try(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
+        """Call the store once; None if it cannot do it now, which is noted."""
+        try:
+            result = await call()
+        except Exception as error:  # noqa: BLE001 - boundary: the store, whatever it is
+            self._note(what, error.problem if isinstance(error, StoreUnavailable) else safe_error(error))
+            return None
+        self._problems.pop(what, None)
+        return result
 
     def _note(self, what: str, problem: str) -> None:
         if not self._problems:
@@ -281,17 +301,34 @@ class Recording:
 
     async def _attend(self) -> None:
         while True:
-            for news in await self._insist("attend", self.store.attend):
+            for news in await self._insist("attend", self._awake_to_attend):
                 match news:
                     case StopAsked(run_id, request):
                         self._request_stop(run_id, request)
                     case Changed(root_run_id):
                         self._bells.ring(root_run_id)
                     case OwnerLost():
-                        await self._adopt()
+                        self._left_behind.set()
                     case Lapsed():
-                        for root in self._roots.values():
-                            self._mark(root)
+                        await self._look_what_is_left()
+            self._awake = self._tried
+
+    async def _awake_to_attend(self) -> Sequence[News]:
+        self._tried = self._clock()  # before: a process that stands still meanwhile is not awake
+        try:
+            return await self.store.attend()
+        except Exception:
+            self._awake = self._tried  # nobody else could take anything
+            raise
+
+    async def _look_what_is_left(self) -> None:
+        """Ask the store which roots others have taken, before anything begins in them."""
+        roots = list(self._roots.values())
+        asked = [Batch(root.run_id, root.stored, root.stored) for root in roots]
+        fenced = await self._insist("attend", partial(self.store.commit, asked))
+        for root in roots:
+            if root.run_id in fenced:
+                self._fence(root)
 
     def _request_stop(self, run_id: str, request: StopRequest) -> None:
         if self._supervisor is None or not self._supervisor.request_stop(run_id, request).status:
@@ -299,13 +336,23 @@ class Recording:
             if len(self._early) > MOST_EARLY:
                 del self._early[next(iter(self._early))]
 
-    async def _adopt(self) -> None:
-        """End the runs that dead owners have left."""
-        while adopted := await self._insist("adopt", partial(self.store.adopt, AT_ONCE)):
-            for record in adopted:
-                words = await self._insist("adopt", partial(last_words, self.store, record, self._clock()))
-                await self._insist("adopt", partial(self.store.commit, [words]))
-                self._bells.ring(record.run_id)
+    async def _bury(self) -> None:
+        """End the runs that dead owners have left; one that cannot be ended hinders no other, and is tried again."""
+        left: dict[str, RunRecord] = {}
+        while True:
+            with anyio.move_on_after(AGAIN if left else None):
+                await self._left_behind.wait()
+            self._left_behind.clear()
+            while adopted := await self._insist("adopt", partial(self.store.adopt, AT_ONCE)):
+                left |= {record.run_id: record for record in adopted}
+            for record in list(left.values()):
+                if await self._try(f"end {record.run_id}", partial(self._end, record)):
+                    del left[record.run_id]
+
+    async def _end(self, record: RunRecord) -> bool:
+        await self.store.commit([await last_words(self.store, record, self._clock())])
+        self._bells.ring(record.run_id)
+        return True
 
 
 def record_of(run: RunFacts) -> RunRecord:

@@ -15,7 +15,7 @@ from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
 from ..events import SlotLent, Source
 from ..limits import Limits
 from ..log.tape import LogTape
-from ..protocols import Runnable, tell
+from ..protocols import Recorder, Runnable, tell
 from ..runs import ending, gate, stopping
 from ..runs.allowance import check_priced
 from ..runs.driving import drive
@@ -118,10 +118,17 @@ def owner_of(supervisor: SupervisorState) -> Owner:
             launch=partial(_launch, supervisor),
             ended=partial(_ended, supervisor),
             bury=_bury,
+            holds=None if supervisor.recorder is None else partial(_holds, supervisor.recorder),
         )
         registry.note_loop(supervisor.bind())
         supervisor.when_done = partial(_task_done, supervisor)
     return supervisor.owner
+
+
+def _holds(recorder: Recorder) -> bool:
+    answers: list[bool] = []
+    tell(lambda: answers.append(recorder.holds()))
+    return answers != [False]
 
 
 def _bury() -> None:

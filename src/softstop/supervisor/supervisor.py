@@ -267,7 +267,7 @@ def _observers(given: object) -> tuple[Observer, ...]:
 
 
 def _recorder(given: Recorder) -> Recorder:
-    for name in ("attached", "registered", "forgotten"):
+    for name in ("attached", "registered", "holds", "forgotten"):
         if isinstance(given, type) or not callable(getattr(given, name, None)):
             raise MisuseError(f"recorder must be an object with a method {name}, see ports.Recorder, not {given!r:.80}")
     return given

@@ -25,6 +25,8 @@ from softstop.stores.sqlite import SQLiteStore
 async def counts(run, message):
     for number in range(100_000):
         async with run.step(f"step {number}"):
+            with open({path!r} + ".effects", "a") as effects:
+                effects.write(f"{number}\\n")
             run.write(f"{number} ")
             await asyncio.sleep(0.005)
 
@@ -165,10 +167,12 @@ async def test_a_process_that_stands_still_loses_its_runs_after_its_lease_and_en
             try:
                 with anyio.fail_after(10):
                     logs = [await followed(recording, f"r{number}") for number in range(3)]
+                effects = await anyio.Path(f"{path}.effects").read_bytes()
             finally:
                 os.kill(process.pid, signal.SIGCONT)
             wait_for(process, "ended")
             assert process.wait(10) == 0, process.stderr and process.stderr.read()
+        assert await anyio.Path(f"{path}.effects").read_bytes() == effects, "nothing has begun after it woke"
         for number, log in enumerate(logs):
             assert await followed(recording, f"r{number}") == log, "what the other one did afterwards is not in it"
             await whole(store, f"r{number}")

@@ -33,12 +33,16 @@ class Keeper:
         if tape is not None:
             tape.watch(take)
 
+    def holds(self) -> bool:
+        return True
+
     def forgotten(self, run_id: str) -> None:
         self.story.append(("forgotten", run_id))
 
 
 async def lead(run: RunContext, message: object) -> None:
-    run.write("hello ")
+    async with run.step("greet"):
+        run.write("hello ")
     await run.member(Agent(said, name="helper"), "go", run_id="m")
 
 
@@ -99,6 +103,9 @@ class Hostile(Keeper):
     def forgotten(self, run_id: str) -> None:
         super().forgotten(run_id)
         raise ValueError("forgotten")
+
+    def holds(self) -> bool:
+        raise SystemExit("holds")
 
 
 async def test_what_a_recorder_raises_changes_no_run() -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 if sys.platform != "win32":  # there the lease alone tells
     import fcntl
@@ -70,18 +71,29 @@ def _lock(file: int, *, shared: bool = False) -> bool:
     return True
 
 
-def beat(connection: sqlite3.Connection, owner: str, now: float, until: float) -> bool:
-    """Say that an owner lives `until` then; return whether it was seen to live until now."""
-    row = connection.execute("SELECT alive_until FROM owners WHERE owner = ?", (owner,)).fetchone()
-    connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (owner, until))
-    return row is not None and row[0] >= now
+class Sign(NamedTuple):
+    """The last sign of life of an owner, and the lease that it has."""
+
+    at: float
+    lease: float
+
+    def has_lapsed(self, now: float) -> bool:
+        """Whether the owner is late."""
+        return now - self.at > 2 * self.lease
 
 
-def others(connection: sqlite3.Connection, owner: str) -> dict[str, float]:
-    """Other owners with roots that have not ended, and until when each lives, as it said itself."""
+def beat(connection: sqlite3.Connection, owner: str, sign: Sign) -> bool:
+    """Give a sign of life; return whether the one before is there and was in time."""
+    row = connection.execute("SELECT at, lease FROM owners WHERE owner = ?", (owner,)).fetchone()
+    connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?)", (owner, *sign))
+    return row is not None and not Sign(*row).has_lapsed(sign.at)
+
+
+def others(connection: sqlite3.Connection, owner: str) -> dict[str, Sign]:
+    """Other owners with roots that have not ended, and the last sign of each."""
     rows = connection.execute(
-        "SELECT DISTINCT roots.owner, coalesce(alive_until, 0) FROM roots LEFT JOIN owners USING (owner) "
+        "SELECT DISTINCT roots.owner, coalesce(at, 0), coalesce(lease, 0) FROM roots LEFT JOIN owners USING (owner) "
         "WHERE ended = 0 AND roots.owner != ?",
         (owner,),
     )
-    return dict(rows.fetchall())
+    return {other: Sign(at, lease) for other, at, lease in rows}

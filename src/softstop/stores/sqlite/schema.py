@@ -15,7 +15,7 @@ BUSY: Final = 2.0  # seconds that a write waits for the write of another process
 # What a version adds to the one before. Never change one that was released: add the next.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
-        "CREATE TABLE owners (owner TEXT PRIMARY KEY, alive_until REAL NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE owners (owner TEXT PRIMARY KEY, at REAL NOT NULL, lease REAL NOT NULL) WITHOUT ROWID",
         """CREATE TABLE roots (
             number INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL,
             last_seq INTEGER NOT NULL DEFAULT 0, ended INTEGER NOT NULL DEFAULT 0, changed INTEGER NOT NULL)""",

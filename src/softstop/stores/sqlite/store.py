@@ -19,12 +19,14 @@ from ...errors import StoreUnavailable
 from ...stops import StopRequest
 from ..store import Batch, Lapsed, News, Page, RunQuery, RunRecord, Store, Verdict
 from . import reading, writing
-from .owners import OwnerLocks, beat
+from .owners import OwnerLocks, Sign, beat
 from .schema import connect, prepare
 from .watcher import Watcher
 from .worker import Worker
 
 BEATS: Final = 3  # in a lease
+NEVER: Final = float("inf")
+PATIENCE: Final = 5.0  # seconds; more than the pause between two tries of a recording, and a wait for a lock
 
 
 class SQLiteStore(Store):
@@ -32,7 +34,8 @@ class SQLiteStore(Store):
 
     What was committed survives the death of every process; after a loss of power the last moments may be missing, never
     a part of something. A process that dies is noticed by its lock within a few hundredths of a second, one that stands
-    still by its lease, unless it stands within a write: then nobody can write until it goes on or is killed.
+    still by its lease, within three of them, unless it stands within a write: then nobody can write until it goes on
+    or is killed.
 
     Args:
         path: The file; made, for its owner alone, if it is not there. A folder `<path>-owners` lies beside it. Not on a
@@ -46,6 +49,7 @@ class SQLiteStore(Store):
         self._inbox: dict[News, None] = {}
         self._bell = asyncio.Event()
         self._next_beat = 0.0  # loop time
+        self._beaten = self._since = NEVER  # the last beat, and the first in an unbroken row; by the clock
         self._locks = OwnerLocks(self._path)
         self._writer: Worker | None = None
         self._reader: Worker | None = None
@@ -71,7 +75,7 @@ class SQLiteStore(Store):
         reads = partial(connect, self._path, writes=False)
         try:
             self._locks.take(self._owner)
-            watcher = Watcher(self._owner, reads, self._locks, self._clock, partial(call_on, loop, self._receive))
+            watcher = Watcher(self._owner, reads, self._is_gone, partial(call_on, loop, self._receive))
         except (OSError, sqlite3.Error) as error:
             self._locks.give_back()
             raise StoreUnavailable(f"{self._path}: {error}") from error
@@ -134,14 +138,27 @@ class SQLiteStore(Store):
 
     async def _beat(self) -> bool:
         """Say that this owner lives; return whether it was not taken for dead before."""
-        now = self._clock()
-        lived = await self._writes.do(partial(beat, owner=self._owner, now=now, until=now + 2 * self._lease))
+        now, since, self._since = self._clock(), self._since, NEVER  # if it fails, the row is broken
+        lived = await self._writes.do(partial(beat, owner=self._owner, sign=Sign(now, self._lease)))
+        self._beaten, self._since = now, since if lived and since != NEVER else now
         self._next_beat = asyncio.get_running_loop().time() + self._lease / BEATS
         return lived
 
+    def _is_gone(self, owner: str, sign: Sign) -> bool:
+        """Whether another owner is dead, or stands still; in the threads.
+
+        One that is late stands still only if it had its time while this one beat in time: after the machine was
+        suspended, or nobody could write for a while, all of them are late.
+        """
+        if self._locks.is_dead(owner):
+            return True
+        now = self._clock()
+        had_time = now - self._beaten <= self._lease and now - self._since >= max(sign.lease, PATIENCE)
+        return had_time and sign.has_lapsed(now)
+
     async def adopt(self, limit: int = 100) -> Sequence[RunRecord]:
         """See `Store`."""
-        job = partial(writing.adopt, owner=self._owner, locks=self._locks, now=self._clock(), limit=limit)
+        job = partial(writing.adopt, owner=self._owner, locks=self._locks, is_gone=self._is_gone, limit=limit)
         return await self._writes.do(job)
 
     async def check(self) -> list[str]:

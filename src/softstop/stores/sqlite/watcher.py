@@ -10,26 +10,25 @@ from typing import Final
 
 from ...stops import StopRequest
 from ..store import Changed, News, OwnerLost, StopAsked
-from .owners import OwnerLocks, others
+from .owners import Sign, others
 
 EVERY: Final = 0.01  # seconds between looks: half of what a stop from another process waits
 
 
 class Watcher:
-    """Looks at the database and at the locks of its owners, and tells what is new; outlives every error."""
+    """Looks at the database, and whether its owners are gone, and tells what is new; outlives every error."""
 
     def __init__(
         self,
         owner: str,
         connect: Callable[[], sqlite3.Connection],
-        locks: OwnerLocks,
-        clock: Callable[[], float],
+        is_gone: Callable[[str, Sign], bool],
         tell: Callable[[list[News]], object],
     ) -> None:
-        self._owner, self._connect, self._locks, self._clock, self._tell = owner, connect, locks, clock, tell
+        self._owner, self._connect, self._is_gone, self._tell = owner, connect, is_gone, tell
         self._version = -1  # of the data, as SQLite counts what other connections commit
         self._changed, self._stops = _newest(connect)
-        self._others: dict[str, float] = {}
+        self._others: dict[str, Sign] = {}
         self._lost: set[str] = set()  # that were told
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="softstop watcher", daemon=True)
@@ -65,8 +64,7 @@ class Watcher:
             news += self._new_stops(connection)
             self._others = others(connection, self._owner)
             self._version = version
-        now = self._clock()
-        gone = {other for other, until in self._others.items() if until < now or self._locks.is_dead(other)}
+        gone = {other for other, sign in self._others.items() if self._is_gone(other, sign)}
         news += [OwnerLost(other) for other in gone - self._lost]
         self._lost = gone
         return news

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from ...stops import RunStatus, StopOutcome, StopRequest
 from ..judging import judge_stop
 from ..store import Batch, RunQuery, RunRecord, Verdict
-from .owners import OwnerLocks, others
+from .owners import OwnerLocks, Sign, others
 from .reading import find
 from .rows import INSERT_RUN, row_of
 
@@ -109,19 +109,20 @@ def request_stop(
     return Verdict(outcome, status)
 
 
-def adopt(connection: sqlite3.Connection, owner: str, locks: OwnerLocks, now: float, limit: int) -> list[RunRecord]:
+def adopt(
+    connection: sqlite3.Connection, owner: str, locks: OwnerLocks, is_gone: Callable[[str, Sign], bool], limit: int
+) -> list[RunRecord]:
     """See `Store.adopt`."""
     adopted: list[str] = []
-    for other, until in others(connection, owner).items():
-        dead = locks.is_dead(other)
-        if not dead and until >= now:
+    for other, sign in others(connection, owner).items():
+        if not is_gone(other, sign):
             continue
         left = limit - len(adopted)
         rows = connection.execute(
             "SELECT run_id FROM roots WHERE owner = ? AND ended = 0 ORDER BY number LIMIT ?", (other, left)
         ).fetchall()
         adopted += [run_id for (run_id,) in rows]
-        if dead and len(rows) < left:
+        if len(rows) < left and locks.is_dead(other):
             connection.execute("DELETE FROM owners WHERE owner = ?", (other,))
             locks.forget(other)
     for run_id in adopted:
