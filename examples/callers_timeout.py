@@ -40,7 +40,7 @@ async def main() -> None:
     bank = asyncio.Event()  # set when it has answered
     run = Agent(shop).arun(bank)
     try:
-        async with asyncio.timeout(0.1):
+        async with asyncio.timeout(0.5):
             async for _ in run:
                 pass
     except TimeoutError:  # in time, although the run needs a little longer: it belongs to its supervisor, not to us
@@ -51,7 +51,7 @@ async def main() -> None:
     print(f"    {output.status}, steps:", *(f"{step.step} {step.status}" for step in output.steps))
 
     print("Limits(timeout=...), while the model stalls:")
-    async for event in Agent(shop).arun(bank, limits=Limits(timeout=0.6)):
+    async for event in Agent(shop).arun(bank, limits=Limits(timeout=1)):
         if isinstance(event, RunCancelled):
             print(f"    {event.status}, cause {event.cause}")
             print(f"    the text so far: {event.content!r}")

@@ -69,13 +69,13 @@ def test_sigterm_ends_a_stream_with_its_outcome_and_then_the_server(command: str
                     if [event.event for event in events].count("StepStarted") == 2 and len(events) < 6:
                         process.send_signal(signal.SIGTERM)  # in the middle of the second step
         began = time.monotonic()
-        process.wait(10)
+        process.wait(15)
     assert [str(event.event) for event in events[4:]] == [
         "StepStarted", "RunStopRequested", "RunContent", "StepCompleted", "RunCancelled",
     ]  # fmt: skip
     assert (events[-1].cause, events[-1].reason) == ("shutdown", "SIGTERM")
     assert [step.status for step in events[-1].steps] == ["completed", "completed"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12
 
 
 def test_the_stop_button_of_the_guide_answers_as_its_table_says(tmp_path: Path) -> None:

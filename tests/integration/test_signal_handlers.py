@@ -2,14 +2,18 @@
 
 import asyncio
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import anyio
 import pytest
 
 from softstop import Agent, Event, Limits, Run, RunContent, RunContext, RunPaused, RunStopRequested, StopMode, Usage
+from softstop.log.log import MOST_RECENT, Log
 
 
 @contextmanager
@@ -28,11 +32,11 @@ async def test_a_stop_in_a_signal_handler_wakes_a_loop_that_sleeps() -> None:
         await asyncio.sleep(60)
 
     run = Agent(sleeps).arun("go")
-    with alarms(lambda *_: run.cancel(), 0.1), anyio.fail_after(10):
+    with alarms(lambda *_: run.cancel(), 0.1), anyio.fail_after(15):
         began = time.monotonic()
         output = await run
     assert output.status == "cancelled"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12
 
 
 async def test_a_stop_in_a_signal_handler_never_comes_between_the_number_of_an_event_and_the_event() -> None:
@@ -49,7 +53,7 @@ async def test_a_stop_in_a_signal_handler_never_comes_between_the_number_of_an_e
         return run
 
     for number in range(100):
-        with anyio.fail_after(10):
+        with anyio.fail_after(15):
             run = await one(number)
             events = [event async for event in run.events()]
         text = "".join(event.content for event in events if isinstance(event, RunContent))
@@ -85,7 +89,7 @@ async def test_each_moment_of_a_write_at_which_a_handler_can_strike(action: str)
         await asyncio.sleep(0.01)
 
     handle = Agent(body).arun("go", limits=Limits(tokens=100))
-    with anyio.fail_after(10):
+    with anyio.fail_after(15):
         await handle
         events = [event async for event in handle.events()]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
@@ -93,24 +97,62 @@ async def test_each_moment_of_a_write_at_which_a_handler_can_strike(action: str)
     assert names.count(told) == 1
 
 
+async def test_each_line_of_a_fold_at_which_a_handler_can_strike() -> None:
+    """A debugger's hook plays the handler: it strikes before the first line of a fold, then the second, and so on."""
+
+    async def body(run: RunContext, strikes_at: int) -> int:
+        lines, struck = 0, (Log.fold.__code__, Log._fold.__code__)
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal lines
+            if frame.f_code not in struck:
+                return None
+            if event == "line":
+                lines += 1
+                if lines == strikes_at + 1:
+                    handle.pause()
+                    handle.resume()
+            return trace
+
+        before = sys.gettrace()
+        for number in range(MOST_RECENT):
+            if number == MOST_RECENT - 1:
+                sys.settrace(trace)
+            run.write(str(number))
+        sys.settrace(before)
+        return lines
+
+    strikes_at, lines = 0, 1
+    while strikes_at < lines:
+        handle = Agent(body).arun(strikes_at)
+        with anyio.fail_after(15):
+            lines = (await handle.ended()).value
+        events = [event async for event in handle.events()]
+        seqs = [event.seq for event in events]
+        assert seqs == sorted(set(seqs)), f"struck before line {strikes_at}"
+        assert sum(isinstance(event, RunPaused) for event in events) == 1
+        strikes_at += 1
+    assert lines > 10
+
+
 async def test_a_pause_in_a_signal_handler_is_told_at_once_and_a_resume_there_lets_the_run_go_on_at_once() -> None:
     async def body(run: RunContext, message: object) -> None:
-        await asyncio.sleep(1)
+        await asyncio.sleep(3)
         await run.boundary()
 
     run = Agent(body).arun("go")
     began = time.monotonic()
-    with anyio.fail_after(10):
+    with anyio.fail_after(15):
         with alarms(lambda *_: run.pause(), 0.1):
             async for event in run.events():
                 if isinstance(event, RunPaused):
                     break
-            assert time.monotonic() - began < 0.9
-            await asyncio.sleep(1)
+            assert time.monotonic() - began < 2.8
+            await asyncio.sleep(3)
         with alarms(lambda *_: run.resume(), 0.1):
             output = await run
     assert output.status == "completed"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12
 
 
 async def test_a_limit_that_is_lowered_in_a_signal_handler_is_reached_in_time() -> None:
@@ -119,8 +161,8 @@ async def test_a_limit_that_is_lowered_in_a_signal_handler_is_reached_in_time() 
 
     run = Agent(sleeps).arun("go", limits=Limits(timeout=50))
     began = time.monotonic()
-    with alarms(lambda *_: run.limits.update(timeout=0.3), 0.1), anyio.fail_after(10):
+    with alarms(lambda *_: run.limits.update(timeout=0.3), 0.1), anyio.fail_after(15):
         output = await run
     assert output.stop is not None
     assert output.stop.cause == "timeout"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12

@@ -130,7 +130,7 @@ async def test_a_stop_asked_for_while_the_loop_is_blocked_is_answered_in_no_time
 
     async def body(run: RunContext, message: object) -> None:
         thread.start()
-        time.sleep(0.3)  # noqa: ASYNC251, TID251 - a tool that blocks the loop
+        time.sleep(2)  # noqa: ASYNC251, TID251 - a tool that blocks the loop
         async with run.step("refused"):
             raise NotImplementedError
 
@@ -139,7 +139,7 @@ async def test_a_stop_asked_for_while_the_loop_is_blocked_is_answered_in_no_time
         async with Supervisor() as supervisor:
             output = await supervisor.start(Agent(body), run_id="blocked").ended()
     thread.join(5)
-    assert took[0] < 0.1
+    assert took[0] < 1
     assert output.status is RunStatus.cancelled
 
 

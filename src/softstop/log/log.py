@@ -100,16 +100,19 @@ class Log:
 
     def fold(self, keep: int) -> None:
         """Fold the content of all but the newest `keep` events, and of those that a recorder has not taken."""
-        count = len(self.recent) - keep
+        self.full = sys.maxsize  # at first: a signal handler in the middle of this writes, and must not fold, too
+        count, retry = len(self.recent) - keep, 0
         if 0 < self.seq - self.taken <= MOST_HELD:
             count = min(count, self.taken + 1 - self._first)
-            self.full = self.seq + MOST_RECENT // 2  # try again then, not with each event
-        if count <= 0:
-            return
+            retry = self.seq + MOST_RECENT // 2  # not with each event
+        if count > 0:
+            self._fold(count)
+        self.full = max(retry, self._first + MOST_RECENT)
+
+    def _fold(self, count: int) -> None:
         old = self.recent[:count]
         del self.recent[:count]
         self._first += count
-        self.full = max(self.full, self._first + MOST_RECENT)
         folded = self._folded = [] if self._folded is None else self._folded
         for kind, stretch in groupby(old, type):
             events = list(stretch)

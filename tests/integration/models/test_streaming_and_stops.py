@@ -78,7 +78,7 @@ async def test_a_stop_in_mid_stream_ends_the_generation_and_keeps_what_was_deliv
 
 @PROTOCOLS
 async def test_a_stop_during_a_stall_is_immediate(provider: Provider, protocol: str) -> None:
-    run = Agent(model=getattr(provider, protocol)(words=50, stall=3)).arun("go")
+    run = Agent(model=getattr(provider, protocol)(words=50, stall=10)).arun("go")
     async for event in run:
         if isinstance(event, RunContent) and "w2" in event.content:
             break
@@ -87,7 +87,7 @@ async def test_a_stop_during_a_stall_is_immediate(provider: Provider, protocol: 
     run.cancel()
     output = await run
 
-    assert time.monotonic() - asked < 0.5
+    assert time.monotonic() - asked < 5
     assert (output.status, output.content) == (RunStatus.cancelled, "w0 w1 w2 ")
     [request] = await provider.requests()
     assert request["gone"]

@@ -19,7 +19,7 @@ async def test_an_hour_of_waiting_takes_no_time_and_ends_on_the_second() -> None
     began = time.monotonic()
     await anyio.sleep(3_600)
     assert anyio.current_time() == 3_600.0
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 60
 
 
 async def test_timers_fire_in_their_order_at_their_instants() -> None:
