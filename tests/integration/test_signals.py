@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and the end of `main` are stops, not tears (T19): real processes, real signals."""
 
+import json
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import pytest
 
 import softstop
 from kit.processes import finish, script, wait_for
-from softstop import MisuseError, Supervisor, parse_event
+from softstop import MisuseError, Supervisor
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 OWN_BLOCK = """
@@ -261,7 +262,7 @@ def test_sigterm_ends_the_streams_of_the_fastapi_example_with_their_outcomes() -
                     with stream as answer:
                         for line in answer.iter_lines():
                             if line.startswith("data: "):
-                                names.append(parse_event(line.removeprefix("data: ")).event)
+                                names.append(json.loads(line.removeprefix("data: "))["event"])
                                 if names[-1] == "RunContent":
                                     process.send_signal(signal.SIGTERM)
                     break

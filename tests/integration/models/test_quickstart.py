@@ -14,7 +14,7 @@ from kit.provider import KEY, Provider
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "examples" / "quickstart.py")]
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.timeout(90)]
 
 
 @pytest.mark.parametrize("protocol", ["openai", "openai-chat", "anthropic"])
