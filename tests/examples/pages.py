@@ -97,6 +97,9 @@ def main(page: Path, *, core: bool) -> int:
                 broken += 1
                 print(f"{page.name}:{block.line + 1}: this block does not print what the page shows")
                 print("\n".join(difflib.unified_diff(shown, printed, page.name, "printed", lineterm="")))
+        for name in files:  # other pages have other files of these names
+            sys.modules.pop(name, None)
+        sys.path.remove(directory)
         os.chdir(ROOT)
     return broken
 

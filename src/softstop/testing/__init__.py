@@ -1,4 +1,6 @@
-"""The public test kit: virtual time, scripted bodies, and a walk through every stop that can come. Needs no pytest.
+"""The public test kit: virtual time, scripted bodies, and a walk through every stop that can come.
+
+Needs no pytest, but for the fixture `stops` of `softstop.testing.fixture`.
 
 Virtual time, where an hour of waiting takes no time and a wait for nothing is an error at once:
 
@@ -17,8 +19,10 @@ Every stop at every point of a scenario, each time held against the law of a sto
 
 ```python
 def test_my_agent_can_be_stopped_anywhere() -> None:
-    stop_everywhere(lambda supervisor: supervisor.start(my_agent, "hello"))
+    stop_everywhere(lambda supervisor: supervisor.start(my_agent, "hello"), effects=BOOK)
 ```
+
+`BOOK` is a list to which the fakes of the agent append what they do to the world: what a stop tears is found, too.
 
 Bodies that follow a script, to test guards, observers and limits of your own:
 

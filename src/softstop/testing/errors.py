@@ -20,5 +20,5 @@ class LawBroken(SoftstopError):
         super().__init__(invariant, found, schedule, story)
 
     def __str__(self) -> str:
-        replay = f"{self.invariant}: {self.found}; replay it with stop_everywhere(..., only={self.schedule!r})"
+        replay = f"{self.invariant}: {self.found}\nreplay it with stop_everywhere(..., only={self.schedule!r})"
         return f"{replay}\n{self.story}" if self.story else replay

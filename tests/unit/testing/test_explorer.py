@@ -229,4 +229,4 @@ def test_reports_add_up() -> None:
     total = Report()
     for _ in range(2):
         total.add(stop_everywhere(small, causes=["user"], most=5))
-    assert total.schedules == 2 * (2 + 5)  # undisturbed twice, and five stops
+    assert total.schedules == 2 * (2 + 5 + 1)  # undisturbed twice, five stops, and undisturbed again

@@ -17,8 +17,10 @@ from softstop.stops import RunStatus
 from softstop.telemetry.logs import quiet
 
 from ..errors import LawBroken
+from ..invariants.of_effects import OF_EFFECTS, is_effect, slow_steps
 from ..invariants.of_trees import breaches
 from ..invariants.traces import at_which_instant, first_difference
+from .effects import Effects
 from .scenario import MakeRun, Scenario
 from .schedules import CALLER_OF, CAUSES, LIMITS, Caller, Injection, PointKind, Schedule, caller_for
 from .trace import Trace
@@ -27,6 +29,7 @@ Breach = tuple[str, str]
 Check = Callable[[Trace], Iterable[str]]
 HORIZON: Final = 3_600.0
 DIFFERS: Final = "the scenario does not do the same twice"
+KEPT: Final = "after the other schedules the scenario does not do the same: it keeps state between calls"
 
 
 class Exploration(TypedDict, total=False):
@@ -46,6 +49,15 @@ class Exploration(TypedDict, total=False):
     """Virtual seconds after which a scenario that does not end by itself is stopped."""
     also: Check | None
     """A check of your own, given what could be seen of each schedule; what it yields is a violation."""
+    effects: Effects | None
+    """The list to which the fakes of your agent append what they do to the world ("debit"), emptied before each
+    schedule, or a function that gives it, called after `make_run`. An effect in no step is a violation then, and so is
+    a completed step with fewer effects than when nothing stops it, an effect that happens twice, or after the outcome.
+    """
+    strict: bool
+    """What is only noticed, see `Report.noticed`, is a violation as well."""
+    progress: Callable[[int, int], object] | None
+    """Called after each schedule with the number of those played and of all."""
 
 
 @dataclass(slots=True)
@@ -63,6 +75,10 @@ class Report:
     seconds: float = 0.0
     slowest: tuple[float, str] = (0.0, "")  # virtual seconds from a stop to the outcome, at most, and the schedule
     torn: Counter[str] = field(default_factory=Counter[str])  # steps that were cut, unsettled or abandoned
+    noticed: Counter[str] = field(
+        default_factory=Counter[str]
+    )  # a swallowed cancellation, a slow step, a left generator
+    where: dict[str, str] = field(default_factory=dict[str, str])  # the first schedule of each line of these two
 
     def __str__(self) -> str:
         ended = ", ".join(f"{count:,} {status}" for status, count in sorted(self.outcomes.items()))
@@ -70,7 +86,8 @@ class Report:
         lines = [f"{walked}, {self.seconds:.1f} s ({ended})"]
         if self.slowest[1]:
             lines.append("the slowest stop took {:.3g} s: {}".format(*self.slowest))
-        lines += [f"{count:,} times {what}" for what, count in self.torn.most_common()]
+        for what, count in (self.torn + self.noticed).most_common():
+            lines.append(f"{count:,} times {what}; first: {self.where[what]}")
         return "\n".join(lines)
 
     def add(self, other: Report) -> None:
@@ -83,6 +100,12 @@ class Report:
         self.stories |= other.stories
         self.slowest = max(self.slowest, other.slowest)
         self.torn += other.torn
+        self.noticed += other.noticed
+        self.where = other.where | self.where
+
+    def _count(self, counter: Counter[str], what: str, trace: Trace) -> None:
+        counter[what] += 1
+        self.where.setdefault(what, str(trace.schedule))
 
 
 def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report:
@@ -105,19 +128,19 @@ def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report
 
     Returns:
         What was walked; `violations` is 0, since the first one raises. What the law allows and you may not like is
-        told there: how long the slowest stop took, which steps were cut, unsettled or abandoned.
+        told there: how long the slowest stop took, which steps were cut, unsettled or abandoned, and what was noticed.
 
     Raises:
-        LawBroken: A schedule broke an invariant, or the scenario does not do the same twice; the message names both
-            and the last events and marks.
+        LawBroken: A schedule broke an invariant, or the scenario does not do the same twice; the message names both,
+            the line that plays the schedule again, and the last events, marks and effects.
         MisuseError: Called where an event loop runs, or with an unknown cause.
 
     ```python
     def test_my_agent_can_be_stopped_anywhere() -> None:
-        report = stop_everywhere(lambda supervisor: supervisor.start(my_agent, "hello"))
-        assert report.violations == 0
+        stop_everywhere(lambda supervisor: supervisor.start(my_agent, "hello"), effects=BOOK)
     ```
     """
+    __tracebackhide__ = True  # pytest shows the caller's line
     report, began = Report(), time.monotonic()
     for trace, found in walk(make_run, **options):
         count(report, trace)
@@ -131,16 +154,10 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
     """Play the schedules of a scenario one by one and yield what was seen, with the invariants that broke."""
     if asyncio._get_running_loop() is not None:
         raise MisuseError("stop_everywhere() runs loops of its own; call it from a plain function, not from async code")
-    horizon, also, only = options.get("horizon", HORIZON), options.get("also"), options.get("only")
-    rng = random.Random(options.get("seed", 0))
-
-    def judged(schedule: Schedule) -> tuple[Trace, list[Breach]]:
-        with quiet():  # runs that fail or are left behind are what is looked for
-            trace = Scenario(make_run, schedule, horizon).play()
-        own = [] if also is None or trace.stuck else [("also", what) for what in also(trace)]
-        return trace, [*breaches(trace), *own]
-
-    if only is not None:
+    judged = _Judge(make_run, options)
+    if (only := options.get("only")) is not None:
+        if options.get("effects") is not None:
+            judged(Schedule())
         yield judged(Schedule.parse(only))
         return
     causes = _checked(options.get("causes", CAUSES))
@@ -152,16 +169,44 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
         yield trace, found
     trace, found = judged(Schedule())
     yield trace, [*found, *_differs(trace, undisturbed["none"], "same_each_time", DIFFERS)]
-    schedules = [*_singles(undisturbed, causes), *_pairs(undisturbed, causes, options.get("pairs", 0), rng)]
-    most = options.get("most")
-    if most is not None and most < len(schedules):
-        schedules = rng.sample(schedules, most)
-    for schedule in schedules:
+    schedules, progress = _drawn(undisturbed, causes, options), options.get("progress")
+    for number, schedule in enumerate(schedules, 1):
         trace, found = judged(schedule)
         if schedule.cause == "reader_breaks":  # T18, T20: what stops nothing also changes nothing
             what = "a reader that went away changed the run"
             found += _differs(trace, undisturbed["read"], "only_the_stopped_stop", what)
         yield trace, found
+        if progress is not None:
+            progress(number, len(schedules))
+    trace, found = judged(Schedule())
+    yield trace, [*found, *_differs(trace, undisturbed["none"], "no_state_is_kept", KEPT)]
+
+
+class _Judge:
+    """Plays schedules of a scenario, and holds each against the law and what else is asked for."""
+
+    def __init__(self, make_run: MakeRun, options: Exploration) -> None:
+        self._make_run, self._options = make_run, options
+        self._usual: Trace | None = None  # the first, undisturbed
+
+    def __call__(self, schedule: Schedule) -> tuple[Trace, list[Breach]]:
+        options = self._options
+        effects, also = options.get("effects"), options.get("also")
+        with quiet():  # runs that fail or are left behind are what is looked for
+            trace = Scenario(self._make_run, schedule, options.get("horizon", HORIZON), effects).play()
+        found = list(breaches(trace))
+        if trace.stuck:
+            return trace, found
+        if self._usual is None:
+            self._usual = trace
+            trace.noticed += slow_steps(trace)
+        if also is not None:
+            found += [("also", what) for what in also(trace)]
+        if effects is not None:
+            found += [(check.__name__, what) for check in OF_EFFECTS for what in check(trace, self._usual)]
+        if options.get("strict"):
+            found += [("noticed", what) for what in trace.noticed]
+        return trace, found
 
 
 def _differs(trace: Trace, undisturbed: Trace, name: str, what: str) -> Iterator[Breach]:
@@ -172,7 +217,8 @@ def _differs(trace: Trace, undisturbed: Trace, name: str, what: str) -> Iterator
 
 
 def _events(trace: Trace) -> list[object]:
-    return [*at_which_instant(entry for entry in trace.story if isinstance(entry, Event))]
+    effects = [(entry.at, "effect", entry.name) for entry in trace.story if is_effect(entry)]
+    return [*at_which_instant(entry for entry in trace.story if isinstance(entry, Event)), *effects]
 
 
 def count(report: Report, trace: Trace) -> None:
@@ -184,7 +230,9 @@ def count(report: Report, trace: Trace) -> None:
         output = trace.output_of(run)
         for record in () if output is None else output.steps:
             if record.kind == "atomic" and record.status not in ("completed", "failed"):
-                report.torn[f"step {record.step!r} of {run.source.name!r} was {record.status}"] += 1
+                report._count(report.torn, f"step {record.step!r} of {run.source.name!r} was {record.status}", trace)
+    for what in trace.noticed:
+        report._count(report.noticed, what, trace)
     if trace.root is not None and (output := trace.output_of(trace.root)) is not None:
         report.outcomes[output.status] += 1
         if output.stop is not None:
@@ -206,6 +254,12 @@ def _points(trace: Trace) -> list[tuple[PointKind, int]]:
     points.extend(("event", number) for number in range(1, trace.events + 1))
     points.extend(("mark", number) for number in range(1, trace.marks + 1))
     return points
+
+
+def _drawn(undisturbed: dict[Caller, Trace], causes: list[str], options: Exploration) -> list[Schedule]:
+    rng, most = random.Random(options.get("seed", 0)), options.get("most")
+    schedules = [*_singles(undisturbed, causes), *_pairs(undisturbed, causes, options.get("pairs", 0), rng)]
+    return schedules if most is None or most >= len(schedules) else rng.sample(schedules, most)
 
 
 def _singles(undisturbed: dict[Caller, Trace], causes: list[str]) -> Iterator[Schedule]:

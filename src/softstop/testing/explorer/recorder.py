@@ -18,6 +18,7 @@ What = Literal[
     "lost",  # an action did not get what it waited for, since the task that should have brought it had ended
     "wrote", "charged",
     "hooked", "hook",  # an `on_stop` callback registered, called
+    "effect",  # a fake of the scenario's has noted one; made by the explorer, with the name of the step as its value
     "failed",  # an action raised by itself
     "refused",  # a step inside a begun one found no room for what it wanted to reserve
     "interrupted",  # a cancellation reached an action
@@ -77,7 +78,9 @@ class Recorder:
         self.story: list[Mark | Event] = []
         self.beside: list[Event] = []  # of the companion
         self.events = 0  # in the story so far
+        self.marks = 0  # that bodies made
         self.scripts: dict[str, Script] = {}  # by id of the run that plays it
+        self.before_event: Callable[[Event], None] = _inspect_nothing  # called before one is recorded
         self.inspect: Callable[[Mark | Event], None] = _inspect_nothing  # called first, with every entry
         self.on_event: Callable[[int], None] | None = None  # called right after the n-th event was recorded
         self.on_mark: Callable[[int], None] | None = None  # called right after the n-th mark was made, inside the body
@@ -87,6 +90,7 @@ class Recorder:
         if event.run_id == COMPANION_ID:
             self.beside.append(event)
             return
+        self.before_event(event)
         self.story.append(event)
         self.events += 1
         self.inspect(event)
@@ -98,9 +102,14 @@ class Recorder:
         if entry.run_id == COMPANION_ID:
             return
         self.story.append(entry)
+        self.marks += 1
         self.inspect(entry)
         if self.on_mark is not None:
-            self.on_mark(len(self.story) - self.events)
+            self.on_mark(self.marks)
+
+    def add_effect(self, entry: Mark) -> None:
+        """Record an effect; no point for a stop, since nobody is there to stop at that moment."""
+        self.story.append(entry)
 
 
 def _inspect_nothing(entry: Mark | Event) -> None:

@@ -20,9 +20,11 @@ from softstop.supervisor.supervisor import Supervisor
 from ..errors import Deadlock
 from ..virtual_loop import VirtualLoop
 from .companion import start_companion
+from .effects import Effects, EffectWatch
 from .recorder import COMPANION_ID, Mark, Recorder, recording
 from .schedules import Injection, Schedule
 from .trace import HORIZON, Asked, Trace
+from .watching import WatchedSupervisor, watch_generators
 
 T = TypeVar("T")
 MakeRun = Callable[[Supervisor], Run]
@@ -56,12 +58,12 @@ class Left(Exception):
 class Scenario:
     """Plays one schedule."""
 
-    def __init__(self, make_run: MakeRun, schedule: Schedule, horizon: float) -> None:
+    def __init__(self, make_run: MakeRun, schedule: Schedule, horizon: float, effects: Effects | None = None) -> None:
         self._make_run, self._schedule, self._horizon = make_run, schedule, horizon
         self._loop = VirtualLoop(max_turns=MOST_TURNS, spin=SPIN, turn=TURN)
-        self._recorder = Recorder()
-        recorder = self._recorder
+        recorder = self._recorder = Recorder()
         self.trace = Trace(schedule, story=recorder.story, beside=recorder.beside, scripts=recorder.scripts)
+        self._effects = None if effects is None else EffectWatch(effects, recorder, self._loop)
         self._harness: set[asyncio.Task[Any]] = set()
         self._delayed: list[asyncio.TimerHandle] = []
         self._changed: list[int] = []
@@ -90,8 +92,7 @@ class Scenario:
             loop.close()
         self.trace.calls = tuple(self._changed)
         self.trace.spun = loop.spun
-        self.trace.events = self._recorder.events
-        self.trace.marks = len(self._recorder.story) - self._recorder.events
+        self.trace.events, self.trace.marks = self._recorder.events, self._recorder.marks
         return self.trace
 
     # -- the scenario --------------------------------------------------------------------------------------------
@@ -105,13 +106,16 @@ class Scenario:
         self._gate: asyncio.Future[None] = loop.create_future()
         self._until_end: asyncio.Future[None] = loop.create_future()
         self._breaking = self._calling = False
-        supervisor = self._supervisor = Supervisor(
-            clock=loop.wall, limits=self._schedule.bounds(), observers=(self._recorder,),
+        watch_generators(loop, trace)
+        supervisor = self._supervisor = WatchedSupervisor(
+            trace, clock=loop.wall, limits=self._schedule.bounds(), observers=(self._recorder,),
             keep_ended=MOST_TURNS, keep_ended_for=LINGER,
         )  # fmt: skip
         try:
             async with supervisor:
                 trace.root = self._run = self._make_run(supervisor)
+                if self._effects is not None:
+                    self._effects.begin(self._run.run_id)
                 trace.spent_before = {id(budget): budget.spent.tokens for budget in self._run.limits.ledgers}
                 trace.ledgers.watch(self._run)
                 self._recorder.inspect = self._inspect
@@ -136,7 +140,7 @@ class Scenario:
         for injection in self._injections["start"]:
             self._inject(injection)
         self._charting = not (self._schedule.injections or self._schedule.limits)
-        if self._charting or self._injections["call"]:
+        if self._charting or self._injections["call"] or self._effects is not None:
             loop.on_call(self._on_call)
         recorder.on_event = self._on_event if self._injections["event"] else None
         recorder.on_mark = self._on_mark if self._injections["mark"] else None
@@ -183,13 +187,13 @@ class Scenario:
     # -- the stops -----------------------------------------------------------------------------------------------
 
     def _on_call(self, number: int) -> None:
+        if self._effects is not None:
+            self._effects.before_call()
         injections = self._injections["call"]
-        for injection in injections:
-            if injection.number == number:
-                self._inject(injection)
+        self._inject_at(injections, number)
         if self._charting:
             self._chart(number)
-        elif all(injection.number <= number for injection in injections):
+        elif self._effects is None and all(injection.number <= number for injection in injections):
             self._loop.on_call(None)
 
     def _chart(self, number: int) -> None:
@@ -200,12 +204,13 @@ class Scenario:
         self._quiet_before = getattr(handle._callback, "__self__", None) in self._harness
 
     def _on_event(self, number: int) -> None:
-        for injection in self._injections["event"]:
-            if injection.number == number:
-                self._inject(injection)
+        self._inject_at(self._injections["event"], number)
 
     def _on_mark(self, number: int) -> None:
-        for injection in self._injections["mark"]:
+        self._inject_at(self._injections["mark"], number)
+
+    def _inject_at(self, injections: list[Injection], number: int) -> None:
+        for injection in injections:
             if injection.number == number:
                 self._inject(injection)
 
@@ -305,6 +310,7 @@ class Scenario:
         """Read what a late reader reads, and see what is left behind."""
         trace, run = self.trace, self.trace.root
         self._enlist(asyncio.current_task())
+        watch_generators(self._loop, trace)
         if run is None:
             return
         await _turns(SETTLE, self._loop.pending)
@@ -315,6 +321,8 @@ class Scenario:
         trace.timers = [repr(timer) for timer in self._loop.timers()] if not left else []
         if left:
             await asyncio.wait(left, timeout=LINGER)
+        if self._effects is not None:
+            await self._effects.end()
         trace.late = [event async for event in run.events()]  # after all that could still write
         stay = [task for task in self._harness if task is not asyncio.current_task()]
         # callers that work on each event may lag behind

@@ -61,6 +61,7 @@ class Trace:
     ledgers: Ledgers = field(default_factory=Ledgers)
     spent_before: dict[int, int] = field(default_factory=dict[int, int])  # tokens, by id of a budget
     limits: dict[str, Limits] = field(default_factory=dict[str, Limits])  # with which each run began
+    noticed: list[str] = field(default_factory=list[str])  # what the law allows and is a mistake all the same
     calls: tuple[int, ...] = ()  # callbacks before which something could have changed
     marks: int = 0
     events: int = 0
@@ -88,6 +89,8 @@ class Trace:
 
 
 def _as_line(entry: Mark | Event) -> str:
+    if isinstance(entry, Mark) and entry.what == "effect":
+        return f"effect {entry.name} in {f'step {entry.value!r}' if entry.value else 'no step'}"
     if isinstance(entry, Mark):
         return f"mark {entry.what} {entry.name!r} {entry.value!r}"
     said = [f"{name}={value!s}" for name in SAID if (value := getattr(entry, name, None)) is not None]
