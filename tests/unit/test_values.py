@@ -1,11 +1,15 @@
 """Small values: sums of usage, money, lines of text. Pure."""
 
+from dataclasses import fields
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 
-from softstop import Limits, Usage
+from softstop import Headroom, LimitReached, Limits, RunLimits, Usage
 from softstop.errors import safe_error
+from softstop.runs.allowance import LimitChanges
+from softstop.testing.invariants.of_stops import KINDS_OF
 
 
 def test_a_sum_names_its_model_only_if_there_was_one() -> None:
@@ -29,3 +33,15 @@ def test_a_group_s_line_has_eight_of_its_errors_and_says_how_many_more_there_are
     assert ("; and" in line) is (count > 8)
     if count > 8:
         assert line.endswith(f"; and {count - 8} more")
+
+
+def test_each_kind_of_limit_is_known_wherever_limits_are_told_changed_and_judged() -> None:
+    """Who adds a kind to `Limits` reads here what else has to know it; `limiting` and `allowance` make it hold."""
+    kinds = Limits.model_fields.keys() - {"depth", "warn_at", "on_exhausted", "unpriced"}
+    assert set(get_args(LimitReached.model_fields["kind"].annotation)) == kinds
+    assert {kind for of_a_cause in KINDS_OF.values() for kind in of_a_cause} == kinds
+    assert LimitChanges.__annotations__.keys() == kinds - {"queue_timeout"}
+    assert {name for name in vars(RunLimits) if not name.startswith("_")} - {"now", "ledgers", "update"} == (
+        kinds - {"queue_timeout"}
+    )
+    assert {field.name for field in fields(Headroom)} == kinds - {"queue_timeout", "idle_timeout"}
