@@ -79,6 +79,14 @@ async def in_a_thread(run: RunContext, message: object) -> None:
         await anyio.sleep(0.1)
 
 
+async def around_a_stream_and_a_member(run: RunContext, message: object) -> None:
+    async with run.step("transfer"):
+        async for _ in run.stream("read", source()):
+            BOOK.append("read")  # noqa: PERF401 - one by one
+        await run.member(Agent(in_a_step), message)
+        BOOK.append("mail")
+
+
 def explore(body: object, **options: object) -> Report:
     return stop_everywhere(lambda supervisor: supervisor.start(Agent(body), "go"), effects=BOOK, **options)  # type: ignore[arg-type]
 
@@ -104,7 +112,7 @@ def test_an_effect_that_a_stop_can_tear_repeat_or_outrun_breaks_the_law(
     assert (again_.value.invariant, again_.value.found) == (invariant, caught.value.found)
 
 
-@pytest.mark.parametrize("body", [in_a_step, refunds, in_a_thread])
+@pytest.mark.parametrize("body", [in_a_step, refunds, in_a_thread, around_a_stream_and_a_member])
 def test_effects_in_steps_and_in_clean_up_after_a_stop_pass(body: object) -> None:
     assert explore(body, causes=["user", "user_now", "native", "timeout"]).violations == 0
 

@@ -8,7 +8,7 @@ from contextvars import Context
 from typing import Any, Final, cast
 
 from softstop.events import Event, StepCompleted, StepStarted
-from softstop.runs.open_work import OpenStep, current_step
+from softstop.runs.open_work import current_step
 from softstop.supervisor.current import current_run
 
 from ..virtual_loop import VirtualLoop
@@ -31,7 +31,7 @@ class EffectWatch:
         self._effects, self._recorder, self._loop = effects, recorder, loop
         self._seen, self._noted = 0, cast("Sequence[Any]", ())
         self._context: Context | None = None  # of the callback that runs
-        self._open: dict[OpenStep, StepStarted] = {}
+        self._open: dict[object, StepStarted] = {}  # atomic steps, by their entry in `current_step`
         self._threads = False  # whether one was at work at the last look
         if not callable(effects):
             effects.clear()
@@ -45,13 +45,14 @@ class EffectWatch:
 
     def _before_event(self, event: Event) -> None:
         """Note what was done before an event, by the code that causes it."""
-        step = current_step.get()
-        entering = step if isinstance(event, StepStarted) and event.kind == "atomic" else None
-        self._look(None if entering is None else entering.around, entered=entering is not None)
-        if entering is not None:
-            self._open[entering] = cast(StepStarted, event)
-        elif isinstance(event, StepCompleted) and event.status != "abandoned" and step is not None:
-            self._open.pop(step, None)
+        self._look()
+        here = current_step.get()
+        if isinstance(event, StepStarted) and event.kind == "atomic" and here is not None:
+            self._open[here] = event
+        elif isinstance(event, StepCompleted) and event.status != "abandoned":
+            begun = self._open.get(here)
+            if begun is not None and (begun.run_id, begun.step_id) == (event.run_id, event.step_id):
+                del self._open[here]
 
     def before_call(self) -> None:
         """Note what the callback before this one has done."""
@@ -69,17 +70,17 @@ class EffectWatch:
             await asyncio.sleep(SOON)
         self._look()
 
-    def _look(self, around: OpenStep | None = None, *, entered: bool = False) -> None:
+    def _look(self) -> None:
         new = self._noted[self._seen :]
         if not new:
             return
         self._seen += len(new)
-        step = around if entered else current_step.get()
-        while step is not None and step not in self._open:
-            step = step.around
-        if step is None and self._threads:
-            step = next(reversed(self._open), None)
-        begun, run = None if step is None else self._open[step], current_run()
+        here = current_step.get()
+        while here is not None and here not in self._open:
+            here = here.around
+        begun, run = self._open.get(here), current_run()
+        if begun is None and self._threads:
+            begun = next(reversed(self._open.values()), None)
         if begun is not None:
             run_id, step_id, name = begun.run_id, begun.step_id, begun.step
         else:
