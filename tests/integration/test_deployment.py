@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import signal
@@ -18,23 +19,22 @@ import httpx2
 import pytest
 
 from kit.processes import SRC
-from softstop import parse_event
 
 GUIDES = SRC.parent / "examples" / "guides"
-PAGES = "\n".join(
-    (GUIDES / page).read_text("utf-8") for page in ("stop-button-in-fastapi.md", "stops-and-deployment.md")
-)
-(APP,) = re.findall(r"^```python\n(# stop_button\.py\n.*?)^```", PAGES, re.DOTALL | re.MULTILINE)
+PAGES = "\n".join(page.read_text("utf-8") for page in sorted(GUIDES.glob("*.md")))
+APPS = {name: code for code, name in re.findall(r"^```python\n(# (\w+)\.py\n.*?)^```", PAGES, re.DOTALL | re.MULTILINE)}
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```", PAGES, re.DOTALL | re.MULTILINE)
+STOP_BUTTON = [command for command in COMMANDS if " stop_button:app " in command]
 
 
 @contextmanager
 def serving(command: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
     """The app of the guide under the command of the guide, but for the port."""
-    (directory / "stop_button.py").write_text(APP, "utf-8")
+    module = command.split()[1].removesuffix(":app")
+    (directory / f"{module}.py").write_text(APPS[module], "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = shlex.split(command.replace("8000", str(port)))
+    words = shlex.split(re.sub("8000|7777", str(port), command))
     process = subprocess.Popen(
         [sys.executable, "-m", *words], cwd=directory, env={"PYTHONPATH": str(SRC), "PATH": ""},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -55,7 +55,7 @@ def serving(command: str, directory: Path) -> Iterator[tuple[subprocess.Popen[st
         process.stderr.close()
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:6:5]))
+@pytest.mark.parametrize("command", STOP_BUTTON, ids=lambda command: " ".join(command.split()[:6:5]))
 def test_sigterm_ends_a_stream_with_its_outcome_and_then_the_server(command: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(command.split()[0]) is None:
         pytest.skip(f"{command.split()[0]} is not installed")
@@ -65,21 +65,20 @@ def test_sigterm_ends_a_stream_with_its_outcome_and_then_the_server(command: str
         with client.stream("GET", f"/runs/{run_id}/events") as answer:
             for line in answer.iter_lines():
                 if line.startswith("data: "):
-                    events.append(parse_event(line.removeprefix("data: ")))
-                    if [event.event for event in events].count("StepStarted") == 2 and len(events) < 6:
+                    events.append(json.loads(line.removeprefix("data: ")))
+                    if [event["event"] for event in events].count("StepStarted") == 2 and len(events) < 6:
                         process.send_signal(signal.SIGTERM)  # in the middle of the second step
         began = time.monotonic()
         process.wait(15)
-    assert [str(event.event) for event in events[4:]] == [
+    assert [event["event"] for event in events[4:]] == [
         "StepStarted", "RunStopRequested", "RunContent", "StepCompleted", "RunCancelled",
     ]  # fmt: skip
-    assert (events[-1].cause, events[-1].reason) == ("shutdown", "SIGTERM")
-    assert [step.status for step in events[-1].steps] == ["completed", "completed"]
+    assert (events[-1]["cause"], events[-1]["content"]) == ("shutdown", "1. once\n2. once\n")
     assert time.monotonic() - began < 12
 
 
 def test_the_stop_button_of_the_guide_answers_as_its_table_says(tmp_path: Path) -> None:
-    with serving(COMMANDS[0], tmp_path) as (_, client):
+    with serving(STOP_BUTTON[0], tmp_path) as (_, client):
         run_id = client.post("/chat", json={"message": "once"}).json()["run_id"]
         answers = [
             client.post(f"/runs/{who}/cancel{query}")
@@ -95,3 +94,11 @@ def test_the_stop_button_of_the_guide_answers_as_its_table_says(tmp_path: Path) 
     ]
     assert replayed.startswith("id: 4\n")
     assert missing.status_code == 404
+
+
+def test_the_server_of_the_guide_lets_nobody_in_without_a_key(tmp_path: Path) -> None:
+    (command,) = set(COMMANDS) - set(STOP_BUTTON)
+    with serving(command, tmp_path) as (process, client):
+        assert client.get("/runs").status_code == 401
+        process.send_signal(signal.SIGTERM)
+        process.wait(15)
