@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import random
 import sys
 import warnings
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="asyncio's debug mode")
     given = parser.parse_args()
     warnings.simplefilter("ignore")  # of tasks that are left in the lurch on purpose
+    logging.getLogger("softstop").disabled = True  # so are runs
     ground = Ground(given.loop, given.eager, given.debug)
     first = random.SystemRandom().randrange(10**9) if given.first is None else given.first
     if given.seed is None:

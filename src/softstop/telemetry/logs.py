@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from ..errors import one_line, unfold
+from ..errors import MemberFailed, RunErrored, one_line, unfold
 from ..events import Event, Outcome, RunCancelled, RunEscalated, RunStarted, RunStopRequested, SlotLent
 
 LOGGER: Final = logging.getLogger("softstop")
@@ -52,17 +52,21 @@ def quiet() -> Generator[None]:
 
 
 def tell_failure(run_id: str, name: str, error: BaseException | None) -> None:
-    """Say that a run has failed: with the types of its exceptions and where they come from, not with their texts."""
+    """Say that a run has failed: with the types of its exceptions and where they come from, not with their texts.
+
+    Where it has failed because another run did, that one's line says where.
+    """
     leaves = [exc for exc in unfold(error) if not isinstance(exc, BaseExceptionGroup)]
+    new = leaves and not isinstance(leaves[0], MemberFailed | RunErrored)
     tell(
         "error",
         "run.failed",
         "run %(run_id)s of %(agent)s failed with %(error_type)s; its text is in output.errors, and "
-        "output.raise_for_status() raises it\n%(trace)s",
+        "output.raise_for_status() raises it" + ("\n%(trace)s" if new else ""),
         run_id=run_id,
         agent=one_line(name),
         error_type=one_line(", ".join(type(exc).__name__ for exc in leaves)),
-        trace="".join(format_tb(leaves[0].__traceback__, -DEEPEST) if leaves else ()).rstrip(),
+        trace="".join(format_tb(leaves[0].__traceback__, -DEEPEST) if new else ()).rstrip(),
     )
 
 

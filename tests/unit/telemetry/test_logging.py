@@ -271,6 +271,21 @@ async def test_a_member_that_fails_is_told_as_its_parent_is(caplog: pytest.LogCa
     assert [record.getMessage().split()[1] for record in caplog.records] == ["m"]
 
 
+async def test_where_a_member_has_failed_its_parents_lines_show_no_trace_of_their_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A failure in a deep tree would have been told with a trace at each level."""
+
+    async def lead(run: RunContext, message: object) -> None:
+        (await run.member(Agent(fails, name="leaf"), "go")).raise_for_status()
+
+    assert (await Agent(lead, name="lead").arun("x")).status is RunStatus.failed
+    leaf, parent = (record.getMessage() for record in caplog.records)
+    assert "in fails" in leaf
+    assert "of lead failed with RunErrored" in parent
+    assert "File" not in parent
+
+
 @pytest.mark.leaves_tasks
 @pytest.mark.parametrize("where", ["in the body", "in a step of a helper"])
 async def test_code_that_swallows_its_cancellation_is_named_with_its_place(
@@ -345,7 +360,7 @@ async def test_a_log_that_fails_changes_no_run(monkeypatch: pytest.MonkeyPatch) 
 
     logger = logging.getLogger("softstop")
     monkeypatch.setattr(logger, "filters", [full])
-    async with Supervisor() as supervisor:
+    async with Supervisor(max_running=1) as supervisor:
         assert (await supervisor.start(Agent(fails))).status.value == "failed"
         assert (await supervisor.start(Agent(quiet))).status.value == "completed"
 
