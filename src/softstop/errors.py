@@ -208,7 +208,7 @@ UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class AsyncOnly:
-    """A thing says what to write where Python's own error for `with`, `for` or `await` on it would not."""
+    """A thing says what to write where Python's own error for `with` or `for` on it would not."""
 
     __slots__ = ()
     _USE: ClassVar[str]  # what to write instead
@@ -222,6 +222,14 @@ class AsyncOnly:
 
         def __iter__(self) -> NoReturn:
             self.__enter__()
+
+
+class AsyncBlock(AsyncOnly):
+    """The same for `await`, where nobody takes what has an `__await__` for a value that is to come."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
 
         def __await__(self) -> NoReturn:
             self.__enter__()

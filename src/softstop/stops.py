@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from .checks import LONGEST
-from .errors import AsyncOnly, CheckedModel, MisuseError, RunNotCancellable, RunNotFound, bounded, checked
+from .errors import CheckedModel, MisuseError, RunNotCancellable, RunNotFound, bounded, checked
 
 
 class RunStatus(StrEnum):
@@ -197,11 +197,10 @@ class StopResult(StrEnum):
     abandoned = "abandoned"
 
 
-class StopReceipt(AsyncOnly):
+class StopReceipt:
     """The immediate answer of `cancel_run`. Truthy when the run is stopping, by this or an earlier call."""
 
     __slots__ = ("_wait", "outcome", "run_id", "status")
-    _USE = "run.cancel(...) alone, which returns at once, or await run.cancel(...).wait() for the run's end"
 
     def __init__(
         self,

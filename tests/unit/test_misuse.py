@@ -1,6 +1,7 @@
 """Misuse that was silent, or Python's own error without a next move: each says what to write, and one except has it."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -21,9 +22,7 @@ from softstop import (
     RunStatus,
     SoftstopError,
     StopCause,
-    StopOutcome,
     StopPolicy,
-    StopReceipt,
     StopRequest,
     Supervisor,
     Usage,
@@ -86,7 +85,6 @@ async def test_a_callback_whose_arguments_nobody_can_see_is_taken() -> None:
     assert (await Agent(body).arun("x")).errors == ()
 
 
-UNKNOWN = StopReceipt("nobody", StopOutcome.unknown, None)
 WITH_A_RUN: dict[str, tuple[Callable[[Run], object], str]] = {
     "its content": (lambda run: run.content, r"\(await run\)\.content"),  # type: ignore[attr-defined]
     "its value": (lambda run: run.value, r"\(await run\)\.value"),  # type: ignore[attr-defined]
@@ -94,10 +92,6 @@ WITH_A_RUN: dict[str, tuple[Callable[[Run], object], str]] = {
     "for event in run": (lambda run: list(run), "async for event in run"),  # type: ignore[call-overload]
     "with run": (enter, "async with run"),
     "for event in run.events()": (lambda run: list(run.events()), "async for event in run.events"),  # type: ignore[call-overload]
-    "await run.cancel() of another": (
-        lambda run: StopReceipt("r", StopOutcome.unknown, None).__await__(),
-        r"\.wait\(\)",
-    ),  # type: ignore[attr-defined]
     "cancel_run of it": (softstop.cancel_run, r"cancel_run\(run\.run_id\)"),  # type: ignore[dict-item]
     "an exception as a reason": (lambda run: run.cancel(ValueError("x")), r"reason=str\("),  # type: ignore[arg-type]
     "a number as an author": (lambda run: run.cancel(by=7), r"by must be a string"),  # type: ignore[arg-type]
@@ -128,6 +122,13 @@ async def test_a_run_has_no_attribute_that_nobody_has() -> None:
     assert not isinstance(caught.value, SoftstopError)
     run.cancel()
     await run
+
+
+async def test_what_is_a_value_is_not_taken_for_an_awaitable() -> None:
+    """Dependency injectors and fixtures await what has an `__await__`, whatever that does."""
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(waits_for_a_stop))
+        assert not any(map(inspect.isawaitable, (supervisor, run.events(), run.cancel())))
 
 
 def test_a_supervisor_is_not_entered_by_a_plain_with() -> None:

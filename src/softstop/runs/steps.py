@@ -16,7 +16,7 @@ from anyio import CancelScope
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..aio.deferred_scope import SLOWEST_PULSE, DeferredScope
 from ..checks import label
-from ..errors import AsyncOnly, MisuseError, StepFailed, StepTimeout, checked, safe_error
+from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error
 from ..events import (
     ModelRequestStarted,
     StepCompleted,
@@ -84,7 +84,7 @@ class Deadline:
         return self._cut.exit(exc) is None and exc is not None
 
 
-class Step(AsyncOnly):
+class Step(AsyncBlock):
     """An atomic step: `async with run.step("pay"): ...`. Once begun it is finished, or named in the outcome.
 
     Entering is a step boundary: it is refused once a stop is on record. Leaving never waits.

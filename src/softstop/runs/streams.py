@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 from ..aio.closing import finish_within, pass_unless_cancelled
 from ..aio.deferred_scope import NEVER, TURNS, DeferredScope, about_to_run
 from ..checks import label
-from ..errors import AsyncOnly, MisuseError, StepFailed, safe_error
+from ..errors import AsyncBlock, MisuseError, StepFailed, safe_error
 from ..events import StepStatus
 from . import gate
 from .limiting import admit
@@ -324,7 +324,7 @@ def _what_is_wrong(source: object) -> str:
     return f"{kind}: make it an async generator, or use run.step(...)"
 
 
-class Stream(AsyncOnly, Generic[T]):
+class Stream(AsyncBlock, Generic[T]):
     """A divisible step: `async for chunk in run.stream("write", source)`. Every gap between chunks is a boundary.
 
     A stop interrupts the wait for the next chunk and closes the source; chunks received before are delivered.
