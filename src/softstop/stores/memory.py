@@ -53,7 +53,8 @@ class Shelf:
         for name in self._inboxes if owner is None else (owner,):
             if name in self._inboxes:
                 self._inboxes[name][news] = None
-                wake_anywhere(self._waiters[name])
+                waiters, self._waiters[name] = self._waiters[name], []
+                wake_anywhere(waiters)
 
     def _forget_oldest(self) -> None:
         for oldest in list(islice(self._ended, max(0, len(self._ended) - self._keep_ended))):

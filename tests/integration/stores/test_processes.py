@@ -33,27 +33,38 @@ async def counts(run, message):
 async def main(path, lease, runs):
     async with Recording(SQLiteStore(path), lease=lease) as recording, Supervisor(recorder=recording) as supervisor:
         for number in range(runs):
-            supervisor.start(Agent(counts), "go", run_id=f"r{number}", user_id="u")
+            supervisor.start(Agent(counts), "go", run_id=f"{name}{number}", user_id="u")
         for number in range(runs):
-            async for page in recording.follow(f"r{number}"):
+            async for page in recording.follow(f"{name}{number}"):
                 if page.events[-1][0] > 5:
                     break
-        say("begun")
+        say("begun", os.getpid())
         while supervisor.statistics().live:
             await asyncio.sleep(0.01)
     say("ended")
 
-path, lease, runs = {path!r}, {lease}, {runs}
+path, lease, runs, name = {path!r}, {lease}, {runs}, "r"
+for letter in {forks!r}:
+    if not os.fork():
+        name = letter
+        break
+else:
+    while {forks!r}:
+        os.wait()  # they are killed; then so is this one
+        say("killed one")
 asyncio.run(main(path, lease, runs))
 """
 
 
 @contextmanager
-def owner(path: Path, lease: float = 30.0, runs: int = 3) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs some runs, which count for a long time, over a file."""
-    code = textwrap.dedent(OWNER).replace("{path!r}", repr(str(path)))
-    with script(code.replace("{lease}", str(lease)).replace("{runs}", str(runs))) as process:
-        wait_for(process, "begun")
+def owner(path: Path, lease: float = 30.0, runs: int = 3, forks: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A process that runs some runs, which count for a long time, over a file; or one such child for each letter."""
+    code = textwrap.dedent(OWNER)
+    for name, value in {"{path!r}": str(path), "{lease}": lease, "{runs}": runs, "{forks!r}": forks}.items():
+        code = code.replace(name, repr(value))
+    with script(code) as process:
+        if not forks:
+            wait_for(process, "begun")
         yield process
 
 
@@ -116,27 +127,31 @@ async def whole(store: SQLiteStore, run_id: str) -> list[Outcome]:
     return outcomes
 
 
-KILLS = 10
+ROUNDS = 10
+OWNERS = "abcdef"  # killed in each round
 
 
-@pytest.mark.timeout(60)
-async def test_the_runs_of_a_process_that_is_killed_are_ended_by_the_next_one_each_with_one_outcome(path: Path) -> None:
-    for kill in range(KILLS):
-        with owner(path, runs=5) as process:
-            await anyio.sleep(0.013 * kill)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        store = SQLiteStore(path)
-        async with Recording(store) as recording, Supervisor(recorder=recording):
-            with anyio.fail_after(10):
-                for number in range(5):
-                    await followed(recording, f"r{number}")
-            for number in range(5):
-                (outcome,) = await whole(store, f"r{number}")
-                assert isinstance(outcome, RunCancelled)
-                assert outcome.cause is StopCause.owner_lost
-            assert await store.check() == []
-        path = path.with_name(f"{kill}.db")
+@pytest.mark.timeout(120)
+async def test_the_runs_of_processes_that_are_killed_are_ended_by_another_one_each_with_one_outcome(path: Path) -> None:
+    for number in range(ROUNDS):
+        here = path.with_name(f"{number}.db")
+        with owner(here, runs=2, forks=OWNERS) as process:
+            assert process.stdout is not None
+            children = [int(process.stdout.readline().split()[1]) for _ in OWNERS]
+            store = SQLiteStore(here)
+            async with Recording(store) as recording, Supervisor(recorder=recording):
+                for child in children:
+                    await anyio.sleep(0.003 * number)
+                    os.kill(child, signal.SIGKILL)
+                runs = [f"{letter}{run}" for letter in OWNERS for run in range(2)]
+                with anyio.fail_after(20):
+                    for run_id in runs:
+                        await followed(recording, run_id)
+                for run_id in runs:
+                    (outcome,) = await whole(store, run_id)
+                    assert isinstance(outcome, RunCancelled)
+                    assert outcome.cause is StopCause.owner_lost
+                assert await store.check() == []
 
 
 async def test_one_of_two_that_are_left_ends_them_and_what_was_read_before_stays(path: Path) -> None:
