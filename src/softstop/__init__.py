@@ -18,6 +18,7 @@ from .events import ApprovalDecided as ApprovalDecided
 from .events import ApprovalRequested as ApprovalRequested
 from .events import BudgetWarning as BudgetWarning
 from .events import Event as Event
+from .events import LimitsChanged as LimitsChanged
 from .events import ModelRequestCompleted as ModelRequestCompleted
 from .events import ModelRequestStarted as ModelRequestStarted
 from .events import Outcome as Outcome
@@ -29,6 +30,7 @@ from .events import RunEscalated as RunEscalated
 from .events import RunEvent as RunEvent
 from .events import RunFailed as RunFailed
 from .events import RunPaused as RunPaused
+from .events import RunQueued as RunQueued
 from .events import RunStarted as RunStarted
 from .events import RunStopRequested as RunStopRequested
 from .events import SlotLent as SlotLent

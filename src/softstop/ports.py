@@ -11,5 +11,6 @@ from .protocols import Runnable as Runnable
 from .protocols import Tape as Tape
 from .runs.adapter import AdapterContext as AdapterContext
 from .runs.adapter import Approval as Approval
+from .runs.adapter import ToolTrace as ToolTrace
 from .runs.allowance import Exhausted as Exhausted
 from .runs.spec import RunOptions as RunOptions

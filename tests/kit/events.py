@@ -11,6 +11,8 @@ from softstop import (
     BudgetWarning,
     Event,
     LimitReached,
+    Limits,
+    LimitsChanged,
     ModelRequestCompleted,
     ModelRequestStarted,
     RunCancelled,
@@ -21,6 +23,7 @@ from softstop import (
     RunEvent,
     RunFailed,
     RunPaused,
+    RunQueued,
     RunStarted,
     RunStopRequested,
     SlotLent,
@@ -43,6 +46,10 @@ KINDS = ("agent", "team", "workflow")
 
 # Agno's names where it has one, else the class's name, with `Team` before it or `Workflow` instead of `Run`.
 NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, str, str]] = {
+    RunQueued: (
+        RunEvent.run_queued, TeamRunEvent.run_queued, WorkflowRunEvent.workflow_queued,
+        "RunQueued", "TeamRunQueued", "WorkflowQueued",
+    ),
     RunStarted: (
         RunEvent.run_started, TeamRunEvent.run_started, WorkflowRunEvent.workflow_started,
         "RunStarted", "TeamRunStarted", "WorkflowStarted",
@@ -100,6 +107,10 @@ NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, st
         RunEvent.budget_warning, TeamRunEvent.budget_warning, WorkflowRunEvent.budget_warning,
         "BudgetWarning", "TeamBudgetWarning", "BudgetWarning",
     ),
+    LimitsChanged: (
+        RunEvent.limits_changed, TeamRunEvent.limits_changed, WorkflowRunEvent.limits_changed,
+        "LimitsChanged", "TeamLimitsChanged", "LimitsChanged",
+    ),
     RunPaused: (
         RunEvent.run_paused, TeamRunEvent.run_paused, WorkflowRunEvent.workflow_paused,
         "RunPaused", "TeamRunPaused", "WorkflowPaused",
@@ -127,28 +138,33 @@ NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, st
 }  # fmt: skip
 
 OWN_FIELDS: dict[type[Event], set[str]] = {
-    RunStarted: set(),
+    RunQueued: set(),
+    RunStarted: {"user_id", "session_id", "limits"},
     RunContent: {"content", "step_id"},
     StepStarted: {"step", "step_id", "kind"},
     StepCompleted: {"step", "step_id", "status", "error", "usage"},
-    ToolCallStarted: {"step", "step_id", "kind"},
-    ToolCallCompleted: {"step", "step_id", "status", "error", "usage"},
+    ToolCallStarted: {"step", "step_id", "kind", "tool_call_id", "arguments"},
+    ToolCallCompleted: {"step", "step_id", "status", "error", "usage", "tool_call_id", "result"},
     ModelRequestStarted: {"step", "step_id", "kind"},
-    ModelRequestCompleted: {"step", "step_id", "status", "error", "usage", "finish_reason"},
+    ModelRequestCompleted: {
+        "step", "step_id", "status", "error", "usage", "finish_reason", "provider",
+        "requested_model", "answering_model", "time_to_first_token",
+    },
     ApprovalRequested: {"call_id", "tool", "arguments"},
     ApprovalDecided: {"call_id", "tool", "approved", "reason", "by"},
     RunStopRequested: {"cause", "reason", "by", "via", "mode", "grace", "requested_at", "limit"},
     RunEscalated: {"steps", "waiting"},
     UsageRejected: {"problem"},
     BudgetWarning: {"limit"},
+    LimitsChanged: {"limits"},
     RunPaused: {"reason"},
     RunContinued: set(),
     SlotLent: {"to"},
-    RunCompleted: {"status", "content", "usage", "steps", "errors"},
-    RunFailed: {"status", "content", "usage", "steps", "errors", "error"},
+    RunCompleted: {"status", "content", "usage", "total_usage", "steps", "errors"},
+    RunFailed: {"status", "content", "usage", "total_usage", "steps", "errors", "error"},
     RunCancelled: {
-        "status", "content", "usage", "steps", "errors", "cause", "reason", "by", "via", "mode", "requested_at",
-        "stopped_at", "abandoned", "limit",
+        "status", "content", "usage", "total_usage", "steps", "errors", "cause", "reason", "by", "via", "mode",
+        "requested_at", "stopped_at", "abandoned", "limit",
     },
 }  # fmt: skip
 SHARED_FIELDS = {"event", "run_id", "parent_run_id", "root_run_id", "source", "seq", "at", "metrics"}
@@ -179,23 +195,31 @@ limits = st.builds(
     limit=st.floats(0, 1e12),
     used=st.floats(0, 1e12),
 )
+bounds = st.builds(
+    Limits,
+    timeout=st.none() | st.floats(0, 1e6),
+    tokens=st.none() | st.integers(0, 10**12),
+    cost_usd=st.none() | st.decimals("0.000000001", 10**6, places=9),
+    on_exhausted=st.sampled_from([None, "stop", "wrap_up", "pause"]),
+)
 statuses = st.sampled_from(["completed", "failed", "cut", "unsettled", "abandoned"])
 kinds_of_step = st.sampled_from(["atomic", "divisible"])
 records = st.lists(
     st.builds(StepRecord, step=texts, step_id=st.integers(1, 9), kind=kinds_of_step, status=statuses), max_size=3
 ).map(tuple)
 lines = st.lists(texts, max_size=3).map(tuple)
-outcome = (texts, usages, records, lines)
+outcome = (texts, usages, usages, records, lines)
 begun, done = (texts, st.integers(1, 9), kinds_of_step), (texts, st.integers(1, 9), statuses, maybe, st.none() | usages)
 FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
-    RunStarted: (),
+    RunQueued: (),
+    RunStarted: (maybe, maybe, bounds),
     RunContent: (texts, st.none() | st.integers(1, 9)),
     StepStarted: begun,
     StepCompleted: done,
-    ToolCallStarted: begun,
-    ToolCallCompleted: done,
+    ToolCallStarted: (*begun, maybe, maybe),
+    ToolCallCompleted: (*done, maybe, maybe),
     ModelRequestStarted: begun,
-    ModelRequestCompleted: (*done, maybe),
+    ModelRequestCompleted: (*done, maybe, maybe, maybe, maybe, st.none() | times),
     ApprovalRequested: (texts, texts, texts),
     ApprovalDecided: (texts, texts, st.booleans(), maybe, maybe),
     RunStopRequested: (
@@ -205,6 +229,7 @@ FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
     RunEscalated: (lines, st.integers(0, 9)),
     UsageRejected: (texts,),
     BudgetWarning: (limits,),
+    LimitsChanged: (bounds,),
     RunPaused: (maybe,),
     RunContinued: (),
     SlotLent: (ids,),
@@ -234,7 +259,8 @@ def events(draw: st.DrawFn, cls: type[Event] | None = None) -> Event:
 def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
     """One event of the class with plain fields."""
     plain: dict[type[Event], tuple[Any, ...]] = {
-        RunStarted: (),
+        RunQueued: (),
+        RunStarted: ("ada", "s1", Limits(timeout=30.0, cost_usd="0.30")),
         RunContent: ("hello", 1),
         StepStarted: ("pay", 1, "atomic"),
         StepCompleted: ("pay", 1, "completed", None, Usage(output_tokens=2)),
@@ -244,18 +270,20 @@ def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
         RunEscalated: (("pay",), 2),
         UsageRejected: ("input_tokens: negative",),
         BudgetWarning: (LimitReached(kind="tokens", holder="team", limit=100.0, used=80.0),),
+        LimitsChanged: (Limits(tokens=100),),
         RunPaused: ("lunch",),
         RunContinued: (),
         SlotLent: ("r2",),
-        RunCompleted: ("hello", Usage(input_tokens=1), (), ()),
-        RunFailed: ("hello", Usage(), (), ("KeyError: 'x'",), "KeyError: 'x'"),
+        RunCompleted: ("hello", Usage(input_tokens=1), Usage(input_tokens=3), (), ()),
+        RunFailed: ("hello", Usage(), Usage(), (), ("KeyError: 'x'",), "KeyError: 'x'"),
         RunCancelled: (
-            "hello", Usage(), (StepRecord(step="pay", step_id=1, kind="atomic", status="completed"),), (),
+            "hello", Usage(), Usage(), (StepRecord(step="pay", step_id=1, kind="atomic", status="completed"),), (),
             StopCause.user, "why", "user-7", None, StopMode.step, 5.0, 6.0, (), None,
         ),
     }  # fmt: skip
-    plain[ToolCallStarted] = plain[ModelRequestStarted] = plain[StepStarted]
-    plain[ToolCallCompleted] = plain[StepCompleted]
-    plain[ModelRequestCompleted] = (*plain[StepCompleted], "stop")
+    plain[ModelRequestStarted] = plain[StepStarted]
+    plain[ToolCallStarted] = (*plain[StepStarted], "call-1", '{"to": "Ada"}')
+    plain[ToolCallCompleted] = (*plain[StepCompleted], "call-1", "paid")
+    plain[ModelRequestCompleted] = (*plain[StepCompleted], "stop", "openai", "gpt-5.2", "gpt-5.2-2026-01-01", 0.25)
     stamp = Stamp(changes.get("run_id", "r1"), Source(kind, "teller", "Teller"))  # type: ignore[arg-type]
     return cls(*plain[cls])._stamped(stamp, changes.get("seq", 3), changes.get("at", 5.0), changes.get("metrics"))

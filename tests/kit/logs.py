@@ -29,4 +29,4 @@ def tokens_of(events: list[Event], run_id: str) -> int:
 
 
 def finish(writer: Writer) -> Outcome:
-    return writer.finish(RunCompleted(writer.content, writer.usage, (), ()))
+    return writer.finish(RunCompleted(writer.content, writer.usage, writer.usage, (), ()))

@@ -204,7 +204,7 @@ async def test_a_run_in_the_admission_queue_ends_at_once_and_its_place_is_free()
         third = supervisor.start(Agent(payer))
         assert queued.status is RunStatus.pending
         at(2, queued.cancel)
-        assert names(await listen(queued)) == ["RunStopRequested", "RunCancelled"]
+        assert names(await listen(queued)) == ["RunQueued", "RunStopRequested", "RunCancelled"]
         assert now() == 2
         await first.ended()
         await third.ended()

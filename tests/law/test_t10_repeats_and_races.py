@@ -143,7 +143,7 @@ async def test_a_queued_run_never_runs_whatever_the_mode(mode: str) -> None:
         supervisor.start(Agent(payer))
         run = supervisor.start(Agent(body))
         at(3, lambda: run.cancel(mode=mode))
-        assert names(await listen(run)) == ["RunStopRequested", "RunCancelled"]
+        assert names(await listen(run)) == ["RunQueued", "RunStopRequested", "RunCancelled"]
         assert now() == 3
 
 

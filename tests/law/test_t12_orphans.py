@@ -138,7 +138,7 @@ def test_runs_that_waited_for_the_place_of_an_orphan_end_with_it() -> None:
     loop.close()
     assert run.cancel().outcome is StopOutcome.too_late
     assert [queued.status for queued in waiting] == [RunStatus.cancelled] * 2
-    assert names(asyncio.run(listen(waiting[0]))) == ["RunStopRequested", "RunCancelled"]
+    assert names(asyncio.run(listen(waiting[0]))) == ["RunQueued", "RunStopRequested", "RunCancelled"]
 
 
 def test_of_many_threads_that_find_an_orphan_at_once_one_writes_its_outcome() -> None:

@@ -67,7 +67,7 @@ async def test_a_run_that_has_waited_too_long_for_its_turn_ends_without_having_b
         events = await listen(late)
         assert now() == 3
         assert (await first.ended()).status is RunStatus.completed
-    assert names(events) == ["RunStopRequested", "RunCancelled"]
+    assert names(events) == ["RunQueued", "RunStopRequested", "RunCancelled"]
     outcome = events[-1]
     assert isinstance(outcome, RunCancelled)
     assert outcome.cause is StopCause.timeout

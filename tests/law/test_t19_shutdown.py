@@ -185,7 +185,7 @@ async def test_queued_runs_are_stopped_without_ever_running() -> None:
         queued = supervisor.start(Agent(body))
         await anyio.sleep(1)
     assert queued.status is RunStatus.cancelled
-    assert names(await listen(queued)) == ["RunStopRequested", "RunCancelled"]
+    assert names(await listen(queued)) == ["RunQueued", "RunStopRequested", "RunCancelled"]
     assert queued.stop is not None
     assert queued.stop.cause is StopCause.shutdown
 

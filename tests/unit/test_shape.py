@@ -18,11 +18,11 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 PUBLIC = [
     "Agent", "ApprovalDecided", "ApprovalRequested",
     "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "Headroom",
-    "LimitReached", "Limits", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
+    "LimitReached", "Limits", "LimitsChanged", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
     "ModelRequestStarted", "Outcome", "Parallel", "Router", "Run", "RunCancelled", "RunCompleted", "RunContent",
     "RunContext", "RunContinued", "RunErrored", "RunEscalated", "RunEvent", "RunFacts", "RunFailed",
     "RunIdTaken",
-    "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunStarted",
+    "RunLimits", "RunNotCancellable", "RunNotFound", "RunOptions", "RunOutput", "RunPaused", "RunQueued", "RunStarted",
     "RunStatus", "RunStopRequested", "RunStopped", "RunSuperseded", "SlotLent", "SoftstopError", "Source", "Step",
     "StepCompleted", "StepFailed", "StepRecord", "StepStarted", "StepTimeout", "StopCause", "StopMode", "StopOutcome",
     "StopPolicy", "StopReceipt", "StopRequest", "StopResult", "StoreUnavailable", "Stream", "Supervisor",

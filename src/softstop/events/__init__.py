@@ -6,6 +6,7 @@ from .kinds import EVENT_CLASSES as EVENT_CLASSES
 from .kinds import ApprovalDecided as ApprovalDecided
 from .kinds import ApprovalRequested as ApprovalRequested
 from .kinds import BudgetWarning as BudgetWarning
+from .kinds import LimitsChanged as LimitsChanged
 from .kinds import ModelRequestCompleted as ModelRequestCompleted
 from .kinds import ModelRequestStarted as ModelRequestStarted
 from .kinds import Outcome as Outcome
@@ -16,6 +17,7 @@ from .kinds import RunContinued as RunContinued
 from .kinds import RunEscalated as RunEscalated
 from .kinds import RunFailed as RunFailed
 from .kinds import RunPaused as RunPaused
+from .kinds import RunQueued as RunQueued
 from .kinds import RunStarted as RunStarted
 from .kinds import RunStopRequested as RunStopRequested
 from .kinds import SlotLent as SlotLent

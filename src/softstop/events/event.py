@@ -73,20 +73,20 @@ PUBLIC = frozenset(  # what `public` shows; fields that are not named here, also
 def event(cls: type[E]) -> type[E]:
     """Make an event class of its annotations: a private slot and a read-only view for each, and a constructor.
 
-    The constructor takes the fields of the class and of its bases, in that order; those with a default are None where
-    they are not given. The log's writer sets stamp, number, time and usage. Generated, since a frozen dataclass costs
+    The constructor takes the fields of the class and of its bases, in that order; those with a default need not
+    be given. The log's writer sets stamp, number, time and usage. Generated, since a frozen dataclass costs
     six times as much.
     """
     own = get_annotations(cls, eval_str=True)
     fields = {**cls.FIELDS, **own}
-    optional = cls.OPTIONAL | {name for name in own if name in vars(cls)}
+    defaults = cls.DEFAULTS | {name: vars(cls)[name] for name in own if name in vars(cls)}
     space = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
     space |= {name: view(f"_{name}") for name in own}
-    space |= {"__slots__": tuple(f"_{name}" for name in own), "FIELDS": fields, "OPTIONAL": optional}
-    given = [f"{name}=None" if name in optional else name for name in fields]
+    space |= {"__slots__": tuple(f"_{name}" for name in own), "FIELDS": fields, "DEFAULTS": defaults}
+    given = [f"{name}=default_{name}" if name in defaults else name for name in fields]
     lines = [f"def __init__(self, {', '.join(given)}):", *(f"self._{name} = {name}" for name in fields)]
     if fields:
-        exec("\n    ".join(lines), {}, space)
+        exec("\n    ".join(lines), {f"default_{name}": value for name, value in defaults.items()}, space)
     return cast("type[E]", type(cls)(cls.__name__, cls.__bases__, space))  # type: ignore[misc]
 
 
@@ -101,7 +101,7 @@ class Event:
     __slots__ = ("_at", "_metrics", "_seq", "_stamp")
     names: ClassVar[dict[Kind, EventName]] = {}  # its name in each kind of run; empty in base classes
     FIELDS: ClassVar[dict[str, Any]] = {}  # the constructor's, in its order, with their types
-    OPTIONAL: ClassVar[frozenset[str]] = frozenset()  # those that are None where they are not given
+    DEFAULTS: ClassVar[dict[str, Any]] = {}  # of those that need not be given
     STATUS: ClassVar[str]  # of outcomes: the final status
     CLASSES: ClassVar[tuple[type[Event], ...]] = ()  # all that have a name; set in `kinds`
     _wire: ClassVar[type[BaseModel] | None] = None  # see `_wire_model`

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ..errors import MisuseError
+from ..limits import NO_LIMITS, Limits
 from ..stops import LimitReached, RunStatus, StopCause, StopMode, StopRequest
 from ..usage import Usage
 from .event import Event, event, event_from, view
@@ -18,8 +19,20 @@ from .names import KINDS
 
 
 @event
+class RunQueued(Event):
+    """A root run waits for its turn, see `Supervisor(max_running=)`; the first event of its stream then."""
+
+
+@event
 class RunStarted(Event):
-    """The run has begun; the first event of its own stream, unless a stop came before its start."""
+    """The run has begun, under these limits; the first event of its own stream, unless it was queued.
+
+    A run that was stopped before its start has none.
+    """
+
+    user_id: str | None = None
+    session_id: str | None = None
+    limits: Limits = NO_LIMITS
 
 
 class RunContent(Event):
@@ -73,12 +86,22 @@ class StepCompleted(Event):
 
 @event
 class ToolCallStarted(StepStarted):
-    """A tool call began; an atomic step whose `step` is the tool's name."""
+    """A tool call began; an atomic step whose `step` is the tool's name.
+
+    `tool_call_id` is the model's, None where no model has called. `arguments` is JSON text as the model wrote it, of at
+    most 4,096 characters, without what looks like a key; None without `Agent(trace_tools=True)`.
+    """
+
+    tool_call_id: str | None = None
+    arguments: str | None = None
 
 
 @event
 class ToolCallCompleted(StepCompleted):
-    """A tool call ended."""
+    """A tool call ended; `result` is what the model was given, under the same terms as the arguments of its start."""
+
+    tool_call_id: str | None = None
+    result: str | None = None
 
 
 @event
@@ -91,17 +114,25 @@ class ModelRequestCompleted(StepCompleted):
     """A model's answer ended; `usage` is what it cost, estimated if it was cut.
 
     `finish_reason` is how the provider said that it ended: "stop", "tool_call", "length", "content_filter", "error", or
-    the provider's own word; None if it did not say, because the answer was cut, torn or refused.
+    the provider's own word; None if it did not say, because the answer was cut, torn or refused. `provider` is the name
+    of the service or its protocol, `requested_model` the model that was asked for, `answering_model` the one that says
+    it has answered, None before an answer. `time_to_first_token` is in seconds, from the request to the first piece of
+    text, thought or tool call; None if none came.
     """
 
     finish_reason: str | None = None
+    provider: str | None = None
+    requested_model: str | None = None
+    answering_model: str | None = None
+    time_to_first_token: float | None = None
 
 
 @event
 class ApprovalRequested(Event):
     """A model has asked for a tool that a person must approve: `run.approve(call_id)` or `run.refuse(call_id)`.
 
-    `arguments` is a JSON object as the model wrote it, perhaps with private data; no other event has arguments.
+    `arguments` is a JSON object as the model wrote it, perhaps with private data; of other events only
+    `ToolCallStarted` may have some.
     """
 
     call_id: str
@@ -160,6 +191,13 @@ class BudgetWarning(Event):
 
 
 @event
+class LimitsChanged(Event):
+    """`run.limits.update(...)` has changed the limits of a run that has begun: all that are in force now."""
+
+    limits: Limits
+
+
+@event
 class RunPaused(Event):
     """The run holds at its next step boundary until it is resumed or stopped."""
 
@@ -193,10 +231,14 @@ class StepRecord:
 
 @event
 class Outcome(Event):
-    """The last event of a run, exactly one: RunCompleted, RunCancelled or RunFailed."""
+    """The last event of a run, exactly one: RunCompleted, RunCancelled or RunFailed.
+
+    `usage` is that of the run itself, `total_usage` with all its members.
+    """
 
     content: str  # pyright: ignore[reportIncompatibleMethodOverride] - read-only, as there
     usage: Usage
+    total_usage: Usage
     steps: tuple[StepRecord, ...]
     errors: tuple[str, ...]
 
@@ -241,7 +283,7 @@ class RunCancelled(Outcome):
     limit: LimitReached | None
 
 
-Shared = tuple[str, Usage, tuple[StepRecord, ...], tuple[str, ...]]  # what every outcome has
+Shared = tuple[str, Usage, Usage, tuple[StepRecord, ...], tuple[str, ...]]  # what every outcome has
 
 
 def stop_event(stop: StopRequest) -> RunStopRequested:
@@ -275,9 +317,9 @@ def cancelled(shared: Shared, stop: StopRequest, stopped_at: float, abandoned: t
 
 
 EVENT_CLASSES: tuple[type[Event], ...] = (
-    RunStarted, RunContent, StepStarted, StepCompleted, ToolCallStarted, ToolCallCompleted,
+    RunQueued, RunStarted, RunContent, StepStarted, StepCompleted, ToolCallStarted, ToolCallCompleted,
     ModelRequestStarted, ModelRequestCompleted, ApprovalRequested, ApprovalDecided, RunStopRequested,
-    RunEscalated, UsageRejected, BudgetWarning, RunPaused, RunContinued, SlotLent, RunCancelled,
+    RunEscalated, UsageRejected, BudgetWarning, LimitsChanged, RunPaused, RunContinued, SlotLent, RunCancelled,
     RunCompleted, RunFailed,
 )  # fmt: skip
 Event.CLASSES = EVENT_CLASSES

@@ -16,6 +16,7 @@ KINDS: tuple[Kind, ...] = ("agent", "team", "workflow")
 class RunEvent(StrEnum):
     """Event names of an agent's run."""
 
+    run_queued = "RunQueued"
     run_started = "RunStarted"
     run_content = "RunContent"
     step_started = "StepStarted"
@@ -27,6 +28,7 @@ class RunEvent(StrEnum):
     approval_requested = "ApprovalRequested"
     approval_decided = "ApprovalDecided"
     budget_warning = "BudgetWarning"
+    limits_changed = "LimitsChanged"
     run_paused = "RunPaused"
     run_continued = "RunContinued"
     slot_lent = "SlotLent"
@@ -41,6 +43,7 @@ class RunEvent(StrEnum):
 class TeamRunEvent(StrEnum):
     """Event names of a team's run."""
 
+    run_queued = "TeamRunQueued"
     run_started = "TeamRunStarted"
     run_content = "TeamRunContent"
     step_started = "TeamStepStarted"
@@ -52,6 +55,7 @@ class TeamRunEvent(StrEnum):
     approval_requested = "TeamApprovalRequested"
     approval_decided = "TeamApprovalDecided"
     budget_warning = "TeamBudgetWarning"
+    limits_changed = "TeamLimitsChanged"
     run_paused = "TeamRunPaused"
     run_continued = "TeamRunContinued"
     slot_lent = "TeamSlotLent"
@@ -66,6 +70,7 @@ class TeamRunEvent(StrEnum):
 class WorkflowRunEvent(StrEnum):
     """Event names of a workflow's run."""
 
+    workflow_queued = "WorkflowQueued"
     workflow_started = "WorkflowStarted"
     workflow_content = "WorkflowContent"
     step_started = "StepStarted"
@@ -77,6 +82,7 @@ class WorkflowRunEvent(StrEnum):
     approval_requested = "ApprovalRequested"
     approval_decided = "ApprovalDecided"
     budget_warning = "BudgetWarning"
+    limits_changed = "LimitsChanged"
     workflow_paused = "WorkflowPaused"
     workflow_continued = "WorkflowContinued"
     slot_lent = "SlotLent"

@@ -8,10 +8,12 @@ from types import MappingProxyType
 from typing import Final
 
 from ..errors import MisuseError
+from ..limits import NO_LIMITS, Limits
 from ..stops import RunStatus, StopCause, StopMode, StopRequest
 from ..usage import NO_USAGE, Tally, Usage
 from .event import Event, Stamp
 from .kinds import (
+    LimitsChanged,
     ModelRequestCompleted,
     ModelRequestStarted,
     Outcome,
@@ -39,7 +41,8 @@ OWNER_LOST: Final = StopRequest(
 class RestoredRun:
     """One run, as far as its events tell: what its body returned, its messages and its metadata are in none.
 
-    `content` is the text that was written, `usage` the sum of all `metrics`; `steps` are those that have ended, in the
+    `content` is the text that was written, `usage` the sum of all `metrics`; `user_id`, `session_id`
+    and `limits` are those of its start, the limits as changed since; `steps` are those that have ended, in the
     order of their ends, `open_steps` the others, in the order of their start, and `open_usage` is what the content of
     those has told, by `step_id`. `stop` is the request on record,
     `escalated` says whether its grace has ended. `outcome` is None for a run that had not ended; only an outcome has
@@ -60,6 +63,9 @@ class RestoredRun:
     started_at: float | None
     ended_at: float | None
     open_usage: Mapping[int, Usage] = field(default_factory=dict[int, Usage])
+    user_id: str | None = None
+    session_id: str | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,8 @@ class _Fold:
 
     def __init__(self, first: Event) -> None:
         self.first = first
-        self.started_at: float | None = None
+        self.started: RunStarted | None = None
+        self.limits = NO_LIMITS
         self.stop: StopRequest | None = None
         self.escalated = False
         self.outcome: Outcome | None = None
@@ -103,8 +110,9 @@ class _Fold:
             self.open[event.step_id] = event
         elif isinstance(event, StepCompleted):
             self._end_step(event)
-        elif isinstance(event, RunStarted):
-            self.started_at = event.at
+        elif isinstance(event, RunStarted | LimitsChanged):
+            self.limits = event.limits
+            self.started = event if isinstance(event, RunStarted) else self.started
         elif isinstance(event, RunStopRequested):
             self.stop = StopRequest(
                 cause=event.cause,
@@ -134,8 +142,8 @@ class _Fold:
         self.steps.append(StepRecord(event.step, event.step_id, begun.kind, event.status))
 
     def run(self) -> RestoredRun:
-        first, outcome = self.first, self.outcome
-        status = RunStatus.pending if self.started_at is None else RunStatus.running
+        first, started, outcome = self.first, self.started, self.outcome
+        status = RunStatus.pending if started is None else RunStatus.running
         if outcome is not None:
             status = outcome.status
         elif self.stop is not None:
@@ -152,9 +160,12 @@ class _Fold:
             stop=self.stop,
             escalated=self.escalated,
             outcome=outcome,
-            started_at=self.started_at,
+            started_at=None if started is None else started.at,
             ended_at=None if outcome is None else outcome.at,
             open_usage=MappingProxyType(self.told),
+            user_id=None if started is None else started.user_id,
+            session_id=None if started is None else started.session_id,
+            limits=self.limits,
         )
 
 
@@ -215,6 +226,13 @@ class _Owed:
         self.events: list[Event] = []
         self._log, self._at = log, at
         self._stamps: dict[str, Stamp] = {}
+        self._below: dict[str | None, Usage] = {}  # of the members that have ended, by the run above
+        for run in log.runs.values():
+            if run.outcome is not None:
+                self._add_below(run, run.outcome.total_usage)
+
+    def _add_below(self, run: RestoredRun, usage: Usage) -> None:
+        self._below[run.parent_run_id] = self._below.get(run.parent_run_id, NO_USAGE) + usage
 
     def _tell(self, run: RestoredRun, event: Event, metrics: Usage | None = None) -> None:
         stamp = self._stamps.get(run.run_id)
@@ -251,7 +269,9 @@ class _Owed:
             else:
                 ends = ToolCallCompleted if isinstance(step, ToolCallStarted) else StepCompleted
                 self._tell(run, ends(step.step, step.step_id, status, None, told))
-        self._tell(run, cancelled((run.content, usage, tuple(steps), ()), stop, self._at))
+        total = usage + self._below.get(run.run_id, NO_USAGE)
+        self._add_below(run, total)
+        self._tell(run, cancelled((run.content, usage, total, tuple(steps), ()), stop, self._at))
 
 
 def _estimated(usage: Usage) -> Usage:

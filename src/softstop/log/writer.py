@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from ..aio.crossing import call_on
 from ..aio.parking import wake_all
 from ..errors import MisuseError
-from ..events import Event, Outcome, RunContent, Stamp, StepCompleted
+from ..events import Event, LimitsChanged, Outcome, RunContent, Stamp, StepCompleted
 from ..usage import NO_USAGE, Tally, Usage
 from .log import MOST_RECENT, Log
 
@@ -191,8 +191,9 @@ class WatchedWriter(Writer):
         super().write(text, step_id)
 
     def emit(self, event: T) -> T | None:
-        """Do as `Writer`, and note activity."""
-        self.touch()
+        """Do as `Writer`, and note activity, if it is the run's own."""
+        if not isinstance(event, LimitsChanged):
+            self.touch()
         return super().emit(event)
 
     def charge(self, usage: Usage, step_id: int | None = None) -> None:

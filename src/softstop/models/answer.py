@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from typing import Final
 
+import anyio
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import (
     ModelMessage,
@@ -73,7 +74,12 @@ class Answer:
         self._refused = False  # it ended, and is none to go on from
         self.begun = False  # some text was returned
         self.output_tokens = 0  # once it has ended
+        self._asked_at = 0.0  # loop time
         self.finish_reason: str | None = None  # how the provider said that it ended
+        self.provider = model.system
+        self.requested_model = model.model_name
+        self.answering_model: str | None = None  # once an answer has begun
+        self.time_to_first_token: float | None = None  # seconds
 
     def __aiter__(self) -> Answer:
         return self
@@ -87,6 +93,8 @@ class Answer:
                 self._events = await self._open()
             async for event in self._events:
                 self._streamed += size_of_delta(event)
+                if self._streamed and self.time_to_first_token is None:
+                    self.time_to_first_token = anyio.current_time() - self._asked_at
                 text = self._whole_characters(_text_of(event))
                 if text:
                     self.begun = True
@@ -140,7 +148,7 @@ class Answer:
             model_settings=_settings(self._model, request),
             model_request_parameters=parameters,
         )
-        self._prompt_tokens = request.prompt_tokens
+        self._prompt_tokens, self._asked_at = request.prompt_tokens, anyio.current_time()
         try:
             with self._exchange.watch():
                 self._response = await opening.__aenter__()
@@ -167,6 +175,7 @@ class Answer:
         usage = self._charge.pay(self._response, prompt_tokens, complete=self._complete)
         self.output_tokens = usage.output_tokens
         response = sound_answer(self._response.get())
+        self.answering_model = response.model_name
         if self._complete and not self._refused:
             self._history.add_answer(response)
             self._history.note_size(usage)

@@ -24,6 +24,8 @@ class BodyOptions(TypedDict, total=False):
     """Answers in one run; None is no bound."""
     output_type: Any
     """A type whose value the run returns; None returns the text of the last answer."""
+    trace_tools: bool
+    """Whether the events of tool calls tell arguments and results."""
 
 
 async def system_text(instructions: Iterable[Instruction], run: RunContext) -> str:

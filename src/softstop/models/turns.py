@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
 import anyio
@@ -15,18 +16,19 @@ from pydantic_ai.tools import ToolDefinition
 
 from ..aio.closing import finish_within
 from ..errors import BudgetExceeded, MisuseError
-from ..runs.adapter import AdapterContext, Exhausted
+from ..runs.adapter import AdapterContext, Exhausted, ToolTrace
 from ..runs.context import RunContext
 from .answer import Answer, Request
 from .bounds import Reservation, reserve
 from .endings import cut_off, sound
-from .errors import ModelFailed, TooManyTurns
+from .errors import ModelFailed, TooManyTurns, secrets_of
 from .history import GO_ON, History
 from .options import BodyOptions, system_text
 from .prices import Tariff
 from .results import NAME as RESULT
 from .results import REMINDER, Result, ResultType
 from .tools import ReadyTool, Toolbox, denied_answer, failed_answer, refused_answer
+from .tracing import traced
 from .usage import Charge
 
 RETRIES: Final = 2  # of a request that failed before its answer began; each has a step of its own
@@ -39,6 +41,9 @@ TOO_LONG: Final = re.compile(  # how providers say that a bound is too large
     r".*(too (large|high|long|many)|at most|maximum|exceed|less than|range)",
     re.DOTALL,
 )
+
+
+Tell = Callable[[Callable[[], str]], str | None]  # what an event shows of a text
 
 
 class Reply(NamedTuple):
@@ -108,6 +113,7 @@ class ModelBody:
         self._instructions = tuple(options.get("instructions", ()))
         self._toolbox = Toolbox(options.get("tools", ()))
         self._max_turns = options.get("max_turns")
+        self._traces = options.get("trace_tools", False)
         kind = options.get("output_type")
         self._result_type = None if kind in (None, str) else ResultType(kind)
         if self._result_type is not None and self._toolbox.find(RESULT) is not None:
@@ -149,7 +155,7 @@ class ModelBody:
             if history.calls:
                 async with asyncio.TaskGroup() as calls:
                     for index in history.calls_to_make:
-                        calls.create_task(self._call(door, history, index))
+                        calls.create_task(self._call(door, model, history, index))
                 history.end_turn()
             if called or reply.cut_off is None:
                 return self._is_done(history, called=called)
@@ -222,7 +228,7 @@ class ModelBody:
         self._too_long = sent
         return True
 
-    async def _call(self, door: AdapterContext, history: History, index: int) -> None:
+    async def _call(self, door: AdapterContext, model: Model, history: History, index: int) -> None:
         """Call one tool. Its result or its failure is its answer to the model; the run goes on."""
         call = history.calls[index]
         tool = self._toolbox.find(call.tool_name)
@@ -231,27 +237,37 @@ class ModelBody:
             if not decided.approved:
                 history.end_call(index, denied_answer(call, decided.reason))
                 return
+        tell = partial(traced, secrets=secrets_of(model)) if self._traces else _tell_nothing
         if tool is None or tool.is_async:
-            await self._run_tool(door, history, index, tool)
+            await self._run_tool(door, history, index, tool, tell)
         else:
             async with door.seats():
-                await self._run_tool(door, history, index, tool)
+                await self._run_tool(door, history, index, tool, tell)
 
-    async def _run_tool(self, door: AdapterContext, history: History, index: int, tool: ReadyTool | None) -> None:
+    async def _run_tool(
+        self, door: AdapterContext, history: History, index: int, tool: ReadyTool | None, tell: Tell
+    ) -> None:
         call = history.calls[index]
         interruptible = tool is not None and tool.interruptible
         timeout = None if tool is None else tool.tool.timeout
-        step = door.tool_call(call.tool_name, interruptible=interruptible, timeout=timeout)
+        trace = ToolTrace(call.tool_call_id, tell(call.args_as_json_str))
+        step = door.tool_call(call.tool_name, trace, interruptible=interruptible, timeout=timeout)
         try:
             async with step:
                 history.begin_call(index, interruptible=interruptible)
                 tool = self._toolbox.get(call.tool_name)
-                history.end_call(index, await tool.call(door, call))
+                answer = await tool.call(door, call)
+                trace.result = tell(answer.model_response_str)
+                history.end_call(index, answer)
         except Exception as error:  # noqa: BLE001 - boundary: tool. Its exception is its answer to the model
             if isinstance(error, BudgetExceeded) and not step.step_id:
                 history.end_call(index, refused_answer(call, error))
             else:
                 history.end_call(index, failed_answer(call, error))
+
+
+def _tell_nothing(text: Callable[[], str]) -> None:
+    """Stands in for `traced` where nobody asks for it."""
 
 
 def _most_output(model: Model) -> int | None:

@@ -41,6 +41,8 @@ class Agent(Startable[Value]):
             first parameter is named `run`, or annotated `RunContext`, it is the run.
         output_type: A type that pydantic can check: `output.value` is of it, if the run completed, instead of the text
             of the last answer. A result that does not fit is told to the model and asked for again, at most twice.
+        trace_tools: The events of tool calls tell their arguments and results, which may be private: at most 4,096
+            characters of each, without keys and the values of fields that are named like secrets.
         max_turns: Answers of the model in one run; a run that needs more fails. None is no bound.
         limits: Limits of each run, where the call gives none.
         policy: How its runs are stopped, where the call gives no policy.
@@ -60,6 +62,7 @@ class Agent(Startable[Value]):
         instructions: Instruction | Sequence[Instruction] = "",
         tools: Sequence[Callable[..., Any]] = (),
         output_type: type[Value] | None = None,
+        trace_tools: bool = False,
         max_turns: int | None = MOST_TURNS,
         limits: Limits = NO_LIMITS,
         policy: StopPolicy | None = None,
@@ -68,10 +71,16 @@ class Agent(Startable[Value]):
             raise MisuseError("an agent takes either a body or model=: Agent(body), Agent(model='openai:gpt-5.2')")
         if body is None:
             body = model_body(
-                model, description, instructions, tools=tools, max_turns=max_turns, output_type=output_type
+                model,
+                description,
+                instructions,
+                tools=tools,
+                max_turns=max_turns,
+                output_type=output_type,
+                trace_tools=trace_tools,
             )
-        elif instructions or tools or output_type is not None or max_turns != MOST_TURNS:
-            names = "instructions, tools, output_type and max_turns"
+        elif instructions or tools or output_type is not None or trace_tools or max_turns != MOST_TURNS:
+            names = "instructions, tools, output_type, trace_tools and max_turns"
             raise MisuseError(f"{names} are for an agent with model=; a body has its own")
         self._body = check_body(body)
         super().__init__("agent", name_of(body) if name in (None, "") else name, id, description, limits, policy)
@@ -90,6 +99,7 @@ def model_body(
     tools: Sequence[Callable[..., Any]],
     max_turns: int | None,
     output_type: Any = None,
+    trace_tools: bool = False,
 ) -> Body:
     """Make a body that calls a model, turn after turn. Imports `softstop.models`, an extra, only if it has to.
 
@@ -102,7 +112,11 @@ def model_body(
     single = isinstance(instructions, str) or callable(instructions)
     several = (instructions,) if single else cast("Sequence[Any]", typed(instructions, Sequence, "instructions"))
     texts = [_instruction(each) for each in (description, *several)]
-    options = {"instructions": texts, "tools": tools, "max_turns": max_turns, "output_type": output_type}
+    typed(trace_tools, bool, "trace_tools")
+    options = {
+        "instructions": texts, "tools": tools, "max_turns": max_turns, "output_type": output_type,
+        "trace_tools": trace_tools,
+    }  # fmt: skip
     if hasattr(model, "make_body"):
         return cast(Body, model.make_body(**options))
     try:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..checks import label
-from ..errors import safe_error
-from ..events import ModelRequestCompleted, ModelRequestStarted, StepCompleted, StepStarted, StepStatus
+from ..errors import bounded, safe_error
+from ..events import (
+    ModelRequestCompleted,
+    ModelRequestStarted,
+    StepCompleted,
+    StepKind,
+    StepStarted,
+    StepStatus,
+    ToolCallCompleted,
+    ToolCallStarted,
+)
 from ..law.amounts import Fit
 from ..law.ledgers import Chain, Hold
 from ..stops import LimitReached
@@ -18,11 +27,34 @@ from .allowance import Exhausted as Exhausted
 from .context import RunContext
 from .open_work import Announced, OpenStep, enclosing_holds
 from .state import Approval as Approval
-from .steps import PLAIN, TOOL_CALL, Step
+from .steps import PLAIN, Step
 from .streams import Stream
 from .threads import in_thread, seats
 
 T = TypeVar("T")
+TRACED: Final = 4_096  # characters of arguments, and of a result
+OF_ANSWERS: Final = [name for name in ModelRequestCompleted.FIELDS if name not in StepCompleted.FIELDS]
+
+
+class ToolTrace:
+    """What the events of one tool call tell of it, each text up to a bound; `result` is set before its step ends."""
+
+    __slots__ = ("arguments", "result", "tool_call_id")
+
+    def __init__(self, tool_call_id: str | None = None, arguments: str | None = None) -> None:
+        self.tool_call_id = None if tool_call_id is None else label(tool_call_id, "tool_call_id")
+        self.arguments = arguments
+        self.result: str | None = None
+
+    def started(self, name: str, step_id: int, kind: StepKind) -> StepStarted:
+        """The event of the start."""
+        arguments = None if self.arguments is None else bounded(self.arguments, TRACED)
+        return ToolCallStarted(name, step_id, kind, self.tool_call_id, arguments)
+
+    def ended(self, name: str, step_id: int, status: StepStatus, error: str | None) -> StepCompleted:
+        """The event of the end."""
+        result = None if self.result is None else bounded(self.result, TRACED)
+        return ToolCallCompleted(name, step_id, status, error, tool_call_id=self.tool_call_id, result=result)
 
 
 class AdapterContext:
@@ -42,17 +74,21 @@ class AdapterContext:
 
     # Steps
 
-    def tool_call(self, name: str, *, interruptible: bool = False, timeout: float | None = None) -> Step:
-        """An atomic step with the events of a tool call; see `RunContext.step`.
+    def tool_call(
+        self, name: str, trace: ToolTrace | None = None, *, interruptible: bool = False, timeout: float | None = None
+    ) -> Step:
+        """An atomic step with the events of a tool call, which tell the trace; see `RunContext.step`.
 
         Entering raises `BudgetExceeded` if `Limits(tool_calls=)` are used up and the body gives a last answer.
         """
-        return Step(self._state, name, None, TOOL_CALL, interruptible=interruptible, timeout=timeout)
+        trace = trace or ToolTrace()
+        announced = Announced(trace.started, trace.ended, "tool_calls")
+        return Step(self._state, name, None, announced, interruptible=interruptible, timeout=timeout)
 
     def model_request(self, name: str, answer: AsyncIterable[T]) -> Stream[T]:
         """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`.
 
-        `answer.finish_reason`, if it has one, is how the answer ended.
+        What `answer` has of the fields of `ModelRequestCompleted`, `finish_reason` and those after it, is told there.
         """
         return Stream(self._state, name, answer, self._announced(answer))
 
@@ -62,11 +98,12 @@ class AdapterContext:
 
     def _announced(self, answer: object) -> Announced:
         def ended(name: str, step_id: int, status: StepStatus, error: str | None) -> StepCompleted:
-            reason: str | None = getattr(answer, "finish_reason", None)
-            self._state.finish_reason = reason
-            return ModelRequestCompleted(name, step_id, status, error, finish_reason=reason)
+            facts: dict[str, Any] = {field: getattr(answer, field, None) for field in OF_ANSWERS}
+            facts |= {field: label(fact, field) for field, fact in facts.items() if isinstance(fact, str)}
+            self._state.finish_reason = facts["finish_reason"]
+            return ModelRequestCompleted(name, step_id, status, error, **facts)
 
-        return ModelRequestStarted, ended
+        return Announced(ModelRequestStarted, ended, "model_calls")
 
     def take_back_model_request(self) -> None:
         """Count the last request not as an answer: the provider refused it."""

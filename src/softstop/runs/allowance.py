@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Final, Literal, NamedTuple, TypedDict, Unpack, get_args
+from typing import Final, NamedTuple, TypedDict, Unpack, get_args
 
 from ..aio.deferred_scope import DeferredScope
 from ..errors import MisuseError, checked
@@ -16,10 +16,10 @@ from ..limits import Limits
 from ..log.writer import Activity
 from ..protocols import Runnable
 from ..stops import LimitReached, StopCause, StopRequest
+from .open_work import Call
 from .timers import Reached, Timers
 
 DEPTH: Final = 64  # levels of members below a root whose limits do not say
-Call = Literal["tool_calls", "model_calls"]
 CALLS: Final[tuple[Call, ...]] = get_args(Call)
 KEPT_BACK: Final = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
 

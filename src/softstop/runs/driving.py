@@ -72,7 +72,8 @@ def _may_begin(run: RunState) -> bool:
 
 def _begin(run: RunState) -> None:
     run.scope.enter(run.task)
-    run.started = run.writer.emit(RunStarted())
+    spec = run.spec
+    run.started = run.writer.emit(RunStarted(spec.user_id, spec.session_id, run.allowance.limits))
     run.allowance.start(partial(reach_time_or_steps, run))
     if run.paused_by:
         pausing.tell(run)

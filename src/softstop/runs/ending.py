@@ -15,6 +15,7 @@ from ..law.ledgers import Hold
 from ..law.locks import ForkSafeLock
 from ..law.machine import Signal
 from ..stops import RunStatus, StopRequest
+from ..usage import Usage
 from . import gate
 from .spec import RunOutput
 from .state import RunState, StopHook
@@ -70,7 +71,7 @@ def _close_abandoned_steps(run: RunState) -> None:
     run.abandoned = run.abandoned or run.work.names()
     with ExitStack() as ends:  # all of them, also if an observer raises a BaseException
         for each in reversed(run.work.all_open()):
-            ends.callback(run.writer.emit, each.announced[1](each.name, each.step_id, "abandoned", None))
+            ends.callback(run.writer.emit, each.announced.ended(each.name, each.step_id, "abandoned", None))
 
 
 def _forfeit(holds: dict[Hold, None], run: RunState) -> None:
@@ -84,7 +85,8 @@ def _forfeit(holds: dict[Hold, None], run: RunState) -> None:
 
 def _publish(run: RunState, signal: Signal) -> None:
     writer = run.writer
-    shared = (writer.content, writer.usage, run.work.records(), run.errors)
+    usage = writer.usage
+    shared = (writer.content, usage, _total(run, usage), run.work.records(), run.errors)
     if signal is Signal.complete:
         run.outcome = RunCompleted(*shared)
     elif signal is Signal.fail:
@@ -94,6 +96,13 @@ def _publish(run: RunState, signal: Signal) -> None:
         assert stop is not None
         run.outcome = cancelled(shared, stop, writer.log.clock(), run.abandoned)
     writer.finish(run.outcome)
+
+
+def _total(run: RunState, usage: Usage) -> Usage:
+    """The usage of a run and all below it, whose members have ended before it."""
+    for member in run.members or ():
+        usage += member.writer.usage if member.outcome is None else member.outcome.total_usage
+    return usage
 
 
 async def call_hooks(run: RunState, ends: float) -> None:
@@ -157,6 +166,7 @@ def _output(run: RunState) -> RunOutput:
         content=outcome.content,
         value=run.value,
         usage=outcome.usage,
+        total_usage=outcome.total_usage,
         stop=run.stop,
         steps=outcome.steps,
         members=tuple(member.output for member in run.members or () if member.output is not None),

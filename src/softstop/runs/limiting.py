@@ -9,7 +9,7 @@ from typing import Final
 
 from ..aio.parking import wake_anywhere
 from ..errors import BudgetExceeded, MisuseError, one_line
-from ..events import BudgetWarning, UsageRejected
+from ..events import BudgetWarning, LimitsChanged, UsageRejected
 from ..law.amounts import CAUSE_OF, Amount, Fit, Room, Unit, smallest
 from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, least, spend
 from ..limits import Headroom
@@ -17,8 +17,8 @@ from ..stops import LimitReached, RunStatus, StopCause, StopRequest
 from ..telemetry import logs
 from ..usage import Usage
 from . import gate, pausing, stopping
-from .allowance import CALLS, Call, CallsUsed, Exhausted, LimitChanges, check_priced
-from .open_work import enclosing_holds, innermost
+from .allowance import CALLS, CallsUsed, Exhausted, LimitChanges, check_priced
+from .open_work import Call, enclosing_holds, innermost
 from .state import RunState
 
 UNPRICED: Final = (
@@ -327,6 +327,8 @@ def _change(run: RunState, changes: LimitChanges) -> None:
         below.allowance.bounded = below.work.counted = below.allowance.bounded or run.allowance.bounded
     if "steps" in changes:
         run.work.total = sum(below.work.begun for below in run.tree())
+    if started:  # else its start tells them
+        run.writer.emit(LimitsChanged(run.allowance.limits))
     run.allowance.reconsider_last_answer()
     if first_reached(run.allowance.chain) is None:
         pausing.resume(run, by=pausing.LIMIT)

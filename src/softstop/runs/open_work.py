@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import starmap
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from ..aio.deferred_scope import CLOSED, DELIVERED, DeferredScope
 from ..aio.parking import wake_all
@@ -15,26 +15,24 @@ from ..errors import unfold
 from ..events import StepCompleted, StepKind, StepRecord, StepStarted, StepStatus
 from ..law.ledgers import Hold
 
-# Events of the start and the end of a step; the end is called with its name, number, status and error
-Announced = tuple[type[StepStarted], Callable[[str, int, StepStatus, str | None], StepCompleted]]
+Call = Literal["tool_calls", "model_calls"]
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
+
+
+class Announced(NamedTuple):
+    """How the start and the end of a step are told, by its name, number and more; and which limit counts it."""
+
+    started: Callable[[str, int, StepKind], StepStarted]
+    ended: Callable[[str, int, StepStatus, str | None], StepCompleted]
+    call: Call | None = None
 
 
 class OpenStep:
     """An atomic step that is running, or a stage; `Step` is its caller's handle."""
 
     __slots__ = (
-        "announced",
-        "around",
-        "hold",
-        "is_open",
-        "name",
-        "step_id",
-        "task",
-        "uninterruptible",
-        "was_cut",
-        "work",
-    )
+        "announced", "around", "hold", "is_open", "name", "step_id", "task", "uninterruptible", "was_cut", "work",
+    )  # fmt: skip
 
     def __init__(
         self,

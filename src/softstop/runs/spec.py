@@ -19,7 +19,7 @@ from ..law.budgets import Budget
 from ..limits import NO_LIMITS, Limits
 from ..protocols import Runnable, Value
 from ..stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
-from ..usage import NO_USAGE, Tally, Usage
+from ..usage import NO_USAGE, Usage
 
 T = TypeVar("T")
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # of a UUID: the two top bits are 10
@@ -165,6 +165,7 @@ class RunOutput(Generic[Value]):
     content: str = ""
     value: Value = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - unless it completed
     usage: Usage = NO_USAGE
+    total_usage: Usage = NO_USAGE
     stop: StopRequest | None = None
     steps: tuple[StepRecord, ...] = ()
     members: tuple[RunOutput, ...] = ()
@@ -173,17 +174,6 @@ class RunOutput(Generic[Value]):
     messages: tuple[Any, ...] = field(default=(), repr=False)
     finish_reason: str | None = None
     error: BaseException | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def total_usage(self) -> Usage:
-        """Usage of this run and all below it."""
-        tally = Tally()
-        todo: list[RunOutput] = [self]
-        while todo:
-            output = todo.pop()
-            tally.add(output.usage)
-            todo.extend(output.members)
-        return tally.total()
 
     def to_dict(self) -> dict[str, Any]:
         """The output and those of its members as JSON-able Python data; without `messages` and `error`.

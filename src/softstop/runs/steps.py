@@ -6,7 +6,6 @@ Order matters everywhere here: look at the record before the scope is held, comm
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from threading import get_ident
 from types import TracebackType
 from typing import Final
@@ -17,26 +16,16 @@ from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..aio.deferred_scope import SLOWEST_PULSE, DeferredScope
 from ..checks import label
 from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error
-from ..events import (
-    ModelRequestStarted,
-    StepCompleted,
-    StepStarted,
-    StepStatus,
-    ToolCallCompleted,
-    ToolCallStarted,
-)
+from ..events import StepCompleted, StepStarted, StepStatus
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from ..limits import Limits
 from ..telemetry import logs
-from .allowance import Call
 from .limiting import admit, reserve
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState
 
-PLAIN: Final[Announced] = (StepStarted, StepCompleted)
-TOOL_CALL: Final[Announced] = (ToolCallStarted, ToolCallCompleted)
-CALL_OF: Final[Mapping[type[StepStarted], Call]] = {ToolCallStarted: "tool_calls", ModelRequestStarted: "model_calls"}
+PLAIN: Final = Announced(StepStarted, StepCompleted)
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )
@@ -124,11 +113,11 @@ class Step(AsyncBlock):
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
-            await admit(run, CALL_OF.get(self._announced[0]))
+            await admit(run, self._announced.call)
         if self._fit is not None and run.allowance.chain:
             hold = await reserve(run, self._fit)
             try:  # once more: others have begun while this waited for room
-                await admit(run, CALL_OF.get(self._announced[0]))
+                await admit(run, self._announced.call)
             except BaseException:
                 hold.release()
                 raise
@@ -142,7 +131,7 @@ class Step(AsyncBlock):
         self.step_id = step.step_id
         current_step.set(step)
         try:
-            run.writer.emit(self._announced[0](self.name, step.step_id, "atomic"))
+            run.writer.emit(self._announced.started(self.name, step.step_id, "atomic"))
         except BaseException as exc:  # KeyboardInterrupt, of an observer
             self._end("unsettled", None, exc)
             raise
@@ -151,8 +140,8 @@ class Step(AsyncBlock):
         return self
 
     def _count_and_time(self, step: OpenStep) -> None:
-        if self._announced is not PLAIN:
-            self._run.allowance.count(CALL_OF[self._announced[0]])
+        if self._announced.call is not None:
+            self._run.allowance.count(self._announced.call)
         if self._timeout is not None:
             self._deadline = Deadline(self._run, step, self._timeout)
 
@@ -177,7 +166,7 @@ class Step(AsyncBlock):
             self._release_hold()
         finally:
             try:
-                self._run.writer.emit(self._announced[1](self.name, self.step_id, status, text))
+                self._run.writer.emit(self._announced.ended(self.name, self.step_id, status, text))
             finally:
                 self._leave(status, exc)
 

@@ -19,7 +19,7 @@ from . import gate
 from .limiting import admit
 from .open_work import Announced, OpenStep, OpenStream, current_step, step_around
 from .state import RunState
-from .steps import CALL_OF, PLAIN, WRONG_LOOP
+from .steps import PLAIN, WRONG_LOOP
 
 T = TypeVar("T")
 task_in = asyncio.current_task  # with the loop, a third of the call's cost before 3.12 [ns: 63 for 180]
@@ -115,7 +115,7 @@ class Reading(Generic[T]):
         task = asyncio.current_task()
         try:
             if run.alert or run.allowance.bounded:
-                await admit(run, CALL_OF.get(self.announced[0]))
+                await admit(run, self.announced.call)
             if task is not None and task.cancelling():  # perhaps by a scope of the body
                 await pass_unless_cancelled()
             return self._begin(task)
@@ -148,13 +148,13 @@ class Reading(Generic[T]):
             pull = partial(_pull_alive, pull, run.writer.touch)
         self._pull = pull
         self.step_id = run.work.number()
-        if self.announced is not PLAIN:
-            run.allowance.count(CALL_OF[self.announced[0]])
+        if self.announced.call is not None:
+            run.allowance.count(self.announced.call)
         run.work.add_stream(self)
         self.is_open = True
         current_step.set(self)
         try:
-            run.writer.emit(self.announced[0](self.name, self.step_id, "divisible"))
+            run.writer.emit(self.announced.started(self.name, self.step_id, "divisible"))
         except BaseException:  # of an observer
             self._end("cut", None)
             raise
@@ -276,7 +276,7 @@ class Reading(Generic[T]):
         if current_step.get() is self:
             current_step.set(self.around)
         try:
-            run.writer.emit(self.announced[1](self.name, self.step_id, status, error))
+            run.writer.emit(self.announced.ended(self.name, self.step_id, status, error))
         finally:
             run.work.remove_stream(self)
             self.task = None

@@ -75,6 +75,7 @@ def output_of(record: RunRecord, messages: MessageCodec | None) -> RunOutput | N
         status=outcome.status,
         content=outcome.content,
         usage=outcome.usage,
+        total_usage=outcome.total_usage,
         stop=_stop_of(outcome) if isinstance(outcome, RunCancelled) else None,
         steps=outcome.steps,
         errors=outcome.errors,

@@ -12,7 +12,7 @@ from typing import Any, cast
 from ..aio.parking import wake_all
 from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
-from ..events import SlotLent, Source
+from ..events import RunQueued, SlotLent, Source
 from ..limits import Limits
 from ..log.tape import LogTape
 from ..protocols import Recorder, Runnable, tell
@@ -228,6 +228,7 @@ def _let_wait(supervisor: SupervisorState, run: RunState) -> None:
     if most is not None:
         loop = run.loop
         queue[run] = loop.call_later(most, call_outranked, loop, 0, _end_waiting, supervisor, run, most, loop.time())
+    run.writer.emit(RunQueued())  # last: an observer may stop it
 
 
 def _end_waiting(supervisor: SupervisorState, run: RunState, most: float, since: float) -> None:

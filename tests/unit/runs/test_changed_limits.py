@@ -6,7 +6,21 @@ import anyio
 import pytest
 
 from kit.runs import at, now, one, sleeper
-from softstop import Agent, Budget, Limits, MisuseError, RunContext, RunOutput, RunStatus, StopCause, Supervisor, Usage
+from softstop import (
+    Agent,
+    Budget,
+    Limits,
+    LimitsChanged,
+    MisuseError,
+    RunContext,
+    RunOutput,
+    RunStarted,
+    RunStatus,
+    StopCause,
+    Supervisor,
+    Usage,
+)
+from softstop.events import restore
 from softstop.runs.allowance import LimitChanges
 
 
@@ -215,3 +229,17 @@ async def test_a_limit_that_comes_while_a_step_holds_room_counts_what_that_step_
     assert output.stop.limit is not None
     assert (output.stop.limit.holder, output.stop.limit.used, budget.spent.tokens) == ("run", 30, 50)
     assert budget.reserved.tokens == 0
+
+
+async def test_a_change_of_limits_is_told_with_all_that_are_in_force_unless_the_run_has_not_begun() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=50))
+        run.limits.update(steps=9)
+        await anyio.sleep(1)
+        run.limits.update(tokens=7, timeout=None)
+        events = await run.events().read()
+        run.cancel()
+    assert [type(event) for event in events] == [RunStarted, LimitsChanged]
+    told = [event.limits for event in events if isinstance(event, RunStarted | LimitsChanged)]
+    assert told == [Limits(timeout=50, steps=9), Limits(steps=9, tokens=7)]
+    assert restore(events).runs[run.run_id].limits == told[-1]

@@ -11,6 +11,7 @@ from softstop import (
     RunContext,
     RunContinued,
     RunPaused,
+    RunQueued,
     RunStarted,
     RunStatus,
     RunStopRequested,
@@ -38,7 +39,8 @@ async def test_a_run_that_is_paused_before_it_begins_tells_so_when_it_does_and_i
         assert now() == 5 + (50 if resumed == "later" else 10 if queued else 0)
         events = [type(event) for event in [event async for event in run.events()]]
     told = [RunPaused, RunContinued] if resumed == "later" else []
-    assert events == [RunStarted, *told, RunStopRequested, RunCancelled]
+    first = [RunQueued] if queued else []
+    assert events == [*first, RunStarted, *told, RunStopRequested, RunCancelled]
 
 
 async def test_the_clock_of_a_timeout_stands_still_while_a_run_is_paused() -> None:

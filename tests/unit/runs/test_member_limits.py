@@ -11,6 +11,7 @@ from softstop import (
     Agent,
     Budget,
     Limits,
+    Outcome,
     RunCancelled,
     RunContext,
     RunStatus,
@@ -84,11 +85,15 @@ async def test_total_usage_is_that_of_the_whole_tree_and_usage_the_run_s_own() -
         await run.member(Agent(lead), "go")
 
     async with Supervisor() as supervisor:
-        output = await supervisor.start(Agent(head)).ended()
+        run = supervisor.start(Agent(head))
+        outcomes = {event.run_id: event async for event in run.events() if isinstance(event, Outcome)}
+        output = await run.ended()
     below = [member.usage.total_tokens for member in output.members[0].members]
     assert output.usage.total_tokens == 0
     assert output.members[0].usage.total_tokens == 1
     assert output.total_usage.total_tokens == 1 + sum(below) > 100
+    told = [outcomes[each.run_id].total_usage for each in (output, output.members[0])]
+    assert told == [output.total_usage, output.members[0].total_usage] == [output.total_usage] * 2
 
 
 async def test_the_step_limit_of_the_parent_counts_the_steps_of_all_below() -> None:

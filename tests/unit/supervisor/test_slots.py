@@ -63,7 +63,13 @@ async def test_a_run_that_waits_for_a_queued_one_lends_its_slot_and_says_so(
     assert names(events) == ["RunStarted", "SlotLent", "RunCompleted"]
     assert isinstance(events[1], SlotLent)
     assert (events[1].to, events[1].run_id) == (started[0].run_id, run.run_id)
-    assert names(await listen(started[0])) == ["RunStarted", "StepStarted", "StepCompleted", "RunCompleted"]
+    assert names(await listen(started[0])) == [
+        "RunQueued",
+        "RunStarted",
+        "StepStarted",
+        "StepCompleted",
+        "RunCompleted",
+    ]
 
 
 @pytest.mark.parametrize("where", ["member", "step", "task"])

@@ -2,8 +2,8 @@
 
 import anyio
 
-from kit.runs import sleeper
-from softstop import Agent, RunContext, RunStarted, RunStatus, Supervisor
+from kit.runs import listen, names, sleeper
+from softstop import Agent, Event, Limits, RunContext, RunQueued, RunStarted, RunStatus, Supervisor
 
 
 async def test_a_queued_run_that_is_stopped_frees_no_seat() -> None:
@@ -45,3 +45,47 @@ async def test_a_member_s_id_that_was_used_again_is_still_known_when_the_older_r
         assert len(supervisor.list_runs()) == 2
     assert output is not None
     assert output.value == "newer"
+
+
+async def test_a_run_that_waits_for_its_turn_says_so_before_it_starts() -> None:
+    async with Supervisor(max_running=1, clock=anyio.current_time) as supervisor:
+        first, second, third = (supervisor.start(Agent(sleeper)) for _ in range(3))
+        await anyio.sleep(1)
+        assert [names(await run.events().read()) for run in (second, third)] == [["RunQueued"], ["RunQueued"]]
+        third.cancel()
+        first.cancel()
+        await anyio.sleep(1)
+        second.cancel()
+        told = [names(await listen(run)) for run in (first, second, third)]
+    stopped = ["RunStopRequested", "RunCancelled"]
+    assert told == [["RunStarted", *stopped], ["RunQueued", "RunStarted", *stopped], ["RunQueued", *stopped]]
+    waited = [event.at for event in await listen(second)]
+    assert waited[1] - waited[0] == 1.0
+
+
+async def test_an_observer_may_stop_a_run_as_it_is_queued() -> None:
+    class Impatient:
+        def notice(self, event: Event) -> None:
+            if isinstance(event, RunQueued):
+                supervisor.cancel_run(event.run_id, "no time")
+
+    async with Supervisor(max_running=1, observers=[Impatient()]) as supervisor:
+        first, second = supervisor.start(Agent(sleeper)), supervisor.start(Agent(sleeper))
+        assert second.status is RunStatus.cancelled
+        assert supervisor.statistics().queued == 0
+        first.cancel()
+
+
+async def test_the_start_of_a_run_tells_whose_it_is_and_its_limits() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(leaf, limits=Limits(steps=3)), "go", session_id="other")
+
+    async def leaf(run: RunContext, message: object) -> None:
+        pass
+
+    async with Supervisor(limits=Limits(timeout=9)) as supervisor:
+        run = supervisor.start(Agent(lead), user_id="u", session_id="s", limits=Limits(tokens=5))
+        events = await listen(run)
+    starts = [event for event in events if isinstance(event, RunStarted)]
+    assert [(start.user_id, start.session_id) for start in starts] == [("u", "s"), ("u", "other")]
+    assert [start.limits for start in starts] == [Limits(timeout=9, tokens=5), Limits(steps=3)]

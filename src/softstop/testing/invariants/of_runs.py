@@ -13,6 +13,7 @@ from softstop.events import (
     RunContinued,
     RunFailed,
     RunPaused,
+    RunQueued,
     RunStarted,
     RunStopRequested,
     StepCompleted,
@@ -39,8 +40,10 @@ def one_outcome_and_last(run: RunTrace) -> Broken:
 
 
 def begins_properly(run: RunTrace) -> Broken:
-    """T10: the first event is RunStarted, or the two of a run that was stopped before its start."""
-    kinds = [type(event) for event in run.events if not isinstance(event, RunPaused | RunContinued)]
+    """T10: first comes RunStarted, or the two of a run that was stopped before its start; RunQueued at most before."""
+    if any(event is not run.events[0] for _, event in run.of(RunQueued)):
+        yield "it was queued after it had begun, or twice"
+    kinds = [type(event) for event in run.events if not isinstance(event, RunQueued | RunPaused | RunContinued)]
     if kinds[:1] != [RunStarted] and (kinds[0] is not RunStopRequested or set(kinds[1:-1]) - {RunStopRequested}):
         yield f"it begins with {[kind.__name__ for kind in kinds[:3]]}"
     if not run.started and any(isinstance(entry, Mark) for _, entry in run.entries):
