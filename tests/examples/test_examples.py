@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PUBLIC_MODULES = {"softstop", "softstop.models", "softstop.testing"}
+PUBLIC_MODULES = {"softstop", "softstop.models", "softstop.server", "softstop.testing"}
 LONGEST = 60  # lines of code; docstring, imports and blank lines not counted
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SECONDS = re.compile(r"\b\d+\.\d+ s\b")

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -79,6 +80,26 @@ async def serving(served: FastAPI, **headers: str) -> AsyncIterator[httpx2.Async
                 await done.wait()
 
 
+def free_port() -> int:
+    """A port for another process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def until_answers(url: str) -> None:
+    """Wait for the server of another process."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            httpx2.get(f"{url}/healthz", timeout=1)
+        except httpx2.TransportError:
+            time.sleep(0.05)  # noqa: TID251 - another process starts
+        else:
+            return
+    raise AssertionError(f"no server at {url}")
+
+
 Frame = dict[str, str]
 
 
@@ -99,7 +120,7 @@ def frames_of(text: str) -> list[Frame]:
         value = value.removeprefix(" ")
         if name == "data":
             data.append(value)
-        else:
+        elif name != "retry":
             frame[name] = value
     return frames
 

@@ -3,5 +3,6 @@
 Runs of this process and, with a recording, those that other processes keep in the same store.
 """
 
+from .following import OUTCOMES as OUTCOMES
 from .runs import Runs as Runs
 from .views import RunView as RunView

@@ -8,10 +8,13 @@ from typing import Final
 
 from pydantic_core import from_json
 
-from ..events import Event
+from ..events import Event, Outcome
 from ..log.reader import EventStream
 from ..stores import Page
 
+OUTCOMES: Final = frozenset(
+    name.value for cls in Event.CLASSES if issubclass(cls, Outcome) for name in cls.names.values()
+)
 MOST_LINES: Final = 1_024  # encoded events of a run that its readers share
 
 
@@ -81,5 +84,5 @@ class MemberPages:
         own = told["run_id"] in self._within or told["parent_run_id"] in self._within
         if own:
             self._within.add(told["run_id"])
-            self._done = self._done or (told["run_id"] == self._run_id and "usage" in told and "status" in told)
+            self._done = self._done or (told["run_id"] == self._run_id and told["event"] in OUTCOMES)
         return own

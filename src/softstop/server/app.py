@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -21,7 +20,7 @@ from ..stores import Recording, Store
 from .auth import Authenticator
 from .gate import Gate
 from .problems import Problem, problem_of
-from .routes import agentos, contract, native, probes
+from .routes import agentos, contract, native, openai, probes
 from .service import Service, Settings, catalogue
 
 
@@ -75,7 +74,7 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
         title="softstop", version="1", summary="Start, stream and stop runs.",
         lifespan=lifespan, docs_url=None, redoc_url=None,
     )  # fmt: skip
-    app.state.settings = settings
+    app.state.settings, app.state.dev = settings, dev
     app.add_middleware(Gate, auth=doors, origins=origins, caps=settings.caps)
     if origins:
         app.add_middleware(
@@ -86,10 +85,8 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
         app.add_exception_handler(error, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    for module in (native, contract, agentos, probes):
+    for module in (native, contract, openai, agentos, probes):
         app.include_router(module.router)
-    if dev:
-        structlog.get_logger("softstop").warning("server.open_to_this_machine")
     return app
 
 

@@ -19,6 +19,7 @@ from ..protocols import Runnable
 from ..stops import StopCause, StopPolicy, StopRequest
 from ..stores import Audit, Page, Recording, RunQuery
 from ..supervisor.supervisor import Supervisor
+from ..wire.shown import shown
 from .auth import Caller, Scope, StopTokens
 from .feed import Feed
 from .gate import Caps
@@ -165,7 +166,15 @@ class Service:
             RunNotFound: It is not there, or not the caller's.
         """
         allow(caller, "runs:read")
-        return await self._view(caller, run_id, kind, id)
+        return seen_by(caller, await self._view(caller, run_id, kind, id))
+
+    async def ended(self, caller: Caller, run_id: str) -> RunView:
+        """A run of the caller's, when it has ended.
+
+        Raises:
+            RunNotFound: It is not there, or not the caller's.
+        """
+        return seen_by(caller, await self.runs.ended(run_id, user_id=caller.sees))
 
     async def _view(self, caller: Caller, run_id: str, kind: Kind | None, id: str | None) -> RunView:
         view = await self.runs.get(run_id, user_id=caller.sees)
@@ -177,7 +186,7 @@ class Service:
     async def seen(self, caller: Caller, run_id: str) -> RunView | None:
         """A run, if the caller may see it and it is still remembered."""
         try:
-            return await self.runs.get(run_id, user_id=caller.sees)
+            return seen_by(caller, await self.runs.get(run_id, user_id=caller.sees))
         except RunNotFound:
             return None
 
@@ -191,7 +200,7 @@ class Service:
             if query.user_id not in (None, caller.user_id):
                 return []
             query = replace(query, user_id=caller.user_id)
-        return await self.runs.find(replace(query, roots=True), keep)
+        return [seen_by(caller, view) for view in await self.runs.find(replace(query, roots=True), keep)]
 
     async def follow(self, caller: Caller, run_id: str, after: int) -> AsyncIterator[Page]:
         """The events of a run of the caller's.
@@ -226,7 +235,9 @@ class Service:
         request = StopRequest(
             reason=stop.reason, by=caller.user_id, mode=stop.mode, grace=stop.grace, requested_at=time.time()
         )
-        return await self.runs.cancel(run_id, request, user_id=caller.sees, origin=address, wait=stop.wait)
+        return seen_by(
+            caller, await self.runs.cancel(run_id, request, user_id=caller.sees, origin=address, wait=stop.wait)
+        )
 
     async def cancel_many(self, caller: Caller, many: StopMany, address: str) -> tuple[int, int]:
         """Stop live runs of the caller's that match; how many match, and how many were asked to stop."""
@@ -260,6 +271,11 @@ class Service:
 
     def _left(self, run_id: str) -> None:
         self.supervisor.request_stop(run_id, StopRequest(cause=StopCause.caller_gone, reason="its last reader left"))
+
+
+def seen_by(caller: Caller, view: RunView) -> RunView:
+    """A run as this caller may see it."""
+    return view if caller.sees is None else shown(view)
 
 
 def allow(caller: Caller, scope: Scope) -> None:

@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ..stops import StopPolicy
+from ..telemetry.logs import tell
 from .service import Settings
 
 
@@ -15,13 +16,16 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
     """Serve an app of `create_app` until SIGINT or SIGTERM; from the main thread.
 
     The first signal stops all runs at their next step boundary, and then the server waits for their readers, who all
-    see the outcome; a second one stops them at once.
+    see the outcome; a second one stops them at once. Without keys (`dev=True`) it says so in the log.
 
     Args:
         app: What `create_app` made, or an app into which that was mounted.
         host: The address to listen on.
         port: The port.
     """
+    if getattr(app.state, "dev", False):
+        text = "no keys are asked for on %(host)s:%(port)d: whoever works on this machine may start and stop runs"
+        tell("warning", "server.open_to_this_machine", text, host=host, port=port)
     settings: Settings = getattr(app.state, "settings", Settings())
     policy = settings.policy or StopPolicy()
     longest = None if policy.grace is None else policy.grace + policy.abandon_after + policy.cleanup_timeout

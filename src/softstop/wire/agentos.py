@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
-from ..durable import RunView
+from ..durable import OUTCOMES, RunView
 from ..events import Kind
 from ..protocols import RunFacts
 from ..stops import RunStatus
@@ -73,7 +73,7 @@ def _translated(kind: Kind, name: str, own: dict[str, Any]) -> tuple[str, dict[s
     if name in TEXTS:
         plain = "RunContent" if kind == "workflow" else name
         return plain, {"content": own["content"], "content_type": "str"}
-    if "status" in own and "usage" in own:
+    if name in OUTCOMES:
         return name, _outcome(kind, own)
     if kind == "workflow" and name in ("StepStarted", "StepCompleted"):
         return name, {"step_id": str(own["step_id"]), "step_name": own["step"], "step_index": own["step_id"] - 1}

@@ -9,7 +9,7 @@ from pydantic_core import to_jsonable_python
 from ..durable import RunView
 from ..stores import Page
 
-RETRY: Final = b"retry: 1000\n\n"  # milliseconds until a browser connects again
+RETRY: Final = b"retry: 1000\n"  # milliseconds until a browser connects again; before the first frame, as a part of it
 HEARTBEAT: Final = b": heartbeat\n\n"
 
 

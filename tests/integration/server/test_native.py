@@ -18,7 +18,7 @@ async def test_a_run_is_started_streamed_and_told_to_its_end() -> None:
         assert (streamed.headers["cache-control"], streamed.headers["x-accel-buffering"]) == ("no-store", "no")
         assert [event["event"] for event in events_of(streamed.text)] == ["RunStarted", "RunContent", "RunCompleted"]
         assert [frame["id"] for frame in frames_of(streamed.text)] == ["1", "2", "3"]
-        assert streamed.text.startswith("retry: 1000\n\n")
+        assert streamed.text.startswith("retry: 1000\nid: 1\n")
 
 
 async def test_a_stop_is_told_when_it_is_true_and_refused_after_the_end() -> None:

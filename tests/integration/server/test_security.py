@@ -63,6 +63,9 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/agents/quick/runs/{run_id}", None, "read"),
     ("POST", "/agents/quick/runs/{run_id}/cancel", {}, "cancel"),
     ("POST", "/agents/quick/runs/{run_id}/resume", {}, "read"),
+    ("POST", "/v1/responses", {"model": "quick", "input": "x"}, "write"),
+    ("GET", "/v1/responses/{run_id}", None, "read"),
+    ("POST", "/v1/responses/{run_id}/cancel", {}, "cancel"),
     ("GET", "/healthz", None, None),
     ("GET", "/health", None, None),
     ("GET", "/readyz", None, None),
@@ -304,3 +307,20 @@ async def test_a_limit_of_a_request_narrows_the_agent_s_and_never_widens_it() ->
             run = (await client.post("/runs", json=body)).json()
             told = (await client.get(f"/runs/{run['run_id']}")).json()
             assert told["deadline"] - told["started_at"] == pytest.approx(in_force, abs=0.2)
+
+
+async def test_the_text_of_an_exception_is_for_the_operator_alone() -> None:
+    async with serving(guarded()) as client:
+        body = {"agent": "broken", "message": "x", "background": True, "session_id": "s"}
+        run_id = (await client.post("/runs", json=body, headers=bearer("ann"))).json()["run_id"]
+        await client.get(f"/runs/{run_id}/wait", headers=bearer("ann"))
+        paths = [path.replace("{run_id}", run_id) for method, path, _, _ in ROUTES if method == "GET"]
+        for path in (path for path in paths if path != "/events"):
+            answer = await client.get(path, headers=bearer("ann"))
+            assert "a secret cause" not in answer.text, path
+        streamed = await client.post("/runs", json={"agent": "broken", "stream": True}, headers=bearer("ann"))
+        foreign = await client.post("/agents/broken/runs", data={"message": "x"}, headers=bearer("ann"))
+        for answer in (streamed, foreign):
+            assert "ValueError" in answer.text
+            assert "a secret cause" not in answer.text
+        assert "a secret cause" in (await client.get(f"/runs/{run_id}", headers=bearer("admin"))).text

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from kit.processes import SRC
-from kit.server import app, begun, events_of, serving
+from kit.server import app, begun, events_of, free_port, serving, until_answers
 from softstop.server import mount
 
 STREAMS = 50
@@ -49,19 +48,12 @@ serve(outer, port=int(sys.argv[1]))
 @contextmanager
 def process(code: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A server in a process of its own, and its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     env = {**os.environ, "PYTHONPATH": str(SRC)}
     running = subprocess.Popen([sys.executable, "-c", code, str(port)], env=env, stderr=subprocess.PIPE)
     try:
         url = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 15
-        while time.monotonic() < until:
-            try:
-                httpx2.get(f"{url}/", timeout=1)
-                break
-            except httpx2.TransportError:
-                time.sleep(0.05)  # noqa: TID251 - another process starts
+        until_answers(url)
         yield running, url
     finally:
         running.kill()

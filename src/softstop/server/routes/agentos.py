@@ -126,7 +126,7 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
         return JSONResponse(body, 202, {"location": f"{request.url.path}/{run_id}"})
 
     async def answer() -> Response:
-        return JSONResponse(agentos.run_output(await service.runs.ended(run_id)))
+        return JSONResponse(agentos.run_output(await service.ended(who, run_id)))
 
     return LateResponse(answer, service.readers.reading(run_id, who.user_id))
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from ...stores import Page
 from ...wire.native import HEARTBEAT, RETRY
+from ...wire.shown import shown_page
 from ..auth import Caller
 from ..problems import Problem
 from ..requests import FORMS
@@ -100,7 +101,7 @@ async def streamed(
         if begun is None:
             return Response(status_code=204)
     return EventStreamResponse(
-        _chunks(pages, begun, wire, first),
+        _chunks(pages, begun, wire if who.sees is None else lambda page: wire(shown_page(page)), first),
         service.readers.reading(run_id, who.user_id),
         heartbeat=(HEARTBEAT, service.settings.heartbeat),
         patience=service.caps.patience,
@@ -111,9 +112,11 @@ async def streamed(
 async def _chunks(
     pages: AsyncIterator[Page], begun: Page | None, wire: Callable[[Page], bytes], first: bytes
 ) -> AsyncIterator[bytes]:
-    if first or begun is not None:
-        yield first if begun is None else first + wire(begun)
+    if begun is not None:
+        yield first + wire(begun)
+        first = b""
     async for page in pages:
         chunk = wire(page)
         if chunk:
-            yield chunk
+            yield first + chunk
+            first = b""

@@ -12,8 +12,9 @@ from pydantic_core import to_jsonable_python
 
 from ...events import Kind, RunCancelled
 from ...stops import RunStatus
-from ...stores import RunQuery
+from ...stores import Page, RunQuery
 from ...wire import contract, native
+from ...wire.shown import shown_page
 from ..auth import TOKEN, Caller
 from ..problems import Problem
 from ..requests import LONGEST_WAIT, Start, StartAny, Stop, StopMany, read
@@ -49,7 +50,7 @@ async def started(service: Service, who: Caller, request: Request, kind: Kind, i
         return JSONResponse(body, 202, {"location": path_of(request, run_id)})
 
     async def answer() -> Response:
-        return JSONResponse(native.run_as_json(await service.runs.ended(run_id)))
+        return JSONResponse(native.run_as_json(await service.ended(who, run_id)))
 
     return LateResponse(answer, service.readers.reading(run_id, who.user_id))
 
@@ -140,7 +141,7 @@ async def wait(
 
     async def answer() -> Response:
         with anyio.move_on_after(timeout):
-            await service.runs.ended(run_id)
+            await service.ended(who, run_id)
         view = await service.get(who, run_id)
         return JSONResponse(native.run_as_json(view), 200 if view.status.ended else 202)
 
@@ -173,7 +174,10 @@ async def feed(request: Request, service: Here, who: Who) -> Response:
 
 
 async def _all_events(service: Service, who: Caller, number: int, lost: bool) -> AsyncIterator[bytes]:
-    yield native.RETRY + (native.frame(b"{}", f"{service.feed.epoch}.{number}", b"gap") if lost else b"")
+    first = native.RETRY
+    if lost:
+        yield first + native.frame(b"{}", f"{service.feed.epoch}.{number}", b"gap")
+        first = b""
     while True:
         chunk = b""
         for each, event in service.feed.after(number):
@@ -183,8 +187,11 @@ async def _all_events(service: Service, who: Caller, number: int, lost: bool) ->
                 continue
             if isinstance(event, RunCancelled) and event.via is None:  # else it is in the stop of its parent
                 chunk += contract.cancelled_frame(view)
-            chunk += native.frame(event.to_json(), f"{service.feed.epoch}.{number}", event.event.value.encode())
+            page = Page([(number, event.to_json())], ended=False)
+            ((_, line),) = (page if who.sees is None else shown_page(page)).events
+            chunk += native.frame(line, f"{service.feed.epoch}.{number}", event.event.value.encode())
         if chunk:
-            yield chunk
+            yield first + chunk
+            first = b""
         else:
             await service.feed.more(number)

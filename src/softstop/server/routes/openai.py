@@ -1,0 +1,94 @@
+"""The Responses API of OpenAI: `model` is an agent's id, a response is a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...stops import RunStatus
+from ...wire import responses
+from ..requests import Start, Stop, read
+from ..sse import LateResponse
+from .asked import Here, Who, address_of, said, streamed
+
+router = APIRouter(prefix="/v1/responses", tags=["openai"])
+
+
+class Create(BaseModel):
+    """What OpenAI's client sends; what has no meaning here is dropped."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    input: str | list[Any]
+    stream: bool | None = False
+    background: bool | None = False
+    metadata: dict[str, str] | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1, le=10**9)
+
+    @property
+    def message(self) -> str:
+        """The texts of the input."""
+        if isinstance(self.input, str):
+            return self.input
+        return "\n".join(text for item in self.input for text in _texts(item))
+
+
+def _texts(item: Any) -> list[str]:
+    content = cast("dict[str, Any]", item).get("content") if isinstance(item, dict) else item
+    if isinstance(content, str):
+        return [content]
+    parts: list[Any] = content if isinstance(content, list) else []  # pyright: ignore[reportUnknownVariableType]
+    return [str(cast("dict[str, Any]", part).get("text", "")) for part in parts if isinstance(part, dict)]
+
+
+@router.post("", openapi_extra=said(Create, {"model": "storyteller", "input": "Hi", "background": True}))
+async def create(request: Request, service: Here, who: Who) -> Response:
+    """Start a run; without `background` it stops when its client has left for good."""
+    asked = await read(request, Create)
+    start = Start(
+        message=asked.message,
+        metadata=dict(asked.metadata or {}),
+        continue_from=asked.previous_response_id,
+        on_disconnect="continue" if asked.background else "cancel",
+    )
+    view = await service.start(
+        who, service.runnable("agent", asked.model), start, request.headers.get("idempotency-key")
+    )
+    run_id = view.facts.run_id
+    if asked.stream:
+        return await streamed(service, who, run_id, 0, responses.Wire(view.facts), b"")
+    if asked.background:
+        return JSONResponse(responses.response_of(view))
+
+    async def answer() -> Response:
+        return JSONResponse(responses.response_of(await service.ended(who, run_id)))
+
+    return LateResponse(answer, service.readers.reading(run_id, who.user_id))
+
+
+@router.get("/{run_id}")
+async def get(
+    run_id: str,
+    service: Here,
+    who: Who,
+    stream: bool = False,
+    starting_after: Annotated[int, Query(ge=-1, le=10**15)] = -1,
+) -> Response:
+    """A run, or its events after a number."""
+    view = await service.get(who, run_id)
+    if not stream:
+        return JSONResponse(responses.response_of(view))
+    wire = responses.Wire(view.facts, starting_after)
+    return await streamed(service, who, run_id, wire.after, wire, b"")
+
+
+@router.post("/{run_id}/cancel")
+async def cancel(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
+    """Stop a run at its next step boundary: `cancelled`, or `in_progress` (202) while it is stopping."""
+    view = await service.cancel(who, run_id, Stop(), address_of(request))
+    return JSONResponse(responses.response_of(view), 200 if view.status is RunStatus.cancelled else 202)

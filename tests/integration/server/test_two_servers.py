@@ -1,0 +1,107 @@
+"""Two servers on one file: what runs in one is found, read and stopped through the other, whatever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+
+from kit.processes import SRC
+from kit.server import frames_of, free_port, until_answers
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
+
+SERVER = """
+import sys
+import anyio
+from softstop import Agent
+from softstop.server import create_app, serve
+from softstop.stores.sqlite import SQLiteStore
+
+async def body(run, message):
+    for number in range(10_000):
+        async with run.step("s"):
+            run.write(f"w{number} ")
+            await anyio.sleep(0.02)
+
+serve(create_app(agents=[Agent(body, name="body")], dev=True, store=SQLiteStore(sys.argv[2])), port=int(sys.argv[1]))
+"""
+
+
+@contextmanager
+def two_servers(path: Path) -> Iterator[list[tuple[subprocess.Popen[bytes], str]]]:
+    """Two processes and their addresses."""
+    with ExitStack() as stack:
+        servers: list[tuple[subprocess.Popen[bytes], str]] = []
+        for _ in range(2):
+            port = free_port()
+            env = {**os.environ, "PYTHONPATH": str(SRC)}
+            process = subprocess.Popen([sys.executable, "-c", SERVER, str(port), str(path / "runs.db")], env=env)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            servers.append((process, f"http://127.0.0.1:{port}"))
+        for _, url in servers:
+            until_answers(url)
+        yield servers
+
+
+async def begun(client: httpx2.AsyncClient, url: str, **headers: str) -> str:
+    answer = await client.post(f"{url}/runs", json={"agent": "body", "background": True}, headers=headers)
+    run_id: str = answer.json()["run_id"]
+    return run_id
+
+
+async def test_a_run_is_stopped_through_the_other_server_and_told_by_both(tmp_path: Path) -> None:
+    with two_servers(tmp_path) as ((_, one), (_, two)):
+        async with httpx2.AsyncClient(timeout=20) as client:
+            run_id = await begun(client, one)
+            assert (
+                await client.get(f"{two}/runs/{run_id}")
+            ).status_code == 200  # at once: the id is told when it is there
+            await anyio.sleep(0.3)
+            assert [run["run_id"] for run in (await client.get(f"{two}/runs")).json()["runs"]] == [run_id]
+            began = time.monotonic()
+            answer = await client.post(f"{two}/runs/{run_id}/cancel", json={"reason": "enough"})
+            took = time.monotonic() - began
+            assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+            assert took < 3
+            told = [(await client.get(f"{url}/runs/{run_id}")).json() for url in (one, two)]
+            assert told[0]["content"] == told[1]["content"] != ""
+            streams = [(await client.get(f"{url}/runs/{run_id}/events")).text for url in (one, two)]
+            assert streams[0] == streams[1]
+            for url in (one, two):
+                assert (await client.post(f"{url}/runs/{run_id}/cancel")).status_code == 400
+                entries = (await client.get(f"{url}/runs/{run_id}/audit")).json()["entries"]
+                assert (entries[0]["reason"], entries[0]["origin"]) == ("enough", "127.0.0.1")
+            keyed = [await begun(client, url, **{"idempotency-key": "once"}) for url in (one, two)]
+            assert keyed[0] == keyed[1]
+
+
+async def test_a_reader_whose_server_is_killed_goes_on_at_the_other_and_gets_the_outcome(tmp_path: Path) -> None:
+    with two_servers(tmp_path) as ((process, one), (_, two)):
+        async with httpx2.AsyncClient(timeout=20) as client:
+            run_id = await begun(client, one)
+            text = ""
+            async with client.stream("GET", f"{one}/runs/{run_id}/events") as answer:
+                with suppress(httpx2.TransportError):
+                    async for chunk in answer.aiter_text():
+                        text += chunk
+                        if "w20 " in text and process.returncode is None:
+                            process.send_signal(signal.SIGKILL)
+                            process.wait()
+            early = frames_of(text)
+            rest = (await client.get(f"{two}/runs/{run_id}/events", headers={"last-event-id": early[-1]["id"]})).text
+            both = [*early, *frames_of(rest)]
+            assert [int(frame["id"]) for frame in both] == sorted({int(frame["id"]) for frame in both})
+            assert both[-1]["event"] == "RunCancelled"
+            told = (await client.get(f"{two}/runs/{run_id}")).json()
+            assert (told["status"], told["stop"]["cause"]) == ("cancelled", "owner_lost")
+            whole = frames_of((await client.get(f"{two}/runs/{run_id}/events")).text)
+            assert both == whole
