@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 GUIDES = ROOT / "examples" / "guides"
 PAGES = [README, *sorted(GUIDES.glob("*.md"))]
+EXTRAS = ("softstop.models", "softstop.server")  # modules that need one
 FENCED = re.compile(
     r"^```python\n(?P<code># (?P<name>\w+\.py)\b.*?)^```\n(?:\s*^```text\n(?P<printed>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
@@ -59,7 +60,7 @@ def missing(block: Block, files: dict[str, Block], *, core: bool) -> str | None:
     for name in sorted(block.imports | ({"pytest"} if block.name.startswith("test_") else set())):
         if name in files:
             lacks = missing(files[name], files, core=core)
-        elif core and name == "softstop.models":
+        elif core and name in EXTRAS:
             return name
         else:
             lacks = None if importlib.util.find_spec(name.partition(".")[0]) else name

@@ -233,6 +233,35 @@ def test_another_cancel_of_main_is_not_taken_for_ours() -> None:
     assert (code, out.split()) == (0, ["cancelled"])
 
 
+@pytest.mark.parametrize("program", ["softstop.run(main)", "asyncio.run(around())"])
+def test_a_signal_stops_the_runs_of_supervisors_in_the_block_of_the_one_that_has_it(program: str) -> None:
+    with script(
+        f"""
+        async def slow(run, message):
+            async with run.step("pay"):
+                say("begun")
+                await asyncio.sleep(3)
+                say("committed")
+
+        async def main():
+            async with Supervisor() as supervisor:  # of a library, say, that knows nothing of signals
+                output = await supervisor.start(Agent(slow))
+                say(output.status, output.stop.reason)
+
+        async def around():
+            async with Supervisor(signals=True):
+                await main()
+
+        {program}
+        """
+    ) as process:
+        wait_for(process, "begun")
+        process.send_signal(signal.SIGINT)
+        code, out, err, _ = finish(process, 12)
+    assert out.splitlines() == ["committed", "completed SIGINT"]
+    assert (code, err) == (0, "")
+
+
 # -- A web server ----------------------------------------------------------------------------------------------------
 
 

@@ -75,7 +75,8 @@ async def _end_after(
 ) -> None:
     """Cancel the main task some time after a signal and the end of the last run; note by which signal."""
     await signals.came.wait()
-    await all_ended(supervisor)
+    for each in supervisor.family():
+        await all_ended(each)
     await asyncio.sleep(LAST_WORDS)
     if main is not None and signals.first is not None:
         ended_by.append(signals.first)

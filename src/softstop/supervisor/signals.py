@@ -69,7 +69,8 @@ class Signals:
     def _stop(self, mode: StopMode) -> None:
         assert self._loop is not None
         assert self.first is not None
-        stop_all(self._supervisor, mode, self.first.name)
+        for supervisor in self._supervisor.family():
+            stop_all(supervisor, mode, self.first.name)
         if mode is StopMode.step:
-            self._late = self._loop.call_later(DRAIN_TIMEOUT, stop_all, self._supervisor, StopMode.now, self.first.name)
+            self._late = self._loop.call_later(DRAIN_TIMEOUT, self._stop, StopMode.now)
         self.came.set()

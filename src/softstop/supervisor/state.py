@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..aio.parking import Waiters
@@ -51,6 +51,13 @@ class SupervisorState:
         default_factory=dict[asyncio.Task[None], RunState | None]
     )  # not done, with the run of each
     waiting: Waiters = field(default_factory=list[asyncio.Future[None]])  # for the end of the last live run
+    inner: list[SupervisorState] = field(default_factory=list["SupervisorState"])  # whose blocks lie in its block
+
+    def family(self) -> Iterator[SupervisorState]:
+        """This one and all whose blocks lie in its block: a signal is for all of them."""
+        yield self
+        for each in tuple(self.inner):
+            yield from each.family()
 
     def observers(self) -> tuple[Observer, ...]:
         """The given observers, and the journal if the application has configured structlog."""

@@ -111,7 +111,9 @@ class Supervisor(AsyncOnly):
         self._state.bind()
         if self._signals is not None:
             self._signals.install()
-        self._outer = ambient.get()
+        self._outer = outer = ambient.get()
+        if outer is not None and outer._state.loop is self._state.loop:
+            outer._state.inner.append(self._state)
         ambient.set(self)
         return self
 
@@ -123,6 +125,8 @@ class Supervisor(AsyncOnly):
             with anyio.CancelScope(shield=True):  # bounded by the policies of the runs
                 await self.drain(timeout=draining.DRAIN_TIMEOUT if exc is None else 0.0)
         finally:
+            if self._outer is not None and self._state in self._outer._state.inner:
+                self._outer._state.inner.remove(self._state)
             if self._signals is not None:
                 self._signals.restore()
 
