@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any, assert_never, assert_type
@@ -56,6 +57,8 @@ from softstop import (
     cancel_run,
     parse_event,
 )
+from softstop.testing import Report, stop_everywhere
+from softstop.testing.fixture import Stops
 
 # -- bodies ----------------------------------------------------------------------------------------------------------
 
@@ -329,3 +332,19 @@ def values() -> None:
     assert_type(budget.spent.tokens, int)
     assert_type(budget.reserved.nano_usd, int)
     assert_type(budget.tokens, int | None)
+
+
+# -- the test kit ----------------------------------------------------------------------------------------------------
+
+BOOK: list[str] = []
+
+
+def test_it_can_be_stopped(stops: Stops) -> None:
+    assert_type(stop_everywhere(lambda supervisor: supervisor.start(Agent(told_twice)), effects=BOOK), Report)
+    report = stops(lambda supervisor: supervisor.start(Agent(told_twice)), effects=lambda: BOOK, most=300)
+    assert_type(report.noticed, Counter[str])
+    stops(lambda supervisor: supervisor.start(Agent(told_twice)), effect=BOOK)  # type: ignore[call-arg]
+
+
+async def told_twice(run: RunContext, message: str) -> None:
+    BOOK.append(message)

@@ -10,16 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Final
+from typing import Any, Final, Protocol, Unpack
 
 import pytest
 
-from . import Report, stop_everywhere
+from softstop.runs.run import Run
+from softstop.supervisor.supervisor import Supervisor
+
+from . import Exploration, Report, stop_everywhere
 
 QUIET: Final = 2.0  # seconds after which a bar is shown
 WIDTH: Final = 30  # of the bar, in characters
 
-Stops = Callable[..., Report]
+
+class Stops(Protocol):
+    """What the fixture gives: `stop_everywhere`, with defaults of its own."""
+
+    def __call__(self, make_run: Callable[[Supervisor], Run], **options: Unpack[Exploration]) -> Report:
+        """Run the scenario once for every point at which a stop can land, times every cause."""
+        ...
 
 
 @pytest.fixture
@@ -32,11 +41,12 @@ def stops(pytestconfig: pytest.Config) -> Stops:
     It prints its report, which pytest shows if the test fails, or with `-rP`.
     """
 
-    def stops(*args: Any, **options: Any) -> Report:
+    def stops(make_run: Callable[[Supervisor], Run], **options: Unpack[Exploration]) -> Report:
         __tracebackhide__ = True
         bar = _Bar(pytestconfig.pluginmanager)
+        asked: Exploration = {"strict": True, "progress": bar.show, **options}
         try:
-            report = stop_everywhere(*args, **{"strict": True, "progress": bar.show, **options})
+            report = stop_everywhere(make_run, **asked)
         finally:
             bar.clear()
         print(report)  # noqa: T201 - for pytest, which captures it
