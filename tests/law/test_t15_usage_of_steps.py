@@ -1,6 +1,8 @@
 """T15: what is charged in a step is told by that step's own events, whatever else the run does meanwhile."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from kit.runs import at, deaf, listen, one, words
+from kit.runs import Words, at, deaf, listen, one, words
 from softstop import Agent, Event, Outcome, RunContent, RunContext, StepCompleted, StopPolicy, Supervisor, Usage
 
 
@@ -239,6 +241,24 @@ async def test_content_says_in_which_step_of_its_run_it_was_written() -> None:
     ]  # fmt: skip
     members = [(e.content.strip(), e.step_id) for e in events if isinstance(e, RunContent) and e.run_id == "leaf"]
     assert members == [("member", None), ("its-own", 1)]
+
+
+async def test_a_task_holds_no_stream_that_has_ended() -> None:
+    sources: list[weakref.ref[Words]] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        for _ in range(3):
+            source = Words(2)
+            sources.append(weakref.ref(source))
+            async for _ in run.stream("write", source):
+                pass
+        del source
+        gc.collect()
+        run.write(f"{[source() for source in sources]}")
+
+    run, _ = await one(body)
+    assert run.output is not None
+    assert run.output.content == "[None, None, None]"
 
 
 async def test_parallel_streams_tell_their_texts_apart_also_to_a_reader_that_comes_late() -> None:

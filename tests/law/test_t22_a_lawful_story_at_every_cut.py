@@ -90,6 +90,8 @@ def assert_lawful(story: Sequence[Event]) -> None:
         members = {event.run_id for event in story if event.parent_run_id == run_id}
         ended = [event for event in story if isinstance(event, Outcome) and event.run_id in members]
         assert all(event.seq < outcome.seq for event in ended)  # T7
+        total = outcome.usage.total_tokens + sum(event.total_usage.total_tokens for event in ended)
+        assert outcome.total_usage.total_tokens == total  # T15
         torn = [event for event in ends.values() if event.status == "unsettled"]
         escalated = [event.seq for event in mine if isinstance(event, RunEscalated)]
         assert all(any(at < event.seq for at in escalated) for event in torn)  # T8
