@@ -136,11 +136,19 @@ def secrets_of(model: Model) -> tuple[str, ...]:
     return tuple(key for key in keys if isinstance(key, str) and len(key) > 3)
 
 
-def clients_of(model: Model) -> Iterator[Any]:
-    """The providers' clients of a model, also of a wrapped one and of those to fall back to."""
+def members_of(model: Model) -> Iterator[Model]:
+    """The models that answer for a model: itself, without its wrappers, or each one of those to fall back to."""
     here: Any = model
     while hasattr(here, "wrapped"):
         here = here.wrapped
-    for member in getattr(here, "models", ()):
-        yield from clients_of(member)
-    yield getattr(getattr(here, "provider", None), "client", None)
+    members: list[Model] | None = getattr(here, "models", None)
+    if members is None:
+        yield here
+    for member in members or ():
+        yield from members_of(member)
+
+
+def clients_of(model: Model) -> Iterator[Any]:
+    """The providers' clients of a model, also of a wrapped one and of those to fall back to."""
+    for member in members_of(model):
+        yield getattr(getattr(member, "provider", None), "client", None)

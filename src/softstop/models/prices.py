@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
@@ -15,6 +16,7 @@ from pydantic_ai.usage import RequestUsage
 from ..checks import typed
 from ..errors import MisuseError
 from ..limits import nano_usd
+from .errors import members_of
 
 MILLION: Final = 10**6
 UNKNOWN: Final = (LookupError, ValueError, TypeError, ArithmeticError, AssertionError)  # raised by genai-prices
@@ -84,15 +86,17 @@ class Rates:
 class Tariff:
     """The price of one model: upper bounds before a request, the cost of an answer after it.
 
+    A model that falls back to others has the price of the one that answered, and before that of the dearest.
+
     Attributes:
-        rates: The upper bounds; None if the price is unknown.
+        rates: The upper bounds; None if a price is unknown.
     """
 
-    __slots__ = ("_model", "_price", "_provider", "rates")
+    __slots__ = ("_members", "_price", "rates")
 
     def __init__(self, model: Model, price: Price | None) -> None:
         self._price = None if price is None else typed(price, Price, "price")
-        self._model, self._provider = model.model_name, model.system
+        self._members = [(member.model_name, member.system) for member in members_of(model)]
         self.rates = self._listed_rates() if price is None else Rates(price.dearest_input, _nano(price.output_usd))
 
     def cost(self, usage: RequestUsage, response: ModelResponse | None = None) -> int | None:
@@ -108,23 +112,40 @@ class Tariff:
                 return nano_usd(replace(response, usage=usage).cost().total_price)
         except UNKNOWN:
             pass
-        return self._listed(usage)
-
-    def _listed(self, usage: RequestUsage | ListedUsage) -> int | None:
-        try:
-            return nano_usd(calc_price(usage, model_ref=self._model, provider_id=self._provider).total_price)
-        except UNKNOWN:
-            return None
+        asked = [member for member in self._members if response is not None and member[1] == response.provider_name]
+        return _dearest(_listed(usage, *member) for member in asked or self._members)
 
     def _listed_rates(self) -> Rates | None:
-        """The highest rates in the list: with some models long prompts and cache writes cost more."""
-        prompts = [ListedUsage(input_tokens=MILLION), ListedUsage(input_tokens=MILLION, cache_write_tokens=MILLION)]
-        answer = ListedUsage(output_tokens=MILLION)
-        both = ListedUsage(input_tokens=MILLION, output_tokens=MILLION)
-        short, cached, output, long = (self._listed(usage) for usage in (*prompts, answer, both))
-        if short is None or output is None:
+        found = [_rates_of(*member) for member in self._members]
+        known = [rates for rates in found if rates is not None]
+        if len(known) < len(found):
             return None
-        return Rates(max(short, cached or 0), max(output, (long or 0) - short))
+        return Rates(max(rates.input for rates in known), max(rates.output for rates in known))
+
+
+def _rates_of(model: str, provider: str) -> Rates | None:
+    """The highest rates in the list: with some models long prompts and cache writes cost more."""
+    prompts = [ListedUsage(input_tokens=MILLION), ListedUsage(input_tokens=MILLION, cache_write_tokens=MILLION)]
+    answer = ListedUsage(output_tokens=MILLION)
+    both = ListedUsage(input_tokens=MILLION, output_tokens=MILLION)
+    short, cached, output, long = (_listed(usage, model, provider) for usage in (*prompts, answer, both))
+    if short is None or output is None:
+        return None
+    return Rates(max(short, cached or 0), max(output, (long or 0) - short))
+
+
+def _listed(usage: RequestUsage | ListedUsage, model: str, provider: str) -> int | None:
+    try:
+        return nano_usd(calc_price(usage, model_ref=model, provider_id=provider).total_price)
+    except UNKNOWN:
+        return None
+
+
+def _dearest(costs: Iterable[int | None]) -> int | None:
+    """The highest of costs, of which one that nobody knows may be higher."""
+    found = list(costs)
+    known = [cost for cost in found if cost is not None]
+    return max(known) if len(known) == len(found) else None
 
 
 def _nano(usd: Decimal | float | str) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import anyio
 import pytest
+from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.wrapper import WrapperModel
@@ -13,7 +15,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 from kit.provider import KEY, Provider
 from kit.wire import Wire, body, playing
-from softstop import Agent, RunContent, RunStatus
+from softstop import Agent, Limits, MisuseError, RunContent, RunStatus
 
 pytestmark = pytest.mark.server
 
@@ -100,3 +102,34 @@ async def test_a_200_that_is_no_stream_tells_its_message_for_a_borrowed_model_to
     assert output.status is RunStatus.failed
     assert KEY not in str(output.errors)
     assert "***" in str(output.errors)
+
+
+OF_MEMBER = {"gpt-5-nano-test": (50, 5, 400), "claude-sonnet-4-6": (3_000, 300, 15_000)}  # nano-USD a token
+
+
+def listed(provider: Provider, name: str, **script: object) -> Model:
+    """A model that the public list of prices has under this name."""
+    model = provider.chat(**script) if name.startswith("gpt") else provider.anthropic(**script)
+    return replace(model, id=f"{name}?{model.id}").make_model()
+
+
+@pytest.mark.parametrize("second", OF_MEMBER)
+async def test_a_fallback_model_has_the_price_of_the_member_that_answered(provider: Provider, second: str) -> None:
+    first = next(name for name in OF_MEMBER if name != second)
+    model = FallbackModel(listed(provider, first, error=400), listed(provider, second, words=2))
+    output = await Agent(model=model).arun("go", limits=Limits(cost_usd=1))  # type: ignore[arg-type]
+
+    taken, cached, given = OF_MEMBER[second]
+    assert output.status is RunStatus.completed
+    assert (output.usage.input_tokens, output.usage.output_tokens, output.usage.cache_read_tokens) == (20, 2, 8)
+    assert output.usage.cost_nano_usd == 12 * taken + 8 * cached + 2 * given
+
+
+async def test_a_fallback_model_with_a_member_that_nobody_can_price_is_refused_where_money_is_limited(
+    provider: Provider,
+) -> None:
+    agent = Agent(model=FallbackModel(borrowed(provider, words=2), listed(provider, "gpt-5-nano-test")))
+    with pytest.raises(MisuseError, match="nobody knows what the model"):
+        agent.arun("go", limits=Limits(cost_usd=1))  # type: ignore[arg-type]
+    output = await agent.arun("go", limits=Limits(cost_usd=1, unpriced="ignore"))  # type: ignore[arg-type]
+    assert output.status is RunStatus.completed

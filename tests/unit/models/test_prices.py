@@ -6,7 +6,9 @@ from decimal import Decimal
 
 import pytest
 from pydantic_ai.messages import ModelResponse
+from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RequestUsage
 
 from softstop.models.prices import Price, Rates, Tariff
@@ -68,3 +70,37 @@ def test_a_cost_that_the_provider_reports_itself_counts_before_the_list_and_afte
     assert Tariff(model, None).cost(usage, ModelResponse([])) == 250_000_000
     assert Tariff(model, Price(1, 1)).cost(usage, ModelResponse([])) == 1_000_000
     assert Tariff(model, None).cost(RequestUsage(input_tokens=1_000), ModelResponse([])) is None
+
+
+def of_list(name: str, provider: str) -> FunctionModel:
+    model = FunctionModel(lambda *_: None, model_name=name)  # type: ignore[arg-type]
+    model._system = provider
+    return model
+
+
+NANO, SONNET = of_list("gpt-5-nano", "openai"), of_list("claude-sonnet-4-6", "anthropic")
+TEN = RequestUsage(input_tokens=10, output_tokens=10)
+
+
+def test_a_request_to_one_of_several_models_is_bounded_by_the_dearest() -> None:
+    one, other, both = (Tariff(model, None) for model in (NANO, SONNET, WrapperModel(FallbackModel(NANO, SONNET))))
+    assert one.rates is not None
+    assert other.rates is not None
+    assert both.rates == Rates(max(one.rates.input, other.rates.input), max(one.rates.output, other.rates.output))
+    assert both.cost(TEN) == other.cost(TEN) == 180_000, "what was cut before an answer"
+    assert Tariff(FallbackModel(NANO, of_list("homemade", "openai")), None).rates is None
+    assert Tariff(FallbackModel(NANO, SONNET), Price(1, 1)).cost(TEN, ModelResponse([])) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "nano"),
+    [
+        ("gpt-5-nano", "openai", 4_500),
+        ("claude-sonnet-4-6", "anthropic", 180_000),
+        ("renamed-by-a-proxy", "openai", 4_500),
+        ("renamed-by-a-proxy", "nobody", 180_000),
+    ],
+)
+def test_an_answer_has_the_price_of_the_model_that_gave_it(name: str, provider: str, nano: int) -> None:
+    answer = ModelResponse([], model_name=name, provider_name=provider)
+    assert Tariff(FallbackModel(NANO, SONNET), None).cost(TEN, answer) == nano
