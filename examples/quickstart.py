@@ -19,7 +19,7 @@ Prints:
     cancelled by user: that is enough for tonight
     steps: offline completed, save_page completed
     kept:  248 characters, 3 messages to go on from
-    usage: 50 tokens in, 109 out
+    usage: 89 tokens in, 109 out
 """
 
 import argparse

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import crowds, memory, runs, stops, streams, values
+from . import crowds, estimates, memory, runs, stops, streams, values
 from .measuring import FULL, QUICK, Effort, Row, empty_loop_ns
 from .report import markdown, table, write_into
 
@@ -20,6 +20,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "stops": stops.rows,
     "memory": memory.rows,
     "crowds": crowds.rows,
+    "estimates": estimates.rows,
     "uvloop": lambda effort: [*streams.uvloop_rows(effort), *runs.uvloop_rows(effort)],
 }
 

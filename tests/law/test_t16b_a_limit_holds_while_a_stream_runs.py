@@ -6,7 +6,7 @@ from kit.runs import now
 from kit.scripts import Script
 from softstop import Agent, Limits, ModelRequestCompleted, RunStatus, StopCause
 
-CHUNK = "x" * 40  # estimated at 10 tokens
+CHUNK = "word " * 10  # estimated at 10 tokens
 
 
 async def test_an_answer_is_ended_at_twice_its_claim_and_all_that_came_is_kept_and_counted() -> None:
@@ -26,4 +26,4 @@ async def test_an_answer_is_ended_at_twice_its_claim_and_all_that_came_is_kept_a
 
 async def test_without_a_limit_nothing_is_counted() -> None:
     output = await Agent(model=Script([CHUNK] * 100).model).arun("go")
-    assert (output.status, len(output.content)) == (RunStatus.completed, 4_000)
+    assert (output.status, len(output.content)) == (RunStatus.completed, 5_000)

@@ -25,9 +25,10 @@ from ..aio.closing import finish_within
 from ..runs.context import RunContext
 from .endings import TORN, failure_of, overran, reason_of, seen_to_end, sound, sound_answer
 from .errors import ModelFailed, explain
+from .estimates import Count, text_of_delta
 from .exchange import Exchange
 from .history import History
-from .usage import BYTES_A_TOKEN, Charge, size_of_delta, tokens_in
+from .usage import Charge
 
 MARGIN: Final = 2  # an answer may be estimated at so many times its claim before it is ended
 
@@ -68,7 +69,7 @@ class Answer:
         self._response: StreamedResponse | None = None
         self._events: AsyncIterator[ModelResponseStreamEvent] | None = None
         self._exchange = Exchange()
-        self._streamed = 0  # bytes of text, thoughts and arguments
+        self._streamed = Count()  # of text, thoughts and arguments, under a limit
         self._half = ""  # of a character that a server in UTF-16 has sent in two pieces
         self._complete = False  # it was seen to end
         self._refused = False  # it ended, and is none to go on from
@@ -87,14 +88,16 @@ class Answer:
     async def __anext__(self) -> str:
         if self.overran:
             self._settle()  # first: a limit that this reaches is the cause of the end
-            raise overran(self._model.model_name, self._request.claimed or 0, tokens_in(self._streamed))
+            raise overran(self._model.model_name, self._request.claimed or 0, self._streamed.tokens)
         try:
             if self._events is None:
                 self._events = await self._open()
             async for event in self._events:
-                self._streamed += size_of_delta(event)
-                if self._streamed and self.time_to_first_token is None:
+                added = text_of_delta(event)
+                if added and self.time_to_first_token is None:
                     self.time_to_first_token = anyio.current_time() - self._asked_at
+                if self._request.claimed is not None:
+                    self._streamed.add(added)
                 text = self._whole_characters(_text_of(event))
                 if text:
                     self.begun = True
@@ -186,7 +189,7 @@ class Answer:
     def overran(self) -> bool:
         """Whether more has come than its claim and the margin: the server does not keep to its bound (T16b)."""
         claimed = self._request.claimed
-        return claimed is not None and self._streamed > BYTES_A_TOKEN * MARGIN * claimed
+        return claimed is not None and self._streamed.tokens > MARGIN * claimed
 
     @property
     def ran_out(self) -> bool:

@@ -22,8 +22,8 @@ from ..errors import MisuseError
 from ..runs.context import RunContext
 from ..usage import Usage
 from .endings import closed, is_whole, sound
+from .estimates import input_tokens
 from .results import Result
-from .usage import input_tokens
 
 Unanswered = Literal["not_run", "cut", "unsettled", "torn"]
 MEANING: Final[dict[Unanswered, str]] = {
@@ -143,10 +143,12 @@ class History:
         """Note the tokens of the conversation as the provider counted them, which beats an estimate."""
         self._measured = (len(self.messages), usage.total_tokens - usage.reasoning_tokens)
 
-    def size_of(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> int:
-        """About the tokens of a request with these messages and tools."""
+    def size_of(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition], system: str) -> int:
+        """About the tokens of a request with these messages and tools to a provider, see `input_tokens`."""
         count, measured = self._measured
-        return measured + input_tokens(messages[count:], ()) if count else input_tokens(messages, tools)
+        if count:
+            return measured + input_tokens(messages[count:], (), system)
+        return input_tokens(messages, tools, system)
 
     def begin_call(self, index: int, *, interruptible: bool) -> None:
         """Note that a tool is running: from now on it may have taken effect."""

@@ -11,11 +11,13 @@ from typing import Any, Final, Unpack
 
 import anyio
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
-from pydantic_ai.models import Model
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+from pydantic_ai.settings import ModelSettings
 
 from ..checks import seconds, typed
 from ..errors import MisuseError
+from .estimates import input_tokens
 from .options import BodyOptions
 from .prices import Price
 from .providers import new_body
@@ -65,7 +67,7 @@ class Offline:
 
     def make_model(self) -> Model:
         """The pydantic-ai model."""
-        return FunctionModel(stream_function=self._stream, model_name=self.name)
+        return _Storyteller(stream_function=self._stream, model_name=self.name)
 
     def make_body(self, **options: Unpack[BodyOptions]) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
@@ -89,6 +91,23 @@ class Offline:
         elif info.output_tools:
             result = info.output_tools[0]
             yield {0: DeltaToolCall(result.name, json.dumps(_sample(result.parameters_json_schema, rest)))}
+
+
+class _Storyteller(FunctionModel):
+    """A FunctionModel that counts its input as requests to providers are estimated; its own count is of words."""
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: Any = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        opening = super().request_stream(messages, model_settings, model_request_parameters, run_context)
+        async with opening as response:
+            response.usage.input_tokens = input_tokens(messages, model_request_parameters.function_tools)
+            yield response
 
 
 def _halves(text: str) -> tuple[str, str]:

@@ -88,7 +88,7 @@ class Plan:
     def _with(self, messages: list[ModelMessage], tools: list[ToolDefinition], *, uses_tools: bool) -> Request:
         result = self._history.result
         results = [] if result is None else [result.definition]
-        size = self._history.size_of(messages, [*tools, *results])
+        size = self._history.size_of(messages, [*tools, *results], self._model.system)
         return Request(messages, tools, size, uses_tools=uses_tools, results=results)
 
 

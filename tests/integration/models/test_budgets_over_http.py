@@ -80,7 +80,7 @@ async def test_requests_without_a_bound_of_their_own_go_one_after_another(provid
     assert [output.status for output in outputs] == [RunStatus.completed] * 4
     requests = await provider.requests()
     assert [request["beside"] for request in requests] == [0, 0, 0, 0]
-    assert [sent(request) for request in requests] == [1_000 - 30 * number - 29 for number in range(4)]
+    assert [sent(request) for request in requests] == [1_000 - 30 * number - 30 for number in range(4)]
     assert budget.spent.tokens == 4 * 30
 
 
@@ -92,12 +92,12 @@ async def test_an_answer_may_be_as_long_as_what_is_left_and_a_run_that_it_was_to
     output = await Agent(model=model).arun(LONG, limits=Limits(tokens=100))
 
     [request] = await provider.requests()
-    assert sent(request) == 100 - 29
-    assert len(output.content.split()) == 71
+    assert sent(request) == 100 - 30
+    assert len(output.content.split()) == 70
     assert (output.status, cause(output)) == (RunStatus.cancelled, StopCause.token_budget)
     assert output.stop is not None
     assert output.stop.limit is not None
-    assert (output.stop.limit.used, output.stop.limit.overshoot) == (91, 0)
+    assert (output.stop.limit.used, output.stop.limit.overshoot) == (90, 0)
 
 
 async def test_an_answer_that_its_own_setting_cut_short_is_no_matter_of_the_budget(provider: Provider) -> None:
@@ -108,7 +108,7 @@ async def test_an_answer_that_its_own_setting_cut_short_is_no_matter_of_the_budg
 
 @PROTOCOLS
 async def test_with_less_than_16_tokens_left_nothing_is_sent(provider: Provider, protocol: str) -> None:
-    output = await Agent(model=getattr(provider, protocol)(words=5)).arun(LONG, limits=Limits(tokens=29 + 15))
+    output = await Agent(model=getattr(provider, protocol)(words=5)).arun(LONG, limits=Limits(tokens=30 + 15))
 
     assert (output.status, cause(output), output.steps) == (RunStatus.cancelled, StopCause.token_budget, ())
     assert await provider.requests() == []
@@ -122,7 +122,7 @@ async def test_a_number_that_the_model_finds_too_large_is_left_out_from_then_on(
     outputs = [await agent.arun(LONG, limits=Limits(tokens=1_000)) for _ in range(2)]
 
     assert [output.status for output in outputs] == [RunStatus.completed] * 2
-    assert [sent(request) for request in await provider.requests()] == [971, None, None]
+    assert [sent(request) for request in await provider.requests()] == [970, None, None]
     assert [step.status for step in outputs[0].steps] == ["failed", "completed"]
     assert outputs[0].usage.total_tokens == 25
 
@@ -149,9 +149,9 @@ async def test_where_more_is_left_than_any_answer_takes_no_number_is_sent(provid
         ({"words": 5}, RunStatus.completed, 25),
         ({"words": 5, "fail": 1}, RunStatus.completed, 25),
         ({"error": 400}, RunStatus.failed, 0),
-        ({"words": 50, "break": 4}, RunStatus.failed, 29 + 3),
+        ({"words": 50, "break": 4}, RunStatus.failed, 30 + 3),
         ({"words": 50, "usage": "bad"}, RunStatus.completed, None),
-        ({"words": 50, "usage": "none"}, RunStatus.completed, 29 + 48),
+        ({"words": 50, "usage": "none"}, RunStatus.completed, 30 + 100),
     ],
     ids=["success", "retry", "error", "broken", "bad report", "no report"],
 )
@@ -176,7 +176,7 @@ async def test_a_cut_answer_is_paid_and_the_rest_of_its_claim_given_back(provide
     output = await run
 
     assert output.usage.estimated
-    assert output.usage.input_tokens == 29
+    assert output.usage.input_tokens == 30
     assert (budget.spent.tokens, budget.reserved) == (output.usage.total_tokens, NOTHING)
 
 
@@ -279,7 +279,7 @@ async def test_a_request_that_was_cut_before_its_answer_is_priced_like_any_other
             await anyio.sleep(0.05)
             run.cancel()
     output = await run
-    assert output.usage.input_tokens == 29
+    assert output.usage.input_tokens == 30
     assert output.usage.cost_nano_usd == (None if price is None else 0)
 
 
@@ -354,7 +354,7 @@ async def test_more_tokens_let_a_paused_agent_go_on_where_its_answer_was_cut(pro
     output = await run
 
     assert (output.status, seen.count("RunPaused"), seen.count("RunContinued")) == (RunStatus.completed, 1, 1)
-    assert len(output.content.split()) == 41 + 60
+    assert len(output.content.split()) == 40 + 60
     assert "cut off there" in str((await provider.requests())[1]["body"])
 
 

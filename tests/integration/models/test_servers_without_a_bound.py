@@ -10,7 +10,7 @@ from softstop import Agent, Limits, RunPaused, RunStatus, StopCause
 pytestmark = pytest.mark.server
 
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
-MANY = [f"w{number:03} " for number in range(999)]  # 5 bytes each, which count as 1.25 tokens
+MANY = [f"w{number:03} " for number in range(999)]  # which count as 2 tokens each
 
 
 @each_protocol
@@ -24,17 +24,17 @@ async def test_an_answer_that_goes_on_beyond_twice_its_claim_is_ended_by_the_lim
     assert output.usage.estimated
     assert output.stop.limit.limit == 105
     assert 206 <= output.stop.limit.used <= 222  # with the input, which one protocol has reported by then
-    assert output.content == "".join(MANY[:161])  # the first one beyond 200 of 100 tokens
+    assert output.content == "".join(MANY[:101])  # the first one beyond 200 of 100 tokens
     assert output.messages[-1].text == output.content
     assert "ended after about 202 output tokens: its server does not keep to 100" in output.errors[0]
 
 
 @each_protocol
 async def test_an_answer_within_twice_its_claim_is_left_to_the_provider(protocol: str) -> None:
-    async with playing(body(protocol, *MANY[:160], End("length"))) as wire:
+    async with playing(body(protocol, *MANY[:100], End("length"))) as wire:
         output = await Agent(model=wire.model(protocol)).arun("go", limits=Limits(tokens=105))
 
-    assert (output.content, output.usage.estimated) == ("".join(MANY[:160]), False)
+    assert (output.content, output.usage.estimated) == ("".join(MANY[:100]), False)
 
 
 async def test_a_run_that_pauses_at_its_limit_goes_on_after_an_answer_that_was_ended() -> None:

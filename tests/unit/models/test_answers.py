@@ -9,12 +9,9 @@ from typing import Any
 import anyio
 import pytest
 from pydantic_ai.messages import (
-    ImageUrl,
-    ModelRequest,
     ModelResponse,
     TextPart,
     ThinkingPart,
-    UserPromptPart,
 )
 from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, FunctionModel
 
@@ -23,8 +20,8 @@ from kit.scripts import Script, call
 from softstop import Agent, Budget, Limits, RunContext, RunStatus, StopCause, Supervisor, Usage
 from softstop.law.amounts import NOTHING
 from softstop.models import Borrowed, Price
+from softstop.models.estimates import input_tokens
 from softstop.models.history import History
-from softstop.models.usage import input_tokens
 
 
 @pytest.mark.parametrize("what", ["thinks", "writes a long tool call"])
@@ -215,15 +212,7 @@ async def test_thoughts_are_not_sent_back_and_no_room_is_reserved_for_them() -> 
         history.add_answer(ModelResponse([ThinkingPart("hm " * 500), TextPart("yes")]))
         history.note_size(Usage(input_tokens=40, output_tokens=510, reasoning_tokens=500))
         history.ask("Go on.")
-        sizes.append(history.size_of(history.messages, []) - input_tokens(history.messages[-1:], ()))
+        sizes.append(history.size_of(history.messages, [], "openai") - input_tokens(history.messages[-1:], ()))
 
     await one(body)
     assert sizes == [50]
-
-
-def test_a_prompt_of_several_parts_counts_its_texts_and_no_image() -> None:
-    def size(content: Any) -> int:
-        return input_tokens([ModelRequest([UserPromptPart(content)])], ())
-
-    assert size(["a" * 40, ImageUrl("https://example.org/" + "x" * 400), "b" * 40]) == size("a" * 80)
-    assert size([]) == size("") < size("a" * 80)

@@ -36,14 +36,14 @@ def cut(text: str, **reported: Any) -> Any:
 @pytest.mark.parametrize(
     ("reported", "tokens"),
     [
-        ({}, (100, 10, 0)),
-        ({"input_tokens": 120, "output_tokens": 4}, (120, 10, 0)),
+        ({}, (100, 6, 0)),
+        ({"input_tokens": 120, "output_tokens": 4}, (120, 6, 0)),
         ({"input_tokens": 120, "output_tokens": 44, "cache_read_tokens": 20}, (120, 44, 20)),
-        ({"input_tokens": -5, "output_tokens": -5}, (100, 10, 0)),
-        ({"input_tokens": 10**12, "output_tokens": 10**12}, (100, 10, 0)),
-        ({"input_tokens": True, "output_tokens": 4.5}, (100, 10, 0)),
-        ({"cache_read_tokens": 5_000}, (100, 10, 100)),
-        ({"input_tokens": 50, "cache_read_tokens": -1}, (50, 10, 0)),
+        ({"input_tokens": -5, "output_tokens": -5}, (100, 6, 0)),
+        ({"input_tokens": 10**12, "output_tokens": 10**12}, (100, 6, 0)),
+        ({"input_tokens": True, "output_tokens": 4.5}, (100, 6, 0)),
+        ({"cache_read_tokens": 5_000}, (100, 6, 100)),
+        ({"input_tokens": 50, "cache_read_tokens": -1}, (50, 6, 0)),
     ],
     ids=str,
 )

@@ -131,7 +131,7 @@ async def test_a_stop_in_an_answer_keeps_text_usage_and_history() -> None:
     output = await run
 
     assert (output.status, output.content) == (RunStatus.cancelled, "Once upon ")
-    assert output.usage == Usage(input_tokens=50, output_tokens=3, estimated=True, model="scripted")
+    assert output.usage == Usage(input_tokens=50, output_tokens=2, estimated=True, model="scripted")
     request, partial = output.messages
     assert request.parts[0].content == "go"
     assert [part.content for part in partial.parts] == ["Once upon "]
