@@ -222,10 +222,8 @@ def _stop_uncounted(run: RunState, units: tuple[Unit, ...], why: str) -> None:
         for unit, limit in zip(CAUSE_OF, ledger.limit, strict=True):
             if limit is not None and unit in units and not (unit == "cost_usd" and ledger.ignores_unpriced):
                 outermost, facts = _drawing(run, ledger)[-1], ledger.facts(unit)
-                stopping.collect(outermost)
-                if not outermost.record.refusing:
-                    request = StopRequest(cause=CAUSE_OF[unit], reason=one_line(f"{facts}; {why}"), limit=facts)
-                    stopping.request_stop(outermost, request)
+                request = StopRequest(cause=CAUSE_OF[unit], reason=one_line(f"{facts}; {why}"), limit=facts)
+                stopping.request_stop(outermost, request)
                 return
 
 
