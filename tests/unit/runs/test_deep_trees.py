@@ -62,7 +62,7 @@ async def test_a_member_may_narrow_the_depth_and_not_widen_it() -> None:
     assert output.value == [RunStatus.completed, RunStatus.completed]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("how", "levels"),
     [("stop", DEEP), *((how, DEEPER_THAN_RECURSION) for how in ("now", "timeout", "drain"))],
@@ -86,7 +86,7 @@ async def test_a_chain_of_members_is_reached_whole_however_deep_it_is(how: str, 
     assert {each.stop.cause for each in outputs if each.stop} == {causes[how]}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_deep_chain_of_members_that_end_by_themselves_gives_one_output() -> None:
     async def down(run: RunContext, left: object) -> object:
         assert isinstance(left, int)
