@@ -115,9 +115,9 @@ def chunk_is_lost_when_the_stop_comes_with_it(patch: Patch) -> None:
 def late_writes_follow_the_outcome(patch: Patch) -> None:
     write = Writer._write_unusual
 
-    def unguarded(writer: Writer, text: str) -> None:
+    def unguarded(writer: Writer, text: str, step_id: int | None) -> None:
         closed, writer.closed = writer.closed, False
-        write(writer, text)
+        write(writer, text, step_id)
         writer.closed = closed
 
     patch.setattr(Writer, "_write_unusual", unguarded)
