@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, Final, Literal, cast
 
 from pydantic_ai.messages import (
+    BinaryContent,
+    CachePoint,
+    FileUrl,
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    StructuredContent,
+    TextContent,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
+    UploadedFile,
+    UserContent,
     UserPromptPart,
 )
 from pydantic_ai.tools import ToolDefinition
-from pydantic_core import to_json
 
 from ..errors import MisuseError
 from ..runs.context import RunContext
@@ -33,6 +40,11 @@ MEANING: Final[dict[Unanswered, str]] = {
     "torn": "not_run: your answer was cut off before the arguments of this call had ended; call it again",
 }
 
+CONTENTS: Final = (str, TextContent, StructuredContent, FileUrl, BinaryContent, UploadedFile, CachePoint)
+TAKEN: Final = (
+    "the message to a model is a string, a list of contents of pydantic-ai (text, ImageUrl, BinaryContent, ...) or a "
+    "list of its messages"
+)
 LAST_ANSWER: Final = (
     "The budget of this run is used up: this is your last answer, and no tools are left. "
     "Answer now with what you have, briefly, and say what is missing."
@@ -56,15 +68,8 @@ class History:
         self._publish()
 
     def _opening(self, message: object) -> list[ModelMessage]:
-        """The first messages: those of the run it continues, then the message of this run, a prompt or messages."""
-        messages: list[ModelMessage] = list(self._earlier())
-        items = _items(message)
-        if any(isinstance(item, ModelRequest | ModelResponse) for item in items):
-            messages += [
-                item if isinstance(item, ModelRequest | ModelResponse) else self._prompt(item) for item in items
-            ]
-        elif message is not None:
-            messages.append(self._prompt(message))
+        """The first messages: those of the run it continues, then the message of this run."""
+        messages: list[ModelMessage] = [*self._earlier(), *self._given(message)]
         if not messages:
             raise MisuseError("an agent with a model needs a message: agent.arun('...')")
         last = messages[-1]
@@ -74,16 +79,33 @@ class History:
             messages[-1] = replace(last, instructions=self._instructions)
         return messages
 
+    def _given(self, message: object) -> Iterator[ModelMessage]:
+        """The message of this run: what stands between two messages of a list is one prompt."""
+        if message is None:
+            return
+        if isinstance(message, str):
+            yield self._prompt(sound(message))
+            return
+        if not isinstance(message, list | tuple):
+            raise MisuseError(f"{TAKEN}, not {type(message).__name__}")
+        for is_content, group in groupby(cast("Sequence[object]", message), lambda item: isinstance(item, CONTENTS)):
+            items: list[Any] = sound(list(group))
+            if is_content:
+                yield self._prompt(items[0] if len(items) == 1 and isinstance(items[0], str) else items)
+                continue
+            for item in items:
+                if not isinstance(item, ModelRequest | ModelResponse):
+                    raise MisuseError(f"{TAKEN}, not a list with {type(item).__name__}")
+                yield item
+
     def _earlier(self) -> Iterator[ModelMessage]:
         for item in self._run.history:
             if not isinstance(item, ModelRequest | ModelResponse):
                 raise MisuseError(f"continue_from: a model takes messages of pydantic-ai, not {type(item).__name__}")
             yield item
 
-    def _prompt(self, value: object) -> ModelRequest:
-        value = sound(value)
-        text = value if isinstance(value, str) else to_json(value, fallback=str).decode()
-        return ModelRequest(parts=[UserPromptPart(text)], instructions=self._instructions)
+    def _prompt(self, content: str | Sequence[UserContent]) -> ModelRequest:
+        return ModelRequest(parts=[UserPromptPart(content)], instructions=self._instructions)
 
     @property
     def text(self) -> str:
@@ -175,10 +197,6 @@ class History:
 
 def _calls_in(message: ModelMessage) -> Sequence[ToolCallPart]:
     return message.tool_calls if isinstance(message, ModelResponse) else ()
-
-
-def _items(message: object) -> Sequence[object]:
-    return cast("Sequence[object]", message) if isinstance(message, list | tuple) else ()
 
 
 def _unanswered(call: ToolCallPart, why: Unanswered) -> ToolReturnPart:

@@ -108,7 +108,7 @@ async def test_halves_in_the_arguments_of_a_call_are_joined(protocol: str) -> No
 async def test_a_prompt_with_a_lone_surrogate_is_sent(protocol: str) -> None:
     async with playing(body(protocol, "Done.", End())) as wire:
         agent = Agent(model=wire.model(protocol))
-        outputs = [await agent.arun(prompt) for prompt in (BROKEN, {"file": BROKEN})]
+        outputs = [await agent.arun(prompt) for prompt in (BROKEN, ["file", BROKEN])]
 
     assert [output.status for output in outputs] == [RunStatus.completed] * 2
     assert "caf?" in json.dumps(wire.asked[0])
