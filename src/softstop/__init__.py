@@ -22,6 +22,7 @@ from .events import LimitsChanged as LimitsChanged
 from .events import ModelRequestCompleted as ModelRequestCompleted
 from .events import ModelRequestStarted as ModelRequestStarted
 from .events import Outcome as Outcome
+from .events import ReasoningContentDelta as ReasoningContentDelta
 from .events import RunCancelled as RunCancelled
 from .events import RunCompleted as RunCompleted
 from .events import RunContent as RunContent

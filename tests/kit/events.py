@@ -15,6 +15,7 @@ from softstop import (
     LimitsChanged,
     ModelRequestCompleted,
     ModelRequestStarted,
+    ReasoningContentDelta,
     RunCancelled,
     RunCompleted,
     RunContent,
@@ -83,6 +84,11 @@ NAMES: dict[type[Event], tuple[RunEvent, TeamRunEvent, WorkflowRunEvent, str, st
         WorkflowRunEvent.model_request_completed,
         "ModelRequestCompleted", "TeamModelRequestCompleted", "ModelRequestCompleted",
     ),
+    ReasoningContentDelta: (
+        RunEvent.reasoning_content_delta, TeamRunEvent.reasoning_content_delta,
+        WorkflowRunEvent.reasoning_content_delta,
+        "ReasoningContentDelta", "TeamReasoningContentDelta", "ReasoningContentDelta",
+    ),
     ApprovalRequested: (
         RunEvent.approval_requested, TeamRunEvent.approval_requested, WorkflowRunEvent.approval_requested,
         "ApprovalRequested", "TeamApprovalRequested", "ApprovalRequested",
@@ -145,11 +151,12 @@ OWN_FIELDS: dict[type[Event], set[str]] = {
     StepCompleted: {"step", "step_id", "status", "error", "usage"},
     ToolCallStarted: {"step", "step_id", "kind", "tool_call_id", "arguments"},
     ToolCallCompleted: {"step", "step_id", "status", "error", "usage", "tool_call_id", "result"},
-    ModelRequestStarted: {"step", "step_id", "kind"},
+    ModelRequestStarted: {"step", "step_id", "kind", "attempt"},
     ModelRequestCompleted: {
         "step", "step_id", "status", "error", "usage", "finish_reason", "provider",
         "requested_model", "answering_model", "time_to_first_token",
     },
+    ReasoningContentDelta: {"reasoning_content"},
     ApprovalRequested: {"call_id", "tool", "arguments"},
     ApprovalDecided: {"call_id", "tool", "approved", "reason", "by"},
     RunStopRequested: {"cause", "reason", "by", "via", "mode", "grace", "requested_at", "limit"},
@@ -218,8 +225,9 @@ FIELDS: dict[type[Event], tuple[st.SearchStrategy[Any], ...]] = {
     StepCompleted: done,
     ToolCallStarted: (*begun, maybe, maybe),
     ToolCallCompleted: (*done, maybe, maybe),
-    ModelRequestStarted: begun,
+    ModelRequestStarted: (*begun, st.integers(1, 9)),
     ModelRequestCompleted: (*done, maybe, maybe, maybe, maybe, st.none() | times),
+    ReasoningContentDelta: (texts,),
     ApprovalRequested: (texts, texts, texts),
     ApprovalDecided: (texts, texts, st.booleans(), maybe, maybe),
     RunStopRequested: (
@@ -264,6 +272,7 @@ def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
         RunContent: ("hello", 1),
         StepStarted: ("pay", 1, "atomic"),
         StepCompleted: ("pay", 1, "completed", None, Usage(output_tokens=2)),
+        ReasoningContentDelta: ("hm",),
         ApprovalRequested: ("call-1", "pay", '{"to": "Ada"}'),
         ApprovalDecided: ("call-1", "pay", False, "too much", "user-7"),
         RunStopRequested: (StopCause.user, "why", "user-7", None, StopMode.step, 30.0, 5.0, None),
@@ -281,7 +290,7 @@ def example(cls: type[Event], kind: str = "agent", **changes: Any) -> Event:
             StopCause.user, "why", "user-7", None, StopMode.step, 5.0, 6.0, (), None,
         ),
     }  # fmt: skip
-    plain[ModelRequestStarted] = plain[StepStarted]
+    plain[ModelRequestStarted] = (*plain[StepStarted], 1)
     plain[ToolCallStarted] = (*plain[StepStarted], "call-1", '{"to": "Ada"}')
     plain[ToolCallCompleted] = (*plain[StepCompleted], "call-1", "paid")
     plain[ModelRequestCompleted] = (*plain[StepCompleted], "stop", "openai", "gpt-5.2", "gpt-5.2-2026-01-01", 0.25)

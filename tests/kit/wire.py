@@ -30,6 +30,13 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Thought:
+    """A piece: what the model thinks."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A piece: words of refusal."""
 
@@ -43,7 +50,7 @@ class End:
     reason: Reason = "stop"
 
 
-Piece = str | Call | Refusal | End
+Piece = str | Call | Thought | Refusal | End
 
 
 def body(protocol: str, *pieces: Piece) -> bytes:
@@ -66,6 +73,8 @@ def _chat(pieces: tuple[Piece, ...]) -> Iterator[str]:
     for piece in pieces:
         if isinstance(piece, str):
             yield chunk({"role": "assistant", "content": piece})
+        elif isinstance(piece, Thought):
+            yield chunk({"reasoning_content": piece.text})
         elif isinstance(piece, Refusal):
             yield chunk({"refusal": piece.text})
         elif isinstance(piece, Call):
@@ -97,9 +106,14 @@ def _responses(pieces: tuple[Piece, ...]) -> Iterator[str]:
     for index, piece in enumerate(pieces):
         place = {"output_index": 0, "item_id": "msg-1", "content_index": 0}
         if isinstance(piece, str):
-            if not index:
+            if not index or isinstance(pieces[index - 1], Thought):
                 yield event("response.output_item.added", output_index=0, item=message)
             yield event("response.output_text.delta", **place, delta=piece, logprobs=[])
+        elif isinstance(piece, Thought):
+            thinking = {"id": "rs-1", "type": "reasoning", "summary": []}
+            place = {"output_index": 0, "item_id": "rs-1", "summary_index": 0}
+            yield event("response.output_item.added", output_index=0, item=thinking)
+            yield event("response.reasoning_summary_text.delta", **place, delta=piece.text)
         elif isinstance(piece, Refusal):
             yield event("response.output_item.added", output_index=0, item=message)
             yield event("response.refusal.delta", **place, delta=piece.text)
@@ -134,12 +148,11 @@ def _messages(pieces: tuple[Piece, ...]) -> Iterator[str]:
             yield event("content_block_delta", index=index, delta={"type": "text_delta", "text": piece})
             if isinstance(after, str):
                 continue
-        elif isinstance(piece, Call):
-            stop["stop"] = "tool_use"
-            block = {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
+        elif isinstance(piece, Call | Thought):
+            stop["stop"] = "tool_use" if isinstance(piece, Call) else stop["stop"]
+            block, deltas = _block(piece)
             yield event("content_block_start", index=index, content_block=block)
-            for part in piece.arguments:
-                delta = {"type": "input_json_delta", "partial_json": part}
+            for delta in deltas:
                 yield event("content_block_delta", index=index, delta=delta)
         elif isinstance(piece, Refusal):  # said with the end here
             details = {"stop_details": {"type": "refusal", "category": None, "explanation": piece.text}}
@@ -151,6 +164,14 @@ def _messages(pieces: tuple[Piece, ...]) -> Iterator[str]:
         if after is not None:  # a block that was cut at a bound is closed too
             yield event("content_block_stop", index=index)
             index += 1
+
+
+def _block(piece: Call | Thought) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if isinstance(piece, Thought):
+        started = {"type": "thinking", "thinking": "", "signature": ""}
+        return started, [{"type": "thinking_delta", "thinking": piece.text}]
+    started = {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
+    return started, [{"type": "input_json_delta", "partial_json": part} for part in piece.arguments]
 
 
 @dataclass

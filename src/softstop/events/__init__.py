@@ -10,6 +10,7 @@ from .kinds import LimitsChanged as LimitsChanged
 from .kinds import ModelRequestCompleted as ModelRequestCompleted
 from .kinds import ModelRequestStarted as ModelRequestStarted
 from .kinds import Outcome as Outcome
+from .kinds import ReasoningContentDelta as ReasoningContentDelta
 from .kinds import RunCancelled as RunCancelled
 from .kinds import RunCompleted as RunCompleted
 from .kinds import RunContent as RunContent

@@ -106,7 +106,9 @@ class ToolCallCompleted(StepCompleted):
 
 @event
 class ModelRequestStarted(StepStarted):
-    """A request was sent to a model; `step` is the model's name."""
+    """A request was sent to a model; `step` is the model's name, `attempt` counts those for one answer, from 1."""
+
+    attempt: int
 
 
 @event
@@ -125,6 +127,13 @@ class ModelRequestCompleted(StepCompleted):
     requested_model: str | None = None
     answering_model: str | None = None
     time_to_first_token: float | None = None
+
+
+@event
+class ReasoningContentDelta(Event):
+    """A piece of a model's reasoning, which is no content of the run; told only if the model's value asks for it."""
+
+    reasoning_content: str
 
 
 @event
@@ -318,9 +327,9 @@ def cancelled(shared: Shared, stop: StopRequest, stopped_at: float, abandoned: t
 
 EVENT_CLASSES: tuple[type[Event], ...] = (
     RunQueued, RunStarted, RunContent, StepStarted, StepCompleted, ToolCallStarted, ToolCallCompleted,
-    ModelRequestStarted, ModelRequestCompleted, ApprovalRequested, ApprovalDecided, RunStopRequested,
-    RunEscalated, UsageRejected, BudgetWarning, LimitsChanged, RunPaused, RunContinued, SlotLent, RunCancelled,
-    RunCompleted, RunFailed,
+    ModelRequestStarted, ModelRequestCompleted, ReasoningContentDelta, ApprovalRequested, ApprovalDecided,
+    RunStopRequested, RunEscalated, UsageRejected, BudgetWarning, LimitsChanged, RunPaused, RunContinued, SlotLent,
+    RunCancelled, RunCompleted, RunFailed,
 )  # fmt: skip
 Event.CLASSES = EVENT_CLASSES
 

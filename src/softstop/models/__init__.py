@@ -8,6 +8,7 @@ from typing import Unpack as _Unpack
 from .conversations import Messages as Messages
 from .errors import ModelFailed as ModelFailed
 from .errors import TooManyTurns as TooManyTurns
+from .handling import Retry as Retry
 from .offline import Offline as Offline
 from .options import BodyOptions as _BodyOptions
 from .prices import Price as Price

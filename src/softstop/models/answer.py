@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from typing import Final
@@ -16,6 +16,8 @@ from pydantic_ai.messages import (
     PartStartEvent,
     TextPart,
     TextPartDelta,
+    ThinkingPart,
+    ThinkingPartDelta,
 )
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.settings import ModelSettings
@@ -30,7 +32,33 @@ from .exchange import Exchange
 from .history import History
 from .usage import Charge
 
+DELTAS: Final[Mapping[type, type[TextPartDelta | ThinkingPartDelta]]] = {
+    TextPart: TextPartDelta,
+    ThinkingPart: ThinkingPartDelta,
+}
 MARGIN: Final = 2  # an answer may be estimated at so many times its claim before it is ended
+
+
+class Joined:
+    """Pieces of text, where a server in UTF-16 may have sent a character in two halves."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def add(self, text: str) -> str:
+        """The piece with the half of a character that came before it, without the one that it ends with."""
+        if text and self._half:
+            text, self._half = sound(self._half + text), ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text
+
+    def rest(self) -> str:
+        """The half that is left."""
+        half, self._half = self._half, ""
+        return half
 
 
 class Request:
@@ -70,7 +98,8 @@ class Answer:
         self._events: AsyncIterator[ModelResponseStreamEvent] | None = None
         self._exchange = Exchange()
         self._streamed = Count()  # of text, thoughts and arguments, under a limit
-        self._half = ""  # of a character that a server in UTF-16 has sent in two pieces
+        self._text, self._thoughts = Joined(), Joined()
+        self.tell_reasoning: Callable[[str], None] | None = None  # called with what the model thinks
         self._complete = False  # it was seen to end
         self._refused = False  # it ended, and is none to go on from
         self.begun = False  # some text was returned
@@ -93,18 +122,15 @@ class Answer:
             if self._events is None:
                 self._events = await self._open()
             async for event in self._events:
-                added = text_of_delta(event)
-                if added and self.time_to_first_token is None:
-                    self.time_to_first_token = anyio.current_time() - self._asked_at
-                if self._request.claimed is not None:
-                    self._streamed.add(added)
-                text = self._whole_characters(_text_of(event))
+                self._count(event)
+                text = self._text.add(_text_of(event, TextPart))
                 if text:
                     self.begun = True
                     return text
                 self._run.heartbeat()  # a model that thinks, or writes a long tool call, is not idle
-            if self._half:  # the other one never came
-                text, self._half = self._half, ""
+                if self.tell_reasoning is not None and (thought := self._thoughts.add(_text_of(event, ThinkingPart))):
+                    self.tell_reasoning(thought)
+            if text := self._text.rest():  # half a character, whose other half never came
                 return text
             failure = self._judge()
         except Exception as error:  # noqa: BLE001 - boundary: provider. Its errors hold requests, bodies and keys
@@ -116,13 +142,13 @@ class Answer:
             await finish_within(self._run.policy.cleanup_timeout, self._close)
         raise StopAsyncIteration
 
-    def _whole_characters(self, text: str) -> str:
-        """The text, with the half of a character that came before it, without the one that it ends with."""
-        if text and self._half:
-            text, self._half = sound(self._half + text), ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
-        return text
+    def _count(self, event: ModelResponseStreamEvent) -> None:
+        """Count what an event adds against the claim, and time the first."""
+        added = text_of_delta(event)
+        if added and self.time_to_first_token is None:
+            self.time_to_first_token = anyio.current_time() - self._asked_at
+        if self._request.claimed is not None:
+            self._streamed.add(added)
 
     def _judge(self) -> Exception | None:
         """Decide whether the stream that is over was an answer (T21); return the failure if it was none."""
@@ -202,11 +228,11 @@ class Answer:
             await opened.__aexit__(None, None, None)
 
 
-def _text_of(event: ModelResponseStreamEvent) -> str:
-    """The text that an event adds to the content; thinking and tool calls add none."""
-    if isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
-        return event.delta.content_delta
-    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
+def _text_of(event: ModelResponseStreamEvent, kind: type[TextPart | ThinkingPart]) -> str:
+    """What an event adds to text, or to thoughts."""
+    if isinstance(event, PartDeltaEvent) and isinstance(event.delta, DELTAS[kind]):
+        return event.delta.content_delta or ""
+    if isinstance(event, PartStartEvent) and isinstance(event.part, kind):
         return event.part.content
     return ""
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
+import httpx2
 from pydantic_ai import ModelAPIError, ModelHTTPError
 from pydantic_ai.exceptions import (
     AgentRunError,
@@ -78,10 +79,17 @@ def explain(error: Exception, model: Model, exchange: Exchange) -> Exception:
         again = error.status_code in TRANSIENT and not isinstance(error, ModelQuotaExceededError)
         return ModelFailed(model.model_name, error.status_code, problem, again, error.retry_after)
     if isinstance(error, ModelConnectionError):
-        return ModelFailed(model.model_name, None, problem, True)
+        return ModelFailed(model.model_name, None, f"the connection{_to(model)} failed: {problem}", True)
     if isinstance(error, AgentRunError | UserError) or problem != _problem(error)[:LONGEST]:
         return ModelFailed(model.model_name, None, problem)
     return error
+
+
+def _to(model: Model) -> str:
+    """Where a model is asked, without what may be secret in an address."""
+    address = httpx2.URL(model.base_url or "")
+    shown = str(address.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
+    return f" to {shown}" if shown else ""
 
 
 def _problem(error: Exception) -> str:

@@ -63,6 +63,7 @@ class History:
         self.calls: list[ToolCallPart] = []  # of the current turn
         self.whole_calls: list[int] = []  # indexes of those seen to end: all, unless the answer was cut off
         self.calls_to_make: list[int] = []  # of those the ones of tools, and not of the result
+        self._begun: str | None = None  # text of an answer that was cut off, and which the next one goes on with
         self._measured = (0, 0)  # number of messages, and their tokens as the provider counted
         self._answers: list[ToolReturnPart] = []  # one for each call, in order
         self._publish()
@@ -109,9 +110,9 @@ class History:
 
     @property
     def text(self) -> str:
-        """The text of the last answer."""
+        """The text of the last answer, with that before it if it goes on with one that was cut off."""
         last = self.messages[-1]
-        return "".join(part.content for part in last.parts if isinstance(part, TextPart))
+        return (self._begun or "") + "".join(part.content for part in last.parts if isinstance(part, TextPart))
 
     def add_answer(self, response: ModelResponse) -> None:
         """Add an answer that was seen to end; its tool calls become `calls`, those it was cut off in are not called."""
@@ -145,8 +146,20 @@ class History:
             self.messages.append(ModelResponse(parts, model_name=response.model_name, state="interrupted"))
             self._publish()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the last answer goes on with one that was cut off."""
+        return self._begun is not None
+
+    def go_on(self) -> None:
+        """Add a prompt to go on where the answer was cut off."""
+        begun = self.text
+        self.ask(GO_ON)
+        self._begun = begun
+
     def ask(self, text: str) -> None:
-        """Add a prompt."""
+        """Add a prompt, for another answer."""
+        self._begun = None
         self.messages.append(self._prompt(text))
         self._publish()
 
@@ -186,6 +199,7 @@ class History:
         """Add the tools' answers as the model's next request."""
         self.messages.append(self._request())
         self.calls, self.whole_calls, self.calls_to_make, self._answers = [], [], [], []
+        self._begun = None
 
     def _request(self) -> ModelRequest:
         parts: list[Any] = list(self._answers)

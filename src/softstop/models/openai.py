@@ -13,7 +13,9 @@ from openai.types.responses import Response, ResponseUsage
 from pydantic_ai.models import Model
 from pydantic_ai.models.openai import (
     OpenAIChatModel,
+    OpenAIChatModelSettings,
     OpenAIResponsesModel,
+    OpenAIResponsesModelSettings,
     OpenAIResponsesStreamedResponse,
     OpenAIStreamedResponse,
 )
@@ -22,29 +24,33 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
-from .providers import Hosted, OpenAIChat
+from .providers import Hosted, OpenAIChat, check_settings
 
 Reporting = TypeVar("Reporting", ChatCompletionChunk, Response)
 
 
 def responses_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
     """A model of the Responses API."""
-    return ResponsesModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted))
+    return ResponsesModel(
+        wanted.id, provider=_provider(wanted, http), settings=_settings(wanted, OpenAIResponsesModelSettings)
+    )
 
 
 def chat_model(wanted: OpenAIChat, http: httpx2.AsyncClient | None) -> Model:
     """A model of Chat Completions."""
     profile: OpenAIModelProfile | None = None
+    settings = _settings(wanted, OpenAIChatModelSettings)
     if wanted.bound_name == "max_tokens":
         profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
-    return ChatModel(wanted.id, provider=_provider(wanted, http), settings=_settings(wanted), profile=profile)
+    return ChatModel(wanted.id, provider=_provider(wanted, http), settings=settings, profile=profile)
 
 
 def _provider(wanted: Hosted, http: httpx2.AsyncClient | None) -> OpenAIProvider:
     return OpenAIProvider(base_url=wanted.base_url, api_key=wanted.api_key, http_client=http)
 
 
-def _settings(wanted: Hosted) -> ModelSettings | None:
+def _settings(wanted: Hosted, known: type[ModelSettings]) -> ModelSettings | None:
+    check_settings(wanted, known)
     return cast(ModelSettings, dict(wanted.settings)) or None
 
 

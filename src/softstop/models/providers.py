@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Final, Literal, Protocol, Unpack
@@ -20,6 +21,7 @@ from ..checks import named, typed
 from ..errors import MisuseError
 from .errors import clients_of
 from .exchange import note_request, note_response, watch_clients
+from .handling import USUAL, Handling, Retry
 from .options import BodyOptions
 from .prices import Price, Tariff
 from .turns import ModelBody
@@ -27,6 +29,20 @@ from .turns import ModelBody
 CLOSING: Final = 5.0  # seconds that closing idle connections may take
 TIMEOUT: Final = httpx2.Timeout(600, connect=10)  # between two chunks: models think long; an idle limit is the run's
 POOL: Final = httpx2.Limits(max_connections=1_000, max_keepalive_connections=100)
+
+
+def check_settings(wanted: Hosted, known: Any) -> None:
+    """Check the names of settings against a TypedDict of pydantic-ai's.
+
+    Raises:
+        MisuseError: There is no such setting.
+    """
+    names = known.__annotations__
+    for name in wanted.settings:
+        if name not in names:
+            close: list[str] = get_close_matches(str(name), list(names), 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"see pydantic-ai's {known.__name__}"
+            raise MisuseError(f"settings of {wanted.id!r}: there is no {name!r:.100}; {hint}")
 
 
 class ModelSource(Protocol):
@@ -51,13 +67,13 @@ class ModelSource(Protocol):
         ...
 
 
-def new_body(source: ModelSource, model: Model, options: BodyOptions) -> ModelBody:
+def new_body(source: ModelSource, model: Model, options: BodyOptions, handling: Handling = USUAL) -> ModelBody:
     """Make the body of an agent with this model.
 
     Raises:
         MisuseError: A tool, or the type of the output, cannot be described.
     """
-    return ModelBody(source.name, source.open, Tariff(model, source.price), options)
+    return ModelBody(source.name, source.open, Tariff(model, source.price), options, handling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +86,10 @@ class Hosted:
         api_key: None takes it from the environment.
         settings: Settings of pydantic-ai for every request: `{"temperature": 0.2, "max_tokens": 500}`.
         price: Its price; None takes the public list's.
+        retry: How often a request is sent whose answer failed before it began.
+        reasoning_events: Tell what the model thinks as `ReasoningContentDelta`, as far as its provider shows that.
+        continue_once: Ask the model to go on if an answer ends at its own `max_tokens`; if the rest does too, or
+            without this, the run fails with the numbers.
     """
 
     id: str
@@ -77,11 +97,15 @@ class Hosted:
     api_key: str | None = field(default=None, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     price: Price | None = None
+    retry: Retry = USUAL.retry
+    reasoning_events: bool = False
+    continue_once: bool = False
     MADE_BY: ClassVar[tuple[str, str]] = ("", "")  # module of this package, function in it
 
     def __post_init__(self) -> None:
         named(self.id, "id")
         typed(self.settings, Mapping, "settings")
+        typed(self.retry, Retry, "retry")
 
     @property
     def name(self) -> str:
@@ -111,7 +135,7 @@ class Hosted:
             MisuseError: There is no key, or a tool or the type of the output cannot be described.
         """
         model = self.make_model(_connections())  # now, so that a missing key raises in the caller's frame
-        return new_body(self, model, options)
+        return new_body(self, model, options, Handling(self.retry, self.reasoning_events, self.continue_once))
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
@@ -164,10 +188,19 @@ class Borrowed:
     Args:
         model: Used as it is.
         price: Its price; None takes the public list's.
+        retry: As in `Hosted`.
+        reasoning_events: As in `Hosted`.
+        continue_once: As in `Hosted`.
     """
 
     model: Model[Any]
     price: Price | None = None
+    retry: Retry = USUAL.retry
+    reasoning_events: bool = False
+    continue_once: bool = False
+
+    def __post_init__(self) -> None:
+        typed(self.retry, Retry, "retry")
 
     @property
     def name(self) -> str:
@@ -176,7 +209,7 @@ class Borrowed:
 
     def make_body(self, **options: Unpack[BodyOptions]) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`."""
-        return new_body(self, self.model, options)
+        return new_body(self, self.model, options, Handling(self.retry, self.reasoning_events, self.continue_once))
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:

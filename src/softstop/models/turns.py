@@ -22,6 +22,7 @@ from .answer import Answer, Request
 from .bounds import Reservation, reserve
 from .endings import cut_off, sound
 from .errors import ModelFailed, TooManyTurns, secrets_of
+from .handling import Handling
 from .history import GO_ON, History
 from .options import BodyOptions, system_text
 from .prices import Tariff
@@ -31,9 +32,6 @@ from .tools import ReadyTool, Toolbox, denied_answer, failed_answer, refused_ans
 from .tracing import traced
 from .usage import Charge
 
-RETRIES: Final = 2  # of a request that failed before its answer began; each has a step of its own
-BACK_OFF: Final = 0.5  # seconds before the first retry, doubled for each further one
-LONGEST_WAIT: Final = 60.0  # seconds of a provider's `retry_after`; a longer one fails the run
 NEAR: Final = 4  # an answer cut off below a fourth of a limit's bound was cut off by the model's own
 REFUSED: Final = frozenset({400, 422})
 TOO_LONG: Final = re.compile(  # how providers say that a bound is too large
@@ -106,10 +104,12 @@ class ModelBody:
         open_model: Callable[[], AbstractAsyncContextManager[Model]],
         tariff: Tariff,
         options: BodyOptions,
+        handling: Handling,
     ) -> None:
         self.__name__ = name
         self._open_model = open_model
         self._tariff = tariff
+        self._handling = handling
         self._instructions = tuple(options.get("instructions", ()))
         self._toolbox = Toolbox(options.get("tools", ()))
         self._max_turns = options.get("max_turns")
@@ -160,7 +160,10 @@ class ModelBody:
             if called or reply.cut_off is None:
                 return self._is_done(history, called=called)
             if reply.cut_off_by is None:
-                raise reply.cut_off
+                if not self._handling.continue_once or history.goes_on:
+                    raise reply.cut_off
+                history.go_on()
+                return False
             if door.last_answer is None:  # else that answer used up all but the reserve
                 await door.do_without(reply.cut_off_by)  # ends here, unless the limit leaves another way
             history.ask(GO_ON)
@@ -182,18 +185,22 @@ class ModelBody:
 
         Waits between two tries, or for room in a budget, are in no step and no turn, so that a stop ends them.
         """
-        retries, wait = RETRIES, BACK_OFF
+        attempt = 0
         while True:
+            attempt += 1
             plan = Plan(door, model, history, self._toolbox.definitions)
             most, thinking = _most_output(model), _thinking(model)
             with await reserve(door, plan.prompt_tokens, most, self._tariff.rates, thinking) as reserved:
                 is_last, request = plan.is_last, plan.request()
                 request.most_output = self._sendable(reserved)
                 request.claimed = reserved.most_output if reserved.hold is not None else None
-                answer = Answer(door.run, model, history, request, Charge(door, reserved.hold, self._tariff))
+                charge = Charge(door, reserved.hold, self._tariff)
+                answer = Answer(door.run, model, history, request, charge)
+                if self._handling.reasoning_events:
+                    answer.tell_reasoning = door.tell_reasoning
                 turn.enter_context(door.turn())
                 try:
-                    await _receive(door, model.model_name, answer)
+                    await _receive(door, model.model_name, answer, attempt)
                     if not answer.ran_out:
                         return Reply(is_last, None, None)
                     own = cut_off(model.model_name, most, answer.output_tokens)
@@ -208,11 +215,10 @@ class ModelBody:
                         return Reply(is_last, failure, reserved.limited_by)
                     if reserved.limited_by is not None and self._is_too_long(failure, request.most_output):
                         continue
-                    pause = wait if failure.retry_after is None else failure.retry_after
-                    if not retries or not failure.transient or answer.begun or pause > LONGEST_WAIT:
+                    pause = self._handling.retry.pause(attempt, failure.retry_after)
+                    if pause is None or not failure.transient or answer.begun:
                         raise
             await anyio.sleep(pause)
-            retries, wait = retries - 1, wait * 2
 
     def _sendable(self, reserved: Reservation) -> int | None:
         """The bound of output tokens to send; None if the provider has refused one as large."""
@@ -283,14 +289,14 @@ def _thinking(model: Model) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-async def _receive(door: AdapterContext, name: str, answer: Answer) -> None:
+async def _receive(door: AdapterContext, name: str, answer: Answer, attempt: int) -> None:
     """Write an answer as it streams, in a divisible step; in an atomic one under `finish_model_calls`."""
     run = door.run
     if not run.policy.finish_model_calls:
-        async for text in door.model_request(name, answer):
+        async for text in door.model_request(name, answer, attempt=attempt):
             run.write(text)
         return
-    async with door.atomic_model_request(name, answer):
+    async with door.atomic_model_request(name, answer, attempt=attempt):
         try:
             async for text in answer:
                 run.write(text)

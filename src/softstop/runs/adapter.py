@@ -11,6 +11,7 @@ from ..errors import bounded, safe_error
 from ..events import (
     ModelRequestCompleted,
     ModelRequestStarted,
+    ReasoningContentDelta,
     StepCompleted,
     StepKind,
     StepStarted,
@@ -85,25 +86,33 @@ class AdapterContext:
         announced = Announced(trace.started, trace.ended, "tool_calls")
         return Step(self._state, name, None, announced, interruptible=interruptible, timeout=timeout)
 
-    def model_request(self, name: str, answer: AsyncIterable[T]) -> Stream[T]:
+    def model_request(self, name: str, answer: AsyncIterable[T], *, attempt: int = 1) -> Stream[T]:
         """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`.
 
         What `answer` has of the fields of `ModelRequestCompleted`, `finish_reason` and those after it, is told there.
+        `attempt` counts the requests for one answer.
         """
-        return Stream(self._state, name, answer, self._announced(answer))
+        return Stream(self._state, name, answer, self._announced(answer, attempt))
 
-    def atomic_model_request(self, name: str, answer: AsyncIterable[Any] | None = None) -> Step:
+    def atomic_model_request(self, name: str, answer: AsyncIterable[Any] | None = None, *, attempt: int = 1) -> Step:
         """An atomic step for an answer that a stop does not cut, under `finish_model_calls`."""
-        return Step(self._state, name, None, self._announced(answer), interruptible=True)
+        return Step(self._state, name, None, self._announced(answer, attempt), interruptible=True)
 
-    def _announced(self, answer: object) -> Announced:
+    def tell_reasoning(self, text: str) -> None:
+        """Publish a piece of a model's reasoning, which is no content."""
+        self._state.writer.emit(ReasoningContentDelta(text))
+
+    def _announced(self, answer: object, attempt: int) -> Announced:
+        def begun(name: str, step_id: int, kind: StepKind) -> StepStarted:
+            return ModelRequestStarted(name, step_id, kind, attempt)
+
         def ended(name: str, step_id: int, status: StepStatus, error: str | None) -> StepCompleted:
             facts: dict[str, Any] = {field: getattr(answer, field, None) for field in OF_ANSWERS}
             facts |= {field: label(fact, field) for field, fact in facts.items() if isinstance(fact, str)}
             self._state.finish_reason = facts["finish_reason"]
             return ModelRequestCompleted(name, step_id, status, error, **facts)
 
-        return Announced(ModelRequestStarted, ended, "model_calls")
+        return Announced(begun, ended, "model_calls")
 
     def take_back_model_request(self) -> None:
         """Count the last request not as an answer: the provider refused it."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kit.scripts import answers
-from kit.wire import PROTOCOLS, Call, End, body, playing
-from softstop import Agent, RunContent, RunStatus
+from kit.wire import PROTOCOLS, Call, End, Thought, body, playing
+from softstop import Agent, ReasoningContentDelta, RunContent, RunStatus
 
 pytestmark = pytest.mark.server
 
@@ -112,3 +112,11 @@ async def test_a_prompt_with_a_lone_surrogate_is_sent(protocol: str) -> None:
 
     assert [output.status for output in outputs] == [RunStatus.completed] * 2
     assert "caf?" in json.dumps(wire.asked[0])
+
+
+async def test_halves_in_two_pieces_of_reasoning_are_joined() -> None:
+    halves = Thought("Rainbows \ud83c"), Thought("\udf08."), "Yes.", End()
+    async with playing(body("chat", *halves)) as wire:
+        run = Agent(model=wire.model("chat", reasoning_events=True)).arun("go")
+        told = [event.reasoning_content async for event in run if isinstance(event, ReasoningContentDelta)]
+    assert told == ["Rainbows ", "🌈."]

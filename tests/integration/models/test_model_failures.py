@@ -11,8 +11,9 @@ import pytest
 
 from kit.provider import KEY, Provider
 from kit.runs import kinds
-from softstop import Agent, Limits, RunContent, RunFailed, RunStatus, StopCause, Supervisor
-from softstop.models import ModelFailed, OpenAIChat
+from softstop import Agent, Limits, ModelRequestStarted, RunContent, RunFailed, RunStatus, StopCause, Supervisor
+from softstop.models import Anthropic, ModelFailed, OpenAIChat, OpenAIResponses, Retry
+from softstop.models.providers import Hosted
 
 pytestmark = pytest.mark.server
 
@@ -53,9 +54,20 @@ async def test_a_server_that_is_not_there_fails_the_run_after_three_tries(provid
     nowhere = OpenAIChat("x", base_url="http://127.0.0.1:9/v1", api_key=KEY)
     events = [event async for event in Agent(model=nowhere).arun("go")]
 
-    assert kinds(events).count("ModelRequestStarted") == 3
+    assert [event.attempt for event in events if isinstance(event, ModelRequestStarted)] == [1, 2, 3]
     assert isinstance(events[-1], RunFailed)
-    assert events[-1].error == "ModelFailed: model 'x': Connection error."
+    told = "ModelFailed: model 'x': the connection to http://127.0.0.1:9/v1 failed: Connection error."
+    assert events[-1].error == told
+
+
+@pytest.mark.parametrize("kind", [OpenAIChat, OpenAIResponses, Anthropic])
+async def test_a_connection_that_fails_is_named_without_what_is_secret_in_its_address(kind: type[Hosted]) -> None:
+    address = "http://ada:secret-7@127.0.0.1:9/v1?token=secret-8"
+    output = await Agent(model=kind("x", base_url=address, api_key=KEY, retry=Retry(attempts=1))).arun("go")
+
+    assert output.errors[0].startswith("ModelFailed: model 'x': the connection to http://127.0.0.1:9/v1")
+    assert "secret" not in repr((output, output.errors))
+    assert len(output.steps) == 1
 
 
 async def test_a_request_that_fails_for_a_moment_is_tried_again_in_plain_sight(provider: Provider) -> None:

@@ -39,7 +39,7 @@ from softstop.events import EVENT_CLASSES, Stamp
 
 def test_there_is_one_class_a_phenomenon_and_no_other() -> None:
     assert set(EVENT_CLASSES) == set(NAMES)
-    assert len(EVENT_CLASSES) == 22
+    assert len(EVENT_CLASSES) == 23
     assert all(getattr(softstop, cls.__name__) is cls for cls in EVENT_CLASSES)
 
 
@@ -363,7 +363,7 @@ def test_the_base_class_outcome_takes_the_three_outcomes_and_nothing_else() -> N
         adapter.validate_python(example(RunStarted))
 
 
-@pytest.mark.parametrize(("base", "count"), [(Event, 22), (Outcome, 3)])
+@pytest.mark.parametrize(("base", "count"), [(Event, 23), (Outcome, 3)])
 def test_the_schema_of_a_base_class_lists_its_events(base: type[Event], count: int) -> None:
     schema = TypeAdapter(base).json_schema()
     assert len(schema.get("oneOf") or schema.get("anyOf") or ()) == count

@@ -10,12 +10,14 @@ from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError, ModelQu
 from pydantic_ai.models.function import FunctionModel
 
 from kit.runs import at, now
-from softstop import Agent, RunStatus, Supervisor
+from kit.scripts import Script, call, look
+from softstop import Agent, MisuseError, ModelRequestStarted, RunStatus, Supervisor
+from softstop.models import Anthropic, Borrowed, OpenAIChat, OpenAIResponses, Retry
 from softstop.models.errors import ModelFailed, explain
 from softstop.models.exchange import Exchange
 
 
-def failing(*errors: Exception | None) -> tuple[Agent, list[float]]:
+def failing(*errors: Exception | None, **options: Any) -> tuple[Agent, list[float]]:
     """An agent whose model fails so, request by request and then as last; and when it was asked."""
     asked: list[float] = []
 
@@ -26,7 +28,7 @@ def failing(*errors: Exception | None) -> tuple[Agent, list[float]]:
             raise error
         yield "ok"
 
-    return Agent(model=FunctionModel(stream_function=answers)), asked
+    return Agent(model=Borrowed(FunctionModel(stream_function=answers), **options)), asked
 
 
 BUSY = ModelHTTPError(503, "m")
@@ -54,6 +56,58 @@ async def test_a_request_is_tried_again_at_a_doubling_pace_and_nobody_waits_an_h
     assert asked == pytest.approx(expected)
     assert output.status == status
     assert output.steps[-1].status == status
+
+
+@pytest.mark.parametrize(
+    ("retry", "errors", "expected"),
+    [
+        (Retry(attempts=1), [BUSY], [0]),
+        (Retry(attempts=5, first=2, most=5), [BUSY], [0, 2, 6, 11, 16]),
+        (Retry(first=0), [BUSY, BUSY, None], [0, 0, 0]),
+        (Retry(most=5), [ModelHTTPError(429, "m", retry_after=6), None], [0]),
+        (Retry(most=5), [ModelHTTPError(429, "m", retry_after=5), None], [0, 5]),
+    ],
+    ids=str,
+)
+async def test_a_retry_says_how_often_and_how_long(
+    retry: Retry, errors: list[Exception | None], expected: list[float]
+) -> None:
+    agent, asked = failing(*errors, retry=retry)
+    async with Supervisor() as supervisor:
+        events = [event async for event in supervisor.start(agent, "go").events()]
+    assert asked == pytest.approx(expected)
+    attempts = [event.attempt for event in events if isinstance(event, ModelRequestStarted)]
+    assert attempts == list(range(1, len(expected) + 1))
+
+
+async def test_each_answer_counts_its_own_attempts() -> None:
+    script = Script([call("look")], ["done"])
+    events = [event async for event in Agent(model=script.model, tools=[look]).arun("go")]
+    assert [event.attempt for event in events if isinstance(event, ModelRequestStarted)] == [1, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"attempts": 1.5}, {"first": -1}, {"most": float("nan")}], ids=str)
+def test_a_retry_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match=next(iter(wrong))):
+        Retry(**wrong)
+    with pytest.raises(MisuseError, match="retry"):
+        OpenAIChat("x", retry=3)  # type: ignore[arg-type]
+
+
+SETTINGS = {
+    "chat": (OpenAIChat, "temprature", "did you mean 'temperature'"),
+    "responses": (OpenAIResponses, "openai_reasoning_efort", "did you mean 'openai_reasoning_effort'"),
+    "anthropic": (Anthropic, "anthropic_thinkin", "did you mean 'anthropic_thinking'"),
+    "of another": (Anthropic, "openai_user", "AnthropicModelSettings"),
+    "of none": (OpenAIChat, "xyzzy", "see pydantic-ai's OpenAIChatModelSettings"),
+}
+
+
+@pytest.mark.parametrize("given", SETTINGS)
+def test_a_setting_that_does_not_exist_is_refused_with_a_hint(given: str) -> None:
+    kind, name, hint = SETTINGS[given]
+    with pytest.raises(MisuseError, match=hint):
+        Agent(model=kind("x", base_url="http://127.0.0.1", api_key="sk-12345678", settings={name: 1}))
 
 
 async def test_a_request_that_was_refused_costs_nothing() -> None:
