@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 import httpx2
 from pydantic_ai.models import Model
@@ -11,6 +11,20 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.settings import ModelSettings
 
 from .providers import Hosted, check_settings
+
+# An answer of the shapes that the library has schemas for, see `warming`: one event a line
+MESSAGE: Final = """
+{"type": "message_start", "message": {"id": "1", "type": "message", "role": "assistant", "model": "m", "content": [], \
+"usage": {"input_tokens": 1, "output_tokens": 1}}}
+{"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+{"type": "content_block_stop", "index": 0}
+{"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "c", "name": "f", "input": {}}}
+{"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{}"}}
+{"type": "content_block_stop", "index": 1}
+{"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}
+{"type": "message_stop"}
+"""
 
 
 def messages_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import httpx2
 from openai.types import CompletionUsage
@@ -26,6 +26,28 @@ from pydantic_ai.usage import RequestUsage
 
 from .providers import Hosted, OpenAIChat, check_settings
 
+# Answers of the shapes that the library has schemas for, see `warming`: one event a line
+_CHUNK: Final = '"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"'
+_CALLED: Final = '{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}'
+_USAGE: Final = '{"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}'
+COMPLETION: Final = f"""
+{{{_CHUNK}, "choices": [{{"index": 0, "delta": {{"content": "a"}}}}]}}
+{{{_CHUNK}, "choices": [{{"index": 0, "delta": {{"tool_calls": [{_CALLED}]}}}}]}}
+{{{_CHUNK}, "choices": [{{"index": 0, "delta": {{}}, "finish_reason": "stop"}}], "usage": {_USAGE}}}
+"""
+_HEAD: Final = (
+    '"id": "1", "object": "response", "created_at": 1, "model": "m", "parallel_tool_calls": true, "tools": []'
+)
+_TEXT: Final = '{"id": "t", "type": "message", "role": "assistant", "status": "completed", "content": []}'
+_CALL: Final = '{"id": "f", "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}'
+_PLACE: Final = '"output_index": 0, "content_index": 0, "item_id": "t"'
+RESPONSE: Final = f"""
+{{"type": "response.created", "response": {{{_HEAD}, "status": "in_progress", "output": []}}}}
+{{"type": "response.output_item.added", "output_index": 0, "item": {_TEXT}}}
+{{"type": "response.output_text.delta", {_PLACE}, "delta": "a", "logprobs": []}}
+{{"type": "response.output_item.added", "output_index": 1, "item": {_CALL}}}
+{{"type": "response.completed", "response": {{{_HEAD}, "status": "completed", "output": [{_TEXT}, {_CALL}]}}}}
+"""
 Reporting = TypeVar("Reporting", ChatCompletionChunk, Response)
 
 

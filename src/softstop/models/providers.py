@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from asyncio import wrap_future
 from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -25,6 +27,7 @@ from .handling import USUAL, Handling, Retry
 from .options import BodyOptions
 from .prices import Price, Tariff
 from .turns import ModelBody
+from .warming import warm_up
 
 CLOSING: Final = 5.0  # seconds that closing idle connections may take
 TIMEOUT: Final = httpx2.Timeout(600, connect=10)  # between two chunks: models think long; an idle limit is the run's
@@ -100,7 +103,7 @@ class Hosted:
     retry: Retry = USUAL.retry
     reasoning_events: bool = False
     continue_once: bool = False
-    MADE_BY: ClassVar[tuple[str, str]] = ("", "")  # module of this package, function in it
+    MADE_BY: ClassVar[tuple[str, str, str]] = ("", "", "")  # module of this package, function and sample answer in it
 
     def __post_init__(self) -> None:
         named(self.id, "id")
@@ -121,12 +124,15 @@ class Hosted:
         Raises:
             MisuseError: There is no key.
         """
-        module, function = self.MADE_BY
+        module, function, _ = self.MADE_BY
         try:
             model: Model = getattr(import_module(module, __package__), function)(self, http)
         except UserError as error:
             raise MisuseError(str(error)) from None
         return model
+
+    def _ready(self) -> Future[None]:
+        return _warm(type(self)("m", base_url="http://localhost", api_key="none"))
 
     def make_body(self, **options: Unpack[BodyOptions]) -> ModelBody:
         """Make the body of an agent with this model; for `Agent(model=...)`.
@@ -135,11 +141,13 @@ class Hosted:
             MisuseError: There is no key, or a tool or the type of the output cannot be described.
         """
         model = self.make_model(_connections())  # now, so that a missing key raises in the caller's frame
+        self._ready()
         return new_body(self, model, options, Handling(self.retry, self.reasoning_events, self.continue_once))
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Model]:
         """A context with the model, on connections that all current runs of this loop share."""
+        await wrap_future(self._ready())
         leases = _leases_here()
         lease = leases.get(self)
         if lease is None:
@@ -159,7 +167,7 @@ class OpenAIResponses(Hosted):
     """A model of OpenAI, or of a server like it, through the Responses API: `OpenAIResponses("gpt-5.2")`."""
 
     __slots__ = ()
-    MADE_BY = (".openai", "responses_model")
+    MADE_BY = (".openai", "responses_model", "RESPONSE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +179,14 @@ class OpenAIChat(Hosted):
     """
 
     bound_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
-    MADE_BY: ClassVar[tuple[str, str]] = (".openai", "chat_model")
+    MADE_BY: ClassVar[tuple[str, str, str]] = (".openai", "chat_model", "COMPLETION")
 
 
 class Anthropic(Hosted):
     """A model of Anthropic: `Anthropic("claude-sonnet-4-6")`."""
 
     __slots__ = ()
-    MADE_BY = (".anthropic", "messages_model")
+    MADE_BY = (".anthropic", "messages_model", "MESSAGE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +253,13 @@ def _leases_here() -> dict[Hosted, _Lease]:
 def _connections() -> httpx2.AsyncClient:
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [note_request], "response": [note_response]}
     return httpx2.AsyncClient(verify=_tls(), timeout=TIMEOUT, limits=POOL, follow_redirects=True, event_hooks=hooks)
+
+
+@cache
+def _warm(nobody: Hosted) -> Future[None]:
+    """Warm up the library behind a kind of models, once a process; done when it answers without blocking the loop."""
+    module, _, sample = nobody.MADE_BY
+    return warm_up(nobody.make_model, getattr(import_module(module, __package__), sample))
 
 
 @cache
