@@ -38,7 +38,7 @@ async def main(path, lease, runs):
             async for page in recording.follow(f"{name}{number}"):
                 if page.events[-1][0] > 5:
                     break
-        say("begun", os.getpid())
+        os.write(1, f"begun {os.getpid()}\\n".encode())  # in one piece, beside the others
         while supervisor.statistics().live:
             await asyncio.sleep(0.01)
     say("ended")

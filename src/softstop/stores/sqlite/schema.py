@@ -53,7 +53,11 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", timeout=BUSY, isolation_level=None, uri=True
     )
-    connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: all that was committed survives the process
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: all that was committed survives the process
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
