@@ -172,15 +172,15 @@ class DeferredScope:
 
     # How it ends
 
-    def interrupted(self, *, returned: bool) -> bool:
+    def interrupted(self, *, trusted: bool) -> bool:
         """Whether the task is cancelled, by the scope or another party, and that was not taken back.
 
-        Before Python 3.13 an `asyncio.TaskGroup` in which a task failed leaves a cancel in the count of its parent, so
-        there work that `returned`, after it had handled that failure, does not count as cancelled by another party.
+        Before Python 3.13 an `asyncio.TaskGroup` in which a task failed leaves a cancel in the count of its parent, also
+        if that failure was handled: there what the count says of other parties is believed only if it is `trusted`.
         """
         if self._given:
             return True
-        return self.task is not None and self.task.cancelling() > 0 and (GROUPS_UNCANCEL or not returned)
+        return self.task is not None and self.task.cancelling() > 0 and (GROUPS_UNCANCEL or trusted)
 
     def exit(self, raised: BaseException | None = None) -> BaseException | None:
         """End the work: take the cancels back; return the exception it raised, or None if that was one of them."""

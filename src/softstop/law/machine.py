@@ -147,7 +147,9 @@ class StopRecord:
     and `end` take the same lock, so that a request is always either in the inbox, on record, or too late.
     """
 
-    __slots__ = ("awaiting", "cut", "delivered", "failed_first", "inbox", "phase", "refused", "status", "stop", "turns")
+    __slots__ = (
+        "awaiting", "cut", "delivered", "failed_first", "inbox", "phase", "refused", "status", "stop", "torn", "turns",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.status = RunStatus.pending
@@ -157,6 +159,7 @@ class StopRecord:
         self.turns = 0  # of a model, under way
         self.awaiting = 0  # calls of these turns that wait for a person
         self.refused = self.cut = self.delivered = self.failed_first = False  # see Facts
+        self.torn = False  # a step or stream was cut by a native cancel of another party
 
     @property
     def requested(self) -> bool:

@@ -40,7 +40,7 @@ async def drive(run: RunState) -> None:
             run.value = value
     except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive
         raised = exc
-    run.record.delivered = run.scope.interrupted(returned=how is Ending.returned)
+    run.record.delivered = run.scope.interrupted(trusted=how is not Ending.returned or run.record.torn)
     raised = run.scope.exit(raised)
     interrupt = process_interrupt(raised)
     if raised is not None and interrupt is None and not run.record.ended:

@@ -213,6 +213,7 @@ class Step(AsyncBlock):
             torn = not ours and step.task is not None and step.task.cancelling() > 0
             stray = not (ours or torn)
             if torn:
+                self._run.record.torn = True
                 logs.tell_torn(self._run.run_id, self._run.source.name, self.name)
         else:
             stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)

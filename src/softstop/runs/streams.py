@@ -170,6 +170,7 @@ class Reading(Generic[T]):
                 await self.aclose()
                 await gate.refuse(self._run)
             if self._run.record.refusing or (task is not None and task.cancelling() > 0):
+                self._run.record.torn = True
                 await self._close("cut")
                 return
         self._take_back()

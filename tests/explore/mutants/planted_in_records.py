@@ -287,8 +287,8 @@ def a_stop_interrupts_the_streams_of_every_run(patch: Patch) -> None:
 def a_charge_goes_to_whoever_is_there(patch: Patch) -> None:
     charge = Writer.charge
 
-    def share(writer: Writer, usage: Any) -> None:
-        charge(writer, usage)
+    def share(writer: Writer, usage: Any, *args: Any) -> None:
+        charge(writer, usage, *args)
         for other in list(registry._runs.values()):
             if other.writer.stamp.root_run_id != writer.stamp.root_run_id and other.parent is None:
                 charge(other.writer, usage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from softstop.aio.deferred_scope import GROUPS_UNCANCEL
 from softstop.events import (
     Outcome,
     RunCancelled,
@@ -188,6 +189,8 @@ def accepted_means_stopped(run: RunTrace) -> Broken:
     if stopped > run.ended:
         return
     hindered = [mark for place, mark in run.marks("interrupted", "raised") if stopped <= place < run.ended]
+    if natively and not GROUPS_UNCANCEL:
+        hindered = []  # a native cancel that the body swallowed in a wait of its own: nobody can know of it
     cut = [
         event
         for place, event in run.of(StepCompleted)
