@@ -8,7 +8,17 @@ import anyio.lowlevel
 import pytest
 
 from kit.runs import Words, at, listen, names, now, one, words
-from softstop import Agent, Event, RunContext, RunStatus, StepCompleted, StepStarted, Supervisor, cancel_run
+from softstop import (
+    Agent,
+    Event,
+    RunContext,
+    RunStatus,
+    StepCompleted,
+    StepStarted,
+    StopMode,
+    Supervisor,
+    cancel_run,
+)
 
 TELLING = "word1 word2 word3 "
 
@@ -230,3 +240,34 @@ async def test_a_stream_that_the_bodys_own_time_limit_ends_is_cut_and_hinders_no
     run, events = await one(body)
     assert [event.status for event in events if isinstance(event, StepCompleted)] == ["cut"]
     assert (run.status, source.closed) == (RunStatus.completed, 1)
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["the source goes on", "the source stalls then"])
+@pytest.mark.parametrize("mode", list(StopMode))
+async def test_a_begun_step_in_a_source_ends_and_only_then_is_the_wait_for_its_chunk_interrupted(
+    mode: StopMode, goes_on: bool
+) -> None:
+    closed: list[float] = []
+
+    async def source(run: RunContext) -> AsyncIterator[str]:
+        try:
+            async with run.step("pay"):
+                await anyio.sleep(3)
+            yield "paid"
+            await anyio.sleep(0 if goes_on else 1_000)
+        finally:
+            closed.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        async for text in run.stream("answer", source(run)):
+            run.write(text)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, lambda: run.cancel(mode=mode))
+        output = await run.ended()
+    torn = mode is StopMode.now
+    statuses = {step.step: step.status for step in output.steps}
+    assert statuses["pay"] == ("unsettled" if torn else "completed")
+    assert output.content == ("" if torn else "paid")
+    assert closed == [1.0 if torn else 3.0]

@@ -175,8 +175,8 @@ class DeferredScope:
     def interrupted(self, *, trusted: bool) -> bool:
         """Whether the task is cancelled, by the scope or another party, and that was not taken back.
 
-        Before Python 3.13 an `asyncio.TaskGroup` in which a task failed leaves a cancel in the count of its parent, also
-        if that failure was handled: there what the count says of other parties is believed only if it is `trusted`.
+        Before Python 3.13 an `asyncio.TaskGroup` in which a task failed leaves a cancel in the count of its parent,
+        also if that failure was handled: there what the count says of others is believed only if it is `trusted`.
         """
         if self._given:
             return True

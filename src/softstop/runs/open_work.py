@@ -53,7 +53,7 @@ class OpenStep:
         self.uninterruptible = False  # it waits for a worker thread, which cannot be interrupted
         self.was_cut = False  # grace ran out while it was open
 
-    def is_within(self, other: OpenStep) -> bool:
+    def is_within(self, other: OpenStep | OpenStream) -> bool:
         """Whether this is the other step, or was begun in it."""
         here: OpenStep | OpenStream | None = self
         while here is not None and here is not other:
@@ -149,11 +149,7 @@ class OpenWork:
 
     def names(self) -> tuple[str, ...]:
         """Names of open steps, streams and stages, in the order of their start."""
-        return tuple([each.name for each in self.all_open()])
-
-    def step_names(self) -> tuple[str, ...]:
-        """Names of open atomic steps, in the order of their start."""
-        return tuple([step.name for step in self.steps or ()])
+        return tuple(each.name for each in self.all_open())
 
     # Start and end
 
@@ -189,6 +185,8 @@ class OpenWork:
         self.note(step.name, step.step_id, "atomic", status)
         if stopping or self._cuts:
             self._interrupt_after_step(step, goes_on=goes_on)
+        if stopping and self.streams:
+            self.interrupt_streams(step.task)  # a source that was in this step
         self.scope.release()
         self._look_whether_emptied()
 
@@ -264,10 +262,15 @@ class OpenWork:
         """Whether the task runs the clean-up of a source, for which the run waits."""
         return any(stream.task is task and stream.cleans_up for stream in self.streams or ())
 
-    def interrupt_streams(self) -> None:
-        """End every wait for a chunk (T4)."""
+    def is_in_step(self, stream: OpenStream) -> bool:
+        """Whether the source of a stream that waits is in a begun step, which a stop lets end (T3)."""
+        return any(step.task is stream.task and step.is_within(stream) for step in self.steps or ())
+
+    def interrupt_streams(self, task: asyncio.Task[Any] | None = None) -> None:
+        """End every wait for a chunk (T4), or those of one task."""
         for stream in tuple(self.streams or ()):
-            stream.interrupt()
+            if task is None or stream.task is task:
+                stream.interrupt()
 
     def cut(self, abandon_after: float) -> None:
         """Grace is over: interrupt every open step, then the body, half of `abandon_after` later at the latest (T8).

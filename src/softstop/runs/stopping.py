@@ -263,7 +263,8 @@ def escalate(run: RunState, *, announce: bool = True) -> None:
         for member in run.live_members():  # also one without a stop yet, just started
             request_stop(member, stop.request.model_copy(update=now))
         if announce:
-            run.writer.emit(RunEscalated(steps=run.work.step_names(), waiting=run.scope.waiting))
+            steps = tuple(step.name for step in run.work.steps or ())
+            run.writer.emit(RunEscalated(steps=steps, waiting=run.scope.waiting))
     finally:  # also if an observer raises a BaseException
         gate.update_alert(run)
         gate.wake_parked(run)

@@ -196,8 +196,8 @@ class Reading(Generic[T]):
         task = self.task
         if task is None or self._cut is not None or self._timer is not None:
             return
-        if self._inside_open_step():
-            return
+        if self._inside_open_step() or (self.waiting and self._run.work.is_in_step(self)):
+            return  # the end of a step in the source comes back here
         if tries and about_to_run(task):  # it has its chunk, or is about to close the source: hold the body
             self._hold()
             task.get_loop().call_soon(self.interrupt, tries - 1)

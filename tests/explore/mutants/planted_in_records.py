@@ -141,7 +141,7 @@ def an_escalation_is_told_twice(patch: Patch) -> None:
 
 @found_by("the_cut_is_told_first")
 def an_escalation_does_not_name_the_steps_it_cuts(patch: Patch) -> None:
-    patch.setattr(OpenWork, "step_names", lambda work: ())
+    patch.setattr(stopping, "RunEscalated", lambda steps, waiting: RunEscalated(steps=(), waiting=waiting))
 
 
 @found_by("hooks_come_after_the_last_step")
@@ -190,7 +190,7 @@ def waits_end_a_while_after_the_stop(patch: Patch) -> None:
 @found_by("stalled_sources_are_interrupted_at_once")
 def a_stalled_source_is_waited_for_while_a_step_is_open(patch: Patch) -> None:
     interrupt = OpenWork.interrupt_streams
-    patch.setattr(OpenWork, "interrupt_streams", lambda work: None if work.steps else interrupt(work))
+    patch.setattr(OpenWork, "interrupt_streams", lambda work, *task: None if work.steps else interrupt(work, *task))
 
 
 @found_by("nothing_starts_after_a_stop")
