@@ -63,7 +63,11 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         async with AsyncExitStack() as opened:
-            recording = None if store is None else await opened.enter_async_context(Recording(store))
+            recording = (
+                None
+                if store is None
+                else await opened.enter_async_context(Recording(store, messages=settings.messages))
+            )
             signals = threading.current_thread() is on_main_thread()
             service = Service(runnables, settings, recording, signals=signals)
             await opened.enter_async_context(service.supervisor)

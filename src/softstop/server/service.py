@@ -17,7 +17,7 @@ from ..events import Event, Kind, Outcome, parse_event
 from ..limits import Limits
 from ..protocols import Runnable
 from ..stops import StopCause, StopPolicy, StopRequest
-from ..stores import Audit, Page, Recording, RunQuery
+from ..stores import Audit, MessageCodec, Page, Recording, RunQuery
 from ..supervisor.supervisor import Supervisor
 from ..wire.shown import shown
 from .auth import Caller, Scope, StopTokens
@@ -42,6 +42,7 @@ class Settings:
         disconnect_grace: Seconds that a run which is to stop without readers waits for one.
         heartbeat: Seconds of silence after which a stream sends a comment.
         stop_secret: Signs tokens that stop one run; None makes one for this process.
+        messages: How conversations are written to a store, `softstop.models.Messages()`; None keeps them in no store.
     """
 
     caps: Caps = field(default_factory=Caps)
@@ -51,6 +52,7 @@ class Settings:
     disconnect_grace: float = 10.0
     heartbeat: float = 15.0
     stop_secret: bytes | None = None
+    messages: MessageCodec | None = None
 
 
 Catalogue = Mapping[Kind, Mapping[str, Runnable]]
@@ -91,6 +93,7 @@ class Service:
             recorder=recording,
             signals=signals,
         )
+        self.recording = recording
         self.runs = Runs(self.supervisor, recording)
         self.tokens = StopTokens(settings.stop_secret)
         self.readers = Readers(self.caps, settings.disconnect_grace, self._left)

@@ -1,9 +1,11 @@
 """Runs over HTTP, in the server's own words: real requests to a real server."""
 
 import anyio
+import anyio.lowlevel
 
-from kit.server import app, begun, events_of, frames_of, read_until, serving
-from softstop.server import Settings
+from kit.server import AGENTS, app, begun, events_of, frames_of, read_until, serving
+from softstop import Agent, RunContext
+from softstop.server import Caps, Settings
 
 
 async def test_a_run_is_started_streamed_and_told_to_its_end() -> None:
@@ -187,3 +189,36 @@ async def test_probes_and_the_description_answer() -> None:
         described = (await client.get("/openapi.json")).json()
         body = described["paths"]["/runs"]["post"]["requestBody"]["content"]["application/json"]
         assert body["example"]["agent"] == "storyteller"
+
+
+async def test_a_client_that_does_not_read_delays_no_run_and_is_dropped_in_time() -> None:
+    async def talker(run: RunContext, message: object) -> None:
+        for _ in range(2_000):
+            run.write("x" * 10_000)
+            await anyio.lowlevel.checkpoint()
+
+    served = app(agents=[Agent(talker, name="talker"), *AGENTS], settings=Settings(caps=Caps(patience=0.5)))
+    async with serving(served) as client:
+        host, port = client.base_url.host, client.base_url.port
+        body = b'{"agent": "talker", "stream": true}'
+        head = b"POST /runs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        async with await anyio.connect_tcp(host, port or 80) as deaf:
+            await deaf.send(head % len(body) + body)
+            first = await deaf.receive(1_000)
+            run_id = first.partition(b"x-run-id: ")[2].partition(b"\r\n")[0].decode()
+            told = (await client.get(f"/runs/{run_id}/wait")).json()
+            assert (told["status"], len(told["content"])) == ("completed", 20_000_000)
+            readers = served.state.service.readers
+            with anyio.fail_after(10):
+                while readers._of_run:
+                    await anyio.sleep(0.05)
+
+
+async def test_one_wish_is_one_run_however_often_it_is_sent() -> None:
+    async with serving(app()) as client:
+        key = {"idempotency-key": "once"}
+        body = {"agent": "story-teller", "background": True}
+        ids = {(await client.post("/runs", json=body, headers=key)).json()["run_id"] for _ in range(3)}
+        assert len(ids) == 1
+        attached = await client.post("/runs", json={**body, "background": False, "stream": True}, headers=key)
+        assert events_of(attached.text)[-1]["run_id"] in ids

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import anyio
@@ -16,7 +16,9 @@ from fastapi import FastAPI
 
 from kit.processes import SRC
 from kit.server import app, begun, events_of, free_port, serving, until_answers
+from softstop.errors import StoreUnavailable
 from softstop.server import mount
+from softstop.stores import Batch, MemoryStore, RunRecord
 
 STREAMS = 50
 SERVED = """
@@ -145,3 +147,33 @@ async def test_a_server_that_is_mounted_without_its_life_says_what_is_missing() 
         answer = await client.get("/stops/runs")
         assert (answer.status_code, answer.json()["code"]) == (503, "NOT_STARTED")
         assert "softstop.server.mount" in answer.json()["detail"]
+
+
+async def test_a_store_that_cannot_be_used_is_told_and_starts_no_run_with_an_id_that_would_be_told_in_vain() -> None:
+    class Lame(MemoryStore):
+        lame = False
+
+        async def create(self, record: RunRecord, key: str | None = None) -> RunRecord | None:
+            if self.lame:
+                raise StoreUnavailable("disk full")
+            return await super().create(record, key)
+
+        async def commit(self, batches: Sequence[Batch]) -> Sequence[str]:
+            if self.lame:
+                raise StoreUnavailable("disk full")
+            return await super().commit(batches)
+
+    store = Lame()
+    async with serving(app(store=store)) as client:
+        run_id = await begun(client, "steady")
+        store.lame = True
+        refused = await client.post("/runs", json={"agent": "quick"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "STORE_UNAVAILABLE")
+        stopped = await client.post(f"/runs/{run_id}/cancel", json={"wait": 2})
+        assert (stopped.status_code, stopped.json()["status"]) == (200, "cancelled")  # it is, whatever the store knows
+        assert (await client.get("/readyz")).json() == {"status": "ready", "store": "degraded"}
+        store.lame = False
+        with anyio.fail_after(10):
+            while "store" in (await client.get("/readyz")).json():
+                await anyio.sleep(0.05)
+        assert (await client.get(f"/runs/{run_id}/events")).text.count("event: RunCancelled") == 1

@@ -24,7 +24,8 @@ async def health(service: Here) -> dict[str, object]:
 
 @router.get("/readyz")
 async def readyz(service: Here) -> dict[str, str]:
-    """Whether runs can be started here; not so while it drains (503)."""
+    """Whether runs can be started here; not so while it drains (503). Says so where the store cannot be used."""
     if service.draining:
         raise Problem("DRAINING", "This server is shutting down and starts no run")
-    return {"status": "ready"}
+    degraded = service.recording is not None and service.recording.degraded is not None
+    return {"status": "ready", **({"store": "degraded"} if degraded else {})}
