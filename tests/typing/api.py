@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any, assert_never, assert_type
 
+from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 
 import softstop
@@ -57,6 +58,9 @@ from softstop import (
     cancel_run,
     parse_event,
 )
+from softstop.durable import Runs, RunView
+from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app, mount
+from softstop.stores import Page, Recording, RunQuery
 from softstop.testing import Report, stop_everywhere
 from softstop.testing.fixture import Stops
 
@@ -290,6 +294,23 @@ async def users_of_supervisor(options: RunOptions) -> None:
         assert_type(await supervisor.events("r1").read(), list[Event])
         assert_type(await supervisor.drain(30, wait=5), int)
         assert_type(supervisor.abandoned, int)
+
+
+async def servers(supervisor: Supervisor, recording: Recording, agent: Agent) -> None:
+    runs = Runs(supervisor, recording)
+    view = await runs.start(agent, "hi", key="once", user_id="ann")
+    assert_type(view, RunView)
+    assert_type(view.output, RunOutput | None)
+    assert_type(await runs.cancel(view.facts.run_id, StopRequest(), user_id="ann", wait=5), RunView)
+    assert_type(await runs.find(RunQuery(user_id="ann")), list[RunView])
+    async for page in await runs.follow(view.facts.run_id, after=3):
+        assert_type(page, Page)
+    secret, key = ApiKey.new("ann", ["runs:read"])
+    assert_type(secret, str)
+    settings = Settings(caps=Caps(runs=9))
+    app = create_app(agents=[agent], auth=[ApiKeys([key]), Jwt("secret", ["HS256"])], settings=settings)
+    mount(FastAPI(), "/api", app)
+    create_app(auth=ApiKey)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def handlers(receipt: StopReceipt) -> int:

@@ -12,6 +12,7 @@ from softstop import (
     Agent,
     MisuseError,
     Run,
+    RunContent,
     RunContext,
     RunIdTaken,
     RunNotCancellable,
@@ -113,6 +114,24 @@ async def test_live_followers_share_the_encoded_lines() -> None:
         await anyio.sleep(0.5)
         first, second = [await anext(each) for each in pages]
         assert [id(line) for _, line in first.events] == [id(line) for _, line in second.events]
+
+
+async def test_what_is_merged_for_a_late_follower_is_not_the_line_that_an_early_one_had() -> None:
+    async def writer(run: RunContext, message: object) -> None:
+        for number in range(200):
+            run.write(f"w{number} ")
+            await anyio.sleep(0.1)
+
+    async with Supervisor() as supervisor:
+        runs = Runs(supervisor)
+        run = await started(runs, supervisor, Agent(writer), "go")
+        early = await runs.follow(run.run_id)
+        assert len([page async for page in early]) > 100
+        pages = [page async for page in await runs.follow(run.run_id)]
+        late = [parse_event(line) for page in pages for _, line in page.events]
+        output = run.output
+        assert output is not None
+        assert "".join(event.content for event in late if isinstance(event, RunContent)) == output.content
 
 
 async def test_a_cancel_waits_for_the_end_and_tells_how_far_it_has_come() -> None:
