@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -27,6 +29,7 @@ from .problems import Problem
 from .readers import Readers
 from .requests import Start, Stop, StopMany
 
+MOST_WISHES: Final = 10_000  # keys whose first request is remembered
 KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
 
 
@@ -99,6 +102,7 @@ class Service:
         self.readers = Readers(self.caps, settings.disconnect_grace, self._left)
         self.started_at = time.time()
         self._live: dict[str, str] = {}  # user of each live run
+        self._wishes: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # by user and key: what was asked, hashed
         self._count: Counter[str] = Counter()  # live runs of each user
 
     def notice(self, event: Event) -> None:
@@ -127,7 +131,7 @@ class Service:
         """Start a run for a caller; with a key once, however often it is asked for.
 
         Raises:
-            Problem: The caller may not, or has too many live runs.
+            Problem: The caller may not, has too many live runs, or has used the key for something else.
         """
         allow(caller, "runs:write")
         if asked.user_id not in (None, "", caller.user_id) and caller.sees is not None:
@@ -135,6 +139,8 @@ class Service:
         user_id = asked.user_id or caller.user_id
         if self._count[user_id] >= self.caps.runs:
             raise Problem("TOO_MANY_RUNS", f"This user has {self.caps.runs:,} live runs, as many as one may have")
+        if key is not None:
+            self._check_wish((user_id, key), (runnable.source.kind, runnable.source.id), asked)
         run = await self.runs.start(
             runnable,
             asked.message,
@@ -153,6 +159,15 @@ class Service:
             if asked.on_disconnect == "cancel":
                 self.readers.need(run_id)
         return run
+
+    def _check_wish(self, key: tuple[str, str], source: tuple[str, str], asked: Start) -> None:
+        """Refuse a key that came with another wish before; this process remembers the newest."""
+        wish = asked.model_dump(mode="json", exclude={"stream", "background", "on_disconnect"})
+        digest = hashlib.sha256(json.dumps([source, wish], sort_keys=True).encode()).digest()
+        if self._wishes.setdefault(key, digest) != digest:
+            raise Problem("IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key came with another request; take a fresh one")
+        if len(self._wishes) > MOST_WISHES:
+            self._wishes.popitem(last=False)
 
     def _narrowed(self, own: Limits, asked: Start) -> Limits:
         wanted = {"timeout": asked.timeout_s, "tokens": asked.max_tokens, "cost_usd": asked.max_cost_usd}
