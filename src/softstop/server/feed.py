@@ -12,7 +12,7 @@ from typing import Final
 from ..aio.parking import Waiters, wait_in, wake_all
 from ..events import Event
 
-KEPT: Final = 10_000  # events
+KEPT: Final = 2_000  # events; an outcome holds all text of its run
 _ID: Final = re.compile(r"([0-9a-f]{8})\.([0-9]{1,18})", re.ASCII)
 
 

@@ -108,7 +108,10 @@ class Service:
     def notice(self, event: Event) -> None:
         """Count a run that has ended."""
         if isinstance(event, Outcome) and event.run_id in self._live:
-            self._count[self._live.pop(event.run_id)] -= 1
+            user_id = self._live.pop(event.run_id)
+            self._count[user_id] -= 1
+            if not self._count[user_id]:
+                del self._count[user_id]
 
     @property
     def draining(self) -> bool:
