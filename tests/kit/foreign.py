@@ -32,15 +32,15 @@ def ended(output: RunOutput) -> list[tuple[str, str]]:
     return [(step.step, step.status) for step in output.steps]
 
 
-async def stop_when_begun(agent: Agent, message: object, mode: str) -> list[str]:
-    """Stop it as soon as it has begun; it must end cancelled, by itself, and tell its steps."""
+async def stop_when_begun(agent: Agent, message: object, mode: str, *errors: str) -> list[str]:
+    """Stop it as soon as it has begun; it must end cancelled, by itself, with these errors, and tell its steps."""
     run = agent.arun(message)
     async for event in run.events():
         if isinstance(event, RunContent):
             break
     run.cancel(mode=mode)
     output = await run.ended()
-    assert (output.status, output.errors, output.abandoned) == (RunStatus.cancelled, (), ())
+    assert (output.status, output.errors, output.abandoned) == (RunStatus.cancelled, errors, ())
     return [f"{step} {status}" for step, status in ended(output)]
 
 

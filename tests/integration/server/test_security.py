@@ -205,7 +205,7 @@ async def test_a_token_in_a_plain_body_stops_its_own_run_and_does_nothing_else()
 
 def token(**claims: Any) -> str:
     now = int(time.time())
-    return jwt.encode({"sub": "ann", "exp": now + 60, **claims}, SECRET, "HS256")
+    return jwt.encode({"sub": "ann", "exp": now + 3_600, **claims}, SECRET, "HS256")
 
 
 TOKENS = {
@@ -214,9 +214,9 @@ TOKENS = {
     "expired": (token(exp=1), 401),
     "not yet valid": (token(nbf=int(time.time()) + 600), 401),
     "without an end": (jwt.encode({"sub": "ann"}, SECRET, "HS256"), 401),
-    "without a user": (jwt.encode({"exp": int(time.time()) + 60}, SECRET, "HS256"), 401),
-    "of another key": (jwt.encode({"sub": "ann", "exp": int(time.time()) + 60}, "x" * 40, "HS256"), 401),
-    "unsigned": (jwt.encode({"sub": "ann", "exp": int(time.time()) + 60}, None, "none"), 401),
+    "without a user": (jwt.encode({"exp": int(time.time()) + 3_600}, SECRET, "HS256"), 401),
+    "of another key": (jwt.encode({"sub": "ann", "exp": int(time.time()) + 3_600}, "x" * 40, "HS256"), 401),
+    "unsigned": (jwt.encode({"sub": "ann", "exp": int(time.time()) + 3_600}, None, "none"), 401),
     "for an audience": (token(aud="elsewhere"), 401),
     "scopes of another type": (token(scope=["runs:read"]), 401),
 }
