@@ -23,7 +23,7 @@ from kit.processes import SRC
 GUIDES = SRC.parent / "examples" / "guides"
 PAGES = "\n".join(page.read_text("utf-8") for page in sorted(GUIDES.glob("*.md")))
 APPS = {name: code for code, name in re.findall(r"^```python\n(# (\w+)\.py\n.*?)^```", PAGES, re.DOTALL | re.MULTILINE)}
-COMMANDS = re.findall(r"^```sh\n(.*?)\n```", PAGES, re.DOTALL | re.MULTILINE)
+COMMANDS = re.findall(r"^```sh\n((?:uvicorn|gunicorn) .*?)\n```", PAGES, re.DOTALL | re.MULTILINE)
 STOP_BUTTON = [command for command in COMMANDS if " stop_button:app " in command]
 
 
