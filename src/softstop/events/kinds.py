@@ -52,8 +52,10 @@ class RunContent(Event):
     delta: str = view("_content")  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _own(self) -> dict[str, Any]:
-        own: dict[str, Any] = {"seq": self._seq, "at": self._at, "metrics": self._metrics}
-        return own | {"content": self._content, "step_id": self._step_id}
+        return {
+            "seq": self._seq, "at": self._at, "metrics": self._metrics,
+            "content": self._content, "step_id": self._step_id,
+        }  # fmt: skip
 
 
 StepKind = Literal["atomic", "divisible"]
