@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import httpx2
 import pytest
 
 from kit.processes import SRC
+from kit.server import free_port, until_answers
 
 GUIDES = SRC.parent / "examples" / "guides"
 PAGES = "\n".join(page.read_text("utf-8") for page in sorted(GUIDES.glob("*.md")))
@@ -32,21 +32,16 @@ def serving(command: str, directory: Path) -> Iterator[tuple[subprocess.Popen[st
     """The app of the guide under the command of the guide, but for the port."""
     module = command.split()[1].removesuffix(":app")
     (directory / f"{module}.py").write_text(APPS[module], "utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     words = shlex.split(re.sub("8000|7777", str(port), command))
     process = subprocess.Popen(
         [sys.executable, "-m", *words], cwd=directory, env={"PYTHONPATH": str(SRC), "PATH": ""},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            for _ in range(200):
-                try:
-                    client.get("/")
-                    break
-                except httpx2.ConnectError:
-                    time.sleep(0.05)  # noqa: TID251 - the server is not there yet
+        url = f"http://127.0.0.1:{port}"
+        until_answers(url)
+        with httpx2.Client(base_url=url, timeout=20) as client:
             yield process, client
     finally:
         process.kill()

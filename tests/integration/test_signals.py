@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Coroutine
@@ -14,6 +13,7 @@ import pytest
 
 import softstop
 from kit.processes import finish, script, wait_for
+from kit.server import free_port, until_answers
 from softstop import MisuseError, Supervisor
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -266,8 +266,8 @@ def test_a_signal_stops_the_runs_of_supervisors_in_the_block_of_the_one_that_has
 
 
 def test_sigterm_ends_the_streams_of_the_fastapi_example_with_their_outcomes() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
     examples = os.path.join(os.path.dirname(__file__), "..", "..", "examples")
     with script(
         f"""
@@ -284,19 +284,16 @@ def test_sigterm_ends_the_streams_of_the_fastapi_example_with_their_outcomes() -
         """
     ) as process:
         names: list[str] = []
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            for _ in range(200):
-                try:
-                    stream = client.stream("POST", "/chat", json={"message": "dragons"})
-                    with stream as answer:
-                        for line in answer.iter_lines():
-                            if line.startswith("data: "):
-                                names.append(json.loads(line.removeprefix("data: "))["event"])
-                                if names[-1] == "RunContent":
-                                    process.send_signal(signal.SIGTERM)
-                    break
-                except httpx2.ConnectError:
-                    time.sleep(0.05)  # noqa: TID251 - the server is not there yet
+        until_answers(url)
+        with (
+            httpx2.Client(base_url=url, timeout=20) as client,
+            client.stream("POST", "/chat", json={"message": "dragons"}) as answer,
+        ):
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    names.append(json.loads(line.removeprefix("data: "))["event"])
+                    if names[-1] == "RunContent":
+                        process.send_signal(signal.SIGTERM)
         code, _, err, took = finish(process, 10)
     assert names == ["RunStarted", "RunContent", "RunStopRequested", "RunCancelled"]
     assert (code, err) == (-signal.SIGTERM, "")

@@ -311,6 +311,21 @@ def stop_event(stop: StopRequest) -> RunStopRequested:
     )
 
 
+def stop_of(event: RunStopRequested | RunCancelled) -> StopRequest:
+    """The stop that an event tells; an outcome does not tell its grace, but that mode `now` has none."""
+    outright = 0.0 if event.mode is StopMode.now else None
+    return StopRequest(
+        cause=event.cause,
+        reason=event.reason,
+        by=event.by,
+        via=event.via,
+        mode=event.mode,
+        grace=event.grace if isinstance(event, RunStopRequested) else outright,
+        requested_at=event.requested_at,
+        limit=event.limit,
+    )
+
+
 def cancelled(shared: Shared, stop: StopRequest, stopped_at: float, abandoned: tuple[str, ...] = ()) -> RunCancelled:
     """The outcome of a run that a stop has ended."""
     return RunCancelled(

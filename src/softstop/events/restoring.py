@@ -29,6 +29,7 @@ from .kinds import (
     ToolCallStarted,
     cancelled,
     stop_event,
+    stop_of,
 )
 from .names import Source
 
@@ -114,16 +115,7 @@ class _Fold:
             self.limits = event.limits
             self.started = event if isinstance(event, RunStarted) else self.started
         elif isinstance(event, RunStopRequested):
-            self.stop = StopRequest(
-                cause=event.cause,
-                reason=event.reason,
-                by=event.by,
-                via=event.via,
-                mode=event.mode,
-                grace=event.grace,
-                requested_at=event.requested_at,
-                limit=event.limit,
-            )
+            self.stop = stop_of(event)
         elif isinstance(event, RunEscalated):
             self.escalated = True
         elif isinstance(event, Outcome):

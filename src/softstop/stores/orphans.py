@@ -8,9 +8,10 @@ from types import MappingProxyType
 import anyio.to_thread
 
 from ..events import Outcome, RunCancelled, parse_event
+from ..events.kinds import stop_of
 from ..events.restoring import RestoredLog, RestoredRun, orphan_outcomes, restore
 from ..runs.spec import RunOutput
-from ..stops import RunStatus, StopMode, StopRequest
+from ..stops import RunStatus
 from ..usage import NO_USAGE
 from .store import Batch, MessageCodec, RunRecord, Store
 
@@ -76,22 +77,9 @@ def output_of(record: RunRecord, messages: MessageCodec | None) -> RunOutput | N
         content=outcome.content,
         usage=outcome.usage,
         total_usage=outcome.total_usage,
-        stop=_stop_of(outcome) if isinstance(outcome, RunCancelled) else None,
+        stop=stop_of(outcome) if isinstance(outcome, RunCancelled) else None,
         steps=outcome.steps,
         errors=outcome.errors,
         abandoned=outcome.abandoned if isinstance(outcome, RunCancelled) else (),
         messages=() if messages is None or record.messages is None else messages.load(record.messages),
-    )
-
-
-def _stop_of(outcome: RunCancelled) -> StopRequest:
-    return StopRequest(
-        cause=outcome.cause,
-        reason=outcome.reason,
-        by=outcome.by,
-        via=outcome.via,
-        mode=outcome.mode,
-        grace=0.0 if outcome.mode is StopMode.now else None,
-        requested_at=outcome.requested_at,
-        limit=outcome.limit,
     )

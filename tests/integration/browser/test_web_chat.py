@@ -18,6 +18,7 @@ import httpx2
 import pytest
 
 from kit.processes import SRC
+from kit.server import free_port, until_answers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -37,17 +38,12 @@ SENTENCE = "Once upon a time there was a dragon. "
 @pytest.fixture(scope="module")
 def server() -> Iterator[httpx2.Client]:
     """The example as its docstring starts it, and a client of its routes."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, str(APP), str(port)], env={"PYTHONPATH": str(SRC), "PATH": ""})
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            for _ in range(400):
-                try:
-                    client.get("/")
-                    break
-                except httpx2.ConnectError:
-                    time.sleep(0.05)  # noqa: TID251 - the server is not there yet
+        url = f"http://127.0.0.1:{port}"
+        until_answers(url)
+        with httpx2.Client(base_url=url, timeout=20) as client:
             yield client
     finally:
         process.terminate()
