@@ -273,20 +273,35 @@ async def test_a_begun_step_in_a_source_ends_and_only_then_is_the_wait_for_its_c
     assert closed == [1.0 if torn else 3.0]
 
 
-async def test_a_source_that_stalls_after_its_step_is_interrupted_when_that_has_ended() -> None:
-    async def source(run: RunContext) -> AsyncIterator[str]:
-        async with run.step("pay"):
-            await anyio.sleep(3)
-        await anyio.sleep(1_000)
-        yield "never"
+@pytest.mark.parametrize("branch", [False, True], ids=["body", "branch of a group"])
+async def test_a_source_that_stalls_after_its_step_is_interrupted_when_that_has_ended_and_cleans_up(
+    branch: bool,
+) -> None:
+    cleaned: list[float] = []
 
-    async def body(run: RunContext, message: object) -> None:
+    async def source(run: RunContext) -> AsyncIterator[str]:
+        try:
+            async with run.step("pay"):
+                await anyio.sleep(3)
+            await anyio.sleep(1_000)
+            yield "never"
+        finally:
+            await anyio.sleep(1)
+            cleaned.append(now())
+
+    async def read(run: RunContext) -> None:
         async for _ in run.stream("answer", source(run)):
             raise NotImplementedError
+
+    async def body(run: RunContext, message: object) -> None:
+        if not branch:
+            await read(run)
+        async with anyio.create_task_group() as group:
+            group.start_soon(read, run)
 
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(body))
         at(1, run.cancel)
         output = await run.ended()
-        assert now() == 3
     assert [(step.step, step.status) for step in output.steps] == [("pay", "completed"), ("answer", "cut")]
+    assert cleaned == [4.0]
