@@ -73,7 +73,7 @@ async def test_what_is_approved_in_the_moment_of_a_stop_does_not_begin() -> None
     run = Agent(asks).arun()
     async for event in run:
         if isinstance(event, ApprovalRequested):
-            assert run.approve(event.call_id)
+            assert run.approve(event.tool_call_id)
             run.cancel()
     output = await run
     assert (output.status, output.steps) == (RunStatus.cancelled, ())
@@ -85,8 +85,8 @@ async def test_a_stop_on_record_leaves_nothing_to_approve() -> None:
     async for event in run:
         if isinstance(event, ApprovalRequested):
             run.cancel()
-            assert not run.approve(event.call_id)
-            assert not run.refuse(event.call_id)
+            assert not run.approve(event.tool_call_id)
+            assert not run.refuse(event.tool_call_id)
         assert not isinstance(event, ApprovalDecided)
     assert not (await run).steps
 

@@ -240,8 +240,8 @@ async def users_of_approvals(run: Run) -> None:
     async for event in run:
         if isinstance(event, ApprovalRequested):
             print(event.tool, event.arguments)
-            assert_type(run.approve(event.call_id, by="user-7"), bool)
-            assert_type(run.refuse(event.call_id, "too much"), bool)
+            assert_type(run.approve(event.tool_call_id, by="user-7"), bool)
+            assert_type(run.refuse(event.tool_call_id, "too much"), bool)
         elif isinstance(event, ApprovalDecided):
             assert_type(event.approved, bool)
             assert_type(event.by, str | None)

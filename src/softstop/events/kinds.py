@@ -91,7 +91,8 @@ class ToolCallStarted(StepStarted):
     """A tool call began; an atomic step whose `step` is the tool's name.
 
     `tool_call_id` is the model's, None where no model has called. `arguments` is JSON text as the model wrote it, of at
-    most 4,096 characters, without what looks like a key; None without `Agent(trace_tools=True)`.
+    most 4,096 characters, with `***` for what looks like a key and for fields that are named like secrets; None without
+    `Agent(trace_tools=True)`.
     """
 
     tool_call_id: str | None = None
@@ -140,13 +141,12 @@ class ReasoningContentDelta(Event):
 
 @event
 class ApprovalRequested(Event):
-    """A model has asked for a tool that a person must approve: `run.approve(call_id)` or `run.refuse(call_id)`.
+    """A model has asked for a tool that a person must approve: `run.approve(tool_call_id)` or `run.refuse(...)`.
 
-    `arguments` is a JSON object as the model wrote it, perhaps with private data; of other events only
-    `ToolCallStarted` may have some.
+    `arguments` is told under the terms of `ToolCallStarted`, but always: nobody could decide without.
     """
 
-    call_id: str
+    tool_call_id: str
     tool: str
     arguments: str
 
@@ -155,7 +155,7 @@ class ApprovalRequested(Event):
 class ApprovalDecided(Event):
     """A call was approved, and is about to be made, or it was refused, which the model is told with the reason."""
 
-    call_id: str
+    tool_call_id: str
     tool: str
     approved: bool
     reason: str | None

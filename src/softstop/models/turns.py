@@ -20,7 +20,7 @@ from ..runs.adapter import AdapterContext, Exhausted, ToolTrace
 from ..runs.context import RunContext
 from .answer import Answer, Request
 from .bounds import Reservation, reserve
-from .endings import cut_off, sound
+from .endings import cut_off
 from .errors import ModelFailed, TooManyTurns, secrets_of
 from .handling import Handling
 from .history import GO_ON, History
@@ -239,7 +239,8 @@ class ModelBody:
         call = history.calls[index]
         tool = self._toolbox.find(call.tool_name)
         if tool is not None and tool.waits_for_approval(call):
-            decided = await door.approval(call.tool_call_id, call.tool_name, sound(call.args_as_json_str()))
+            arguments = traced(call.args_as_json_str, secrets_of(model))
+            decided = await door.approval(call.tool_call_id, call.tool_name, arguments)
             if not decided.approved:
                 history.end_call(index, denied_answer(call, decided.reason))
                 return

@@ -118,17 +118,18 @@ class AdapterContext:
         """Count the last request not as an answer: the provider refused it."""
         self._state.allowance.count("model_calls", -1)
 
-    async def approval(self, call_id: str, tool: str, arguments: str) -> Approval:
+    async def approval(self, tool_call_id: str, tool: str, arguments: str) -> Approval:
         """Ask a person whether a tool may be called, by `ApprovalRequested`, and wait, in no step and outside the turn.
 
-        `run.approve(call_id)` and `run.refuse(call_id)` decide. A stop ends the wait, and limits of time go on.
+        `run.approve(tool_call_id)` and `run.refuse(...)` decide. A stop ends the wait, and limits of time go on.
 
         Args:
-            call_id: No two calls of a run that wait have the same.
+            tool_call_id: No two calls of a run that wait have the same.
             tool: Shown in events.
-            arguments: A JSON object, shown in the event.
+            arguments: JSON text, of which the event shows up to 4,096 characters.
         """
-        return await approving.approval(self._state, call_id, label(tool, "the name of a tool"), arguments)
+        tool_call_id, tool = label(tool_call_id, "tool_call_id"), label(tool, "the name of a tool")
+        return await approving.approval(self._state, tool_call_id, tool, bounded(arguments, TRACED))
 
     def turn(self) -> AbstractContextManager[None]:
         """A context for one answer and its tool calls: a stop of mode `turn` waits for its end."""

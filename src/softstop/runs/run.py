@@ -144,7 +144,7 @@ class Run(AsyncOnly, Generic[Value]):
         """Approve a call that a model has asked for and that waits, told as `ApprovalRequested`. From any thread.
 
         Args:
-            call_id: Of that event.
+            call_id: The `tool_call_id` of that event.
             by: Who approves, kept in `ApprovalDecided`.
 
         Returns:
@@ -156,7 +156,7 @@ class Run(AsyncOnly, Generic[Value]):
         """Refuse a call that waits for approval: it is not made, the model is told so, and goes on. From any thread.
 
         Args:
-            call_id: Of `ApprovalRequested`.
+            call_id: The `tool_call_id` of `ApprovalRequested`.
             reason: Told to the model, kept up to 1,000 characters.
             by: Who refuses, kept in `ApprovalDecided`.
 

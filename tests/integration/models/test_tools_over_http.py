@@ -159,7 +159,7 @@ async def test_a_call_that_waits_for_a_person_is_refused_to_the_model_and_a_stop
     async for event in run:
         if isinstance(event, ApprovalRequested):
             asked += 1
-            assert run.refuse(event.call_id, "not today") if asked == 1 else run.cancel()
+            assert run.refuse(event.tool_call_id, "not today") if asked == 1 else run.cancel()
     stopped = await run
 
     assert (stopped.status, [step.status for step in stopped.steps]) == (RunStatus.cancelled, ["completed"] * 2)

@@ -36,7 +36,7 @@ async def decided(run: Run, *decisions: Callable[[Run, str], bool]) -> list[Even
     async for event in run:
         events.append(event)
         if isinstance(event, ApprovalRequested) and left:
-            assert left.pop(0)(run, event.call_id)
+            assert left.pop(0)(run, event.tool_call_id)
     return events
 
 
@@ -54,7 +54,7 @@ async def test_a_call_waits_for_its_approval_and_is_made_then() -> None:
     assert isinstance(asked, ApprovalRequested)
     assert isinstance(told, ApprovalDecided)
     assert (asked.tool, asked.arguments) == ("pay", '{"to":"Ada"}')
-    assert (told.call_id, told.tool, told.approved, told.by) == (asked.call_id, "pay", True, "user-7")
+    assert (told.tool_call_id, told.tool, told.approved, told.by) == (asked.tool_call_id, "pay", True, "user-7")
     assert script.answers() == [("success", "pay", "Ada is paid")]
 
 
@@ -91,6 +91,21 @@ async def test_a_call_that_cannot_be_made_is_told_to_the_model_and_nobody_is_ask
     assert script.answers()[0][:2] == ("retried", "pay")
 
 
+async def test_the_arguments_are_told_up_to_a_bound_and_without_what_is_named_like_a_secret() -> None:
+    async def sign_in(name: str, password: str) -> str:
+        return f"{name} {password}"
+
+    def approve(run: Run, asked: str) -> bool:
+        return run.approve(asked)
+
+    script = Script([call("sign_in", name="Ada", password="hunter2")], [call("pay", to="x" * 10_000)], THEN_DONE)
+    run = Agent(model=script.model, tools=[Tool(sign_in, requires_approval=True), CAREFUL]).arun("go")
+    asked = [event for event in await decided(run, approve, approve) if isinstance(event, ApprovalRequested)]
+    assert asked[0].arguments == '{"name":"Ada","password":"***"}'
+    assert (len(asked[1].arguments), asked[1].arguments[:10]) == (4_096, '{"to":"xxx')
+    assert (script.answers()[0][2], paid) == ("Ada hunter2", ["x" * 10_000])
+
+
 async def test_other_calls_of_the_turn_go_on_meanwhile() -> None:
     async def note() -> str:
         return "noted"
@@ -109,7 +124,7 @@ async def test_an_approval_from_another_thread_wakes_the_run() -> None:
     run = Agent(model=Script([call("pay", to="Ada")], THEN_DONE).model, tools=[CAREFUL]).arun("go")
     async for event in run:
         if isinstance(event, ApprovalRequested):
-            assert await anyio.to_thread.run_sync(run.approve, event.call_id)
+            assert await anyio.to_thread.run_sync(run.approve, event.tool_call_id)
     assert paid == ["Ada"]
 
 
@@ -120,7 +135,7 @@ async def test_a_paused_run_makes_an_approved_call_when_it_goes_on() -> None:
         seen.append((str(event.event), [*paid]))
         if isinstance(event, ApprovalRequested):
             run.pause()
-            run.approve(event.call_id)
+            run.approve(event.tool_call_id)
         elif isinstance(event, ApprovalDecided):
             await anyio.sleep(5)
             run.resume()
