@@ -45,6 +45,7 @@ mount(app, "/agents-api", server)  # its runs are stopped when this app ends
 
 async def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for a listener of one's own asyncio does not
     running = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/agents-api"
     async with anyio.create_task_group() as tasks, httpx2.AsyncClient(base_url=url) as client:

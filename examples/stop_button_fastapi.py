@@ -76,6 +76,7 @@ async def press_stop(client: httpx2.AsyncClient, run_id: str, query: str = "") -
 
 async def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # for a listener of one's own asyncio does not
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     async with anyio.create_task_group() as tasks, httpx2.AsyncClient(base_url=url) as client:

@@ -70,6 +70,15 @@ class Stop(BaseModel):
     wait: float = Field(default=5.0, ge=0, le=LONGEST_WAIT)
 
 
+class Decide(BaseModel):
+    """Which call of a tool that waits for a person is decided about; a refusal's reason is told to the model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tool_call_id: str = Field(max_length=1_000)
+    reason: Reason | None = None
+
+
 class StopMany(BaseModel):
     """Which live runs to stop at once; what is None does not matter. `older_than` is in seconds."""
 

@@ -27,7 +27,7 @@ from .feed import Feed
 from .gate import Caps
 from .problems import Problem
 from .readers import Readers
-from .requests import Start, Stop, StopMany
+from .requests import Decide, Start, Stop, StopMany
 
 MOST_WISHES: Final = 10_000  # keys whose first request is remembered
 KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
@@ -259,6 +259,28 @@ class Service:
         return seen_by(
             caller, await self.runs.cancel(run_id, request, user_id=caller.sees, origin=address, wait=stop.wait)
         )
+
+    async def decide(self, caller: Caller, run_id: str, decided: Decide, *, approved: bool) -> None:
+        """Approve or refuse a call that waits in a run of the caller's.
+
+        Raises:
+            RunNotFound: It is not there, or not the caller's.
+            Problem: RUN_ELSEWHERE, for a run of another process; NOT_WAITING, for a call that does not.
+        """
+        allow(caller, "runs:write")
+        view = await self._view(caller, run_id, None, None)
+        call_id, by = decided.tool_call_id, caller.user_id
+        try:
+            run = self.supervisor.get_run(run_id)
+        except RunNotFound:
+            if not view.status.ended:
+                detail = "The run lives in another process of this store: ask the server that started it"
+                raise Problem("RUN_ELSEWHERE", detail, run_id=run_id) from None
+        else:
+            if run.approve(call_id, by=by) if approved else run.refuse(call_id, decided.reason, by=by):
+                return
+        detail = "No such call waits for a decision: it was decided, or the run was stopped"
+        raise Problem("NOT_WAITING", detail, run_id=run_id, run_status=view.status)
 
     async def cancel_many(self, caller: Caller, many: StopMany, address: str) -> tuple[int, int]:
         """Stop live runs of the caller's that match; how many match, and how many were asked to stop."""

@@ -17,7 +17,7 @@ from ...wire import contract, native
 from ...wire.shown import shown_page
 from ..auth import TOKEN, Caller
 from ..problems import Problem
-from ..requests import LONGEST_WAIT, Start, StartAny, Stop, StopMany, read
+from ..requests import LONGEST_WAIT, Decide, Start, StartAny, Stop, StopMany, read
 from ..service import Service, allow
 from ..sse import EventStreamResponse, LateResponse
 from .asked import Here, Who, address_of, caller_of, cursor_of, said, streamed
@@ -120,6 +120,22 @@ async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
         body = {"success": True, "status": "stopping", "run_id": run_id}
         return JSONResponse(body, 202, {"location": path_of(request, run_id)})
     return JSONResponse(CANCELLED | {"run": native.run_as_json(view)})
+
+
+@router.post("/runs/{run_id}/approve", openapi_extra=said(Decide, {"tool_call_id": "call-1"}))
+async def approve(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
+    """Approve a call that waits, told as `ApprovalRequested`: it is made. 409 if it does not wait, or not here."""
+    await service.decide(who, run_id, await read(request, Decide), approved=True)
+    return JSONResponse({"success": True})
+
+
+@router.post(
+    "/runs/{run_id}/refuse", openapi_extra=said(Decide, {"tool_call_id": "call-1", "reason": "Not this month"})
+)
+async def refuse(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
+    """Refuse a call that waits: it is not made, the model is told the reason, and the run goes on."""
+    await service.decide(who, run_id, await read(request, Decide), approved=False)
+    return JSONResponse({"success": True})
 
 
 @router.get("/runs/{run_id}/events")
