@@ -46,6 +46,28 @@ serve(outer, port=int(sys.argv[1]))
 """
 )
 
+LOOKED_AT = (
+    SERVED
+    + """
+import os
+import socket
+
+@server.get("/delays")
+async def delays() -> list[int]:
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as connection:
+                connection.getpeername()
+                found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        except OSError:
+            continue
+    return found
+
+serve(server, port=int(sys.argv[1]))
+"""
+)
+
 
 @contextmanager
 def process(code: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
@@ -177,3 +199,12 @@ async def test_a_store_that_cannot_be_used_is_told_and_starts_no_run_with_an_id_
             while "store" in (await client.get("/readyz")).json():
                 await anyio.sleep(0.05)
         assert (await client.get(f"/runs/{run_id}/events")).text.count("event: RunCancelled") == 1
+
+
+@pytest.mark.server
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at the sockets of a process in /proc")
+def test_small_answers_are_sent_at_once() -> None:
+    with process(LOOKED_AT) as (_, url):
+        found = httpx2.get(f"{url}/delays").json()
+    assert found
+    assert 0 not in found
