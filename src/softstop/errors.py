@@ -4,6 +4,7 @@ SoftstopError
     MisuseError             fix the call
         InvalidValue        a wrong number or name in Limits(...), Usage(...), ...; also a ValueError
         NoSuchAttribute     it belongs to something else; also an AttributeError
+        KeyReused           the key of a start belongs to another wish
         RunIdTaken
         SupervisorClosed
     RunNotFound             no such run here
@@ -40,6 +41,17 @@ class InvalidValue(MisuseError, ValueError):
 
 class NoSuchAttribute(MisuseError, AttributeError):
     """The attribute is one of something else, which the message names."""
+
+
+class KeyReused(MisuseError):
+    """A run was started with this key before, and what was asked for then was something else; nothing was started."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(key)
+
+    def __str__(self) -> str:
+        return f"the key {self.key!r} came with another request before; take a fresh one"
 
 
 class RunIdTaken(MisuseError):

@@ -25,6 +25,7 @@ from softstop import (
     parse_event,
 )
 from softstop.durable import Runs, RunView
+from softstop.errors import KeyReused
 from softstop.stores import MemoryStore, Recording, RunQuery, Shelf
 
 
@@ -169,6 +170,8 @@ async def test_a_second_start_with_the_same_key_gives_the_first_one_s_run() -> N
         again = await runs.start(Agent(sleeper), "go", key="once", user_id="ann")
         other = await runs.start(Agent(sleeper), "go", key="once", user_id="bob")
         assert again.facts.run_id == first.facts.run_id != other.facts.run_id
+        named = [await runs.start(Agent(sleeper), "go", key="named", run_id="mine") for _ in range(2)]
+        assert [run.facts.run_id for run in named] == ["mine", "mine"]
         with pytest.raises(MisuseError):
             await runs.start(Agent(sleeper), "go", key="twice", run_id="a b")
         with pytest.raises(MisuseError):
@@ -262,6 +265,12 @@ async def test_ids_and_keys_are_taken_in_all_processes_and_given_back_by_what_ca
             await here.start(Agent(teller), "go", run_id="r", user_id="ann")
         again = await here.start(Agent(teller), "go", key="once", user_id="ann")
         assert again.facts.run_id == first.facts.run_id
+        with pytest.raises(KeyReused, match="another request"):
+            await here.start(Agent(teller), "more", key="once", user_id="ann", wish="more")
+        named = [await runs.start(Agent(teller), "go", key="k", run_id="mine", wish="go") for runs in (here, there)]
+        assert [run.facts.run_id for run in named] == ["mine", "mine"]
+        with pytest.raises(RunIdTaken):
+            await here.start(Agent(teller), "go", key="another", run_id="mine", wish="more")
         await supervisor.drain()
         with pytest.raises(SupervisorClosed):
             await there.start(Agent(teller), "go", run_id="late")

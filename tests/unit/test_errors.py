@@ -27,12 +27,13 @@ from softstop import (
     SupervisorClosed,
     errors,
 )
-from softstop.errors import safe_error
+from softstop.errors import KeyReused, safe_error
 from softstop.ports import AdapterContext
 
 SAMPLES: list[tuple[SoftstopError, dict[str, Any], list[str]]] = [
     (SoftstopError("x"), {}, ["x"]),
     (MisuseError("write str(...) if that is meant"), {}, ["if that is meant"]),
+    (KeyReused("k1"), {"key": "k1"}, ["k1", "fresh one"]),
     (RunIdTaken("r1"), {"run_id": "r1"}, ["r1", "leave run_id out"]),
     (SupervisorClosed(), {}, ["open another one"]),
     (RunNotFound("r1"), {"run_id": "r1"}, ["r1"]),

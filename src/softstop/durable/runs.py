@@ -15,6 +15,7 @@ import anyio
 
 from ..checks import typed, whole
 from ..errors import (
+    KeyReused,
     MisuseError,
     RunIdTaken,
     RunNotCancellable,
@@ -28,7 +29,7 @@ from ..protocols import Runnable
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunSpec
 from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
-from ..stores import Audit, Page, Recording, RunQuery, RunRecord
+from ..stores import Audit, Page, Recording, RunQuery, RunRecord, Store
 from ..stores.orphans import last_words
 from ..supervisor.supervisor import Supervisor
 from .following import Lines, LogPages, MemberPages
@@ -38,6 +39,7 @@ MOST_KEPT: Final = 10_000  # keys, and runs with audit lines, without a store
 MOST_AUDITED: Final = 100  # lines of one run, without a store
 PAGE: Final = 200  # records read at once
 T = TypeVar("T")
+Taken = tuple[str, str | None]  # the id of a run, and the wish that it was started for
 
 
 class Runs:
@@ -56,11 +58,17 @@ class Runs:
         self._supervisor = typed(supervisor, Supervisor, "supervisor")
         self._recording = recording
         self._lines: WeakValueDictionary[str, Lines] = WeakValueDictionary()
-        self._keys: OrderedDict[tuple[str | None, str], str] = OrderedDict()  # without a store
+        self._keys: OrderedDict[tuple[str | None, str], Taken] = OrderedDict()  # without a store
         self._audit: OrderedDict[str, list[Audit]] = OrderedDict()  # without a store
 
     async def start(
-        self, runnable: Runnable, message: object = None, *, key: str | None = None, **options: Unpack[RunOptions]
+        self,
+        runnable: Runnable,
+        message: object = None,
+        *,
+        key: str | None = None,
+        wish: str | None = None,
+        **options: Unpack[RunOptions],
     ) -> RunView:
         """Start a root run for the `user_id` of its options; with `continue_from`, after an earlier one of that user.
 
@@ -68,17 +76,19 @@ class Runs:
             runnable: What to run.
             message: For its body.
             key: The user's name for this one wish: a second start with it gives the first one's run.
+            wish: What is asked for, in short, such as a digest; kept with the key, which goes with no other wish.
             options: Those of the run.
 
         Raises:
             RunNotFound: There is no such earlier run of that user.
             RunIdTaken: Another run has the id, here or in the store.
+            KeyReused: The key came with another wish.
             StoreUnavailable: The id cannot be taken there now; nothing was started.
             MisuseError: As `Supervisor.start` does.
         """
         await self._look_up_earlier(options)
         spec = RunSpec.check(runnable, message, options)
-        there = await self._take(spec, key)
+        there = await self._take(spec, key, wish)
         if there is not None:
             return await self.get(there)
         try:
@@ -97,25 +107,47 @@ class Runs:
             if self._recording is not None and self._local(earlier) is None:
                 options["continue_from"] = await self._recording.output(earlier)
 
-    async def _take(self, spec: RunSpec, key: str | None) -> str | None:
+    async def _take(self, spec: RunSpec, key: str | None, wish: str | None) -> str | None:
         """Take the id, and the key; None, or the id of the run that was started with the key."""
         if self._supervisor.closed:
             raise SupervisorClosed
-        if self._recording is None:
-            there = None if key is None else self._keys.setdefault((spec.user_id, key), spec.run_id)
+        mine = spec.run_id, wish
+        if self._recording is not None:
+            taken = await self._take_in_store(self._recording.store, spec, key, mine)
+        elif key is None:
+            taken = mine
+        else:
+            taken = self._keys.setdefault((spec.user_id, key), mine)
             if len(self._keys) > MOST_KEPT:
                 self._keys.popitem(last=False)
-            return None if there == spec.run_id else there
+        if taken is mine:
+            return None
+        if taken[1] != wish:
+            raise KeyReused(str(key))
+        return taken[0]
+
+    @staticmethod
+    async def _take_in_store(store: Store, spec: RunSpec, key: str | None, mine: Taken) -> Taken:
+        """What has the id or the key now: `mine`, or the run that was there before."""
         source = spec.runnable.source
         record = RunRecord(
-            spec.run_id, spec.run_id, None, source, spec.user_id, spec.session_id, spec.metadata, time.time()
+            spec.run_id,
+            spec.run_id,
+            None,
+            source,
+            spec.user_id,
+            spec.session_id,
+            spec.metadata,
+            time.time(),
+            wish=mine[1],
         )
-        found = await self._recording.store.create(record, key)
+        found = await store.create(record, key)
         if found is None:
-            return None
-        if key is None or found.user_id != spec.user_id:
+            return mine
+        taken = found.run_id, found.wish
+        if key is None or found.user_id != spec.user_id or (taken[0] == mine[0] and taken != mine):
             raise RunIdTaken(spec.run_id)
-        return found.run_id
+        return taken
 
     async def _give_back(self, spec: RunSpec, key: str | None) -> None:
         """End in the store what could not be started here."""

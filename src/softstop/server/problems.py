@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from ..errors import (
+    KeyReused,
     MisuseError,
     RunIdTaken,
     RunNotCancellable,
@@ -112,7 +113,8 @@ def problem_of(error: Exception) -> Problem:
         case ValidationError():
             return invalid(error)
         case MisuseError():
-            return Problem("VALIDATION_FAILED", one_line(str(error), 300))
+            code = "IDEMPOTENCY_KEY_REUSED" if isinstance(error, KeyReused) else "VALIDATION_FAILED"
+            return Problem(code, one_line(str(error), 300))
         case SoftstopError():
             return Problem("INTERNAL_ERROR", one_line(str(error), 300))
         case _:

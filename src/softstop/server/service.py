@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -29,7 +29,6 @@ from .problems import Problem
 from .readers import Readers
 from .requests import Decide, Start, Stop, StopMany
 
-MOST_WISHES: Final = 10_000  # keys whose first request is remembered
 KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
 
 
@@ -102,7 +101,6 @@ class Service:
         self.readers = Readers(self.caps, settings.disconnect_grace, self._left)
         self.started_at = time.time()
         self._live: dict[str, str] = {}  # user of each live run
-        self._wishes: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # by user and key: what was asked, hashed
         self._count: Counter[str] = Counter()  # live runs of each user
 
     def notice(self, event: Event) -> None:
@@ -142,12 +140,11 @@ class Service:
         user_id = asked.user_id or caller.user_id
         if self._count[user_id] >= self.caps.runs:
             raise Problem("TOO_MANY_RUNS", f"This user has {self.caps.runs:,} live runs, as many as one may have")
-        if key is not None:
-            self._check_wish((user_id, key), (runnable.source.kind, runnable.source.id), asked)
         run = await self.runs.start(
             runnable,
             asked.message,
             key=key,
+            wish=None if key is None else _digest(runnable, asked),
             run_id=asked.run_id,
             session_id=asked.session_id or None,
             user_id=user_id,
@@ -162,15 +159,6 @@ class Service:
             if asked.on_disconnect == "cancel":
                 self.readers.need(run_id)
         return run
-
-    def _check_wish(self, key: tuple[str, str], source: tuple[str, str], asked: Start) -> None:
-        """Refuse a key that came with another wish before; this process remembers the newest."""
-        wish = asked.model_dump(mode="json", exclude={"stream", "background", "on_disconnect"})
-        digest = hashlib.sha256(json.dumps([source, wish], sort_keys=True).encode()).digest()
-        if self._wishes.setdefault(key, digest) != digest:
-            raise Problem("IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key came with another request; take a fresh one")
-        if len(self._wishes) > MOST_WISHES:
-            self._wishes.popitem(last=False)
 
     def _narrowed(self, own: Limits, asked: Start) -> Limits:
         wanted = {"timeout": asked.timeout_s, "tokens": asked.max_tokens, "cost_usd": asked.max_cost_usd}
@@ -314,6 +302,13 @@ class Service:
 
     def _left(self, run_id: str) -> None:
         self.supervisor.request_stop(run_id, StopRequest(cause=StopCause.caller_gone, reason="its last reader left"))
+
+
+def _digest(runnable: Runnable, asked: Start) -> str:
+    """What was asked for, hashed; how it is to be answered does not count."""
+    source = runnable.source
+    wish = asked.model_dump(mode="json", exclude={"stream", "background", "on_disconnect"})
+    return hashlib.sha256(json.dumps([source.kind, source.id, wish], sort_keys=True).encode()).hexdigest()
 
 
 def seen_by(caller: Caller, view: RunView) -> RunView:

@@ -32,8 +32,9 @@ class RunRecord:
     """What a store knows of one run beside its events.
 
     `owner` is who has its root, `last_seq` the last stored event of that; `stop` is the stop that was requested through
-    the store. `outcome` is the JSON of the outcome event. `messages`, the conversation as a `MessageCodec` has written
-    it, and `audit` are given where one run is asked for by its id, and empty in lists.
+    the store. `wish` is what a run with a key was started for. `outcome` is the JSON of the outcome event. `messages`,
+    the conversation as a `MessageCodec` has written it, and `audit` are given where one run is asked for by its id, and
+    empty in lists.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class RunRecord:
     metadata: Mapping[str, Any]
     created_at: float
     status: RunStatus = RunStatus.pending
+    wish: str | None = None
     owner: str | None = None
     last_seq: int = 0
     stop: StopRequest | None = None

@@ -224,3 +224,4 @@ async def test_one_wish_is_one_run_however_often_it_is_sent() -> None:
         assert events_of(attached.text)[-1]["run_id"] in ids
         other = await client.post("/runs", json={**body, "message": "another"}, headers=key)
         assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+        assert "'once'" in other.json()["detail"]

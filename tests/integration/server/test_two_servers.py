@@ -82,6 +82,10 @@ async def test_a_run_is_stopped_through_the_other_server_and_told_by_both(tmp_pa
                 assert (entries[0]["reason"], entries[0]["origin"]) == ("enough", "127.0.0.1")
             keyed = [await begun(client, url, **{"idempotency-key": "once"}) for url in (one, two)]
             assert keyed[0] == keyed[1]
+            for url in (one, two):  # the other process knows what was asked for as one that is started anew does
+                body = {"agent": "body", "message": "something else"}
+                other = await client.post(f"{url}/runs", json=body, headers={"idempotency-key": "once"})
+                assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
 async def test_a_reader_whose_server_is_killed_goes_on_at_the_other_and_gets_the_outcome(tmp_path: Path) -> None:

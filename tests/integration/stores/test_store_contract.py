@@ -103,6 +103,14 @@ async def test_an_id_is_taken_once_over_all_owners_and_so_is_a_user_s_key(opened
     assert await b.create(record("r2", user_id="another"), key="order-7") is None, "a key is its user's"
 
 
+async def test_what_a_key_was_given_for_is_kept_with_its_run(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    assert await a.create(record("r1", user_id="u", wish="two books"), key="k") is None
+    by_key = await b.create(record("r2", user_id="u", wish="ten books"), key="k")
+    assert by_key is not None
+    assert (by_key.run_id, by_key.wish) == ("r1", "two books")
+
+
 async def test_what_was_committed_is_read_by_all_as_it_was_cut(opened: Open) -> None:
     a, b = await opened("a"), await opened("b")
     await a.create(record("r"))

@@ -15,11 +15,11 @@ from ..store import Audit, RunQuery, RunRecord
 
 RECORD = (
     "runs.run_id, runs.root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, metadata, "
-    "created_at, status, owner, last_seq, stop, outcome, outcome_sum"
+    "created_at, status, wish, owner, last_seq, stop, outcome, outcome_sum"
 )
 INSERT_RUN = (
     "INSERT OR IGNORE INTO runs (run_id, root_run_id, parent_run_id, kind, source_id, source_name, user_id, "
-    "session_id, metadata, created_at, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "session_id, metadata, created_at, status, wish) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -27,7 +27,7 @@ def row_of(run: RunRecord) -> tuple[Any, ...]:
     """The values of `INSERT_RUN`."""
     source = run.source
     ids = (run.run_id, run.root_run_id, run.parent_run_id, source.kind, source.id, source.name)
-    return (*ids, run.user_id, run.session_id, _json(run.metadata), run.created_at, run.status.value)
+    return (*ids, run.user_id, run.session_id, _json(run.metadata), run.created_at, run.status.value, run.wish)
 
 
 def _json(metadata: Any) -> bytes:
@@ -41,7 +41,7 @@ def _json(metadata: Any) -> bytes:
 def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[Audit, ...] = ()) -> RunRecord:
     """The record of a row of the columns `RECORD`."""
     run_id, root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, *rest = row
-    metadata, created_at, status, owner, last_seq, stop, outcome, outcome_sum = rest
+    metadata, created_at, status, wish, owner, last_seq, stop, outcome, outcome_sum = rest
     if outcome is not None:
         verified(outcome, outcome_sum, f"the outcome of run {run_id}")
     return RunRecord(
@@ -54,6 +54,7 @@ def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[
         metadata=from_json(metadata),
         created_at=created_at,
         status=RunStatus(status),
+        wish=wish,
         owner=owner,
         last_seq=last_seq,
         stop=None if stop is None else StopRequest.model_validate_json(stop),

@@ -40,6 +40,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             mode TEXT NOT NULL, origin TEXT, outcome TEXT NOT NULL)""",
         "CREATE INDEX stops_run ON stops (run_id)",
     ),
+    ("ALTER TABLE runs ADD COLUMN wish TEXT",),
 )
 
 
