@@ -361,3 +361,22 @@ async def test_a_signal_that_has_ended_its_runs_leaves_no_stop_to_come() -> None
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     assert loop.timers() == []
+
+
+async def takes_a_minute(run: RunContext, message: object) -> str:
+    async with run.step("pay"):
+        await anyio.sleep(60)
+    return "paid"
+
+
+@pytest.mark.parametrize("way", ["a signal", "leaving the block"])
+async def test_a_step_with_a_longer_grace_than_half_a_minute_ends_whole_also_when_the_program_ends(way: str) -> None:
+    async with Supervisor(signals=True) as supervisor:
+        run = supervisor.start(Agent(takes_a_minute), policy=StopPolicy(grace=100))
+        endless = supervisor.start(Agent(slow), policy=StopPolicy(grace=None, abandon_after=1))
+        await anyio.sleep(2)
+        if way == "a signal":
+            signal.raise_signal(signal.SIGTERM)
+            await endless
+    assert run.status is RunStatus.completed
+    assert (endless.status, now()) == (RunStatus.cancelled, 102), "a grace without an end is no bound of its own"

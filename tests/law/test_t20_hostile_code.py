@@ -1,6 +1,7 @@
 """T20, T8, T12: whatever observers raise and exceptions are made of, steps are closed, and runs end."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -8,7 +9,18 @@ import anyio
 import pytest
 
 from kit.runs import at, listen, names, one
-from softstop import Agent, Event, Outcome, Run, RunContext, RunFailed, RunStatus, StepCompleted, Supervisor
+from softstop import (
+    Agent,
+    Event,
+    Outcome,
+    Run,
+    RunContext,
+    RunFailed,
+    RunStatus,
+    StepCompleted,
+    Supervisor,
+    parse_event,
+)
 from softstop.ports import AdapterContext
 from softstop.testing import run_virtual
 
@@ -101,6 +113,27 @@ def test_a_keyboard_interrupt_in_an_observer_is_the_process_s_and_every_step_and
     ended = [event.step_id for event in log if isinstance(event, StepCompleted)]
     assert sorted(begun) == sorted(ended)
     assert not run.work.all_open()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [ValueError("x"), SystemExit(3), asyncio.CancelledError(), Odd(), None, math.nan, "noon"],
+    ids=lambda answer: type(answer).__name__,
+)
+async def test_a_clock_that_fails_leaves_no_gap_in_the_log_and_no_run_that_cannot_be_stopped(answer: object) -> None:
+    def clock() -> float:
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer  # type: ignore[return-value]
+
+    async with Supervisor(clock=clock) as supervisor:
+        run = supervisor.start(Agent(busy))
+        at(5, run.cancel)
+        with anyio.fail_after(6):
+            events = await listen(run)
+    assert run.status is RunStatus.cancelled
+    assert [event.seq for event in events] == list(range(1, 15))
+    assert all(parse_event(event.to_json()).at == event.at for event in events)
 
 
 class NoText(RuntimeError):

@@ -17,7 +17,7 @@ from ..runs.state import RunState, current
 from ..stops import StopCause, StopMode, StopRequest
 from .state import SupervisorState
 
-DRAIN_TIMEOUT: Final = 30.0  # seconds until mode `now`, where nobody gives another number
+DRAIN_TIMEOUT: Final = 30.0  # seconds until mode `now`, where nobody gives another number; see `patience`
 AT_ONCE: Final = 50  # runs stopped in one turn of the loop: few enough to end before a garbage collection
 
 
@@ -44,6 +44,11 @@ async def drain(supervisor: SupervisorState, timeout: float, wait: float) -> int
         await all_ended(supervisor)  # bounded by each run's abandon_after and cleanup_timeout
     await _wait_for_abandoned(supervisor)
     return count
+
+
+def patience(supervisor: SupervisorState) -> float:
+    """Seconds until mode `now` where nobody gives a number: the longest grace of a live run, if that ends, or 30."""
+    return max([DRAIN_TIMEOUT, *(run.policy.grace or 0.0 for run in supervisor.runs.values())])
 
 
 def stop_all(supervisor: SupervisorState, mode: StopMode, reason: str | None = None) -> None:

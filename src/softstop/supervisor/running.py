@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 from ..errors import MisuseError
 from . import starting
 from .defaults import defaults
-from .draining import DRAIN_TIMEOUT, all_ended
+from .draining import all_ended, patience
 from .signals import Signals
 from .state import SupervisorState
 
@@ -27,10 +27,11 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
         softstop.run(main)
 
     Runs that `main` starts belong to one supervisor, made as `configure` says. Ctrl-C and SIGTERM drain it: nothing
-    new begins, every run stops at its next step boundary, with mode `now` after 30 seconds. `main` sees their outputs
-    and may go on; if it still runs two seconds after the last of them has ended, it is cancelled. A second signal stops
-    at once, a third does what it does without softstop. Where `main` returns, or raises, while runs are live, they are
-    drained as well, and a line on stderr says so.
+    new begins, every run stops at its next step boundary, with mode `now` after 30 seconds, or after the longest
+    grace of a live run, if that is longer and ends. `main` sees their outputs and may go on; if it still runs two
+    seconds after the last of them has ended, it is cancelled. A second signal stops at once, a third does what it does
+    without softstop. Where `main` returns, or raises, while runs are live, they are drained as well, and a line on
+    stderr says so.
 
     Raises:
         MisuseError: `main` is no async function, or this is not the main thread.
@@ -57,7 +58,7 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
                 watching.cancel()
                 if state.runs:
                     sys.stderr.write(_waits_for(state))
-                await supervisor.drain()  # noqa: ASYNC102 - bounded by its own number, also where main has raised
+                await supervisor.drain(patience(state))  # noqa: ASYNC102 - bounded by its own number, also where main has raised
 
     try:
         with asyncio.Runner() as runner:
@@ -89,5 +90,5 @@ def _waits_for(supervisor: SupervisorState) -> str:
     first = f", first {steps[0]}" if steps else ""
     return (
         f"softstop: main has ended with {len(live)} live run(s){first}; they are stopped at their next step boundary, "
-        f"in at most {DRAIN_TIMEOUT:g} s (Ctrl-C twice: at once)\n"
+        f"in at most {patience(supervisor):g} s (Ctrl-C twice: at once)\n"
     )

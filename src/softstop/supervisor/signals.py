@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import MisuseError
 from ..stops import StopMode
-from .draining import DRAIN_TIMEOUT, stop_all
+from .draining import patience, stop_all
 from .state import SupervisorState
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -69,8 +69,9 @@ class Signals:
     def _stop(self, mode: StopMode) -> None:
         assert self._loop is not None
         assert self.first is not None
-        for supervisor in self._supervisor.family():
-            stop_all(supervisor, mode, self.first.name)
+        family = list(self._supervisor.family())
         if mode is StopMode.step:
-            self._late = self._loop.call_later(DRAIN_TIMEOUT, self._stop, StopMode.now)
+            self._late = self._loop.call_later(max(map(patience, family)), self._stop, StopMode.now)
+        for supervisor in family:
+            stop_all(supervisor, mode, self.first.name)
         self.came.set()

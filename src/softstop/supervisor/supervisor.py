@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -64,7 +65,8 @@ class Supervisor(AsyncOnly):
         observers: Objects with `notice(event)`, called with every event but content; see `softstop.ports.Observer`.
         recorder: Is told of each run before its first event, and reads the logs, as a store does; see
             `softstop.ports.Recorder`.
-        clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock.
+        clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock. Where it raises, or returns
+            no finite number, the time is that of the system.
         signals: In its block, SIGINT and SIGTERM stop its runs: the first one drains, as leaving the block does, a
             second means mode `now`, a third does what it would have done. Handlers that were there come back at the end
             of the block; one of a web server is called as well. In the main thread only; Windows sends no SIGTERM.
@@ -92,7 +94,7 @@ class Supervisor(AsyncOnly):
         self._state = SupervisorState(
             limits=typed(limits, Limits, "limits"),
             policy=StopPolicy() if policy is None else typed(policy, StopPolicy, "policy"),
-            clock=typed(clock, Callable, "clock"),
+            clock=_unfailing(typed(clock, Callable, "clock")),
             slots=Slots(None if max_running is None else whole(max_running, "max_running", 1)),
             ended=EndedRuns(
                 whole(keep_ended, "keep_ended"),
@@ -123,7 +125,7 @@ class Supervisor(AsyncOnly):
         ambient.set(self._outer)  # not reset(token), which fails if a test fixture leaves in another context
         try:
             with anyio.CancelScope(shield=True):  # bounded by the policies of the runs
-                await self.drain(timeout=draining.DRAIN_TIMEOUT if exc is None else 0.0)
+                await self.drain(timeout=draining.patience(self._state) if exc is None else 0.0)
         finally:
             if self._outer is not None and self._state in self._outer._state.inner:
                 self._outer._state.inner.remove(self._state)
@@ -260,6 +262,23 @@ class Supervisor(AsyncOnly):
             RunNotFound: Neither live nor remembered.
         """
         return self.get_run(run_id).events(after)
+
+
+def _unfailing(clock: Callable[[], float]) -> Callable[[], float]:
+    """The given clock, with the time of the system where it fails: no event may be missing because of it."""
+    if clock is time.time:
+        return clock
+
+    def read() -> float:
+        try:
+            at = float(clock())
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001, ASYNC103 - boundary: clock call
+            return time.time()
+        return at if math.isfinite(at) else time.time()
+
+    return read
 
 
 def _observers(given: object) -> tuple[Observer, ...]:
