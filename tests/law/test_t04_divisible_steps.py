@@ -1,13 +1,14 @@
 """T4: a divisible step ends between two chunks; what was received is kept."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from kit.runs import Words, at, listen, names, now, one, words
+from kit.runs import Words, at, listen, names, now, one, statuses, words
+from kit.spawns import anyio_group, asyncio_group, gather
 from softstop import (
     Agent,
     Event,
@@ -305,3 +306,40 @@ async def test_a_source_that_stalls_after_its_step_is_interrupted_when_that_has_
         output = await run.ended()
     assert [(step.step, step.status) for step in output.steps] == [("pay", "completed"), ("answer", "cut")]
     assert cleaned == [4.0]
+
+
+@pytest.mark.parametrize("way", [anyio_group, asyncio_group, gather], ids=lambda way: way.__name__)
+async def test_a_begun_step_in_a_group_of_a_source_ends_and_so_long_lives_what_it_needs(
+    way: Callable[..., Awaitable[None]],
+) -> None:
+    closed: list[float] = []
+
+    async def source(run: RunContext) -> AsyncIterator[str]:
+        requests: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
+
+        async def helper() -> None:
+            while True:
+                request = await requests.get()
+                await anyio.sleep(1)
+                request.set_result("paid")
+
+        async def pays() -> None:
+            async with run.step("pay"):
+                await anyio.sleep(2)
+                answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+                await requests.put(answer)
+                await answer
+
+        try:
+            await way(helper, pays)
+            yield "never"
+        finally:
+            closed.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        async for _ in run.stream("answer", source(run)):
+            raise NotImplementedError
+
+    run, _ = await one(body, stop_at=1)
+    assert statuses(run.output) == [("pay", "completed"), ("answer", "cut")]
+    assert closed == [3.0]

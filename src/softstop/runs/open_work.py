@@ -186,7 +186,7 @@ class OpenWork:
         if stopping or self._cuts:
             self._interrupt_after_step(step, goes_on=goes_on)
         if stopping and self.streams:
-            self.interrupt_streams(step.task)  # a source that was in this step
+            self.interrupt_streams()  # a source that was in this step
         self.scope.release()
         self._look_whether_emptied()
 
@@ -263,14 +263,13 @@ class OpenWork:
         return any(stream.task is task and stream.cleans_up for stream in self.streams or ())
 
     def is_in_step(self, stream: OpenStream) -> bool:
-        """Whether the source of a stream that waits is in a begun step, which a stop lets end (T3)."""
-        return any(step.task is stream.task and step.is_within(stream) for step in self.steps or ())
+        """Whether a step that the source of a waiting stream may have begun is open, also in a task that it started."""
+        return any(step.is_within(stream) for step in self.steps or ())
 
-    def interrupt_streams(self, task: asyncio.Task[Any] | None = None) -> None:
-        """End every wait for a chunk (T4), or those of one task."""
+    def interrupt_streams(self) -> None:
+        """End every wait for a chunk (T4)."""
         for stream in tuple(self.streams or ()):
-            if task is None or stream.task is task:
-                stream.interrupt()
+            stream.interrupt()
 
     def cut(self, abandon_after: float) -> None:
         """Grace is over: interrupt every open step, then the body, half of `abandon_after` later at the latest (T8).

@@ -190,7 +190,7 @@ def waits_end_a_while_after_the_stop(patch: Patch) -> None:
 @found_by("stalled_sources_are_interrupted_at_once")
 def a_stalled_source_is_waited_for_while_a_step_is_open(patch: Patch) -> None:
     interrupt = OpenWork.interrupt_streams
-    patch.setattr(OpenWork, "interrupt_streams", lambda work, *task: None if work.steps else interrupt(work, *task))
+    patch.setattr(OpenWork, "interrupt_streams", lambda work: None if work.steps else interrupt(work))
 
 
 @found_by("nothing_starts_after_a_stop")
