@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -11,7 +12,18 @@ import anyio.lowlevel
 import pytest
 
 from kit.runs import Words, at, deaf, listen, one, words
-from softstop import Agent, Event, Outcome, RunContent, RunContext, StepCompleted, StopPolicy, Supervisor, Usage
+from softstop import (
+    Agent,
+    Event,
+    Outcome,
+    RunContent,
+    RunContext,
+    StepCompleted,
+    StepStarted,
+    StopPolicy,
+    Supervisor,
+    Usage,
+)
 
 
 def out(tokens: int) -> Usage:
@@ -241,6 +253,66 @@ async def test_content_says_in_which_step_of_its_run_it_was_written() -> None:
     ]  # fmt: skip
     members = [(e.content.strip(), e.step_id) for e in events if isinstance(e, RunContent) and e.run_id == "leaf"]
     assert members == [("member", None), ("its-own", 1)]
+
+
+async def breaks(run: RunContext) -> None:
+    async for word in run.stream("write", words(5, 0)):
+        run.write(word)
+        run.charge(out(1))
+        break
+
+
+async def returns(run: RunContext) -> None:
+    async for word in run.stream("write", words(5, 0)):
+        run.write(word)
+        run.charge(out(1))
+        return
+
+
+async def raises(run: RunContext) -> None:
+    with suppress(KeyError):
+        async for word in run.stream("write", words(5, 0)):
+            run.write(word)
+            run.charge(out(1))
+            raise KeyError(word)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["in no step", "in a step"])
+@pytest.mark.parametrize("leave", [breaks, returns, raises], ids=lambda leave: leave.__name__)
+async def test_what_follows_a_loop_that_was_left_early_is_no_part_of_its_stream(leave: Any, inside: bool) -> None:
+    async def follows(run: RunContext) -> None:
+        await leave(run)
+        run.charge(out(10))
+        run.write("then ")
+
+    async def body(run: RunContext, message: object) -> None:
+        if inside:
+            async with run.step("around"):
+                await follows(run)
+        else:
+            await follows(run)
+        async with run.step("after"):
+            run.charge(out(100))
+
+    _, events = await one(body)
+    around = {"around": out(10)} if inside else {}
+    assert by_step(events) == {"write": out(1), "after": out(100), **around}
+    begun = {event.step: event.step_id for event in events if isinstance(event, StepStarted)}
+    texts = [(event.content, event.step_id) for event in events if isinstance(event, RunContent)]
+    assert texts == [("word1 ", begun["write"]), ("then ", begun.get("around"))]
+
+
+async def test_a_loop_that_goes_on_where_it_was_left_is_part_of_its_stream() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.stream("write", words(5, 0)) as pieces:
+            async for _ in pieces:
+                break
+            run.charge(out(1))
+            async for _ in pieces:
+                run.charge(out(10))
+
+    _, events = await one(body)
+    assert by_step(events) == {"write": out(41)}
 
 
 async def test_a_task_holds_no_stream_that_has_ended() -> None:

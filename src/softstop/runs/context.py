@@ -172,7 +172,8 @@ class RunContext:
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step: `async for chunk in run.stream("write", source)`. A stop takes effect between two chunks.
 
-        The source is closed at its end, on a stop and on failure; used as `async with`, also on an early break.
+        The source is closed at its end, on a stop and on failure; used as `async with`, also on an early break, which
+        else leaves it open to the end of the run.
         """
         return Stream(self._run, name, source)
 
