@@ -65,7 +65,7 @@ def _stop_some(loop: asyncio.AbstractEventLoop, stops: Iterator[tuple[RunState, 
     if batch:
         loop.call_soon(_stop_some, loop, stops)
     for run, request in batch:
-        stopping.ask(run, request)
+        stopping.request_stop(run, request)  # not `ask`, which would wake the loop for each
 
 
 def _requests(
