@@ -142,9 +142,10 @@ class Ledger:
     def warning(self) -> LimitReached | None:
         """A limit that has reached `warn_at` since the last call; each is returned once."""
         if self._warn_at:
-            for unit, limit, spent in zip(CAUSE_OF, self.limit, self.spent, strict=True):
-                share = self._warn_at.get(unit)
-                if share is not None and limit is not None and spent >= limit * share:
+            used = (self._tokens, self._nano_usd, self._output)
+            for unit, limit, spent in zip(CAUSE_OF, self.limit, used, strict=True):
+                share = None if limit is None else self._warn_at.get(unit)
+                if limit is not None and share is not None and spent >= limit * share:
                     del self._warn_at[unit]
                     return self.facts(unit)
         return None

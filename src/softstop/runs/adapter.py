@@ -200,7 +200,7 @@ class AdapterContext:
         Raises:
             BudgetExceeded: In a begun step there is no room.
         """
-        return await limiting.reserve(self._state, fit)
+        return limiting.reserve_now(self._state, fit) or await limiting.reserve(self._state, fit)
 
     def charge(self, usage: Usage, hold: Hold | None = None) -> None:
         """Count checked usage, out of a hold first. Never raises for a limit."""

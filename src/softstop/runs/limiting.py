@@ -125,13 +125,28 @@ def _exhausted(run: RunState) -> Exhausted | None:
     return None if reached is None else Exhausted(*reached)
 
 
+def reserve_now(run: RunState, fit: Fit) -> Hold | None:
+    """Reserve room for a step in every ledger if there is some for it and nobody waits there, as for nearly all."""
+    hold = grant(run.allowance.chain, fit)
+    if hold is not None:
+        _keep(run, hold)
+    return hold
+
+
+def _keep(run: RunState, hold: Hold) -> None:
+    if run.holds is None:
+        run.holds = {}
+    hold.kept_in = run.holds
+    run.holds[hold] = None
+
+
 async def reserve(run: RunState, fit: Fit) -> Hold:
     """Reserve room for a step in every ledger, waiting while others may free some; a stop ends the wait.
 
     Raises:
         BudgetExceeded: Inside a begun step there is no room; a cancellation would leave it half done (T17).
     """
-    hold = grant(run.allowance.chain, fit)
+    hold: Hold | None = None
     while hold is None:
         claim = await _claim(run, fit)
         hold = claim.hold
@@ -146,10 +161,7 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
     if run.record.refusing and not gate.inside(run):
         hold.release()
         await gate.refuse(run)
-    if run.holds is None:
-        run.holds = {}
-    hold.kept_in = run.holds
-    run.holds[hold] = None
+    _keep(run, hold)
     return hold
 
 
@@ -187,15 +199,16 @@ def charge(run: RunState, usage: Usage, hold: Hold | None) -> None:
     run.writer.charge(usage, run.work.number_around(innermost()))
     chain = run.allowance.chain
     if chain:
+        amount = Amount.of(usage)
         if hold is None:
-            spend(chain, Amount.of(usage))
+            spend(chain, amount)
         else:
-            hold.spend(Amount.of(usage))
+            hold.spend(amount)
             if len(chain) > len(hold.chain):  # a limit came after the hold
-                spend(tuple(ledger for ledger in chain if ledger not in hold.chain), Amount.of(usage))
+                spend(tuple(ledger for ledger in chain if ledger not in hold.chain), amount)
         check_ledgers(run)
-        if usage.cost_nano_usd is None and usage.total_tokens:
-            _stop_uncounted(run, ("cost_usd",), UNPRICED.format(usage.total_tokens))
+        if usage.cost_nano_usd is None and amount.tokens and any(ledger.limit.nano_usd is not None for ledger in chain):
+            _stop_uncounted(run, ("cost_usd",), UNPRICED.format(amount.tokens))
 
 
 def reject(run: RunState, problem: str, hold: Hold | None) -> None:

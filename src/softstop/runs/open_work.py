@@ -177,14 +177,14 @@ class OpenWork:
         self.steps.append(step)
         return step
 
-    def end(self, step: OpenStep, status: StepStatus, *, goes_on: bool, stopping: bool) -> None:
-        """Close a step after its commit; `goes_on`: its task was not cancelled."""
+    def end(self, step: OpenStep, status: StepStatus, raised: BaseException | None, *, stopping: bool) -> None:
+        """Close a step after its commit."""
         step.is_open = False
         if self.steps is not None:
             self.steps.remove(step)
         self.note(step.name, step.step_id, "atomic", status)
         if stopping or self._cuts:
-            self._interrupt_after_step(step, goes_on=goes_on)
+            self._interrupt_after_step(step, goes_on=not isinstance(raised, asyncio.CancelledError))
         if stopping and self.streams:
             self.interrupt_streams()  # a source that was in this step
         self.scope.release()

@@ -21,7 +21,7 @@ from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from ..limits import Limits
 from ..telemetry import logs
-from .limiting import admit, reserve
+from .limiting import admit, reserve, reserve_now
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState
 
@@ -108,19 +108,15 @@ class Step(AsyncBlock):
         if self.step_id:
             raise MisuseError(f"step {self.name!r} was entered before; call run.step(...) for each step")
         run = self._run
-        task = asyncio.current_task(run.loop)
-        if get_ident() != run.writer.log.thread or (task is None and asyncio._get_running_loop() is not run.loop):
+        log = run.writer.log
+        task = asyncio.current_task(log.loop)
+        if get_ident() != log.thread or (task is None and asyncio._get_running_loop() is not log.loop):
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:
             await admit(run, self._announced.call)
         if self._fit is not None and run.allowance.chain:
-            hold = await reserve(run, self._fit)
-            try:  # once more: others have begun while this waited for room
-                await admit(run, self._announced.call)
-            except BaseException:
-                hold.release()
-                raise
+            hold = reserve_now(run, self._fit) or await self._wait_for_room(self._fit)
         if task is not None and task.cancelling() and cancelled_around():  # perhaps by a scope of the body
             if hold is not None:
                 hold.release()
@@ -138,6 +134,15 @@ class Step(AsyncBlock):
         if self._announced is not PLAIN or self._timeout is not None:
             self._count_and_time(step)
         return self
+
+    async def _wait_for_room(self, fit: Fit) -> Hold:
+        hold = await reserve(self._run, fit)
+        try:  # once more: others have begun meanwhile
+            await admit(self._run, self._announced.call)
+        except BaseException:
+            hold.release()
+            raise
+        return hold
 
     def _count_and_time(self, step: OpenStep) -> None:
         if self._announced.call is not None:
@@ -162,22 +167,20 @@ class Step(AsyncBlock):
 
     def _end(self, status: StepStatus, text: str | None, exc: BaseException | None) -> None:
         """Settle, commit while the scope is held (T3), and leave: each, whatever the others raise."""
+        step = self._open
+        assert step is not None
         try:
-            self._release_hold()
+            if step.hold is not None:
+                step.hold.release()
         finally:
             try:
                 self._run.writer.emit(self._announced.ended(self.name, self.step_id, status, text))
             finally:
-                self._leave(status, exc)
+                self._leave(step, status, exc)
 
-    def _release_hold(self) -> None:
-        if self._open is not None and self._open.hold is not None:
-            self._open.hold.release()
-
-    def _leave(self, status: StepStatus, exc: BaseException | None) -> None:
+    def _leave(self, step: OpenStep, status: StepStatus, exc: BaseException | None) -> None:
         """Leave the shield and close the step."""
-        run, step, shield = self._run, self._open, self._shield
-        assert step is not None
+        run, shield = self._run, self._shield
         self._open = self._shield = None
         current_step.set(step.around)
         if shield is not None:
@@ -185,10 +188,10 @@ class Step(AsyncBlock):
                 shield.__exit__(None, None, None)  # never cancelled itself, so it swallows nothing
             except RuntimeError:
                 self._leave_shield_open(shield)
-        stopping = run.record.refusing
+        stopping = run.alert and run.record.refusing
         if stopping and status in ("cut", "unsettled") and (step.was_cut or not isinstance(exc, StepTimeout)):
             run.record.cut = True  # a cut step that completed, or was cut by its own timeout, changes no outcome (T5)
-        run.work.end(step, status, goes_on=not isinstance(exc, asyncio.CancelledError), stopping=stopping)
+        run.work.end(step, status, exc, stopping=stopping)
 
     def _leave_shield_open(self, shield: CancelScope) -> None:
         """Lower a shield that anyio cannot leave, since a scope or task group opened in the step is still open."""

@@ -17,20 +17,20 @@ from .registry import Patch, found_by, mutant, nothing
 
 @found_by("budgets_balance")
 def hold_is_not_released(patch: Patch) -> None:
-    patch.setattr(Step, "_release_hold", nothing)
+    patch.setattr(Hold, "release", nothing)
 
 
 @mutant
 def hold_is_released_after_an_await(patch: Patch) -> None:
-    patch.setattr(Step, "_release_hold", nothing)
-    leave = Step.__aexit__
+    leave, release = Step.__aexit__, Hold.release
+    patch.setattr(Hold, "release", nothing)
 
     async def leave_then_release(step: Step, *exc: Any) -> bool:
         hold = None if step._open is None else step._open.hold
         swallowed = await leave(step, *exc)
         await asyncio.sleep(0)
         if hold is not None:
-            hold.release()
+            release(hold)
         return swallowed
 
     patch.setattr(Step, "__aexit__", leave_then_release)
