@@ -15,7 +15,7 @@ from itertools import groupby
 from threading import get_ident
 from typing import Final, TypeVar, cast
 
-from ..aio.parking import Waiters, wake_all
+from ..aio.parking import Waiters
 from ..events import Event, RunContent, Stamp
 from ..protocols import Observer, tell
 from .folding import Region, last_seq
@@ -61,14 +61,6 @@ class Log:
     def half_written(self) -> bool:
         """Whether an event has its seq and is not in the log yet: only a signal handler, or an observer, sees that."""
         return bool(self.recent) and self.recent[-1]._seq != self.seq
-
-    def append(self, event: Event) -> None:
-        """Add an event with the next seq, and wake the readers."""
-        self.recent.append(event)
-        if self.seq >= self.full:  # also without content, as by many short members
-            self.fold(MOST_RECENT // 2)
-        if self.waiters:
-            wake_all(self.waiters)
 
     def waiter(self) -> asyncio.Future[None]:
         """A future that is set with the next event, for a reader that is up to date."""

@@ -60,7 +60,7 @@ class Writer:
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be encoded to be sent
         log.seq = seq = log.seq + 1
-        event = new_event(RunContent)  # field by field: 240 ns less a delta than by its constructor and `log.append`
+        event = new_event(RunContent)  # field by field: 170 ns less a delta than by its constructor
         event._stamp = self.stamp
         event._seq = seq
         event._at = log.clock()
@@ -95,7 +95,11 @@ class Writer:
         event._seq = seq
         event._at = log.clock()
         event._metrics = None if self._pending is None and self._told is None else self._metrics_of(event)
-        log.append(event)
+        log.recent.append(event)
+        if log.waiters:
+            wake_all(log.waiters)
+        if seq >= log.full:  # also without content, as by many short members
+            log.fold(MOST_RECENT // 2)
         if log.observers:
             log.notify(event)
         return event
