@@ -87,7 +87,7 @@ class Allowance:
     """The limits of one run in force, with its ledgers and timers."""
 
     __slots__ = (
-        "_activity", "_calls", "_loop", "_scope", "_started", "_timers", "bounded", "chain", "exhausted",
+        "_calls", "_loop", "_scope", "_started", "_timers", "activity", "bounded", "chain", "exhausted",
         "gives_last_answer", "levels", "limits", "own", "parent",
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ class Allowance:
         own = limits.depth
         self.levels: int = above if own is None else own if parent is None else min(own, above)  # of members below
         self._started = 0.0
-        self._activity = None if limits.idle_timeout is None else Activity()
+        self.activity = None if limits.idle_timeout is None else Activity()  # the run's own
         self._timers: Timers | None = None  # while the run lives and has a limit of time
         self.chain: Chain = () if parent is None else parent.chain  # nearest first; empty without limits
         for budget in budgets:
@@ -165,17 +165,6 @@ class Allowance:
     # Time
 
     @property
-    def activities(self) -> tuple[Activity, ...]:
-        """The activity records to update: of this run's idle limit and those above."""
-        found: list[Activity] = []
-        here: Allowance | None = self
-        while here is not None:
-            if here._activity is not None:
-                found.append(here._activity)
-            here = here.parent
-        return tuple(found)
-
-    @property
     def time_left(self) -> float | None:
         """Seconds until the nearest timeout, own or of a run above; None without one."""
         ends: list[float] = []
@@ -193,10 +182,9 @@ class Allowance:
         self._set_timers(reached)
 
     def _set_timers(self, reached: Reached | None) -> None:
-        self.end()
-        if reached is not None and (self.limits.timeout is not None or self._activity is not None):
+        if reached is not None and (self.limits.timeout is not None or self.activity is not None):
             self._timers = Timers(
-                self._loop, self.limits, self._started, self._activity, self._scope, self.depth, reached
+                self._loop, self.limits, self._started, self.activity, self._scope, self.depth, reached
             )
 
     @property
@@ -237,7 +225,7 @@ class Allowance:
         if fixed:
             names = ", ".join(LimitChanges.__annotations__)
             raise MisuseError(f"{min(fixed)} of a run that was started cannot be changed; limits.update takes {names}")
-        if changes.get("idle_timeout") is not None and self._activity is None:
+        if changes.get("idle_timeout") is not None and self.activity is None:
             raise MisuseError("an idle_timeout can only be changed for a run that was started with one")
         return checked(Limits, {**self.limits.model_dump(), **changes}, "this is no limit")
 
@@ -247,6 +235,7 @@ class Allowance:
         if paused is not None:
             self.resume(paused)
         if changes.keys() & {"timeout", "idle_timeout"}:
+            self.end()
             self._set_timers(reached)
         if paused is not None:
             self.pause()

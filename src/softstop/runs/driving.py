@@ -42,7 +42,7 @@ async def drive(run: RunState) -> None:
         raised = exc
     run.record.delivered = run.scope.interrupted(trusted=how is not Ending.returned or run.record.torn)
     raised = run.scope.exit(raised)
-    interrupt = process_interrupt(raised)
+    interrupt = None if raised is None else process_interrupt(raised)
     if raised is not None and interrupt is None and not run.record.ended:
         how = _note(run, raised)
     if interrupt is not None or (run.record.delivered and how is not Ending.raised):

@@ -170,7 +170,9 @@ def new_run(
     above = None if parent is None else parent.allowance
     scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
     allowance = Allowance(loop, limits, spec.budgets, above, scope)
-    activities = allowance.activities
+    activities = () if parent is None else parent.writer.activities
+    if allowance.activity is not None:
+        activities = (allowance.activity, *activities)
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
     work = OpenWork(scope, None if parent is None else parent.work)
     work.counted = allowance.bounded

@@ -27,13 +27,12 @@ class EndedRuns:
 
     def add(self, run: RunState) -> None:
         """Remember a run that has just ended, and forget roots that are too old or too many."""
+        run_id, now, roots = run.run_id, run.loop.time(), self._roots
         if run.parent is not None:
-            self._members[run.run_id] = run
+            self._members[run_id] = run
             return
-        now, roots = run.loop.time(), self._roots
-        if run.run_id in roots:
-            del roots[run.run_id]  # its id was used again: the newer one is the youngest
-        roots[run.run_id] = (now, run)
+        roots.pop(run_id, None)  # if its id was used again: the newer one is the youngest
+        roots[run_id] = (now, run)
         while roots and (len(roots) > self._keep or now - next(iter(roots.values()))[0] > self._keep_for):
             _, (_, oldest) = roots.popitem(last=False)
             if oldest.members:

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 from ..aio.parking import wake_all
@@ -28,7 +29,7 @@ from ..telemetry import logs
 from .registry import registry
 from .state import SupervisorState
 
-RUNNABLE = ("source", "limits", "policy", "description", "priced", "invoke")  # see ports.Runnable
+read_runnable = attrgetter("source", "limits", "policy", "description", "priced", "invoke")  # see ports.Runnable
 EMPTY_CONTEXT = Context()  # of done-callbacks, instead of a copy of the caller's for each
 
 
@@ -90,13 +91,16 @@ def _register(
 
 
 def _check(runnable: Runnable) -> None:
-    for name in RUNNABLE:
-        if not hasattr(runnable, name):
-            raise MisuseError(f"cannot run {type(runnable).__name__}, which has no {name}; wrap it: Agent(...)")
-    typed(runnable.source, Source, "source")
-    typed(runnable.limits, Limits, "limits")
-    if runnable.policy is not None:
-        typed(runnable.policy, StopPolicy, "policy")
+    try:
+        source, limits, policy, *_ = read_runnable(runnable)
+    except AttributeError as missing:
+        raise MisuseError(
+            f"cannot run {type(runnable).__name__}, which has no {missing.name}; wrap it: Agent(...)"
+        ) from None
+    typed(source, Source, "source")
+    typed(limits, Limits, "limits")
+    if policy is not None:
+        typed(policy, StopPolicy, "policy")
 
 
 def _enlist(supervisor: SupervisorState, run: RunState) -> None:
@@ -174,11 +178,13 @@ def _task_done(supervisor: SupervisorState, task: asyncio.Task[None]) -> None:
 
 def _ended(supervisor: SupervisorState, run: RunState) -> None:
     """Move a run that has published its outcome to the ended ones, and admit the next."""
-    registry.remove(run.run_id)
-    if supervisor.runs.pop(run.run_id, None) is None:
+    run_id = run.run_id
+    registry.remove(run_id)
+    if supervisor.runs.pop(run_id, None) is None:
         return
     supervisor.ended.add(run)
-    _tell_end(run)
+    if run.record.status is not RunStatus.completed:
+        _tell_end(run)
     begun, run.task = run.task is not None, None  # a remembered run keeps no caller's context; `tasks` still owns it
     if not supervisor.runs:
         wake_all(supervisor.waiting)
