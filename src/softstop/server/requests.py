@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from fastapi import Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
+from starlette.datastructures import UploadFile
 
 from ..events import Kind
 from ..stops import RunStatus, StopMode
@@ -20,12 +21,47 @@ Reason = Annotated[str, Field(max_length=1_000)]
 M = TypeVar("M", bound=BaseModel)
 
 
+class Text(BaseModel):
+    """A text among contents."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class ByUrl(BaseModel):
+    """A file that lies elsewhere, or a data: URL."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["image_url", "audio_url", "video_url", "document_url"]
+    url: str = Field(pattern=r"^(https?://|data:)\S+$")
+
+
+class Binary(BaseModel):
+    """A file as base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["binary"]
+    data: str  # checked where it is decoded
+    media_type: str = Field(pattern=r"^[a-z]+/[A-Za-z0-9.+-]+$", max_length=100)
+
+
+Content = Annotated[Text | ByUrl | Binary, Field(discriminator="type")]
+
+
 class Start(BaseModel):
-    """What a caller says to start a run. A number may narrow the limit of the agent, and never widens it."""
+    """What a caller says to start a run. A number may narrow the limit of the agent, and never widens it.
+
+    `contents` are for a model, after the text of the message: texts, links and files.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     message: Any = Field(default=None, validation_alias=AliasChoices("message", "input"))
+    contents: list[Content] = Field(default=[], max_length=100)
     stream: bool = False
     background: bool = False
     run_id: str | None = None
@@ -117,8 +153,10 @@ async def read(request: Request, model: type[M], *, forms: bool = False, empty: 
     elif kind == "application/json":
         data = parsed(body)
     elif forms and kind in FORMS:
-        async with request.form() as form:
+        async with request.form(max_part_size=len(body)) as form:
             data = {name: value for name, value in form.items() if isinstance(value, str)}
+            files = [each for each in form.getlist("files") if isinstance(each, UploadFile)]
+            data |= {"files": [(each.content_type, await each.read()) for each in files]}
     else:
         raise Problem("BAD_REQUEST", "The body must be application/json", status=415)
     return checked(model, data)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Final
 
 import anyio
@@ -142,7 +143,7 @@ class Service:
             raise Problem("TOO_MANY_RUNS", f"This user has {self.caps.runs:,} live runs, as many as one may have")
         run = await self.runs.start(
             runnable,
-            asked.message,
+            _message(asked),
             key=key,
             wish=None if key is None else _digest(runnable, asked),
             run_id=asked.run_id,
@@ -302,6 +303,23 @@ class Service:
 
     def _left(self, run_id: str) -> None:
         self.supervisor.request_stop(run_id, StopRequest(cause=StopCause.caller_gone, reason="its last reader left"))
+
+
+def _message(asked: Start) -> object:
+    """The message for the body: what was said, or a list of that and its contents.
+
+    Raises:
+        Problem: Contents beside a message that is no text, or where no agent has a model.
+    """
+    if not asked.contents:
+        return asked.message
+    if not isinstance(asked.message, str | None):
+        raise Problem("VALIDATION_FAILED", "message: beside contents it is a text, or left out")
+    try:
+        values = import_module("softstop.server.contents").contents_of(asked.contents)
+    except ImportError:
+        raise Problem("VALIDATION_FAILED", "contents: this server has no models, which alone take them") from None
+    return [*([asked.message] if asked.message else []), *values]
 
 
 def _digest(runnable: Runnable, asked: Start) -> str:

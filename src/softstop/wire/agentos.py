@@ -5,7 +5,7 @@ What agno has no name for is a `CustomEvent`, which its clients keep whole; an u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json
@@ -26,6 +26,7 @@ STATUS: Final[Mapping[RunStatus, str]] = {
     RunStatus.failed: "ERROR",
 }
 SHARED: Final = ("event", "run_id", "parent_run_id", "root_run_id", "source", "seq", "at", "metrics")
+PREVIEW: Final = 280  # characters, as in agno
 STARTS: Final = ("RunStarted", "TeamRunStarted", "WorkflowStarted")
 TEXTS: Final = ("RunContent", "TeamRunContent", "WorkflowContent")
 
@@ -82,6 +83,9 @@ def _translated(kind: Kind, name: str, own: dict[str, Any]) -> tuple[str, dict[s
         return name, {"tool": tool | ({"tool_call_error": True} if own.get("error") else {})}
     if kind != "workflow" and "ModelRequest" in name:
         return name, {"model": own["step"]}
+    if "tool" in own:  # a person's decision about a call: agno's clients read a `ToolExecution` there, and nothing else
+        asked = {"requires_confirmation": True} if name.endswith("Requested") else {"confirmed": own["approved"]}
+        own |= {"tool": {"tool_call_id": own["tool_call_id"], "tool_name": own["tool"], **asked}}
     return "CustomEvent", {**own, "name": name}
 
 
@@ -124,6 +128,28 @@ def run_output(view: RunView) -> dict[str, Any]:
         "metadata": dict(facts.metadata),
         **({} if kind == "workflow" or output is None else {"metrics": metrics(output.total_usage)}),
         **(stage if view.status is RunStatus.cancelled else {}),
+    }
+
+
+def run_preview(view: RunView) -> dict[str, Any]:
+    """A run as agno's `SessionRunPreviewSchema`, which drops what it does not know."""
+    output = run_output(view)
+    return output | {"content_preview": (output["content"] or "")[:PREVIEW]}
+
+
+def session(runs: Sequence[RunView]) -> dict[str, Any]:
+    """A session as its runs tell, the newest first: what agno reads of one in lists and alone."""
+    newest, oldest = runs[0].facts, runs[-1].facts
+    kind = newest.source.kind
+    return {
+        "session_id": newest.session_id,
+        "agent_session_id": newest.session_id,
+        "session_name": newest.session_id,
+        "session_type": kind,
+        f"{kind}_id": newest.source.id,
+        "user_id": newest.user_id,
+        "created_at": int(oldest.created_at),
+        "updated_at": int(newest.created_at),
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from kit.server import AGENTS, app, events_of, frames_of, quick, serving, storyteller
 from softstop import Agent, RunContext, Team, Workflow
+from softstop.ports import AdapterContext
 
 pytest.importorskip("agno")
 httpx: Any = pytest.importorskip("httpx")  # agno's
@@ -26,6 +27,15 @@ async def lead(run: RunContext, message: object) -> None:
 
 TEAM = Team(members=[Agent(storyteller, name="writer")], body=lead, name="team")
 FLOW = Workflow(steps=[Agent(quick, name="first"), Agent(storyteller, name="second")], name="flow")
+
+
+async def buyer(run: RunContext, message: object) -> str:
+    """Asks a person for one call."""
+    told = await AdapterContext(run).approval("c", "pay", "{}")
+    return f"{told.approved} {told.reason}"
+
+
+SERVED = [*AGENTS, Agent(buyer, name="buyer")]
 SLOW = {"agent": "story-teller", "team": "team", "workflow": "flow"}
 CANCELLED = {"agent": "RunCancelled", "team": "TeamRunCancelled", "workflow": "WorkflowCancelled"}
 LIVE = {"pending", "running", "stopping"}
@@ -39,7 +49,7 @@ async def served() -> AsyncIterator[httpx2.AsyncClient]:
     http = pytest.importorskip("agno.utils.http")
     http.set_default_async_client(httpx.AsyncClient())
     try:
-        async with serving(app(teams=[TEAM], workflows=[FLOW])) as opened:
+        async with serving(app(agents=SERVED, teams=[TEAM], workflows=[FLOW])) as opened:
             yield opened
     finally:
         await http.aclose_default_clients()
@@ -64,7 +74,7 @@ async def test_the_configuration_and_the_lists_are_read() -> None:
     async with served() as client:
         os = agentos(client)
         config = await os.aget_config()
-        assert [each.id for each in config.agents] == [agent.id for agent in AGENTS]
+        assert [each.id for each in config.agents] == [agent.id for agent in SERVED]
         assert [each.name for each in await os.list_teams()] == ["team"]
         assert [each.id for each in await os.list_workflows()] == ["flow"]
         assert (await os.aget_agent("quick")).description == "Is quick."
@@ -119,6 +129,50 @@ async def test_a_session_s_runs_are_found_and_one_of_them_is_read(kind: str) -> 
         assert [(run.run_id, run.status) for run in runs] == [(run_id, "CANCELLED")]
         assert (await os.get_session_run("s", run_id)).run_id == run_id
         assert await os.get_session_runs("s", status=["completed"]) == []
+
+
+@KINDS
+async def test_sessions_are_listed_and_one_is_read_with_its_runs_in_short(kind: str) -> None:
+    async with served() as client:
+        os = agentos(client)
+        for number in range(3):
+            form = {"message": "go", "background": "true", "stream": "false", "session_id": f"s{number % 2}"}
+            run_id = (await client.post(f"/{kind}s/{SLOW[kind]}/runs", data=form)).json()["run_id"]
+            await getattr(os, f"cancel_{kind}_run")(SLOW[kind], run_id)
+        listed = await os.get_sessions(limit=1, component_id=SLOW[kind])
+        assert [(each.session_id, each.session_type) for each in listed.data] == [("s0", kind)]
+        assert (listed.meta.total_count, listed.meta.total_pages) == (2, 2)
+        assert [each.session_id for each in (await os.get_sessions(limit=1, page=2)).data] == ["s1"]
+        session = await os.get_session("s0")
+        assert (session.session_id, getattr(session, f"{kind}_id")) == ("s0", SLOW[kind])
+        previews = await os.aget_session_run_previews("s0")
+        assert [each.status for each in previews] == ["CANCELLED", "CANCELLED"]
+        assert previews[-1].run_id == run_id
+        with pytest.raises(httpx.HTTPStatusError, match="404"):
+            await os.get_session("nobody")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_run_that_waits_for_a_person_goes_on_by_the_remote_s_own_method(stream: bool) -> None:
+    from agno.run.requirement import RunRequirement  # noqa: PLC0415
+
+    async with served() as client:
+        far = remote(client, "agent")
+        far.agent_id = "buyer"
+        names: list[str] = []
+        async for event in far.arun("go", stream=True):
+            names.append(getattr(event, "name", event.event))
+            if names[-1] != "ApprovalRequested":
+                continue
+            assert (event.tool.tool_name, event.tool.requires_confirmation) == ("pay", True)
+            event.tool.confirmed, event.tool.confirmation_note = False, "too dear"
+            decided = [RunRequirement(tool_execution=event.tool)]
+            going = far.acontinue_run(event.run_id, decided, stream=stream)
+            told = [getattr(each, "name", each.event) async for each in going] if stream else (await going).content
+            with pytest.raises(httpx.HTTPStatusError, match="409"):
+                await far.acontinue_run(event.run_id, decided, stream=False)
+        assert names == ["RunStarted", "ApprovalRequested", "ApprovalDecided", "RunContent", "RunCompleted"]
+        assert told == (names[2:] if stream else "False too dear")
 
 
 async def test_what_is_not_there_and_what_has_ended_are_told_by_their_codes() -> None:

@@ -57,7 +57,10 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/agent/run/getSteps/v1.0.0?runId={run_id}", None, "read"),
     ("GET", "/agent/run/list/v1.0.0", None, "read"),
     ("GET", "/config", None, "read"),
+    ("GET", "/sessions", None, "read"),
+    ("GET", "/sessions/s", None, "read"),
     ("GET", "/sessions/none/runs", None, "read"),
+    ("GET", "/sessions/none/run-previews", None, "read"),
     ("GET", "/sessions/s/runs/{run_id}", None, "read"),
     ("GET", "/agents", None, "read"),
     ("GET", "/agents/quick", None, "read"),
@@ -66,6 +69,7 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/agents/quick/runs/{run_id}", None, "read"),
     ("POST", "/agents/quick/runs/{run_id}/cancel", {}, "cancel"),
     ("POST", "/agents/quick/runs/{run_id}/resume", {}, "read"),
+    ("POST", "/agents/quick/runs/{run_id}/continue", {"tools": [{"tool_call_id": "c", "confirmed": True}]}, "write"),
     ("POST", "/v1/responses", {"model": "quick", "input": "x"}, "write"),
     ("GET", "/v1/responses/{run_id}", None, "read"),
     ("POST", "/v1/responses/{run_id}/cancel", {}, "cancel"),
@@ -112,7 +116,7 @@ async def test_every_route_is_refused_to_whom_it_is_not_for() -> None:
                 assert answer.headers["www-authenticate"] == "Bearer"
             elif scope not in MAY[caller]:
                 assert answer.status_code == 403, (caller, path)
-            elif caller == "bob" and "{run_id}" in f"{path}{body}":
+            elif caller == "bob" and ("{run_id}" in f"{path}{body}" or path == "/sessions/s"):
                 assert answer.status_code == 404, (caller, path)
             else:  # it is let in: done, or refused for what it asks
                 assert answer.status_code in (200, 202, 400, 409), (caller, path, answer.status_code)

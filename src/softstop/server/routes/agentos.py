@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, Self
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ConfigDict, Field, Json, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError, field_validator, model_validator
 
 from ...durable import RunView
 from ...events import Kind
@@ -15,8 +16,9 @@ from ...protocols import Runnable
 from ...stops import RunStatus
 from ...stores import Page, RunQuery
 from ...wire import agentos
+from ..auth import Caller
 from ..problems import Problem
-from ..requests import Start, Stop, read
+from ..requests import Content, Decide, Start, Stop, read
 from ..service import KINDS, Service, allow
 from ..sse import LateResponse
 from .asked import Here, Who, address_of, said, streamed
@@ -34,10 +36,41 @@ def _kind(kind: Annotated[str, Path(description="agent, team or workflow")]) -> 
 OfKind = Annotated[Kind, Depends(_kind)]
 
 
+class Media(BaseModel):
+    """An image, a sound, a video or a file as agno's clients send it: a link, or base64 with its type."""
+
+    url: str | None = None
+    content: str | None = None
+    mime_type: str | None = None
+    format: str | None = None
+
+    def part(self, kind: str) -> dict[str, str]:
+        """The same as one of our contents."""
+        if self.url is not None:
+            return {"type": f"{kind}_url", "url": self.url}
+        media_type = self.mime_type or f"{'application' if kind == 'document' else kind}/{self.format}"
+        if self.content is None or media_type.endswith("/None"):
+            raise ValueError(UNDERSTOOD)
+        return {"type": "binary", "data": self.content, "media_type": media_type}
+
+
+Medias = Json[list[Media]] | list[Media]
+MOST_RUNS: Final = 10_000  # that are looked at for sessions
+CONTENTS: Final = TypeAdapter(list[Content])
+UNDERSTOOD: Final = "of images, audio, videos and files, links (url) and base64 (content with mime_type) are understood"
+MEDIA: Final = {"images": "image", "audio": "audio", "videos": "video", "input_files": "document"}
+
+
 class AgentOSStart(Start):
     """What agno's clients send to start a run; what they send beside it is dropped."""
 
     model_config = ConfigDict(extra="ignore")
+
+    images: Medias = Field(default=[])
+    audio: Medias = Field(default=[])
+    videos: Medias = Field(default=[])
+    input_files: Medias = Field(default=[])
+    files: list[tuple[str | None, bytes]] = Field(default=[], exclude=True)  # as parts of multipart/form-data
 
     message: Any = Field(min_length=1)
     stream: bool = True
@@ -47,6 +80,43 @@ class AgentOSStart(Start):
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return value or None
+
+    @model_validator(mode="after")
+    def _media_are_contents(self) -> Self:
+        parts = [each.part(kind) for name, kind in MEDIA.items() for each in getattr(self, name)]
+        parts += [{"type": "binary", "data": b64encode(data).decode(), "media_type": kind} for kind, data in self.files]
+        try:
+            self.contents += CONTENTS.validate_python(parts)
+        except ValidationError:
+            raise ValueError(UNDERSTOOD) from None
+        return self
+
+
+class ToolDecision(BaseModel):
+    """A tool's call as agno's clients send it back; what it does not decide is passed over."""
+
+    tool_call_id: str = Field(max_length=1_000)
+    confirmed: bool | None = None
+    confirmation_note: str | None = Field(default=None, max_length=1_000)
+
+
+class Requirement(BaseModel):
+    """The same around a call of a team's member."""
+
+    tool_execution: ToolDecision | None = None
+
+
+class Continue(BaseModel):
+    """What agno's clients send to let a run go on that waits for a person."""
+
+    tools: list[ToolDecision] | Json[list[ToolDecision]] = Field(default=[])
+    requirements: list[Requirement] | Json[list[Requirement]] = Field(default=[])
+    stream: bool = True
+
+    def decided(self) -> list[ToolDecision]:
+        """The calls that are decided about."""
+        calls = [*self.tools, *(each.tool_execution for each in self.requirements)]
+        return [call for call in calls if call is not None and call.confirmed is not None]
 
 
 class Resume(Start):
@@ -73,6 +143,45 @@ async def config(service: Here, who: Who) -> JSONResponse:
     return JSONResponse({"os_id": "softstop", "name": "softstop", "databases": [], "interfaces": [], **known})
 
 
+@router.get("/sessions")
+async def sessions(
+    service: Here,
+    who: Who,
+    type: Kind | None = None,
+    component_id: str | None = None,
+    user_id: str | None = None,
+    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
+    limit: Annotated[int, Query(ge=1, le=200)] = 20,
+) -> JSONResponse:
+    """The sessions of the newest 10,000 runs, the one with the newest run first."""
+    found = await service.find(who, RunQuery(user_id=user_id, source_id=component_id, limit=MOST_RUNS), type)
+    by_id: dict[str, list[RunView]] = {}
+    for view in found:
+        if view.facts.session_id is not None:
+            by_id.setdefault(view.facts.session_id, []).append(view)
+    all_of_them = [agentos.session(runs) for runs in by_id.values()]
+    meta = {"page": page, "limit": limit, "total_count": len(by_id), "total_pages": -(-len(by_id) // limit)}
+    return JSONResponse({"data": all_of_them[(page - 1) * limit : page * limit], "meta": meta})
+
+
+@router.get("/sessions/{session_id}")
+async def session(session_id: str, service: Here, who: Who, user_id: str | None = None) -> JSONResponse:
+    """A session, as its newest runs tell."""
+    found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=MOST_RUNS))
+    if not found:
+        raise Problem("NOT_FOUND", "Session not found")
+    return JSONResponse(agentos.session(found))
+
+
+@router.get("/sessions/{session_id}/run-previews")
+async def session_run_previews(
+    session_id: str, service: Here, who: Who, user_id: str | None = None, status: Statuses = ()
+) -> JSONResponse:
+    """The runs of a session, oldest first, with the beginning of what they have written."""
+    found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=MOST_RUNS))
+    return _listed(found, status, agentos.run_preview)
+
+
 @router.get("/sessions/{session_id}/runs")
 async def session_runs(
     session_id: str, service: Here, who: Who, user_id: str | None = None, status: Statuses = ()
@@ -91,9 +200,11 @@ async def session_run(session_id: str, run_id: str, service: Here, who: Who) -> 
     return JSONResponse(agentos.run_output(view))
 
 
-def _listed(found: list[RunView], status: Sequence[str]) -> JSONResponse:
+def _listed(
+    found: list[RunView], status: Sequence[str], shape: Callable[[RunView], dict[str, Any]] = agentos.run_output
+) -> JSONResponse:
     wanted = {each.upper() for each in status}
-    runs = [agentos.run_output(view) for view in reversed(found)]
+    runs = [shape(view) for view in reversed(found)]
     return JSONResponse([run for run in runs if not wanted or run["status"] in wanted])
 
 
@@ -124,6 +235,11 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
     if asked.background:
         body = {"run_id": run_id, "session_id": asked.session_id, "status": agentos.STATUS[view.status]}
         return JSONResponse(body, 202, {"location": f"{request.url.path}/{run_id}"})
+    return _output(service, who, run_id)
+
+
+def _output(service: Service, who: Caller, run_id: str) -> Response:
+    """What a run came to, when it has ended."""
 
     async def answer() -> Response:
         return JSONResponse(agentos.run_output(await service.ended(who, run_id)))
@@ -156,6 +272,25 @@ async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: 
     view = await service.cancel(who, run_id, stop, address_of(request), kind, id)
     code = 200 if view.status is RunStatus.cancelled else 202
     return JSONResponse({"success": True, "status": agentos.STATUS[view.status]}, code)
+
+
+@router.post(
+    "/{kind}s/{id}/runs/{run_id}/continue",
+    openapi_extra=said(Continue, {"tools": [{"tool_call_id": "call-1", "confirmed": True}]}, forms=True),
+)
+async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
+    """Approve or refuse calls that wait for a person, told as `ApprovalRequested`; then what comes, or the result."""
+    asked = await read(request, Continue, forms=True)
+    view = await service.get(who, run_id, kind, id)
+    if not asked.decided():
+        raise Problem("NOT_WAITING", "Name the calls to go on with: tools=[{tool_call_id, confirmed}]", run_id=run_id)
+    seen = await service.events(who, run_id)
+    for call in asked.decided():
+        decision = Decide(tool_call_id=call.tool_call_id, reason=call.confirmation_note)
+        await service.decide(who, run_id, decision, approved=call.confirmed is True)
+    if asked.stream:
+        return await streamed(service, who, run_id, seen[-1].seq if seen else 0, agentos.Wire(view.facts), b"")
+    return _output(service, who, run_id)
 
 
 @router.post("/{kind}s/{id}/runs/{run_id}/resume", openapi_extra=said(Resume, {"last_event_index": 41}, forms=True))

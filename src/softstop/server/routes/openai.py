@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...stops import RunStatus
 from ...wire import responses
-from ..requests import Start, Stop, read
+from ..problems import Problem
+from ..requests import Start, Stop, checked, read
 from ..sse import LateResponse
 from .asked import Here, Who, address_of, said, streamed
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"])
+UNDERSTOOD: Final = "input: texts, input_image (image_url) and input_file (file_url, file_data) are understood"
 
 
 class Create(BaseModel):
@@ -30,31 +32,52 @@ class Create(BaseModel):
     previous_response_id: str | None = None
     max_output_tokens: int | None = Field(default=None, ge=1, le=10**9)
 
-    @property
-    def message(self) -> str:
-        """The texts of the input."""
+    def said(self) -> dict[str, Any]:
+        """The input as message, or as contents where it has more than texts.
+
+        Raises:
+            Problem: VALIDATION_FAILED, for what is not understood.
+        """
         if isinstance(self.input, str):
-            return self.input
-        return "\n".join(text for item in self.input for text in _texts(item))
+            return {"message": self.input}
+        parts = [part for item in self.input for part in _parts(item)]
+        if all(part["type"] == "text" for part in parts):
+            return {"message": "\n".join(part["text"] for part in parts)}
+        return {"contents": parts}
 
 
-def _texts(item: Any) -> list[str]:
-    content = cast("dict[str, Any]", item).get("content") if isinstance(item, dict) else item
-    if isinstance(content, str):
-        return [content]
-    parts: list[Any] = content if isinstance(content, list) else []  # pyright: ignore[reportUnknownVariableType]
-    return [str(cast("dict[str, Any]", part).get("text", "")) for part in parts if isinstance(part, dict)]
+def _parts(item: Any) -> list[dict[str, Any]]:
+    content: Any = cast("dict[str, Any]", item).get("content") if isinstance(item, dict) else item
+    parts: list[Any] = content if isinstance(content, list) else [content]
+    return [_part(each) for each in parts]
+
+
+def _part(part: Any) -> dict[str, Any]:
+    match part:
+        case str():
+            return {"type": "text", "text": part}
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "input_image", "image_url": str(url)}:
+            return {"type": "image_url", "url": url}
+        case {"type": "input_file", "file_url": str(url)} | {"type": "input_file", "file_data": str(url)}:
+            return {"type": "document_url", "url": url}
+        case _:
+            raise Problem("VALIDATION_FAILED", UNDERSTOOD)
 
 
 @router.post("", openapi_extra=said(Create, {"model": "storyteller", "input": "Hi", "background": True}))
 async def create(request: Request, service: Here, who: Who) -> Response:
     """Start a run; without `background` it stops when its client has left for good."""
     asked = await read(request, Create)
-    start = Start(
-        message=asked.message,
-        metadata=dict(asked.metadata or {}),
-        continue_from=asked.previous_response_id,
-        on_disconnect="continue" if asked.background else "cancel",
+    start = checked(
+        Start,
+        {
+            **asked.said(),
+            "metadata": asked.metadata or {},
+            "continue_from": asked.previous_response_id,
+            "on_disconnect": "continue" if asked.background else "cancel",
+        },
     )
     view = await service.start(
         who, service.runnable("agent", asked.model), start, request.headers.get("idempotency-key")
