@@ -1,11 +1,14 @@
 """A real server on a real port, in the test's own loop, and what its clients read. Proves nothing itself."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
@@ -13,6 +16,7 @@ import httpx2
 import uvicorn
 from fastapi import FastAPI
 
+from kit.processes import SRC
 from softstop import Agent, RunContext
 from softstop.server import create_app
 
@@ -99,6 +103,23 @@ def until_answers(url: str) -> None:
         else:
             return
     raise AssertionError(f"no server at {url}")
+
+
+@contextmanager
+def process(code: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server in a process of its own, from code that serves at the port in its arguments; and its address."""
+    port = free_port()
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    running = subprocess.Popen([sys.executable, "-c", code, str(port)], env=env, stderr=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until_answers(url)
+        yield running, url
+    finally:
+        running.kill()
+        running.wait()
+        assert running.stderr is not None
+        running.stderr.close()
 
 
 Frame = dict[str, str]

@@ -3,19 +3,16 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 import httpx2
 import pytest
 from fastapi import FastAPI
 
-from kit.processes import SRC
-from kit.server import app, begun, events_of, free_port, serving, until_answers
+from kit.server import app, begun, events_of, process, serving
 from softstop.errors import StoreUnavailable
 from softstop.server import mount
 from softstop.stores import Batch, MemoryStore, RunRecord
@@ -67,23 +64,6 @@ async def delays() -> list[int]:
 serve(server, port=int(sys.argv[1]))
 """
 )
-
-
-@contextmanager
-def process(code: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A server in a process of its own, and its address."""
-    port = free_port()
-    env = {**os.environ, "PYTHONPATH": str(SRC)}
-    running = subprocess.Popen([sys.executable, "-c", code, str(port)], env=env, stderr=subprocess.PIPE)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        until_answers(url)
-        yield running, url
-    finally:
-        running.kill()
-        running.wait()
-        assert running.stderr is not None
-        running.stderr.close()
 
 
 @pytest.mark.server

@@ -48,7 +48,7 @@ class Create(BaseModel):
 
 def _parts(item: Any) -> list[dict[str, Any]]:
     content: Any = cast("dict[str, Any]", item).get("content") if isinstance(item, dict) else item
-    parts: list[Any] = content if isinstance(content, list) else [content]
+    parts: list[Any] = content if isinstance(content, list) else [content]  # pyright: ignore[reportUnknownVariableType]
     return [_part(each) for each in parts]
 
 
