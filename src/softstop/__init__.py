@@ -1,6 +1,7 @@
 """An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done."""
 
 from .errors import BudgetExceeded as BudgetExceeded
+from .errors import EventsExpired as EventsExpired
 from .errors import MemberFailed as MemberFailed
 from .errors import MisuseError as MisuseError
 from .errors import RunErrored as RunErrored

@@ -9,6 +9,7 @@ SoftstopError
         SupervisorClosed
     RunNotFound             no such run here
     RunNotCancellable       it has ended already
+    EventsExpired           the store keeps that part of its log no longer: read its outcome
     RunSuperseded           another owner has taken the run over: read its events from the store
     RunStopped              raised only by `raise_for_status()`: the run was cancelled
         BudgetExceeded      ... because a limit or budget ran out: give more
@@ -92,6 +93,20 @@ class RunNotCancellable(SoftstopError):
 
     def __str__(self) -> str:
         return f"run {self.run_id!r} is already {self.status}; there is nothing left to cancel"
+
+
+class EventsExpired(SoftstopError):
+    """The first events of a run that ended long ago are no longer kept; its outcome is, in its record."""
+
+    def __init__(self, run_id: str, trimmed_to: int) -> None:
+        self.run_id, self.trimmed_to = run_id, trimmed_to
+        super().__init__(run_id, trimmed_to)
+
+    def __str__(self) -> str:
+        return (
+            f"the events of run {self.run_id!r} up to {self.trimmed_to:,} are no longer kept; read its outcome, "
+            "or read on after those"
+        )
 
 
 class RunSuperseded(SoftstopError):

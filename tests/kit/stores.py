@@ -1,10 +1,26 @@
-"""Stores that fail on purpose, and what is read from stores. Proves nothing itself."""
+"""Stores of every kind, some that fail on purpose, what is put into them and read there. Proves nothing itself."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from softstop import Event, StoreUnavailable, parse_event
-from softstop.stores import Batch, MemoryStore, Recording, Shelf, Store
+from softstop import Event, RunStatus, Source, StoreUnavailable, parse_event
+from softstop.stores import Batch, MemoryStore, Recording, RunQuery, RunRecord, Shelf, Store
+from softstop.stores.sqlite import SQLiteStore
+
+Make = Callable[[], Store]  # one more store over the same data, as another process has it
+
+
+def memory(folder: Path, **keep: int) -> Make:
+    shelf = Shelf(**keep)
+    return lambda: MemoryStore(shelf)
+
+
+def sqlite(folder: Path, **keep: int) -> Make:
+    return lambda: SQLiteStore(folder / "runs.db", **keep)
+
+
+STORES = [memory, sqlite]  # a new one adds itself here
 
 
 class Flaky(MemoryStore):
@@ -43,3 +59,29 @@ async def followed(recording: Recording, root_run_id: str, after: int = 0) -> li
     """All events of a root up to its outcome, as its readers get them."""
     pages = [page async for page in recording.follow(root_run_id, after)]
     return [parse_event(line) for page in pages for _, line in page.events]
+
+
+def record(run_id: str, parent: str | None = None, root: str | None = None, **fields: object) -> RunRecord:
+    values: dict[str, object] = {
+        "run_id": run_id, "root_run_id": root or parent or run_id, "parent_run_id": parent,
+        "source": Source("agent", "writer", "Writer"), "user_id": None, "session_id": None, "metadata": {"a": [1, "é"]},
+        "created_at": 12.5, **fields,
+    }  # fmt: skip
+    return RunRecord(**values)  # type: ignore[arg-type]
+
+
+def lines(first: int, last: int, text: str = "") -> list[tuple[int, bytes]]:
+    return [(seq, b'{"seq": %d}' % seq + text.encode()) for seq in range(first, last + 1)]
+
+
+def batch(run_id: str, after: int, last: int, text: str = "", **fields: object) -> Batch:
+    return Batch(run_id, after, last, lines(after + 1, last, text), **fields)  # type: ignore[arg-type]
+
+
+def end(run_id: str, after: int, status: RunStatus = RunStatus.completed) -> Batch:
+    return batch(run_id, after, after + 1, status={run_id: status}, outcomes={run_id: b"{}"}, ended=True)
+
+
+async def one(store: Store, run_id: str) -> RunRecord:
+    (found,) = await store.find(RunQuery(run_id=run_id))
+    return found

@@ -12,6 +12,7 @@ import softstop
 from softstop import (
     Agent,
     BudgetExceeded,
+    EventsExpired,
     MisuseError,
     RunContext,
     RunErrored,
@@ -38,6 +39,7 @@ SAMPLES: list[tuple[SoftstopError, dict[str, Any], list[str]]] = [
     (SupervisorClosed(), {}, ["open another one"]),
     (RunNotFound("r1"), {"run_id": "r1"}, ["r1"]),
     (RunNotCancellable("r1", "completed"), {"run_id": "r1", "status": "completed"}, ["r1", "completed"]),
+    (EventsExpired("r1", 1234), {"run_id": "r1", "trimmed_to": 1234}, ["r1", "1,234", "read its outcome"]),
     (RunSuperseded("r1"), {"run_id": "r1"}, ["r1", "from the store"]),
     (
         RunStopped("r1", "timeout", "too slow"),

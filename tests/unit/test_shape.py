@@ -17,7 +17,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 PUBLIC = [
     "Agent", "ApprovalDecided", "ApprovalRequested",
-    "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "Headroom",
+    "BestEffort", "Budget", "BudgetExceeded", "BudgetWarning", "Condition", "Event", "EventStream", "EventsExpired",
+    "Headroom",
     "LimitReached", "Limits", "LimitsChanged", "Loop", "MemberFailed", "MisuseError", "ModelRequestCompleted",
     "ModelRequestStarted", "Outcome", "Parallel", "ReasoningContentDelta", "Router", "Run",
     "RunCancelled", "RunCompleted", "RunContent",

@@ -15,6 +15,7 @@ import anyio
 
 from ..checks import typed, whole
 from ..errors import (
+    EventsExpired,
     KeyReused,
     MisuseError,
     RunIdTaken,
@@ -211,6 +212,7 @@ class Runs:
         Raises:
             RunNotFound: It is none of that user's.
             MisuseError: No event has that `seq` yet: an id from elsewhere, for which one would wait in vain.
+            EventsExpired: The next of these events is no longer kept; where the first page is read.
         """
         run = self._local(run_id)
         if run is not None:
@@ -245,8 +247,9 @@ class Runs:
         if self._recording is not None:
             stored = await self._recording.store.find(RunQuery(run_id=run_id))
             if not stored or stored[0].outcome is None:
-                async for _ in await self.follow(run_id, stored[0].last_seq if stored else 0):
-                    continue
+                with suppress(EventsExpired):  # it has ended meanwhile
+                    async for _ in await self.follow(run_id, stored[0].last_seq if stored else 0):
+                        continue
         return await self.get(run_id)
 
     async def cancel(

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from ..errors import (
+    EventsExpired,
     KeyReused,
     MisuseError,
     RunIdTaken,
@@ -35,6 +36,7 @@ STATUS: Final[Mapping[str, int]] = {
     "RUN_ID_TAKEN": 409,
     "RUN_ELSEWHERE": 409,
     "NOT_WAITING": 409,
+    "EVENTS_EXPIRED": 410,
     "BODY_TOO_LARGE": 413,
     "VALIDATION_FAILED": 422,
     "IDEMPOTENCY_KEY_REUSED": 422,
@@ -101,6 +103,9 @@ def problem_of(error: Exception) -> Problem:
             return error
         case RunNotFound():
             return Problem("RUN_NOT_FOUND", "The specified run does not exist", run_id=error.run_id[:1_000])
+        case EventsExpired():
+            detail = "The events of this run up to there are no longer kept; get the run itself, which has its outcome"
+            return Problem("EVENTS_EXPIRED", detail, run_id=error.run_id, trimmed_to=str(error.trimmed_to))
         case RunNotCancellable():
             detail = f"The run cannot be cancelled: it is already {error.status}"
             return Problem("RUN_NOT_CANCELLABLE", detail, run_id=error.run_id, run_status=error.status)
@@ -112,11 +117,14 @@ def problem_of(error: Exception) -> Problem:
             return Problem("STORE_UNAVAILABLE", "The store of runs cannot be used at the moment")
         case ValidationError():
             return invalid(error)
-        case MisuseError():
-            code = "IDEMPOTENCY_KEY_REUSED" if isinstance(error, KeyReused) else "VALIDATION_FAILED"
-            return Problem(code, one_line(str(error), 300))
         case SoftstopError():
-            return Problem("INTERNAL_ERROR", one_line(str(error), 300))
+            codes = {
+                KeyReused: "IDEMPOTENCY_KEY_REUSED",
+                MisuseError: "VALIDATION_FAILED",
+                SoftstopError: "INTERNAL_ERROR",
+            }
+            code = next(code for kind, code in codes.items() if isinstance(error, kind))
+            return Problem(code, one_line(str(error), 300))
         case _:
             return Problem("INTERNAL_ERROR", "The server failed; its log says why")
 

@@ -12,7 +12,8 @@ from itertools import islice
 import anyio
 
 from ..aio.parking import Waiters, wait_in, wake_anywhere
-from ..errors import RunNotFound
+from ..checks import whole
+from ..errors import EventsExpired, RunNotFound
 from ..stops import RunStatus, StopOutcome, StopRequest
 from .judging import judge_stop
 from .store import Audit, Batch, Changed, Lapsed, News, OwnerLost, Page, RunQuery, RunRecord, StopAsked, Store, Verdict
@@ -27,6 +28,7 @@ class _Root:
     owner: str
     events: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     last: int = 0
+    trimmed_to: int = 0
     ended: bool = False
 
 
@@ -36,10 +38,14 @@ class Shelf:
     Args:
         clock: Seconds, by which owners live.
         keep_ended: Ended roots that are kept, with their members; the oldest are dropped.
+        keep_logs: Those of them whose events are kept; None is all.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time, keep_ended: int = 1_000) -> None:
-        self._clock, self._keep_ended = clock, keep_ended
+    def __init__(
+        self, clock: Callable[[], float] = time.time, keep_ended: int = 1_000, keep_logs: int | None = None
+    ) -> None:
+        self._clock, self._keep_ended = clock, whole(keep_ended, "keep_ended", 1)
+        self._keep_logs = keep_ended if keep_logs is None else whole(keep_logs, "keep_logs")
         self._runs: dict[str, RunRecord] = {}  # in the order of their creation
         self._roots: dict[str, _Root] = {}
         self._ended: dict[str, None] = {}  # roots, in the order of their end
@@ -57,6 +63,9 @@ class Shelf:
                 wake_anywhere(waiters)
 
     def _forget_oldest(self) -> None:
+        for old in list(islice(self._ended, max(0, len(self._ended) - self._keep_logs))):
+            root = self._roots[old]
+            root.events, root.trimmed_to = [], root.last
         for oldest in list(islice(self._ended, max(0, len(self._ended) - self._keep_ended))):
             del self._ended[oldest], self._roots[oldest]
             for run_id in [run.run_id for run in self._runs.values() if run.root_run_id == oldest]:
@@ -139,6 +148,7 @@ class MemoryStore(Store):
                 shelf._runs[run_id],
                 status=status,
                 outcome=batch.outcomes.get(run_id),
+                result=batch.results.get(run_id),
                 messages=batch.messages.get(run_id),
             )
         if batch.ended:
@@ -154,6 +164,8 @@ class MemoryStore(Store):
         root = self._shelf._roots.get(root_run_id)
         if root is None:
             raise RunNotFound(root_run_id)
+        if after < root.trimmed_to:
+            raise EventsExpired(root_run_id, root.trimmed_to)
         left = [event for event in root.events if event[0] > after]
         return Page(left[:limit], root.ended and len(left) <= limit)
 
@@ -182,7 +194,7 @@ class MemoryStore(Store):
 
     def _whole(self, run: RunRecord) -> RunRecord:
         root = self._shelf._roots[run.root_run_id]
-        return replace(run, owner=root.owner, last_seq=root.last)
+        return replace(run, owner=root.owner, last_seq=root.last, trimmed_to=root.trimmed_to)
 
     async def request_stop(self, run_id: str, request: StopRequest, origin: str | None = None) -> Verdict:
         """See `Store`."""

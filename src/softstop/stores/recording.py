@@ -181,6 +181,7 @@ class Recording:
 
         Raises:
             RunNotFound: No such root, where the first page is read.
+            EventsExpired: It has ended, and the next event is no longer kept.
             StoreUnavailable: It cannot be read now; reading may go on later.
         """
         return Follow(self.store, self._bells, root_run_id, after, self._roots)

@@ -2,7 +2,8 @@
 
 A store keeps the log of each root run as rows of JSON, cut as its owner has handed them in, beside one record for each
 run. A root has one owner, a supervisor's `Recording`; what another one writes is refused, and nothing is written after
-the root's outcome. All processes that have the same store see the same.
+the root's outcome. All processes that have the same store see the same. What has ended is kept up to a number: the logs
+of so many roots, and the records of more.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class Audit(NamedTuple):
 class RunRecord:
     """What a store knows of one run beside its events.
 
-    `owner` is who has its root, `last_seq` the last stored event of that; `stop` is the stop that was requested through
-    the store. `wish` is what a run with a key was started for. `outcome` is the JSON of the outcome event. `messages`,
-    the conversation as a `MessageCodec` has written it, and `audit` are given where one run is asked for by its id, and
+    `owner` is who has its root, `last_seq` the last stored event of that; those up to `trimmed_to` are no longer kept.
+    `stop` is the stop that was requested through the store, `wish` what a run with a key was started for. `outcome` is
+    the JSON of the outcome event, `result` that of what only the output of the run tells, if anything. `messages`, the
+    conversation as a `MessageCodec` has written it, and `audit` are given where one run is asked for by its id, and
     empty in lists.
     """
 
@@ -51,16 +53,18 @@ class RunRecord:
     last_seq: int = 0
     stop: StopRequest | None = None
     outcome: bytes | None = None
+    result: bytes | None = None
     messages: bytes | None = field(default=None, repr=False)
     audit: tuple[Audit, ...] = ()
+    trimmed_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What is new of one root run and its members: the events above the seq `after` up to `last`, cut for good.
 
-    `runs` are those that the store may not know, each after its parent; `status`, `outcomes` and `messages` are by run
-    id. `ended` says that the root's outcome is the last event. One without anything asks whose the root is.
+    `runs` are those that the store may not know, each after its parent; `status`, `outcomes`, `results` and `messages`
+    are by run id. `ended` says that the root's outcome is the last event. One without anything asks whose the root is.
     """
 
     root_run_id: str
@@ -72,6 +76,7 @@ class Batch:
     outcomes: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     messages: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     ended: bool = False
+    results: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
 class Page(NamedTuple):
@@ -169,6 +174,7 @@ class Store(Protocol):
 
         Raises:
             RunNotFound: No such root.
+            EventsExpired: It has ended, and the next of these events is no longer kept.
         """
         ...
 

@@ -6,6 +6,7 @@ import anyio.lowlevel
 from kit.server import AGENTS, app, begun, events_of, frames_of, read_until, serving
 from softstop import Agent, RunContext
 from softstop.server import Caps, Settings
+from softstop.stores import MemoryStore, Shelf
 
 
 async def test_a_run_is_started_streamed_and_told_to_its_end() -> None:
@@ -65,6 +66,18 @@ async def test_a_reader_that_comes_back_goes_on_where_it_was_and_is_sent_home_af
         for wrong in ("9999", "abc", "5\u0665".encode().decode("latin-1"), "-1", " 5 6"):
             answer = await client.get(path, params={"starting_after": wrong})
             assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_FAILED"), wrong
+
+
+async def test_a_reader_of_events_that_are_no_longer_kept_is_sent_to_the_run_itself() -> None:
+    async with serving(app(store=MemoryStore(Shelf(keep_logs=0)))) as client:
+        told = (await client.post("/runs", json={"agent": "quick", "message": "hi"})).json()
+        path = f"/runs/{told['run_id']}"
+        for headers in ({}, {"last-event-id": "1"}):
+            gone = await client.get(f"{path}/events", headers=headers)
+            assert (gone.status_code, gone.json()["code"]) == (410, "EVENTS_EXPIRED")
+            assert (gone.json()["run_id"], gone.json()["trimmed_to"]) == (told["run_id"], "3")
+        assert (await client.get(f"{path}/events", headers={"last-event-id": "3"})).status_code == 204
+        assert (await client.get(path)).json()["content"] == "said hi"
 
 
 async def test_a_reader_that_leaves_stops_nothing_unless_the_run_was_started_so() -> None:

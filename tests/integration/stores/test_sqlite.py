@@ -149,7 +149,7 @@ async def test_a_file_of_a_newer_version_is_not_touched(path: Path) -> None:
     schema.prepare(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreUnavailable, match="version 99, written by a newer softstop; this one knows 2"):
+    with pytest.raises(StoreUnavailable, match="version 99, written by a newer softstop; this one knows 3"):
         async with SQLiteStore(path).open("a", 10.0):
             raise NotImplementedError
 
@@ -167,7 +167,7 @@ async def test_a_file_of_an_older_version_is_brought_up_with_what_it_holds(
         async with store.open("b", 10.0):
             assert (await store.find(RunQuery(run_id="r")))[0].run_id == "r"
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
         assert connection.execute("SELECT x FROM added").fetchall() == [(7,)]
 
 
@@ -252,7 +252,7 @@ async def test_one_job_that_the_database_refuses_fails_alone(path: Path) -> None
             group.start_soon(do, work)
     assert (done, sorted(problems)) == ([1, 1, 1], ["StoreUnavailable", "ValueError"])
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM stops").fetchone() == (3,)
+        assert connection.execute("SELECT count(*) FROM stops").fetchone() == (4,)
     worker.stop()
 
 

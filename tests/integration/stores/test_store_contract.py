@@ -1,4 +1,4 @@
-"""What every store keeps to, played over all of them. A new store adds one line."""
+"""What every store keeps to, played over all of them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -7,36 +7,23 @@ from pathlib import Path
 import anyio
 import pytest
 
-from softstop import RunNotFound, RunStatus, Source, StopCause, StopMode, StopOutcome, StopRequest
+from kit.stores import STORES, Make, batch, end, lines, one, record
+from softstop import RunNotFound, RunStatus, StopCause, StopMode, StopOutcome, StopRequest
 from softstop.stores import (
     Batch,
     Changed,
     Lapsed,
-    MemoryStore,
     News,
     OwnerLost,
     RunQuery,
-    RunRecord,
-    Shelf,
     StopAsked,
     Store,
 )
-from softstop.stores.sqlite import SQLiteStore
 
-Make = Callable[[], Store]  # one more store over the same data, as another process has it
 Open = Callable[..., Awaitable[Store]]
 
 
-def memory(folder: Path) -> Make:
-    shelf = Shelf()
-    return lambda: MemoryStore(shelf)
-
-
-def sqlite(folder: Path) -> Make:
-    return lambda: SQLiteStore(folder / "runs.db")
-
-
-@pytest.fixture(params=[memory, sqlite], ids=lambda make: make.__name__)
+@pytest.fixture(params=STORES, ids=lambda make: make.__name__)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     factory: Callable[[Path], Make] = request.param
     return factory(tmp_path)
@@ -53,32 +40,6 @@ async def opened(make: Make) -> AsyncIterator[Open]:
             return store
 
         yield open_one
-
-
-def record(run_id: str, parent: str | None = None, root: str | None = None, **fields: object) -> RunRecord:
-    values: dict[str, object] = {
-        "run_id": run_id, "root_run_id": root or parent or run_id, "parent_run_id": parent,
-        "source": Source("agent", "writer", "Writer"), "user_id": None, "session_id": None, "metadata": {"a": [1, "é"]},
-        "created_at": 12.5, **fields,
-    }  # fmt: skip
-    return RunRecord(**values)  # type: ignore[arg-type]
-
-
-def lines(first: int, last: int) -> list[tuple[int, bytes]]:
-    return [(seq, b'{"seq": %d}' % seq) for seq in range(first, last + 1)]
-
-
-def batch(run_id: str, after: int, last: int, **fields: object) -> Batch:
-    return Batch(run_id, after, last, lines(after + 1, last), **fields)  # type: ignore[arg-type]
-
-
-def end(run_id: str, after: int, status: RunStatus = RunStatus.completed) -> Batch:
-    return batch(run_id, after, after + 1, status={run_id: status}, outcomes={run_id: b"{}"}, ended=True)
-
-
-async def one(store: Store, run_id: str) -> RunRecord:
-    (found,) = await store.find(RunQuery(run_id=run_id))
-    return found
 
 
 async def news_of(store: Store, kind: type[News], seconds: float = 5.0) -> News:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 
-from ...errors import RunNotFound
+from ...errors import EventsExpired, RunNotFound
 from ..store import Page, RunQuery, RunRecord
 from .rows import RECORD, audit_of, is_damaged, record_of, verified, where
 
 
 def read(connection: sqlite3.Connection, root_run_id: str, after: int, limit: int) -> Page:
     """See `Store.read`."""
-    root = connection.execute("SELECT number, last_seq, ended FROM roots WHERE run_id = ?", (root_run_id,)).fetchone()
+    root = connection.execute(
+        "SELECT number, last_seq, ended, trimmed_to FROM roots WHERE run_id = ?", (root_run_id,)
+    ).fetchone()
     if root is None:
         raise RunNotFound(root_run_id)
-    number, last, ended = root
+    number, last, ended, trimmed_to = root
+    if after < trimmed_to:
+        raise EventsExpired(root_run_id, trimmed_to)
     rows = connection.execute(
         "SELECT seq, data, sum FROM events WHERE root = ? AND seq > ? ORDER BY seq LIMIT ?", (number, after, limit)
     )
@@ -49,10 +53,12 @@ def check(connection: sqlite3.Connection) -> list[str]:
     """See `SQLiteStore.check`."""
     wrong = [line for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
     roots = {
-        number: (run_id, last, ended)
-        for number, run_id, last, ended in connection.execute("SELECT number, run_id, last_seq, ended FROM roots")
+        number: (run_id, last, ended, trimmed_to)
+        for number, run_id, last, ended, trimmed_to in connection.execute(
+            "SELECT number, run_id, last_seq, ended, trimmed_to FROM roots"
+        )
     }
-    newest = dict.fromkeys(roots, 0)
+    newest = {number: trimmed_to for number, (*_, trimmed_to) in roots.items()}
     for root, seq, data, checksum in connection.execute("SELECT root, seq, data, sum FROM events ORDER BY root, seq"):
         if root not in roots:
             wrong.append(f"event {seq} is of root {root}, which is not there")
@@ -60,7 +66,7 @@ def check(connection: sqlite3.Connection) -> list[str]:
         newest[root] = seq
         if is_damaged(data, checksum):
             wrong.append(f"event {seq} of run {roots[root][0]}: its checksum is wrong")
-    for number, (run_id, last, ended) in roots.items():
+    for number, (run_id, last, ended, _) in roots.items():
         if newest[number] != last:
             wrong.append(f"run {run_id}: its last event is {newest[number]}, not {last}")
         found = connection.execute("SELECT outcome, outcome_sum FROM runs WHERE run_id = ?", (run_id,)).fetchone()

@@ -15,7 +15,7 @@ from ..store import Audit, RunQuery, RunRecord
 
 RECORD = (
     "runs.run_id, runs.root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, metadata, "
-    "created_at, status, wish, owner, last_seq, stop, outcome, outcome_sum"
+    "created_at, status, wish, owner, last_seq, trimmed_to, stop, outcome, outcome_sum, result, result_sum"
 )
 INSERT_RUN = (
     "INSERT OR IGNORE INTO runs (run_id, root_run_id, parent_run_id, kind, source_id, source_name, user_id, "
@@ -41,9 +41,12 @@ def _json(metadata: Any) -> bytes:
 def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[Audit, ...] = ()) -> RunRecord:
     """The record of a row of the columns `RECORD`."""
     run_id, root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, *rest = row
-    metadata, created_at, status, wish, owner, last_seq, stop, outcome, outcome_sum = rest
+    metadata, created_at, status, wish, owner, last_seq, trimmed_to, stop, outcome, outcome_sum, *told = rest
     if outcome is not None:
         verified(outcome, outcome_sum, f"the outcome of run {run_id}")
+    result, result_sum = told
+    if result is not None:
+        verified(result, result_sum, f"the result of run {run_id}")
     return RunRecord(
         run_id=run_id,
         root_run_id=root_run_id,
@@ -59,8 +62,10 @@ def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[
         last_seq=last_seq,
         stop=None if stop is None else StopRequest.model_validate_json(stop),
         outcome=outcome,
+        result=result,
         messages=messages,
         audit=audit,
+        trimmed_to=trimmed_to,
     )
 
 

@@ -41,6 +41,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX stops_run ON stops (run_id)",
     ),
     ("ALTER TABLE runs ADD COLUMN wish TEXT",),
+    (
+        "ALTER TABLE roots ADD COLUMN trimmed_to INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX roots_ended ON roots (changed) WHERE ended = 1",
+        "CREATE INDEX roots_logs ON roots (changed) WHERE ended = 1 AND trimmed_to < last_seq",
+        "CREATE INDEX keys_run ON keys (run_id)",
+        "ALTER TABLE runs ADD COLUMN result BLOB",
+        "ALTER TABLE runs ADD COLUMN result_sum INTEGER",
+    ),
 )
 
 

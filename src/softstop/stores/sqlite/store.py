@@ -15,6 +15,7 @@ from typing import Final
 import anyio.to_thread
 
 from ...aio.crossing import call_on
+from ...checks import whole
 from ...errors import StoreUnavailable
 from ...stops import StopRequest
 from ..store import Batch, Lapsed, News, Page, RunQuery, RunRecord, Store, Verdict
@@ -26,6 +27,7 @@ from .worker import Worker
 
 BEATS: Final = 3  # in a lease
 NEVER: Final = float("inf")
+TRIMMED: Final = 200  # rows at a time, beside twice those that were written meanwhile
 PATIENCE: Final = 5.0  # seconds; more than the pause between two tries of a recording, and a wait for a lock
 
 
@@ -41,10 +43,22 @@ class SQLiteStore(Store):
         path: The file; made, for its owner alone, if it is not there. A folder `<path>-owners` lies beside it. Not on a
             network file system.
         clock: Wall-clock seconds, by which owners live.
+        keep_logs: Ended root runs whose events are kept; of older ones the outcome, the conversation and the audit are.
+        keep_ended: Ended root runs of which anything is kept, with their members. The file stays as large as it has
+            been at most: what is dropped makes room for what comes.
     """
 
-    def __init__(self, path: str | PathLike[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        clock: Callable[[], float] = time.time,
+        *,
+        keep_logs: int = 1_000,
+        keep_ended: int = 10_000,
+    ) -> None:
         self._path, self._clock = Path(path), clock
+        self._keep = min(whole(keep_logs, "keep_logs"), whole(keep_ended, "keep_ended", 1)), keep_ended
+        self._written = 0  # rows of events since something was trimmed
         self._owner, self._lease = "", 0.0
         self._inbox: dict[News, None] = {}
         self._bell = asyncio.Event()
@@ -110,7 +124,19 @@ class SQLiteStore(Store):
 
     async def commit(self, batches: Sequence[Batch]) -> Sequence[str]:
         """See `Store`."""
-        return await self._writes.do(partial(writing.commit, owner=self._owner, batches=batches))
+        return await self._writes.do(partial(self._commit, batches))
+
+    def _commit(self, batches: Sequence[Batch], connection: sqlite3.Connection) -> Sequence[str]:
+        self._written += sum(len(batch.events) for batch in batches)
+        if any(batch.ended for batch in batches):
+            self._writes.do_after(self._trim)
+        return writing.commit(connection, self._owner, batches)
+
+    def _trim(self, connection: sqlite3.Connection) -> None:
+        """Drop what is too much, faster than it is written."""
+        rows, self._written = 2 * self._written, 0
+        if writing.trim(connection, *self._keep, rows=rows + TRIMMED):
+            self._writes.do_after(self._trim)
 
     async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
         """See `Store`."""

@@ -31,6 +31,7 @@ class Worker:
     def __init__(self, name: str, connect: Callable[[], sqlite3.Connection], begin: Literal["IMMEDIATE", "DEFERRED"]):
         self._connect, self._begin = connect, f"BEGIN {begin}"
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._chore: Callable[[sqlite3.Connection], Any] | None = None
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name=f"softstop {name}", daemon=True)
         self._thread.start()
@@ -44,6 +45,10 @@ class Worker:
         result: Future[T] = Future()
         self._jobs.put(_Job(work, result))
         return await asyncio.wrap_future(result)
+
+    def do_after(self, chore: Callable[[sqlite3.Connection], Any]) -> None:
+        """Called by a job: do this once all that share its transaction have their answers, in one of its own."""
+        self._chore = chore
 
     def stop(self) -> None:
         """End the thread after the jobs that wait; wait for that."""
@@ -61,6 +66,9 @@ class Worker:
             given = [job for job in jobs if job is not None and job.result.set_running_or_notify_cancel()]
             if given:
                 self._do_all(given)
+                chore, self._chore = self._chore, None
+                if chore is not None:
+                    self._do_all([_Job(chore, Future())])
         self._close()
 
     def _do_all(self, jobs: list[_Job]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from typing import Any
 from zlib import crc32
 
 from ...stops import RunStatus, StopOutcome, StopRequest
@@ -74,10 +75,11 @@ def _commit(connection: sqlite3.Connection, owner: str, batch: Batch) -> bool:
 
 def _note(connection: sqlite3.Connection, batch: Batch) -> None:
     for run_id, status in batch.status.items():
-        outcome, messages = batch.outcomes.get(run_id), batch.messages.get(run_id)
+        told = [kept.get(run_id) for kept in (batch.outcomes, batch.results, batch.messages)]
         connection.execute(
-            "UPDATE runs SET status = ?, outcome = ?, outcome_sum = ?, messages = ?, messages_sum = ? WHERE run_id = ?",
-            (status.value, outcome, _sum(outcome), messages, _sum(messages), run_id),
+            "UPDATE runs SET status = ?, outcome = ?, outcome_sum = ?, result = ?, result_sum = ?, messages = ?, "
+            "messages_sum = ? WHERE run_id = ?",
+            (status.value, *(value for data in told for value in (data, _sum(data))), run_id),
         )
     if batch.ended:  # a member that was never seen to begin
         connection.execute(
@@ -85,6 +87,45 @@ def _note(connection: sqlite3.Connection, batch: Batch) -> None:
             "WHERE root_run_id = ? AND status IN ('pending', 'running', 'stopping')",
             (batch.root_run_id,),
         )
+
+
+def trim(connection: sqlite3.Connection, keep_logs: int, keep_ended: int, rows: int) -> bool:
+    """Drop events of the oldest ended roots, and records, as far as they are too many; return whether more are.
+
+    At most about so many rows at a time: readers of a long log see it shrink from its beginning.
+    """
+    for number, last in _oldest(connection, "number, last_seq", "ended = 1 AND trimmed_to < last_seq", keep_logs):
+        (upto,) = connection.execute(
+            "SELECT max(seq) FROM (SELECT seq FROM events WHERE root = ? ORDER BY seq LIMIT ?)", (number, rows)
+        ).fetchone()
+        rows -= connection.execute("DELETE FROM events WHERE root = ? AND seq <= ?", (number, upto or 0)).rowcount + 1
+        connection.execute("UPDATE roots SET trimmed_to = ? WHERE number = ?", (last if upto is None else upto, number))
+        if rows <= 0:
+            return True
+    for number, run_id in _oldest(connection, "number, run_id", "ended = 1", keep_ended):
+        rows -= _forget(connection, number, run_id)
+        if rows <= 0:
+            return True
+    return False
+
+
+def _oldest(connection: sqlite3.Connection, columns: str, which: str, keep: int) -> list[tuple[Any, ...]]:
+    """The roots before the last ones to be kept, the oldest first; some of them."""
+    return connection.execute(
+        f"SELECT {columns} FROM roots WHERE {which} AND changed <= "
+        f"(SELECT changed FROM roots WHERE {which} ORDER BY changed DESC LIMIT 1 OFFSET ?) ORDER BY changed LIMIT 1000",
+        (keep,),
+    ).fetchall()
+
+
+def _forget(connection: sqlite3.Connection, number: int, root_run_id: str) -> int:
+    """Drop a root and its members; return how many rows that were."""
+    of_its_runs = "run_id IN (SELECT run_id FROM runs WHERE root_run_id = ?)"
+    for table in ("stops", "keys"):
+        connection.execute(f"DELETE FROM {table} WHERE {of_its_runs}", (root_run_id,))
+    for table, key in (("events", "root"), ("roots", "number")):
+        connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (number,))
+    return connection.execute("DELETE FROM runs WHERE root_run_id = ?", (root_run_id,)).rowcount + 1
 
 
 def _sum(data: bytes | None) -> int | None:
