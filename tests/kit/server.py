@@ -36,8 +36,9 @@ async def steady(run: RunContext, message: object) -> None:
             await anyio.sleep(0.5)
 
 
-async def quick(run: RunContext, message: object) -> None:
+async def quick(run: RunContext, message: object) -> dict[str, object]:
     run.write(f"said {message}")
+    return {"said": message}
 
 
 async def broken(run: RunContext, message: object) -> None:

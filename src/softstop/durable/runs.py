@@ -32,6 +32,7 @@ from ..runs.spec import RunOptions, RunSpec
 from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
 from ..stores import Audit, Page, Recording, RunQuery, RunRecord, Store
 from ..stores.orphans import last_words
+from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.supervisor import Supervisor
 from .following import Lines, LogPages, MemberPages
 from .views import RunView, view, view_of
@@ -171,9 +172,9 @@ class Runs:
             return view(_owned(run, run.facts.user_id, user_id, run_id))
         record = await self._record(run_id, user_id)
         assert self._recording is not None
-        members = await self._recording.store.find(RunQuery(root_run_id=record.root_run_id, limit=10**6))
-        below = tuple(each.run_id for each in reversed(members) if each.parent_run_id == run_id)
-        return replace(view_of(record), members=below)
+        family = await family_of(self._recording.store, record)
+        below = tuple(each.run_id for each in reversed(family) if each.parent_run_id == run_id)
+        return replace(view_of(record, outputs_of(family).get(run_id)), members=below)
 
     async def find(self, query: RunQuery, keep: Callable[[RunView], bool] = lambda _: True) -> list[RunView]:
         """Runs, the newest first, of which `keep` is true."""
@@ -183,12 +184,15 @@ class Runs:
         page = replace(query, limit=PAGE)
         while len(found) < query.limit:
             records = await self._recording.store.find(page)
-            views = [view(run) if (run := self._local(each.run_id)) else view_of(each) for each in records]
-            found += filter(keep, views)
+            found += filter(keep, map(self._seen, records))
             if len(records) < PAGE:
                 break
             page = replace(page, before=records[-1].run_id)
         return found[: query.limit]
+
+    def _seen(self, record: RunRecord) -> RunView:
+        run = self._local(record.run_id)
+        return view_of(record, output_of(record)) if run is None else view(run)
 
     def _found_here(self, query: RunQuery) -> Iterator[RunView]:
         runs = self._supervisor.list_runs(status=query.status, user_id=query.user_id, session_id=query.session_id)

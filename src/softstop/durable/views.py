@@ -11,7 +11,6 @@ from ..runs.run import Run
 from ..runs.spec import RunOutput
 from ..stops import RunStatus, StopRequest
 from ..stores import RunRecord
-from ..stores.orphans import output_of
 from ..usage import NO_USAGE, Usage
 
 
@@ -37,9 +36,8 @@ def view(run: Run) -> RunView:
     return RunView(run.facts, run.status, run.usage, run.stop, run.output, members)
 
 
-def view_of(record: RunRecord) -> RunView:
+def view_of(record: RunRecord, output: RunOutput | None) -> RunView:
     """A run as its record tells."""
-    output = output_of(record, None)
     facts = RunFacts(
         run_id=record.run_id,
         root_run_id=record.root_run_id,

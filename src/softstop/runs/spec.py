@@ -134,7 +134,7 @@ class OutputAsJson:
     finish_reason: str | None
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
     """The value of a body as JSON-able data, whatever it is."""
     if isinstance(value, Iterator):
         return _kind_of(cast(object, value))  # pydantic would consume it
@@ -193,7 +193,7 @@ class RunOutput(Generic[Value]):
             run_id=self.run_id,
             status=self.status,
             content=self.content,
-            value=_plain(self.value),
+            value=plain(self.value),
             usage=self.usage,
             total_usage=self.total_usage,
             stop=self.stop,

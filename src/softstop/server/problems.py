@@ -51,6 +51,12 @@ STATUS: Final[Mapping[str, int]] = {
 RETRYABLE: Final = (429, 503)
 CATEGORIES: Final = {401: "authentication", 403: "authorization", 404: "not_found", 409: "conflict", 429: "rate_limit"}
 
+OTHERS: Final = (
+    (KeyReused, "IDEMPOTENCY_KEY_REUSED"),
+    (MisuseError, "VALIDATION_FAILED"),
+    (SoftstopError, "INTERNAL_ERROR"),
+)
+
 
 class Problem(Exception):
     """The answer to a request that cannot be carried out; raised anywhere below a route.
@@ -118,12 +124,7 @@ def problem_of(error: Exception) -> Problem:
         case ValidationError():
             return invalid(error)
         case SoftstopError():
-            codes = {
-                KeyReused: "IDEMPOTENCY_KEY_REUSED",
-                MisuseError: "VALIDATION_FAILED",
-                SoftstopError: "INTERNAL_ERROR",
-            }
-            code = next(code for kind, code in codes.items() if isinstance(error, kind))
+            code = next(code for kind, code in OTHERS if isinstance(error, kind))
             return Problem(code, one_line(str(error), 300))
         case _:
             return Problem("INTERNAL_ERROR", "The server failed; its log says why")

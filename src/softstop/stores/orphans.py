@@ -1,4 +1,4 @@
-"""From stored bytes back to runs: what a dead owner owes its runs, and the output of an ended one."""
+"""What a dead owner owes its runs, from what it has stored."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from types import MappingProxyType
 
 import anyio.to_thread
 
-from ..events import Outcome, RunCancelled, parse_event
-from ..events.kinds import stop_of
+from ..events import Outcome, parse_event
 from ..events.restoring import RestoredLog, RestoredRun, orphan_outcomes, restore
-from ..runs.spec import RunOutput
 from ..stops import RunStatus
 from ..usage import NO_USAGE
-from .store import Batch, MessageCodec, RunRecord, Store
+from .store import Batch, RunRecord, Store
 
 MOST = 1_000  # events of a page
 
@@ -63,23 +61,3 @@ def _not_begun(record: RunRecord) -> RestoredLog:
         ended_at=None,
     )
     return RestoredLog(record.run_id, 0, MappingProxyType({record.run_id: run}))
-
-
-def output_of(record: RunRecord, messages: MessageCodec | None) -> RunOutput | None:
-    """The output of an ended run, as far as a store tells; None for one that has not ended."""
-    if record.outcome is None:
-        return None
-    outcome = parse_event(record.outcome)
-    assert isinstance(outcome, Outcome)
-    return RunOutput(
-        run_id=record.run_id,
-        status=outcome.status,
-        content=outcome.content,
-        usage=outcome.usage,
-        total_usage=outcome.total_usage,
-        stop=stop_of(outcome) if isinstance(outcome, RunCancelled) else None,
-        steps=outcome.steps,
-        errors=outcome.errors,
-        abandoned=outcome.abandoned if isinstance(outcome, RunCancelled) else (),
-        messages=() if messages is None or record.messages is None else messages.load(record.messages),
-    )

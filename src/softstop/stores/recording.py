@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
 from types import TracebackType
@@ -23,12 +23,14 @@ from ..checks import seconds, typed
 from ..errors import StoreUnavailable, safe_error
 from ..events import Event, Outcome, RunStarted, RunStopRequested
 from ..protocols import RunFacts, Tape
+from ..runs.run import Run
 from ..runs.spec import RunOutput, fresh_id
 from ..stops import RunStatus, StopCause, StopMode, StopRequest
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .following import Bells, Follow
-from .orphans import last_words, output_of
+from .orphans import last_words
+from .outputs import family_of, outputs_of, result_of
 from .store import Batch, Changed, Lapsed, MessageCodec, News, OwnerLost, RunQuery, RunRecord, StopAsked, Store
 
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries
@@ -49,6 +51,7 @@ class _Root:
     run_id: str
     tape: Tape
     unknown: list[RunRecord]  # runs that the store may not know
+    runs: dict[str, Run]  # also those that the supervisor no longer remembers
     stored: int = 0  # seq
     fenced: bool = False  # another owner has it
     ended: bool = False  # the outcome was taken
@@ -157,9 +160,12 @@ class Recording:
     def registered(self, run: RunFacts, tape: Tape | None) -> None:
         """See `softstop.ports.Recorder`."""
         if tape is not None:
-            root = self._roots[run.run_id] = _Root(run.run_id, tape, [])
-            self._mark(root)
-        self._roots[run.root_run_id].unknown.append(record_of(run))
+            self._roots[run.run_id] = _Root(run.run_id, tape, [], {})
+            self._mark(self._roots[run.run_id])
+        root = self._roots[run.root_run_id]
+        root.unknown.append(record_of(run))
+        if self._supervisor is not None:
+            root.runs[run.run_id] = self._supervisor.get_run(run.run_id)
         early = self._early.pop(run.run_id, None)
         if early is not None:
             asyncio.get_running_loop().call_soon(self._request_stop, run.run_id, early)
@@ -187,15 +193,19 @@ class Recording:
         return Follow(self.store, self._bells, root_run_id, after, self._roots)
 
     async def output(self, run_id: str) -> RunOutput | None:
-        """The output of any ended run that the store has, as far as it tells: without `value`, `members` and `error`.
+        """The output of any ended run that the store has, to be given as `continue_from=`; None for any other.
 
-        To be given as `continue_from=`. None for a run that is unknown or has not ended.
+        Its `value` is as JSON has it, its `error` a `RunErrored` with the type and the text of the exception.
 
         Raises:
             StoreUnavailable: It cannot be read now.
         """
-        found = await self.store.find(RunQuery(run_id=run_id))
-        return output_of(found[0], self._messages) if found else None
+        for record in await self.store.find(RunQuery(run_id=run_id)):
+            output = outputs_of(await family_of(self.store, record)).get(run_id)
+            if output is None or self._messages is None or record.messages is None:
+                return output
+            return replace(output, messages=self._messages.load(record.messages))
+        return None
 
     # -- from the logs into the store ------------------------------------------------------------------------------
 
@@ -229,6 +239,7 @@ class Recording:
             self._leave(root)
             return None
         outcomes = [event for event in events if isinstance(event, Outcome)]
+        results, messages = self._outputs([run for outcome in outcomes if (run := root.runs.pop(outcome.run_id, None))])
         return Batch(
             root_run_id=root.run_id,
             after=root.stored,
@@ -237,23 +248,29 @@ class Recording:
             runs=unknown,
             status={event.run_id: status for event in events if (status := status_of(event)) is not None},
             outcomes={outcome.run_id: outcome.to_json() for outcome in outcomes},
-            messages=self._conversations(outcomes),
+            messages=messages,
             ended=root.ended,
+            results=results,
         )
 
-    def _conversations(self, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
-        written: dict[str, bytes] = {}
-        if self._messages is None or self._supervisor is None:
-            return written
-        for outcome in outcomes:
+    def _outputs(self, ended: Sequence[Run]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """What outputs tell beside their outcomes, and their conversations, by run id."""
+        results: dict[str, bytes] = {}
+        messages: dict[str, bytes] = {}
+        for run in ended:
+            output = run.output
+            if output is None:
+                continue
             try:
-                output = self._supervisor.get_run(outcome.run_id).output
-                if output is not None and output.messages:
-                    written[outcome.run_id] = self._messages.dump(output.messages)
+                result = result_of(output)
+                if result is not None:
+                    results[run.run_id] = result
+                if self._messages is not None and output.messages:
+                    messages[run.run_id] = self._messages.dump(output.messages)
             except Exception as error:  # noqa: BLE001 - boundary: code of others, which never changes a run
                 text = "the conversation of run %(run_id)s was not kept: %(problem)s"
-                tell("error", "store.messages_lost", text, run_id=outcome.run_id, problem=safe_error(error))
-        return written
+                tell("error", "store.messages_lost", text, run_id=run.run_id, problem=safe_error(error))
+        return results, messages
 
     def _stored(self, root: _Root, batch: Batch, fenced: bool) -> None:
         if fenced:

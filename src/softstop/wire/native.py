@@ -7,6 +7,7 @@ from typing import Any, Final
 from pydantic_core import to_jsonable_python
 
 from ..durable import RunView
+from ..runs.spec import plain
 from ..stores import Page
 
 RETRY: Final = b"retry: 1000\n"  # milliseconds until a browser connects again; before the first frame, as a part of it
@@ -49,10 +50,11 @@ def run_as_json(view: RunView) -> dict[str, Any]:
     if output is not None:
         seen |= {
             "content": output.content,
+            "value": plain(output.value),
             "steps": output.steps,
             "errors": output.errors,
             "abandoned": output.abandoned,
             "finish_reason": output.finish_reason,
         }
-    plain: dict[str, Any] = to_jsonable_python(seen, fallback=repr)
-    return plain
+    told: dict[str, Any] = to_jsonable_python(seen, fallback=repr)
+    return told

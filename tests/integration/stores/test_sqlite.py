@@ -194,6 +194,7 @@ DAMAGES = {
     "UPDATE events SET data = CAST('x' || data AS BLOB) WHERE seq = 5": "event 5 of run r: its checksum is wrong",
     "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)": "its last event is",
     "UPDATE runs SET outcome = CAST('x' || outcome AS BLOB)": "the outcome of run r: its checksum is wrong",
+    "UPDATE runs SET result = CAST('x' || result AS BLOB)": "the result of run r: its checksum is wrong",
     "UPDATE runs SET outcome = NULL": "run r: it has no outcome",
     "UPDATE roots SET ended = 0": "run r: it has an outcome",
     "DELETE FROM runs": "run r: it has no record",
@@ -252,7 +253,7 @@ async def test_one_job_that_the_database_refuses_fails_alone(path: Path) -> None
             group.start_soon(do, work)
     assert (done, sorted(problems)) == ([1, 1, 1], ["StoreUnavailable", "ValueError"])
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM stops").fetchone() == (4,)
+        assert connection.execute("SELECT count(*) FROM stops").fetchone() == (3,)
     worker.stop()
 
 

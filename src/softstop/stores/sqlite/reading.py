@@ -69,11 +69,17 @@ def check(connection: sqlite3.Connection) -> list[str]:
     for number, (run_id, last, ended, _) in roots.items():
         if newest[number] != last:
             wrong.append(f"run {run_id}: its last event is {newest[number]}, not {last}")
-        found = connection.execute("SELECT outcome, outcome_sum FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        found = connection.execute("SELECT outcome FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         if found is None:
             wrong.append(f"run {run_id}: it has no record")
         elif bool(ended) != (found[0] is not None):
             wrong.append(f"run {run_id}: it has {'no' if ended else 'an'} outcome")
-        elif found[0] is not None and is_damaged(*found):
-            wrong.append(f"the outcome of run {run_id}: its checksum is wrong")
+    return wrong + _damaged(connection)
+
+
+def _damaged(connection: sqlite3.Connection) -> list[str]:
+    wrong: list[str] = []
+    for column in ("outcome", "result", "messages"):
+        kept = connection.execute(f"SELECT run_id, {column}, {column}_sum FROM runs WHERE {column} IS NOT NULL")
+        wrong += [f"the {column} of run {run_id}: its checksum is wrong" for run_id, *data in kept if is_damaged(*data)]
     return wrong
