@@ -69,26 +69,33 @@ ACTIONS: dict[str, tuple[Callable[[Run], object], type[Event]]] = {
 }
 
 
+def strike_in_the_next_write(log: Log, strike: Callable[[], object]) -> None:
+    """The clock is read in the middle of a write: have a handler strike there."""
+    clock = log.clock
+
+    def strikes() -> float:
+        log.clock = clock
+        strike()
+        return clock()
+
+    log.clock = strikes
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["a later event", "the first event"])
 @pytest.mark.parametrize("action", ACTIONS)
-async def test_each_moment_of_a_write_at_which_a_handler_can_strike(action: str) -> None:
-    """The clock is read in the middle of a write: here the handler strikes there, each time."""
+async def test_each_moment_of_a_write_at_which_a_handler_can_strike(action: str, first: bool) -> None:
     act, told = ACTIONS[action]
 
     async def body(run: RunContext, message: object) -> None:
         run.charge(Usage(output_tokens=10))
-        log = run._run.writer.log
-        clock = log.clock
-
-        def strikes() -> float:
-            log.clock = clock
-            act(handle)
-            return clock()
-
-        log.clock = strikes
+        if not first:
+            strike_in_the_next_write(run._run.writer.log, lambda: act(handle))
         run.write("x")
         await asyncio.sleep(0.01)
 
     handle = Agent(body).arun("go", limits=Limits(tokens=100))
+    if first:
+        strike_in_the_next_write(handle._state.writer.log, lambda: act(handle))
     with anyio.fail_after(15):
         await handle
         events = [event async for event in handle.events()]

@@ -60,7 +60,7 @@ class Log:
     @property
     def half_written(self) -> bool:
         """Whether an event has its seq and is not in the log yet: only a signal handler, or an observer, sees that."""
-        return bool(self.recent) and self.recent[-1]._seq != self.seq
+        return (self.recent[-1]._seq if self.recent else self._first - 1) != self.seq
 
     def waiter(self) -> asyncio.Future[None]:
         """A future that is set with the next event, for a reader that is up to date."""
