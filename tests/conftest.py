@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import groupby
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
-from explore.summary import pytest_terminal_summary as pytest_terminal_summary
+from explore.summary import tell_explored
 from hypothesis import HealthCheck, settings
 
 import softstop
@@ -36,6 +37,8 @@ VIRTUAL = (HERE / "law", HERE / "unit", HERE / "explore")
 SETTLE_TURNS = 20
 WAITS = ("time.", "socket.", "ssl.", "sqlite3.", "threading.", "builtins.")
 TIMED_OUT = pytest.StashKey[bool]()
+BEGAN = time.monotonic()
+LONG = 300.0  # seconds of a whole run beyond which it tells what took longest
 _loops: list[VirtualLoop] = []  # the loop of the test that runs
 
 
@@ -59,6 +62,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what to expect of the README's second command; the percents beside the dots say how far it is."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     return ["all tests: about 5 minutes with -n 2 on two free cores, 10 where they are busy"] if whole else []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what was explored, and which tests took longest if all of them took longer than they should."""
+    tell_explored(terminalreporter)
+    took = time.monotonic() - BEGAN
+    if took < LONG:
+        return
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    longest = sorted(reports, key=lambda report: -report.duration)[:20]
+    terminalreporter.section(f"{took:.0f} s, longest of all")
+    for report in longest:
+        terminalreporter.line(f"{report.duration:6.1f} s {report.when:<8} {report.nodeid}")
 
 
 def pytest_asyncio_loop_factories(

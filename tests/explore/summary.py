@@ -1,4 +1,4 @@
-"""Says at the end of a test run what was explored; `tests/conftest.py` has it, which xdist loads in its controller."""
+"""Says at the end of a test run what was explored; called by `tests/conftest.py`, which xdist's controller loads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from .scale import FIRST_SEED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def tell_explored(terminalreporter: pytest.TerminalReporter) -> None:
     """Add up what the tests have counted, and list the planted bugs that were found."""
     total = {"schedules": 0, "stories": 0}
     broken, mutants = 0, list[str]()

@@ -14,7 +14,7 @@ from .trees import TREES, random_tree, trees_hold
 pytestmark = [pytest.mark.explore, pytest.mark.timeout(PATIENCE)]
 CountReport = Callable[[Report], None]
 
-SEEDS = times(5)  # times ten trees
+SEEDS = times(5, least=3)  # times ten trees
 PAIRS = times(150)
 MOST = times(300)  # schedules a tree, drawn from all singles and pairs
 

@@ -53,6 +53,7 @@ class RunTrace:
         self.abandoned: tuple[str, ...] = getattr(self.outcome, "abandoned", ())
         self.output = trace.output_of(run)
         self.scripted = bool(self.marks("returned", "raised"))
+        self._ends = {step.step_id: place for place, step in reversed(self.of(StepCompleted))}  # the first of each
         self.atomic = {step.step_id for _, step in self.of(StepStarted) if step.kind == "atomic"}
         self.tree: list[RunTrace] = [self]  # all runs, parents first
         self.below: list[RunTrace] = [self]  # itself and its members, and theirs
@@ -87,15 +88,11 @@ class RunTrace:
 
     def open_steps(self, place: int) -> dict[int, StepStarted]:
         """The atomic steps that had begun and not ended right before a place."""
-        found: dict[int, StepStarted] = {}
-        for at, entry in self.entries:
-            if at >= place:
-                break
-            if isinstance(entry, StepStarted) and entry.kind == "atomic":
-                found[entry.step_id] = entry
-            elif isinstance(entry, StepCompleted):
-                found.pop(entry.step_id, None)
-        return found
+        return {
+            step.step_id: step
+            for begin, step in self.of(StepStarted)
+            if begin < place <= self._ends.get(step.step_id, FOR_EVER) and step.kind == "atomic"
+        }
 
     def delivered(self) -> str:
         """The text of its content events."""
