@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kit.provider import KEY
-from softstop.models import Anthropic, OpenAIChat, OpenAIResponses
+from softstop.models import Anthropic, OpenAIChat, OpenAIResponses, Retry
 
 PROTOCOLS = ("chat", "responses", "anthropic")
 Reason = Literal["stop", "length", "filter"]
@@ -184,7 +184,8 @@ class Wire:
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def model(self, protocol: str, **options: Any) -> OpenAIChat | OpenAIResponses | Anthropic:
-        """A model that asks this server."""
+        """A model that asks this server, and soon again after a failure."""
+        options.setdefault("retry", Retry(first=0.01))
         if protocol == "anthropic":
             return Anthropic("m", base_url=self.url, api_key=KEY, **options)
         kind = OpenAIChat if protocol == "chat" else OpenAIResponses
