@@ -51,7 +51,7 @@ def insides(error: BaseException) -> list[str]:
 
 
 async def test_a_server_that_is_not_there_fails_the_run_after_three_tries(provider: Provider) -> None:
-    nowhere = OpenAIChat("x", base_url="http://127.0.0.1:9/v1", api_key=KEY)
+    nowhere = OpenAIChat("x", base_url="http://127.0.0.1:9/v1", api_key=KEY, retry=Retry(first=0.01))
     events = [event async for event in Agent(model=nowhere).arun("go")]
 
     assert [event.attempt for event in events if isinstance(event, ModelRequestStarted)] == [1, 2, 3]
