@@ -174,8 +174,7 @@ class Event:
             return _schema_of_classes([kind for kind in Event.CLASSES if issubclass(kind, cls)], handler)
         wire = handler.generate_schema(_wire_model(cls))
         serial = core_schema.plain_serializer_function_ser_schema(cls.to_dict)
-        rebuild = core_schema.no_info_before_validator_function(lambda data: data, wire)
-        built = core_schema.no_info_after_validator_function(lambda wired: _from_wire(cls, wired), rebuild)
+        built = core_schema.no_info_after_validator_function(lambda wired: _from_wire(cls, wired), wire)
         return core_schema.union_schema([core_schema.is_instance_schema(cls), built], serialization=serial)
 
     def __eq__(self, other: object) -> bool:
