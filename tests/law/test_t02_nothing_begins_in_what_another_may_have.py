@@ -8,7 +8,7 @@ import pytest
 
 from kit.runs import at, begun, now
 from kit.stores import Flaky
-from softstop import Agent, RunContext, RunFacts, RunStatus, RunSuperseded, StopCause, Supervisor
+from softstop import Agent, RunContext, RunFacts, RunStatus, RunSuperseded, StopCause, Supervisor, Workflow
 from softstop.ports import Tape
 from softstop.stores import News, Recording, Shelf
 
@@ -89,6 +89,18 @@ async def test_a_stop_ends_the_wait() -> None:
         at(5, run.cancel)
         output = await run
     assert (output.status, output.content) == (RunStatus.cancelled, "")
+    assert now() == pytest.approx(5, abs=0.1)
+
+
+async def test_a_stop_ends_the_wait_of_a_workflow_for_its_next_step() -> None:
+    async def two_seconds(run: RunContext, value: object) -> None:
+        await anyio.sleep(2)
+
+    async with Supervisor(recorder=Away(1, 1_000)) as supervisor:
+        run = supervisor.start(Workflow([two_seconds, two_seconds]))
+        at(5, run.cancel)
+        output = await run
+    assert (output.status, len(output.members)) == (RunStatus.cancelled, 1)
     assert now() == pytest.approx(5, abs=0.1)
 
 

@@ -1,6 +1,7 @@
 """T8: whatever a body does with its cancellation, it sees few of them, and the CPU stays quiet."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 
@@ -209,3 +210,26 @@ async def test_a_body_that_swallows_each_interruption_is_asked_again_at_least_on
         await run.ended()
     assert (heard[0], heard[1]) == (1, 3), "then it has peace for its clean-up, once"
     assert max(later - before for before, later in pairwise(heard[1:])) <= 1.001
+
+
+async def test_clean_up_that_tries_a_step_again_and_again_is_told_of_it_in_one_line() -> None:
+    tries = 0
+
+    async def body(run: RunContext, message: object) -> None:
+        nonlocal tries
+        try:
+            await anyio.sleep(1_000)
+        finally:
+            while tries < 4:
+                tries += 1
+                with contextlib.suppress(asyncio.CancelledError):
+                    async with run.step("undo"):
+                        await anyio.sleep(1)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        output = await run.ended()
+    assert tries == 4
+    assert [line for line in output.errors if "in clean-up" in line] == list(output.errors)
+    assert len(output.errors) == 1

@@ -188,6 +188,19 @@ def test_what_was_open_is_told_as_unsettled_or_cut_members_first() -> None:
     assert torn.metrics is None
 
 
+async def pays_below(run: RunContext, message: object) -> None:
+    run.charge(Usage(input_tokens=1))
+    run.write("Others pay. ")
+    await run.member(Agent(pays), None)
+
+
+def test_what_a_dead_owner_owes_a_root_has_the_usage_of_all_below_it() -> None:
+    events = run_virtual(lambda: log_of(Agent(pays_below)))
+    last = max(index for index, event in enumerate(events) if isinstance(event, RunContent))
+    outcomes = [event for event in orphan_outcomes(restore(events[: last + 1]), AT) if isinstance(event, RunCancelled)]
+    assert [outcome.total_usage.total_tokens for outcome in outcomes] == [6, 13, 14]
+
+
 def test_a_stop_that_the_owner_never_saw_is_the_cause_and_one_on_record_comes_before_it() -> None:
     events = cut_at_c()
     outcome = orphan_outcomes(restore(events), AT, ASKED)[-1]
