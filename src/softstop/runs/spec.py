@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, Self, TypedDict, TypeVar, cast
 
@@ -189,20 +189,9 @@ class RunOutput(Generic[Value]):
         return to_json(self._wired())
 
     def _wired(self) -> OutputAsJson:
-        return OutputAsJson(
-            run_id=self.run_id,
-            status=self.status,
-            content=self.content,
-            value=plain(self.value),
-            usage=self.usage,
-            total_usage=self.total_usage,
-            stop=self.stop,
-            steps=self.steps,
-            members=[member.to_dict() for member in self.members],
-            errors=self.errors,
-            abandoned=self.abandoned,
-            finish_reason=self.finish_reason,
-        )
+        told = {each.name: getattr(self, each.name) for each in fields(OutputAsJson)}
+        told |= {"value": plain(self.value), "members": [member.to_dict() for member in self.members]}
+        return OutputAsJson(**told)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from softstop.events import Event, RunStarted
@@ -142,8 +143,9 @@ class Scenario:
         self._charting = not (self._schedule.injections or self._schedule.limits)
         if self._charting or self._injections["call"] or self._effects is not None:
             loop.on_call(self._on_call)
-        recorder.on_event = self._on_event if self._injections["event"] else None
-        recorder.on_mark = self._on_mark if self._injections["mark"] else None
+        at_event, at_mark = self._injections["event"], self._injections["mark"]
+        recorder.on_event = partial(self._inject_at, at_event) if at_event else None
+        recorder.on_mark = partial(self._inject_at, at_mark) if at_mark else None
 
     def _inspect(self, entry: Mark | Event) -> None:
         self.trace.ledgers.notice(entry)
@@ -202,12 +204,6 @@ class Scenario:
         if not self._quiet_before and (self._last_call < 0 or number <= self._last_call):
             self._changed.append(number)
         self._quiet_before = getattr(handle._callback, "__self__", None) in self._harness
-
-    def _on_event(self, number: int) -> None:
-        self._inject_at(self._injections["event"], number)
-
-    def _on_mark(self, number: int) -> None:
-        self._inject_at(self._injections["mark"], number)
 
     def _inject_at(self, injections: list[Injection], number: int) -> None:
         for injection in injections:

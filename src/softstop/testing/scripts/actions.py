@@ -40,18 +40,12 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
 
     async def play(run: RunContext) -> None:
         around, need = enclosing.get(), options.get("reserve")
+        reserved = Amount() if need is None else Amount.of(need)
         begun = run.step(name, **options)
         try:
             async with begun:
                 token = enclosing.set(begun.step_id)
-                mark(
-                    run,
-                    "begin",
-                    name,
-                    begun.step_id,
-                    around=around,
-                    value=Amount() if need is None else Amount.of(need),
-                )
+                mark(run, "begin", name, begun.step_id, around=around, value=reserved)
                 try:
                     await sleep_for(seconds / 2)
                     await play_all(run, inside)
@@ -328,12 +322,7 @@ def swallow(seconds: float) -> Action:
                 await asyncio.sleep(ends - anyio.current_time())
             except asyncio.CancelledError:  # noqa: ASYNC103 - that is what it is for
                 # what an anyio group in a task of asyncio's does on every turn is beyond anybody's reach
-                mark(
-                    run,
-                    "interrupted",
-                    "swallowed beyond reach" if unruly.get() else "swallowed",
-                    around=enclosing.get(),
-                    value=number,
-                )
+                name = "swallowed beyond reach" if unruly.get() else "swallowed"
+                mark(run, "interrupted", name, around=enclosing.get(), value=number)
 
     return Action(as_text("swallow", seconds), play, takes=seconds, polite=False)

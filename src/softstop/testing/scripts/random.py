@@ -11,20 +11,7 @@ from softstop.runnables.agents import Agent
 from softstop.stops import StopPolicy
 from softstop.usage import Usage
 
-from .actions import (
-    Within,
-    boundary,
-    charge,
-    fail,
-    hang,
-    on_stop,
-    sleep,
-    step,
-    stream,
-    swallow,
-    turns,
-    write,
-)
+from .actions import Within, boundary, charge, fail, hang, on_stop, sleep, step, stream, swallow, turns, write
 from .script import Action, scripted
 from .together import Manner, ask, clean_up, helper, locked, member, parallel
 
