@@ -39,6 +39,7 @@ class Script:
         self.asked: list[list[ModelMessage]] = []
         self.tools: list[list[ToolDefinition]] = []  # that it was given with each request
         self.results: list[list[ToolDefinition]] = []  # calls for a typed result, of each request
+        self.settings: list[Any] = []  # of each request
         self.model = _Scripted(self)
 
     def turn(self) -> list[Piece]:
@@ -49,6 +50,7 @@ class Script:
         self.asked.append(list(messages))
         self.tools.append(list(info.function_tools))
         self.results.append(list(info.output_tools))
+        self.settings.append(info.model_settings)
         calls = 0
         for piece in self.turn():
             if isinstance(piece, Ends):

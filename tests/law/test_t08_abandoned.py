@@ -255,3 +255,24 @@ async def test_a_body_that_ends_after_it_was_abandoned_does_not_end_the_callback
         assert now() == 17
     assert called == [17]
     assert (output.status, output.abandoned) == (RunStatus.cancelled, ("pay",))
+
+
+async def test_what_several_abandoned_steps_had_reserved_counts_as_spent_all_of_it() -> None:
+    budget = Budget(tokens=100)
+
+    async def body(run: RunContext, message: object) -> None:
+        async def pays() -> None:
+            async with run.step("pay", reserve=Usage(output_tokens=10)):
+                await retries_for(20)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(pays)
+            group.start_soon(pays)
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body), budgets=[budget])
+        at(1, lambda: run.cancel(mode="now"))
+        output = await run.ended()
+        assert output.abandoned == ("pay", "pay")
+        assert (budget.spent.tokens, budget.reserved.tokens) == (20, 0)
+        await anyio.sleep(20)

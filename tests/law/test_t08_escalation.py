@@ -1,6 +1,7 @@
 """T8: when grace ends the step is cut, then given up, named and counted."""
 
 import asyncio
+import contextlib
 
 import anyio
 import pytest
@@ -340,3 +341,28 @@ async def test_the_body_is_interrupted_half_of_abandon_after_later_although_a_cu
         output = await run.ended()
     assert left == [8], "grace is over at 7, then it has two seconds, of which the step has one"
     assert (output.abandoned, [step.status for step in output.steps]) == ((), ["completed"])
+
+
+async def test_a_branch_that_swallows_the_cut_in_an_inner_step_is_cut_again_as_that_ends() -> None:
+    left: list[float] = []
+
+    async def branch(run: RunContext) -> None:
+        async with run.step("outer"):
+            async with run.step("inner"):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await anyio.sleep(1_000)
+            try:
+                await anyio.sleep(1_000)
+            finally:
+                left.append(now())
+
+    async def body(run: RunContext, message: object) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(branch(run))
+
+    async with Supervisor(policy=StopPolicy(grace=1, abandon_after=10)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        output = await run.ended()
+    assert left == [pytest.approx(2, abs=0.1)]
+    assert output.abandoned == ()

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.scripts import Script, answers, call
+from kit.scripts import Ends, Script, answers, call
 from softstop import (
     Agent,
     Budget,
@@ -253,3 +253,28 @@ async def test_reports_of_one_answer_are_counted_once_whatever_their_kind() -> N
     output = await Agent(body).arun(budgets=[budget])
     assert (output.usage.input_tokens, output.usage.output_tokens, output.usage.cost_nano_usd) == (20, 23, 17)
     assert budget.spent == (43, 17, 23)
+
+
+async def test_a_model_in_a_step_that_holds_room_makes_do_with_what_is_left() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        async with run.step("plan", reserve=Usage(output_tokens=300)):
+            return (await run.member(unpriced(), "go")).content
+
+    output = await Agent(body).arun(limits=Limits(tokens=1_000))
+    assert (output.status, output.content) == (RunStatus.completed, "hello")
+
+
+@pytest.mark.parametrize(("tokens", "bounded"), [(10_000, True), (10**9, False)])
+async def test_a_bound_is_sent_only_where_a_limit_leaves_less_than_any_model_gives(tokens: int, bounded: bool) -> None:
+    script = Script(["hello"])
+    await Agent(model=script.model).arun("go", limits=Limits(tokens=tokens))
+    assert [(settings or {}).get("max_tokens") is not None for settings in script.settings] == [bounded]
+
+
+async def test_of_two_limits_that_cut_an_answer_off_the_outermost_is_told() -> None:
+    script = Script(["word " * 400, Ends("length")])
+    team = Budget(tokens=1_000, name="team")
+    output = await Agent(model=script.model).arun("go", limits=Limits(tokens=1_000), budgets=[team])
+    assert output.stop is not None
+    assert output.stop.limit is not None
+    assert (output.stop.limit.holder, team.spent.tokens < 1_000) == ("team", True)

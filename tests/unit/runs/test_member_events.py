@@ -154,3 +154,14 @@ async def test_a_tree_of_many_short_members_keeps_the_live_end_of_its_log_short_
     assert output.value <= 2_048  # ending a member reads its text from there: else a tree would cost its square
     assert [event.seq for event in events] == list(range(1, 3_003))
     assert [member.content for member in output.members] == [str(number) for number in range(1_000)]
+
+
+async def test_a_member_s_own_stream_has_the_events_of_all_levels_below_it() -> None:
+    async def down(run: RunContext, levels: int) -> None:
+        if levels:
+            await run.member(Agent(down), levels - 1, run_id=f"r{levels - 1}")
+
+    async with Supervisor() as supervisor:
+        await supervisor.start(Agent(down), 4)
+        events = await listen(supervisor.get_run("r3"))
+    assert list(dict.fromkeys(event.run_id for event in events)) == ["r3", "r2", "r1", "r0"]

@@ -127,3 +127,17 @@ async def test_a_body_s_own_timeout_ends_the_opening_and_leaves_nothing_open() -
     assert (run.status, clients.opened) == (RunStatus.completed, [])
     assert run.output is not None
     assert run.output.errors == ()
+
+
+async def test_a_client_that_could_not_be_opened_takes_no_time_from_those_that_are_closed() -> None:
+    clients = Clients()
+
+    async def body(run: RunContext, message: object) -> None:
+        with pytest.raises(ConnectionError):
+            await run.open(clients.connect("broken", fails="to open"))
+        await run.open(clients.connect("slow", closes=5))
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        output = await supervisor.start(Agent(body))
+    assert output.errors == ()
+    assert clients.closed == [("slow", 5)]

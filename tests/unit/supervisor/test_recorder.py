@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import anyio
 import pytest
 
 from kit.runs import Notes, listen, names, sleeper
@@ -91,6 +92,15 @@ async def test_a_run_is_forgotten_with_its_members_when_it_leaves_those_that_are
         await supervisor.start(Agent(said), run_id="second")
     assert keeper.story[-2:] == [("forgotten", "r"), ("forgotten", "m")]
     assert [one for one in keeper.story if one == ("forgotten", "second")] == []
+
+
+async def test_a_run_that_is_kept_for_too_long_is_forgotten_when_the_next_one_ends() -> None:
+    keeper = Keeper()
+    async with Supervisor(recorder=keeper, keep_ended_for=60) as supervisor:
+        await supervisor.start(Agent(said), run_id="old")
+        await anyio.sleep(61)
+        await supervisor.start(Agent(said), run_id="new")
+    assert [one for one in keeper.story if one[0] == "forgotten"] == [("forgotten", "old")]
 
 
 class Hostile(Keeper):
