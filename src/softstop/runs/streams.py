@@ -34,7 +34,7 @@ class Reading(Generic[T]):
     """
 
     __slots__ = (
-        "_around", "_chunks", "_cut", "_ended", "_generator", "_held", "_loop", "_others", "_pull", "_pulled_again",
+        "_chunks", "_cut", "_enclosing", "_ended", "_generator", "_held", "_loop", "_others", "_pull", "_pulled_again",
         "_run", "_source", "_timer", "announced", "around", "is_open", "name", "step_id", "task", "waiting", "work",
     )  # fmt: skip
 
@@ -52,7 +52,7 @@ class Reading(Generic[T]):
         self._chunks = 0
         self.is_open = False  # it has begun, and its end was not told
         self.around: OpenStep | OpenStream | None = None  # what it was opened in, to be found by the code of its loop
-        self._around: OpenStep | None = None  # the step it was opened in: no boundary while that runs
+        self._enclosing: OpenStep | None = None  # the step it was opened in: no boundary while that runs
         self.waiting = False  # for a chunk
         self.task: asyncio.Task[Any] | None = None  # of the last pull, or the one that closes the source
         self._cut: DeferredScope | None = None  # around a pull that is interrupted
@@ -121,8 +121,7 @@ class Reading(Generic[T]):
             raise
 
     def _inside_open_step(self) -> bool:
-        around = self._around
-        return around is not None and around.is_open
+        return self._enclosing is not None and self._enclosing.is_open
 
     def _last_pull(self, pull: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         """Pull once more, to be interrupted: then a generator between two chunks ends as one that waits.
@@ -137,7 +136,7 @@ class Reading(Generic[T]):
 
     def _begin(self, task: asyncio.Task[Any] | None) -> Callable[[], Awaitable[T]]:
         run = self._run
-        self._around = step_around() if gate.inside(run) else None
+        self._enclosing = step_around() if gate.inside(run) else None
         self.around = current_step.get()
         self._others = 0 if task is None else task.cancelling()
         pull = aiter(self._source).__anext__
