@@ -16,19 +16,22 @@ T = TypeVar("T")
 LONGEST: Final = 1_000  # characters of a name, a user's id, a reason, the name of a step
 WORDS: Final[dict[Any, str]] = {
     str: "a string", Callable: "a function", Iterable: "a list", Mapping: "a mapping", Sequence: "a list",
+    bool: "True or False",
 }  # fmt: skip
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
 
 
 def typed(value: T, kind: Any, name: str) -> T:
-    """Return a value that is of the type `kind`, or of the abstract base class `kind`.
+    """Return a value that is of the type `kind`, or of the abstract base class `kind`; a string is no list.
 
     Raises:
         MisuseError: It is of another type.
     """
-    if isinstance(value, kind):
+    if isinstance(value, kind) and not (kind in (Iterable, Sequence) and isinstance(value, str | bytes)):
         return value
-    raise MisuseError(f"{name} must be {WORDS.get(kind) or f'{kind.__name__}(...)'}, not {type(value).__name__}")
+    hint = f"; write .{name}" if isinstance(getattr(value, name, None), kind) else ""  # a run where its run_id belongs
+    given = f"the class {value.__qualname__}" if isinstance(value, type) else type(value).__name__
+    raise MisuseError(f"{name} must be {WORDS.get(kind) or f'{kind.__name__}(...)'}, not {given}{hint}")
 
 
 def label(text: str, name: str) -> str:

@@ -218,7 +218,10 @@ if TYPE_CHECKING:
 else:
 
     class _BuiltByCallers(type(pydantic.BaseModel)):
-        def __call__(cls, **fields):
+        def __call__(cls, *args, **fields):
+            if args:
+                name = next(iter(cls.model_fields))
+                raise InvalidValue(f"{cls.__name__} takes its values by name: {cls.__name__}({name}={args[0]!r:.80})")
             try:
                 return cls.__pydantic_validator__.validate_python(fields)  # as `BaseModel.__init__` does
             except pydantic.ValidationError as error:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from ..checks import typed, whole
+from ..checks import named, seconds, typed, whole
 from ..errors import (
     EventsExpired,
     KeyReused,
@@ -33,6 +33,7 @@ from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
 from ..stores import Audit, Page, Recording, RunQuery, RunRecord, Store
 from ..stores.orphans import last_words
 from ..stores.outputs import family_of, output_of, outputs_of
+from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from .following import Lines, LogPages, MemberPages
 from .views import RunView, view, view_of
@@ -58,7 +59,7 @@ class Runs:
 
     def __init__(self, supervisor: Supervisor, recording: Recording | None = None) -> None:
         self._supervisor = typed(supervisor, Supervisor, "supervisor")
-        self._recording = recording
+        self._recording = None if recording is None else typed(recording, Recording, "recording")
         self._lines: WeakValueDictionary[str, Lines] = WeakValueDictionary()
         self._keys: OrderedDict[tuple[str | None, str], Taken] = OrderedDict()  # without a store
         self._audit: OrderedDict[str, list[Audit]] = OrderedDict()  # without a store
@@ -88,6 +89,9 @@ class Runs:
             StoreUnavailable: The id cannot be taken there now; nothing was started.
             MisuseError: As `Supervisor.start` does.
         """
+        check_runnable(runnable)
+        if key is not None:
+            named(key, "key")
         await self._look_up_earlier(options)
         spec = RunSpec.check(runnable, message, options)
         there = await self._take(spec, key, wish)
@@ -178,6 +182,7 @@ class Runs:
 
     async def find(self, query: RunQuery, keep: Callable[[RunView], bool] = lambda _: True) -> list[RunView]:
         """Runs, the newest first, of which `keep` is true."""
+        typed(query, RunQuery, "query")
         if self._recording is None:
             return list(islice(filter(keep, self._found_here(query)), query.limit))
         found: list[RunView] = []
@@ -278,8 +283,12 @@ class Runs:
             RunNotFound: It is none of that user's.
             RunNotCancellable: It had ended, or completes or fails although it was asked to stop.
 
+            MisuseError: `request` is none, or `wait` no number of seconds.
+
         Cancelling this call leaves the stop request in force.
         """
+        typed(request, StopRequest, "request")
+        seconds(wait, "wait")
         await self.get(run_id, user_id=user_id)
         run = self._local(run_id)
         if run is not None:

@@ -5,19 +5,23 @@ Needs `pip install 'softstop[models]'`; `softstop` imports this package when a m
 
 from typing import Unpack as _Unpack
 
-from .conversations import Messages as Messages
-from .errors import ModelFailed as ModelFailed
-from .errors import TooManyTurns as TooManyTurns
-from .handling import Retry as Retry
-from .offline import Offline as Offline
-from .options import BodyOptions as _BodyOptions
-from .prices import Price as Price
-from .providers import Anthropic as Anthropic
-from .providers import Borrowed as Borrowed
-from .providers import OpenAIChat as OpenAIChat
-from .providers import OpenAIResponses as OpenAIResponses
-from .providers import resolve as _resolve
-from .turns import ModelBody as _ModelBody
+try:
+    from .conversations import Messages as Messages
+    from .errors import ModelFailed as ModelFailed
+    from .errors import TooManyTurns as TooManyTurns
+    from .handling import Retry as Retry
+    from .offline import Offline as Offline
+    from .options import BodyOptions as _BodyOptions
+    from .prices import Price as Price
+    from .providers import Anthropic as Anthropic
+    from .providers import Borrowed as Borrowed
+    from .providers import OpenAIChat as OpenAIChat
+    from .providers import OpenAIResponses as OpenAIResponses
+    from .providers import resolve as _resolve
+    from .turns import ModelBody as _ModelBody
+except ModuleNotFoundError as error:
+    problem = f"softstop.models needs pip install 'softstop[models]': {error}"
+    raise ModuleNotFoundError(problem, name=error.name) from None
 
 
 def body_of(model: object, **options: _Unpack[_BodyOptions]) -> _ModelBody:

@@ -109,6 +109,10 @@ class Hosted:
         named(self.id, "id")
         typed(self.settings, Mapping, "settings")
         typed(self.retry, Retry, "retry")
+        if self.price is not None:
+            typed(self.price, Price, "price")
+        if self.base_url is not None and not typed(self.base_url, str, "base_url").startswith(("http://", "https://")):
+            raise MisuseError(f"base_url must begin with http:// or https://, not be {self.base_url!r:.80}")
 
     @property
     def name(self) -> str:
@@ -128,7 +132,8 @@ class Hosted:
         try:
             model: Model = getattr(import_module(module, __package__), function)(self, http)
         except UserError as error:
-            raise MisuseError(str(error)) from None
+            first = str(error).partition(" or pass it")[0]  # the rest is advice for users of pydantic-ai
+            raise MisuseError(f"{first}, or give the key: {type(self).__name__}({self.id!r}, api_key=...)") from None
         return model
 
     def _ready(self) -> Future[None]:
@@ -289,6 +294,8 @@ def resolve(model: Any) -> ModelSource:
         try:
             return Borrowed(infer_model(model))
         except (UserError, ImportError) as error:
+            if ":" not in model:
+                raise MisuseError(f"model= is 'provider:model', such as 'openai:gpt-5.2', not {model!r:.80}") from None
             raise MisuseError(str(error)) from error
     if isinstance(model, Model):
         return Borrowed(model)  # pyright: ignore[reportUnknownArgumentType]

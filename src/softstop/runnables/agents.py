@@ -117,12 +117,12 @@ def model_body(
         "instructions": texts, "tools": tools, "max_turns": max_turns, "output_type": output_type,
         "trace_tools": trace_tools,
     }  # fmt: skip
-    if hasattr(model, "make_body"):
+    if hasattr(model, "make_body") and not isinstance(model, type):
         return cast(Body, model.make_body(**options))
     try:
         models = import_module("softstop.models")
     except ImportError as error:
-        raise MisuseError(f"an agent with a model needs pip install 'softstop[models]': {error}") from error
+        raise MisuseError(str(error)) from error
     return cast(Body, models.body_of(model, **options))
 
 
@@ -144,9 +144,7 @@ def check_body(body: Any, whose: str = "an agent's") -> Body:
     """
     if not callable(_unwrapped(body)):
         kind = f"{type(body).__module__}.{type(body).__qualname__}"
-        raise MisuseError(
-            f"{whose} body is an async function (run, message), not {kind}; wrap it: async def body(run, message): ..."
-        )
+        raise MisuseError(f"{whose} body is an async function (run, message), not {kind}; {_instead_of(body)}")
     if not is_async(body):
         raise MisuseError(
             f"{whose} body must be `async def`, or it would block every run of the loop: {name_of(body)}; one that "
@@ -154,6 +152,14 @@ def check_body(body: Any, whose: str = "an agent's") -> Body:
         )
     check_arguments(body, f"{whose} body")
     return cast(Body, body)
+
+
+def _instead_of(body: Any) -> str:
+    if isinstance(body, str) or hasattr(body, "make_body"):
+        return "a model is given by name: Agent(model=...)"
+    if inspect.iscoroutine(body) or inspect.isasyncgen(body):
+        return f"give the function and do not call it: Agent({body.__name__})"
+    return "wrap it: async def body(run, message): ..."
 
 
 def is_async(body: Any) -> bool:

@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from functools import partial
 from inspect import signature
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from ..aio.crossing import call_on
 from ..checks import typed
-from ..errors import MisuseError
+from ..errors import MisuseError, NoSuchAttribute
 from ..law.amounts import Amount, exactly
 from ..law.reports import check_report, read_report
 from ..limits import Headroom
@@ -48,6 +48,13 @@ class RunContext:
         self._run = run
         self._writer = run.writer
         self._responses: dict[str, Usage] | None = None  # by provider's response id; made with the first
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_") or not hasattr(Run, name):
+                raise AttributeError(f"a RunContext has no attribute {name!r}", name=name, obj=self)
+            raise NoSuchAttribute(f"a RunContext has no {name}; the Run has it, which arun(...) and start(...) return")
 
     def __repr__(self) -> str:
         return f"<RunContext {self.run_id}>"
@@ -235,12 +242,14 @@ class RunContext:
                 the difference to the last one is counted.
 
         Raises:
-            MisuseError: `usage` is no report at all, or `response_id` no string.
+            MisuseError: `usage` is no report at all, `response_id` no string, or `cumulative` without one.
         """
         if not isinstance(usage, Usage):
             check_report(usage)
         if response_id is not None:
             typed(response_id, str, "response_id")
+        elif cumulative:
+            raise MisuseError("cumulative=True needs the response_id= of the answer whose total this is")
         run = self._run
         if not run.writer.log.on_loop():
             call_on(run.loop, partial(self.charge, usage, response_id=response_id, cumulative=cumulative))

@@ -17,6 +17,7 @@ from ..checks import typed
 from ..errors import MisuseError, SoftstopError, one_line
 from ..protocols import Runnable
 from ..stores import Recording, Store
+from ..stores.checking import check_store
 from .auth import Authenticator
 from .gate import Gate
 from .problems import Problem, problem_of
@@ -51,13 +52,22 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
         settings: Bounds and times.
 
     Raises:
-        MisuseError: There is neither `auth` nor `dev`, or both; or two runnables of one kind have one id.
+        MisuseError: There is neither `auth` nor `dev`, or both; two runnables of one kind have one id; or a value is of
+            the wrong type.
     """
     doors = tuple(auth) if isinstance(auth, Sequence) else (auth,)
+    for door in doors:
+        if isinstance(door, type) or not hasattr(door, "identify"):
+            raise MisuseError(f"auth must be ApiKeys([...]), Jwt(...) or a list of them, not {type(door).__name__}")
+    typed(dev, bool, "dev")
     if bool(doors) is dev:
         raise MisuseError("say who is let in: auth=ApiKeys([...]) or auth=Jwt(...), or dev=True for this machine alone")
     typed(settings, Settings, "settings")
-    runnables = catalogue([*agents, *teams, *workflows])
+    typed(origins, Sequence, "origins")
+    if store is not None:
+        check_store(store)
+    given = {"agents": agents, "teams": teams, "workflows": workflows}
+    runnables = catalogue([each for name, several in given.items() for each in typed(several, Sequence, name)])
     on_main_thread = threading.main_thread  # where alone Python handles signals
 
     @asynccontextmanager
@@ -101,7 +111,14 @@ def mount(app: FastAPI, path: str, server: FastAPI) -> None:
         app: The app around. Its own lifespan is entered first and left last.
         path: Where the server's routes begin, such as "/softstop".
         server: What `create_app` made.
+
+    Raises:
+        MisuseError: `server` is another app, or `path` does not begin with "/".
     """
+    if not hasattr(server.state, "settings"):
+        raise MisuseError("mount(app, path, server) takes what create_app(...) made as the last one")
+    if not typed(path, str, "path").startswith("/"):
+        raise MisuseError(f"path must begin with '/', not be {path!r:.80}")
     outer = app.router.lifespan_context
 
     @asynccontextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import jwt
+from jwt.algorithms import get_default_algorithms
 
 from ..checks import named, typed
 from ..errors import MisuseError
@@ -75,9 +76,15 @@ class ApiKeys:
 
     Args:
         keys: What `ApiKey.new` gave to keep; a function is asked anew for each request, for keys that come and go.
+
+    Raises:
+        MisuseError: They are no list of keys.
     """
 
     def __init__(self, keys: Sequence[ApiKey] | Callable[[], Iterable[ApiKey]]) -> None:
+        if not callable(keys):
+            for key in typed(keys, Sequence, "keys"):
+                typed(key, ApiKey, "each of keys")
         self._keys = keys if callable(keys) else lambda: keys
 
     def identify(self, token: str) -> Caller | None:
@@ -102,13 +109,20 @@ class Jwt:
         algorithms: Those that are accepted, such as `["RS256"]`; what the token says is not asked.
         audience: What `aud` must be; None takes tokens without one only.
         issuer: What `iss` must be; None takes any.
+
+    Raises:
+        MisuseError: There is no key, or an algorithm that is unknown or "none".
     """
 
     def __init__(
         self, key: str | bytes, algorithms: Sequence[str], audience: str | None = None, issuer: str | None = None
     ) -> None:
-        if not algorithms or "none" in {typed(each, str, "each of algorithms").lower() for each in algorithms}:
-            raise MisuseError('algorithms names those that are accepted, ["HS256"] or ["RS256"], and never "none"')
+        if not key:
+            raise MisuseError("an empty key would let everybody in; give the secret, or the public key in PEM")
+        known = set(get_default_algorithms()) - {"none"}  # fewer without the package cryptography
+        if not algorithms or not {*typed(algorithms, Sequence, "algorithms")} <= known:
+            names = ", ".join(sorted(known))
+            raise MisuseError(f'algorithms names those that are accepted, never "none"; here are {names}')
         self._key, self._algorithms, self._audience, self._issuer = key, list(algorithms), audience, issuer
 
     def identify(self, token: str) -> Caller | None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..checks import seconds, whole
 from .auth import SCOPES, Authenticator, Caller
 from .problems import Problem
 
@@ -39,6 +40,11 @@ class Caps:
     readers: int = 100
     readers_of_user: int = 1_000
     patience: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("body", "requests", "runs", "readers", "readers_of_user"):
+            whole(getattr(self, name), name)
+        seconds(self.patience, "patience")
 
 
 class Gate:

@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
+from ..checks import seconds, typed, whole
 from ..durable import Runs, RunView
 from ..errors import MisuseError, RunNotFound
 from ..events import Event, Kind, Outcome, parse_event
@@ -21,6 +22,7 @@ from ..limits import Limits
 from ..protocols import Runnable
 from ..stops import StopCause, StopPolicy, StopRequest
 from ..stores import Audit, MessageCodec, Page, Recording, RunQuery
+from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from ..wire.shown import shown
 from .auth import Caller, Scope, StopTokens
@@ -57,6 +59,16 @@ class Settings:
     stop_secret: bytes | None = None
     messages: MessageCodec | None = None
 
+    def __post_init__(self) -> None:
+        typed(self.caps, Caps, "caps")
+        typed(self.limits, Limits, "limits")
+        if self.policy is not None:
+            typed(self.policy, StopPolicy, "policy")
+        if self.max_running is not None:
+            whole(self.max_running, "max_running", 1)
+        seconds(self.disconnect_grace, "disconnect_grace")
+        seconds(self.heartbeat, "heartbeat")
+
 
 Catalogue = Mapping[Kind, Mapping[str, Runnable]]
 
@@ -65,10 +77,11 @@ def catalogue(runnables: Iterable[Runnable]) -> Catalogue:
     """What can be started, by kind and id.
 
     Raises:
-        MisuseError: Two of a kind have one id.
+        MisuseError: Two of a kind have one id, or something cannot be run.
     """
     known: dict[Kind, dict[str, Runnable]] = {kind: {} for kind in KINDS}
     for each in runnables:
+        check_runnable(each)
         source = each.source
         if known[source.kind].setdefault(source.id, each) is not each:
             raise MisuseError(f"two of kind {source.kind} have the id {source.id!r}; give one another name")

@@ -7,6 +7,7 @@ import math
 import uvicorn
 from fastapi import FastAPI
 
+from ..checks import typed
 from ..stops import StopPolicy
 from ..telemetry.logs import tell
 from .service import Settings
@@ -22,7 +23,11 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
         app: What `create_app` made, or an app into which that was mounted.
         host: The address to listen on.
         port: The port.
+
+    Raises:
+        MisuseError: `app` is no app; an agent becomes one by `create_app(agents=[agent], dev=True)`.
     """
+    typed(app, FastAPI, "app")
     if getattr(app.state, "dev", False):
         text = "no keys are asked for on %(host)s:%(port)d: whoever works on this machine may start and stop runs"
         tell("warning", "server.open_to_this_machine", text, host=host, port=port)

@@ -28,6 +28,7 @@ from ..runs.spec import RunOutput, fresh_id
 from ..stops import RunStatus, StopCause, StopMode, StopRequest
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
+from .checking import check_attached, check_messages, check_store
 from .following import Bells, Follow
 from .orphans import last_words
 from .outputs import family_of, outputs_of, result_of
@@ -90,11 +91,11 @@ class Recording:
         last: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.store = store
+        self.store = check_store(store)
         self.owner = fresh_id()
         self._lease, self._last = seconds(lease, "lease"), seconds(last, "last")
         self._linger, self._merge = seconds(linger, "linger"), seconds(merge, "merge")
-        self._messages, self._clock = messages, typed(clock, Callable, "clock")
+        self._messages, self._clock = check_messages(messages), typed(clock, Callable, "clock")
         self._supervisor: Supervisor | None = None
         self._roots: dict[str, _Root] = {}  # live, or not stored to their end
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
@@ -154,7 +155,8 @@ class Recording:
     # -- what the supervisor tells ---------------------------------------------------------------------------------
 
     def attached(self, supervisor: Supervisor) -> None:
-        """See `softstop.ports.Recorder`."""
+        """See `softstop.ports.Recorder`. Raises MisuseError outside the block, and for a second supervisor."""
+        check_attached(bool(self._tasks), self._supervisor)
         self._supervisor = supervisor
 
     def registered(self, run: RunFacts, tape: Tape | None) -> None:

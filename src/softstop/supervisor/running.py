@@ -34,7 +34,7 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
     stderr says so.
 
     Raises:
-        MisuseError: `main` is no async function, or this is not the main thread.
+        MisuseError: `main` is no async function, this is not the main thread, or an event loop runs in it.
         KeyboardInterrupt: `main` was cancelled after Ctrl-C.
         SystemExit: `main` was cancelled after SIGTERM; the code is 143, as a shell has it.
     """
@@ -43,6 +43,8 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
         given.close()  # else Python warns that it was never awaited
     if not iscoroutinefunction(given):
         raise MisuseError(f"softstop.run takes an async function, softstop.run(main), not {type(main).__name__}")
+    if asyncio._get_running_loop() is not None:
+        raise MisuseError("softstop.run() starts an event loop, and one runs in this thread: write `await main()`")
     ended_by: list[signal.Signals] = []
     supervisor = defaults.make()
     state = supervisor._state

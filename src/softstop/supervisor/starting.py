@@ -65,7 +65,7 @@ def _launch(
 def _register(
     supervisor: SupervisorState, runnable: Runnable, message: object, options: RunOptions, parent: RunState | None
 ) -> RunState:
-    _check(runnable)
+    check_runnable(runnable)
     if options and isinstance(options.get("continue_from"), str):
         options = {**options, "continue_from": _output_of(supervisor, cast(str, options.get("continue_from")))}
     spec = RunSpec.check(runnable, message, options)
@@ -90,13 +90,13 @@ def _register(
     return run
 
 
-def _check(runnable: Runnable) -> None:
+def check_runnable(runnable: Runnable) -> None:
+    """Raise MisuseError if this is nothing that can be run."""
     try:
         source, limits, policy, *_ = read_runnable(runnable)
     except AttributeError as missing:
-        raise MisuseError(
-            f"cannot run {type(runnable).__name__}, which has no {missing.name}; wrap it: Agent(...)"
-        ) from None
+        kind = f"{type(runnable).__name__} (it has no {missing.name})"
+        raise MisuseError(f"an agent, a team or a workflow can be run, not {kind}; wrap it: Agent(...)") from None
     typed(source, Source, "source")
     typed(limits, Limits, "limits")
     if policy is not None:

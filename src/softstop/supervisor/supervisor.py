@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 import anyio
 
 from ..checks import seconds, typed, whole
-from ..errors import AsyncOnly, MisuseError, RunNotFound
+from ..errors import AsyncOnly, MisuseError, RunNotFound, SupervisorClosed
 from ..limits import NO_LIMITS, Limits
 from ..log.reader import EventStream
 from ..protocols import Observer, Recorder, Runnable
@@ -111,6 +111,8 @@ class Supervisor(AsyncOnly):
 
     async def __aenter__(self) -> Self:
         self._state.bind()
+        if self._state.closed:
+            raise SupervisorClosed
         if self._signals is not None:
             self._signals.install()
         self._outer = outer = ambient.get()
@@ -292,5 +294,5 @@ def _observers(given: object) -> tuple[Observer, ...]:
 def _recorder(given: Recorder) -> Recorder:
     for name in ("attached", "registered", "holds", "forgotten"):
         if isinstance(given, type) or not callable(getattr(given, name, None)):
-            raise MisuseError(f"recorder must be an object with a method {name}, see ports.Recorder, not {given!r:.80}")
+            raise MisuseError(f"recorder must be a Recording(...), or what has a method {name}, not {given!r:.80}")
     return given

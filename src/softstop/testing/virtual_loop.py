@@ -15,6 +15,9 @@ from contextvars import Context
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from softstop.checks import typed
+from softstop.errors import MisuseError
+
 from .errors import Deadlock
 
 if TYPE_CHECKING:
@@ -330,6 +333,7 @@ def run_virtual(
 
     Raises:
         Deadlock: All tasks wait for each other, or `max_turns` was reached.
+        MisuseError: `main` is no async function, or an event loop runs here.
 
     ```python
     from softstop.testing import run_virtual
@@ -341,5 +345,8 @@ def run_virtual(
     assert run_virtual(an_hour) == 3_600.0
     ```
     """
+    typed(main, Callable, "main")
+    if asyncio._get_running_loop() is not None:
+        raise MisuseError("run_virtual() runs a loop of its own; call it from a plain function, not from async code")
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(patience=patience, max_turns=max_turns)) as runner:
         return runner.run(main(*args))

@@ -47,8 +47,10 @@ def test_naming_a_model_loads_only_its_own_providers_library() -> None:
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "softstop.models", None)
-    with pytest.raises(MisuseError, match=r"pip install 'softstop\[models\]'"):
+    for name in [name for name in sys.modules if name.startswith("softstop.models")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pydantic_ai", None)
+    with pytest.raises(MisuseError, match=r"^softstop\.models needs pip install 'softstop\[models\]': "):
         Agent(model="openai:gpt-5.2")
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from ...aio.crossing import call_on
 from ...checks import whole
-from ...errors import StoreUnavailable
+from ...errors import MisuseError, StoreUnavailable
 from ...stops import StopRequest
 from ..store import Batch, Lapsed, News, Page, RunQuery, RunRecord, Store, Verdict
 from . import reading, writing
@@ -46,6 +46,9 @@ class SQLiteStore(Store):
         keep_logs: Ended root runs whose events are kept; of older ones the outcome, the conversation and the audit are.
         keep_ended: Ended root runs of which anything is kept, with their members. The file stays as large as it has
             been at most: what is dropped makes room for what comes.
+
+    Raises:
+        MisuseError: The path is empty or ":memory:", or a number is none.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class SQLiteStore(Store):
         keep_logs: int = 1_000,
         keep_ended: int = 10_000,
     ) -> None:
+        if fspath(path) in ("", ":memory:"):
+            raise MisuseError("SQLiteStore takes the path of a file that processes share; MemoryStore() is for tests")
         self._path, self._clock = Path(path), clock
         self._keep = min(whole(keep_logs, "keep_logs"), whole(keep_ended, "keep_ended", 1)), keep_ended
         self._written = 0  # rows of events since something was trimmed

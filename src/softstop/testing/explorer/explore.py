@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, TypedDict, Unpack
 
+from softstop.checks import typed
 from softstop.errors import MisuseError
 from softstop.events import Event, StepStarted
+from softstop.runs.run import Run
 from softstop.stops import RunStatus
 from softstop.telemetry.logs import quiet
 
@@ -133,7 +135,7 @@ def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report
     Raises:
         LawBroken: A schedule broke an invariant, or the scenario does not do the same twice; the message names both,
             the line that plays the schedule again, and the last events, marks and effects.
-        MisuseError: Called where an event loop runs, or with an unknown cause.
+        MisuseError: Called where an event loop runs, with an unknown option or cause, or `make_run` returns no run.
 
     ```python
     def test_my_agent_can_be_stopped_anywhere() -> None:
@@ -154,6 +156,7 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
     """Play the schedules of a scenario one by one and yield what was seen, with the invariants that broke."""
     if asyncio._get_running_loop() is not None:
         raise MisuseError("stop_everywhere() runs loops of its own; call it from a plain function, not from async code")
+    _check(make_run, options)
     judged = _Judge(make_run, options)
     if (only := options.get("only")) is not None:
         if options.get("effects") is not None:
@@ -182,11 +185,25 @@ def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Tr
     yield trace, [*found, *_differs(trace, undisturbed["none"], "no_state_is_kept", KEPT)]
 
 
+def _check(make_run: MakeRun, options: Exploration) -> None:
+    """An option that is not known would be a test that tests nothing."""
+    typed(make_run, Callable, "make_run")
+    unknown = [name for name in options if name not in Exploration.__annotations__]
+    if unknown:
+        raise MisuseError(f"unknown option {unknown[0]!r}; there are {', '.join(Exploration.__annotations__)}")
+    if options.get("also") is not None:
+        typed(options.get("also"), Callable, "also")
+    effects = options.get("effects")
+    if effects is not None and not (callable(effects) or isinstance(effects, list)):
+        raise MisuseError(f"effects must be a list, or a function that gives one, not {type(effects).__name__}")
+
+
 class _Judge:
     """Plays schedules of a scenario, and holds each against the law and what else is asked for."""
 
     def __init__(self, make_run: MakeRun, options: Exploration) -> None:
-        self._make_run, self._options = make_run, options
+        self._make_run: MakeRun = lambda supervisor: typed(make_run(supervisor), Run, "what make_run returns")
+        self._options = options
         self._usual: Trace | None = None  # the first, undisturbed
 
     def __call__(self, schedule: Schedule) -> tuple[Trace, list[Breach]]:
@@ -241,7 +258,7 @@ def count(report: Report, trace: Trace) -> None:
 
 
 def _checked(causes: Iterable[str]) -> list[str]:
-    asked = list(causes)
+    asked = list(typed(causes, Iterable, "causes"))
     unknown = set(asked) - set(CAUSES)
     if unknown:
         raise MisuseError(f"{sorted(unknown)[0]!r} is no cause; causes are {', '.join(CAUSES)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from softstop.checks import typed
 from softstop.errors import unfold
 from softstop.limits import NO_LIMITS, Limits
 from softstop.runnables.agents import Agent
@@ -52,7 +53,7 @@ class ScriptedBody:
     """
 
     def __init__(self, *actions: Action, returns: object = None) -> None:
-        self.actions = actions
+        self.actions = tuple(typed(action, Action, "each action") for action in actions)
         self.returns = returns
 
     def __repr__(self) -> str:

@@ -1,0 +1,265 @@
+"""What misuse of stores, servers, models and the kit for tests says: its first line, word for word."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from kit.misuse import OPTIONS, agent, called, says, sync, two
+from softstop import Agent, MisuseError, Run, StopRequest, Supervisor
+from softstop.durable import Runs
+from softstop.models import Offline, OpenAIChat, Price, Retry
+from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app, mount, serve
+from softstop.stores import MemoryStore, Recording, RunQuery
+from softstop.stores.sqlite import SQLiteStore
+from softstop.testing import run_virtual, scripted, stop_everywhere
+
+
+def make(supervisor: Supervisor) -> Run:
+    return supervisor.start(agent)
+
+
+class FakeStore:
+    def __repr__(self) -> str:
+        return "FakeStore()"
+
+
+KEY = ApiKey("id", "digest", "ann")
+APP = create_app(agents=[agent], dev=True)
+
+BUILT: dict[str, tuple[Callable[[], object], str]] = {
+    "a file without a name": (
+        lambda: SQLiteStore(""),
+        "SQLiteStore takes the path of a file that processes share; MemoryStore() is for tests",
+    ),
+    "a file in memory": (
+        lambda: SQLiteStore(":memory:"),
+        "SQLiteStore takes the path of a file that processes share; MemoryStore() is for tests",
+    ),
+    "a recording of a path": (
+        lambda: Recording("runs.db"),
+        "store must be a store such as SQLiteStore('runs.db'), not 'runs.db'",
+    ),
+    "a recording of a class": (
+        lambda: Recording(MemoryStore),
+        "store must be a store such as SQLiteStore('runs.db'), not <class 'softstop.stores.memory.MemoryStore'>",
+    ),
+    "a recording with a lease that is a string": (
+        lambda: Recording(MemoryStore(), lease="10"),
+        "lease must be a number of seconds from 0 on, not '10'",
+    ),
+    "a recording that is to keep messages": (
+        lambda: Recording(MemoryStore(), messages=True),
+        "messages must be an object such as softstop.models.Messages(), not True",
+    ),
+    "a recording that was not entered": (
+        lambda: Supervisor(recorder=Recording(MemoryStore())),
+        (
+            "a recording is entered before its supervisor is made: async with Recording(store) as recording, "
+            "Supervisor(recorder=recording) as supervisor"
+        ),
+    ),
+    "a store where a recorder belongs": (
+        lambda: Supervisor(recorder=FakeStore()),
+        "recorder must be a Recording(...), or what has a method attached, not FakeStore()",
+    ),
+    "runs of a store": (lambda: Runs(FakeStore()), "supervisor must be Supervisor(...), not FakeStore"),
+    "runs with a store": (lambda: Runs(Supervisor(), FakeStore()), "recording must be Recording(...), not FakeStore"),
+    "an app that lets nobody in": (
+        lambda: create_app(agents=[agent]),
+        "say who is let in: auth=ApiKeys([...]) or auth=Jwt(...), or dev=True for this machine alone",
+    ),
+    "an app that lets everybody and some in": (
+        lambda: create_app(agents=[agent], auth=ApiKeys([]), dev=True),
+        "say who is let in: auth=ApiKeys([...]) or auth=Jwt(...), or dev=True for this machine alone",
+    ),
+    "an app of one agent": (lambda: create_app(agents=agent, dev=True), "agents must be a list, not Agent"),
+    "an app of a body": (
+        lambda: create_app(agents=[two], dev=True),
+        "an agent, a team or a workflow can be run, not function (it has no source); wrap it: Agent(...)",
+    ),
+    "an app with a path for a store": (
+        lambda: create_app(agents=[agent], dev=True, store="runs.db"),
+        "store must be a store such as SQLiteStore('runs.db'), not 'runs.db'",
+    ),
+    "an app with a secret": (
+        lambda: create_app(agents=[agent], auth="secret"),
+        "auth must be ApiKeys([...]), Jwt(...) or a list of them, not str",
+    ),
+    "an app with a key": (
+        lambda: create_app(agents=[agent], auth=KEY),
+        "auth must be ApiKeys([...]), Jwt(...) or a list of them, not ApiKey",
+    ),
+    "an app with a class": (
+        lambda: create_app(agents=[agent], auth=ApiKeys),
+        "auth must be ApiKeys([...]), Jwt(...) or a list of them, not type",
+    ),
+    "an app for developers, perhaps": (
+        lambda: create_app(agents=[agent], dev="yes"),
+        "dev must be True or False, not str",
+    ),
+    "an app for one origin": (
+        lambda: create_app(agents=[agent], dev=True, origins="https://example.com"),
+        "origins must be a list, not str",
+    ),
+    "an app with settings in a dict": (
+        lambda: create_app(agents=[agent], dev=True, settings={}),
+        "settings must be Settings(...), not dict",
+    ),
+    "an app in an app, swapped": (
+        lambda: mount(APP, "/x", FastAPI()),
+        "mount(app, path, server) takes what create_app(...) made as the last one",
+    ),
+    "an app in an app, nowhere": (lambda: mount(FastAPI(), "x", APP), "path must begin with '/', not be 'x'"),
+    "a served agent": (lambda: serve(agent), "app must be FastAPI(...), not Agent"),
+    "keys that are one": (lambda: ApiKeys(KEY), "keys must be a list, not ApiKey"),
+    "keys that are secrets": (lambda: ApiKeys(["secret"]), "each of keys must be ApiKey(...), not str"),
+    "keys beside their secrets": (lambda: ApiKeys([("secret", KEY)]), "each of keys must be ApiKey(...), not tuple"),
+    "a key of a number": (lambda: ApiKey.new(5), "user_id must be a string, not int"),
+    "a key for what nobody may": (
+        lambda: ApiKey.new("ann", ["read"]),
+        "a scope is one of runs:read, runs:write, runs:cancel, runs:admin",
+    ),
+    "tokens without a secret": (
+        lambda: Jwt("", ["HS256"]),
+        "an empty key would let everybody in; give the secret, or the public key in PEM",
+    ),
+    "settings with a number for a policy": (lambda: Settings(policy=5), "policy must be StopPolicy(...), not int"),
+    "settings with a string for a number": (
+        lambda: Settings(max_running="5"),
+        "max_running must be a whole number from 1 on, not '5'",
+    ),
+    "bounds below 0": (lambda: Caps(body=-1), "body must be a whole number from 0 on, not -1"),
+    "a walk over an agent": (lambda: stop_everywhere(agent), "make_run must be a function, not Agent"),
+    "a walk over nothing": (
+        lambda: stop_everywhere(lambda supervisor: None),
+        "what make_run returns must be Run(...), not NoneType",
+    ),
+    "a walk with an option of nobody": (
+        lambda: stop_everywhere(make, effect=[]),
+        (
+            "unknown option 'effect'; there are causes, only, pairs, most, seed, horizon, also, effects, "
+            "strict, progress"
+        ),
+    ),
+    "a walk with a string of causes": (lambda: stop_everywhere(make, causes="user"), "causes must be a list, not str"),
+    "a walk with effects in a tuple": (
+        lambda: stop_everywhere(make, effects=()),
+        "effects must be a list, or a function that gives one, not tuple",
+    ),
+    "a walk with a value to check": (lambda: stop_everywhere(make, also=True), "also must be a function, not bool"),
+    "a walk of no schedule": (
+        lambda: stop_everywhere(make, only="nope"),
+        "'nope' is no part of a schedule; take the text from the LawBroken that named it",
+    ),
+    "virtual time for a call": (lambda: called(run_virtual), "main must be a function, not coroutine"),
+    "a script of a word": (lambda: scripted("write"), "each action must be Action(...), not str"),
+    "a model without its provider": (
+        lambda: Agent(model="gpt-5.2"),
+        "model= is 'provider:model', such as 'openai:gpt-5.2', not 'gpt-5.2'",
+    ),
+    "a model that is a class": (
+        lambda: Agent(model=Offline),
+        "model= takes a value of softstop.models, a string 'provider:model' or a pydantic-ai Model, not type",
+    ),
+    "a model as a body": (
+        lambda: Agent(Offline("x")),
+        (
+            "an agent's body is an async function (run, message), not softstop.models.offline.Offline; a "
+            "model is given by name: Agent(model=...)"
+        ),
+    ),
+    "one tool": (lambda: Agent(model=Offline(), tools=two), "tools must be a list, not function"),
+    "tools in a string": (lambda: Agent(model=Offline(), tools="two"), "tools must be a list, not str"),
+    "two tools of one name": (
+        lambda: Agent(model=Offline(), tools=[sync, sync]),
+        "two tools are named 'sync'; a model could not tell them apart",
+    ),
+    "no turn": (lambda: Agent(model=Offline(), max_turns=0), "max_turns must be a whole number from 1 on, not 0"),
+    "a result of no type": (
+        lambda: Agent(model=Offline(), output_type=5),
+        (
+            "output_type= takes a type that pydantic can check and describe: Unable to generate "
+            "pydantic-core schema for 5. Set `arbitrary_types_allowed=True` in the model_config to ignore "
+            "this error or implement `__get_pydantic_core_schema__` on your type to fully support it."
+        ),
+    ),
+    "a trace, perhaps": (
+        lambda: Agent(model=Offline(), trace_tools="yes"),
+        "trace_tools must be True or False, not str",
+    ),
+    "a setting of nobody": (
+        lambda: Agent(model=OpenAIChat("m", api_key="k", settings={"max_tokns": 5})),
+        "settings of 'm': there is no 'max_tokns'; did you mean 'max_tokens'?",
+    ),
+    "an address without http": (
+        lambda: OpenAIChat("m", base_url="localhost:11434"),
+        "base_url must begin with http:// or https://, not be 'localhost:11434'",
+    ),
+    "a price that is a number": (lambda: OpenAIChat("m", price=0.1), "price must be Price(...), not float"),
+    "retries that are a number": (lambda: OpenAIChat("m", retry=3), "retry must be Retry(...), not int"),
+    "no attempt": (lambda: Retry(attempts=0), "attempts must be a whole number from 1 on, not 0"),
+    "a price that is a word": (
+        lambda: Price("ten", 1),
+        "a price is a number of US dollars for a million tokens, not 'ten'",
+    ),
+    "no word a second": (lambda: Offline(words_per_second=0), "words_per_second must be above 0"),
+}
+OF_RUNS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a body": (
+        lambda runs: runs.start(two, "x"),
+        "an agent, a team or a workflow can be run, not function (it has no source); wrap it: Agent(...)",
+    ),
+    "an option of nobody": (
+        lambda runs: runs.start(agent, "x", timeout=5),
+        f"unknown option 'timeout'; a run takes {OPTIONS}",
+    ),
+    "a key that is a number": (lambda runs: runs.start(agent, "x", key=5), "key must be a string, not int"),
+    "an id with a slash": (
+        lambda runs: runs.start(agent, "x", run_id="a/b"),
+        "run_id must be 1 to 64 ASCII letters, digits and ._:- starting with a letter or digit: 'a/b'",
+    ),
+    "a run by a number": (lambda runs: runs.get(5), "run_id must be a string, not int"),
+    "a stop that is a text": (
+        lambda runs: runs.cancel("order-7", "enough"),
+        "request must be StopRequest(...), not str",
+    ),
+    "a stop that waits for a word": (
+        lambda runs: runs.cancel("order-7", StopRequest(), wait="long"),
+        "wait must be a number of seconds from 0 on, not 'long'",
+    ),
+    "a query in a dict": (lambda runs: runs.find({}), "query must be RunQuery(...), not dict"),
+}
+
+
+@pytest.mark.parametrize("what", BUILT)
+def test_misuse_says(what: str) -> None:
+    use, expected = BUILT[what]
+    says(expected, use)
+
+
+@pytest.mark.parametrize("what", OF_RUNS)
+async def test_misuse_of_runs_says(what: str) -> None:
+    use, expected = OF_RUNS[what]
+    async with Recording(MemoryStore()) as recording, Supervisor(recorder=recording) as supervisor:
+        runs = Runs(supervisor, recording)
+        with pytest.raises(MisuseError) as caught:
+            await use(runs)
+        assert str(caught.value) == expected
+        assert await runs.find(RunQuery()) == [], "nothing was started"
+
+
+async def test_a_recording_keeps_the_runs_of_one_supervisor() -> None:
+    async with Recording(MemoryStore()) as recording, Supervisor(recorder=recording):
+        with pytest.raises(MisuseError, match="of one Supervisor; make another one, over the same store"):
+            Supervisor(recorder=recording)
+
+
+@pytest.mark.parametrize(("part", "needs"), [("models", "pydantic_ai"), ("server", "fastapi"), ("server", "jwt")])
+def test_a_part_whose_extra_is_missing_says_how_to_install_it(part: str, needs: str) -> None:
+    code = f"import sys; sys.modules[{needs!r}] = None; import softstop.{part}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"ModuleNotFoundError: softstop.{part} needs pip install 'softstop[{part}]': " in done.stderr
