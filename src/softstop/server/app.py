@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -19,6 +20,7 @@ from ..protocols import Runnable
 from ..stores import Recording, Store
 from ..stores.checking import check_store
 from .auth import Authenticator
+from .elsewhere import Elsewhere
 from .gate import Gate
 from .problems import Problem, problem_of
 from .routes import agentos, contract, native, openai, probes
@@ -81,6 +83,11 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
             signals = threading.current_thread() is on_main_thread()
             service = Service(runnables, settings, recording, signals=signals)
             await opened.enter_async_context(service.supervisor)
+            if recording is not None:
+                elsewhere = Elsewhere(recording, service.supervisor, service.feed.notice)
+                tasks = await opened.enter_async_context(anyio.create_task_group())
+                opened.callback(tasks.cancel_scope.cancel)
+                tasks.start_soon(elsewhere.attend)
             app.state.service, app.state.supervisor = service, service.supervisor
             yield
 

@@ -55,7 +55,9 @@ Content = Annotated[Text | ByUrl | Binary, Field(discriminator="type")]
 class Start(BaseModel):
     """What a caller says to start a run. A number may narrow the limit of the agent, and never widens it.
 
-    `contents` are for a model, after the text of the message: texts, links and files.
+    `contents` are for a model, after the text of the message: texts, links and files. With `on_disconnect` "cancel" the
+    run is stopped when its last reader at the server that started it has left: readers at another process on the same
+    store do not count.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Final
 
 from ..aio.parking import Waiters, wake_all
@@ -19,9 +19,12 @@ class Bells:
 
     def __init__(self) -> None:
         self._waiters: dict[str, Waiters] = {}
+        self.watcher: Callable[[str], object] | None = None  # is told of every root
 
     def ring(self, root_run_id: str) -> None:
         """Wake them."""
+        if self.watcher is not None:
+            self.watcher(root_run_id)
         wake_all(self._waiters.pop(root_run_id, []))
 
     def waiter(self, root_run_id: str) -> asyncio.Future[None]:

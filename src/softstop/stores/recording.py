@@ -194,6 +194,13 @@ class Recording:
         """
         return Follow(self.store, self._bells, root_run_id, after, self._roots)
 
+    def watch(self, watcher: Callable[[str], object]) -> None:
+        """Have a function called with the id of each root run, of any process, of which more is stored; one function.
+
+        It is called in the loop and must not block.
+        """
+        self._bells.watcher = typed(watcher, Callable, "watcher")
+
     async def output(self, run_id: str) -> RunOutput | None:
         """The output of any ended run that the store has, to be given as `continue_from=`; None for any other.
 

@@ -22,6 +22,7 @@ STATUS: Final[Mapping[RunStatus, str]] = {
     RunStatus.failed: "FAILED",
 }
 STEP_STATUS: Final = {"completed": "COMPLETED", "failed": "FAILED"}  # the others: CANCELLED
+CANCELLED: Final = "run.cancelled"  # the event of the operation
 ORGANIZATION: Final = "default"  # the contract wants one, and runs have none
 
 
@@ -119,7 +120,7 @@ def cancelled_frame(view: RunView) -> bytes:
     envelope = {
         **summary,
         "occurredAt": iso(view.facts.ended_at),
-        "key": "run.cancelled",
+        "key": CANCELLED,
         "version": "1.0.0",
         "payload": summary,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final
 
 from pydantic_core import to_jsonable_python
@@ -19,9 +20,10 @@ def frame(line: bytes, seq: object, name: bytes) -> bytes:
     return b"id: %s\nevent: %s\ndata: %s\n\n" % (str(seq).encode(), name, line)
 
 
-def frames(page: Page) -> bytes:
-    """The frames of a page. Each line begins with `{"event":"..."`, which names it: one of the closed set."""
-    return b"".join(frame(line, seq, line[10 : line.index(b'"', 10)]) for seq, line in page.events)
+def frames(page: Page, names: Container[bytes] | None = None) -> bytes:
+    """The frames of a page, or of those with these names: each line begins with `{"event":"..."`, of the closed set."""
+    named = ((seq, line, line[10 : line.index(b'"', 10)]) for seq, line in page.events)
+    return b"".join(frame(line, seq, name) for seq, line, name in named if names is None or name in names)
 
 
 def run_as_json(view: RunView) -> dict[str, Any]:

@@ -105,6 +105,17 @@ async def test_a_second_reader_keeps_a_run_alive() -> None:
         assert events_of(text)[-1]["event"] == "RunCompleted"
 
 
+async def test_a_reader_at_another_process_does_not_keep_a_run_alive() -> None:
+    shelf, settings = Shelf(), Settings(disconnect_grace=0.1)
+    async with (
+        serving(app(store=MemoryStore(shelf), settings=settings)) as one,
+        serving(app(store=MemoryStore(shelf), settings=settings)) as two,
+    ):
+        run_id = await begun(one, on_disconnect="cancel")
+        told = events_of((await two.get(f"/runs/{run_id}/events")).text)[-1]
+        assert (told["event"], told["cause"]) == ("RunCancelled", "caller_gone")
+
+
 async def test_runs_are_listed_newest_first_by_pages_and_filters() -> None:
     async with serving(app()) as client:
         ids = [
@@ -194,6 +205,52 @@ async def test_the_feed_tells_of_every_run_but_its_content_and_a_reader_of_it_co
         assert [frame["event"] for frame in frames_of(texts[1])] == ["RunCompleted"]
         lost = await read_until(client, "/events", "event: gap", **{"last-event-id": "0badc0de.1"})
         assert [frame["event"] for frame in frames_of(lost + "\n\n")] == ["gap"]
+
+
+async def test_the_feed_tells_of_runs_of_other_processes_on_one_store_and_of_none_twice() -> None:
+    shelf = Shelf()
+    async with (
+        serving(app(store=MemoryStore(shelf))) as here,
+        serving(app(store=MemoryStore(shelf))) as there,
+        anyio.create_task_group() as tasks,
+    ):
+        texts: list[str] = []
+
+        async def read() -> None:
+            texts.append(await read_until(here, "/events", "event: RunError"))
+
+        tasks.start_soon(read)
+        await anyio.sleep(0.3)
+        ids = [await begun(client) for client in (here, there)]
+        for run_id in ids:
+            await read_until(here, f"/runs/{run_id}/events", "w2 ")
+            assert (await here.post(f"/runs/{run_id}/cancel")).json()["status"] == "cancelled"
+        await anyio.sleep(0.3)
+        await begun(there, "broken")
+        with anyio.fail_after(10):
+            while not texts:
+                await anyio.sleep(0.02)
+        told = [event for event in events_of(texts[0]) if "seq" in event]
+        for run_id in ids:
+            own = [(event["seq"], event["event"]) for event in told if event["run_id"] == run_id]
+            whole = events_of((await here.get(f"/runs/{run_id}/events")).text)
+            assert own == [(event["seq"], event["event"]) for event in whole if event["event"] != "RunContent"]
+        assert [frame["event"] for frame in frames_of(texts[0])].count("run.cancelled") == 2
+
+
+async def test_a_reader_may_ask_for_some_kinds_of_events_and_always_gets_the_outcome() -> None:
+    async with serving(app()) as client:
+        run_id = await begun(client)
+        path = f"/runs/{run_id}/events"
+        some = frames_of((await client.get(path, params={"types": "StepStarted,RunQueued"})).text)
+        whole = frames_of((await client.get(path)).text)
+        assert some == [frame for frame in whole if frame["event"] in ("StepStarted", "RunCompleted")]
+        middle = {"types": "StepStarted", "starting_after": some[4]["id"]}
+        assert frames_of((await client.get(path, params=middle)).text) == some[5:]
+        for where in (path, "/events"):
+            answer = await client.get(where, params={"types": "StepStarted,Nothing"})
+            assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_FAILED")
+            assert "Nothing" in answer.json()["detail"]
 
 
 async def test_probes_and_the_description_answer() -> None:

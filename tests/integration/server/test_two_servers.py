@@ -1,5 +1,6 @@
 """Two servers on one file: what runs in one is found, read and stopped through the other, whatever dies."""
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from kit.server import frames_of, free_port, until_answers
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 
+TYPES = "RunStarted,RunCancelled,run.cancelled"
 SERVER = """
 import sys
 import anyio
@@ -109,3 +111,28 @@ async def test_a_reader_whose_server_is_killed_goes_on_at_the_other_and_gets_the
             assert (told["status"], told["stop"]["cause"]) == ("cancelled", "owner_lost")
             whole = frames_of((await client.get(f"{two}/runs/{run_id}/events")).text)
             assert both == whole
+
+
+async def test_the_feed_of_a_server_tells_of_the_other_s_runs_and_of_its_death_once(tmp_path: Path) -> None:
+    with two_servers(tmp_path) as ((process, one), (_, two)):
+        async with httpx2.AsyncClient(timeout=20) as client:
+            before = await begun(client, one)  # of which only the end is still to come
+            await anyio.sleep(0.3)
+            run_ids = [before]
+            text = ""
+            async with client.stream("GET", f"{two}/events", params={"types": TYPES}) as answer:
+                async for chunk in answer.aiter_text():
+                    text += chunk
+                    if len(run_ids) == 1:
+                        run_ids.append(await begun(client, one))
+                    if "event: RunStarted" in text and process.returncode is None:
+                        process.send_signal(signal.SIGKILL)
+                        process.wait()
+                    if text.count("event: RunCancelled") == 2:
+                        break
+            frames = frames_of(text)
+            assert frames[0]["event"] == "RunStarted"
+            assert sorted(frame["event"] for frame in frames[1:]) == ["RunCancelled"] * 2 + ["run.cancelled"] * 2
+            told = [json.loads(frame["data"])["payload"] for frame in frames if frame["event"] == "run.cancelled"]
+            assert {each["id"] for each in told} == set(run_ids)
+            assert {each["status"] for each in told} == {"CANCELLED"}

@@ -6,10 +6,12 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Final, cast
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
+from ...events import Event
 from ...stores import Page
+from ...wire import contract
 from ...wire.native import HEARTBEAT, RETRY
 from ...wire.shown import shown_page
 from ..auth import Caller
@@ -18,6 +20,8 @@ from ..requests import FORMS
 from ..service import Service
 from ..sse import EventStreamResponse
 
+NAMES: Final = frozenset(name.value for cls in Event.CLASSES for name in cls.names.values()) | {contract.CANCELLED}
+Types = Annotated[str | None, Query(max_length=2_000, description="names of events, with commas; without it all")]
 _CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -65,6 +69,20 @@ def cursor_of(request: Request) -> int:
     if not _CURSOR.fullmatch(given):
         raise Problem("VALIDATION_FAILED", "Last-Event-ID and starting_after are ids of events of this run")
     return int(given)
+
+
+def names_of(types: str | None) -> frozenset[bytes] | None:
+    """The names of events that a reader wants, from a list with commas; None for all.
+
+    Raises:
+        Problem: VALIDATION_FAILED, with the names that no event has.
+    """
+    if types is None:
+        return None
+    names = frozenset(types.split(","))
+    if not names <= NAMES:
+        raise Problem("VALIDATION_FAILED", f"types: no event is named {', '.join(sorted(names - NAMES))[:200]}")
+    return frozenset(name.encode() for name in names)
 
 
 def said(model: type[BaseModel], example: dict[str, Any], *, forms: bool = False, optional: bool = False) -> Any:

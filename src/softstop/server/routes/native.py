@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Final
 
 import anyio
@@ -10,7 +11,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic_core import to_jsonable_python
 
-from ...events import Kind, RunCancelled
+from ...durable import OUTCOMES
+from ...events import Event, Kind, RunCancelled
 from ...stops import RunStatus
 from ...stores import Page, RunQuery
 from ...wire import contract, native
@@ -20,10 +22,11 @@ from ..problems import Problem
 from ..requests import LONGEST_WAIT, Decide, Start, StartAny, Stop, StopMany, read
 from ..service import Service, allow
 from ..sse import EventStreamResponse, LateResponse
-from .asked import Here, Who, address_of, caller_of, cursor_of, said, streamed
+from .asked import Here, Types, Who, address_of, caller_of, cursor_of, names_of, said, streamed
 
 router = APIRouter(tags=["runs"])
 Limit = Annotated[int, Query(ge=1, le=200)]
+ENDS: Final = frozenset(name.encode() for name in OUTCOMES)
 CANCELLED: Final = {"success": True, "status": "cancelled"}
 
 
@@ -139,9 +142,14 @@ async def refuse(run_id: str, request: Request, service: Here, who: Who) -> JSON
 
 
 @router.get("/runs/{run_id}/events")
-async def events(run_id: str, request: Request, service: Here, who: Who) -> Response:
-    """The events of a run as server-sent events, after `Last-Event-ID` or `starting_after`; 204 if none is left."""
-    return await streamed(service, who, run_id, cursor_of(request), native.frames)
+async def events(run_id: str, request: Request, service: Here, who: Who, types: Types = None) -> Response:
+    """The events of a run as server-sent events, after `Last-Event-ID` or `starting_after`; 204 if none is left.
+
+    With `types` those alone, and outcomes, by which a reader knows that nothing follows.
+    """
+    names = names_of(types)
+    wire = native.frames if names is None else partial(native.frames, names=names | ENDS)
+    return await streamed(service, who, run_id, cursor_of(request), wire)
 
 
 @router.get("/runs/{run_id}/wait")
@@ -172,16 +180,18 @@ async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
 
 
 @router.get("/events")
-async def feed(request: Request, service: Here, who: Who) -> Response:
+async def feed(request: Request, service: Here, who: Who, types: Types = None) -> Response:
     """The events of all runs that the caller may see, but their content, and `run.cancelled` once for each stopped one.
 
-    Goes on after `Last-Event-ID`; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
+    With a store, those of runs of other processes too. With `types` those alone. Goes on after `Last-Event-ID`, which
+    is an id of this process; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
     """
+    names = names_of(types)
     allow(who, "runs:read")
     service.readers.check("", who.user_id)
     number, lost = service.feed.number(request.headers.get("last-event-id"))
     return EventStreamResponse(
-        _all_events(service, who, number, lost),
+        _all_events(service, who, number, lost, names),
         service.readers.reading("", who.user_id),
         heartbeat=(native.HEARTBEAT, service.settings.heartbeat),
         patience=service.caps.patience,
@@ -189,7 +199,9 @@ async def feed(request: Request, service: Here, who: Who) -> Response:
     )
 
 
-async def _all_events(service: Service, who: Caller, number: int, lost: bool) -> AsyncIterator[bytes]:
+async def _all_events(
+    service: Service, who: Caller, number: int, lost: bool, names: frozenset[bytes] | None
+) -> AsyncIterator[bytes]:
     first = native.RETRY
     if lost:
         yield first + native.frame(b"{}", f"{service.feed.epoch}.{number}", b"gap")
@@ -198,16 +210,24 @@ async def _all_events(service: Service, who: Caller, number: int, lost: bool) ->
         chunk = b""
         for each, event in service.feed.after(number):
             number = each
-            view = await service.seen(who, event.run_id)
-            if view is None:
-                continue
-            if isinstance(event, RunCancelled) and event.via is None:  # else it is in the stop of its parent
-                chunk += contract.cancelled_frame(view)
-            page = Page([(number, event.to_json())], ended=False)
-            ((_, line),) = (page if who.sees is None else shown_page(page)).events
-            chunk += native.frame(line, f"{service.feed.epoch}.{number}", event.event.value.encode())
+            for name, frame in (await _frames(service, who, number, event)).items():
+                if names is None or name in names:
+                    chunk += frame
         if chunk:
             yield first + chunk
             first = b""
-        else:
-            await service.feed.more(number)
+        await service.feed.more(number)
+
+
+async def _frames(service: Service, who: Caller, number: int, event: Event) -> dict[bytes, bytes]:
+    """What the feed tells of an event, by name; nothing of a run that the caller may not see."""
+    view = await service.seen(who, event.run_id)
+    if view is None:
+        return {}
+    frames: dict[bytes, bytes] = {}
+    if isinstance(event, RunCancelled) and event.via is None:  # else it is in the stop of its parent
+        frames[contract.CANCELLED.encode()] = contract.cancelled_frame(view)
+    page = Page([(number, event.to_json())], ended=False)
+    ((_, line),) = (page if who.sees is None else shown_page(page)).events
+    name = event.event.value.encode()
+    return frames | {name: native.frame(line, f"{service.feed.epoch}.{number}", name)}
