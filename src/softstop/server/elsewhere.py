@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from ..errors import RunNotFound, StoreUnavailable
+from ..errors import EventsExpired, RunNotFound, StoreUnavailable
 from ..events import Event, RunContent, parse_event
 from ..stops import RunStatus
 from ..stores import Recording, RunQuery
@@ -74,7 +74,7 @@ class Elsewhere:
         self._changed.pop(root_run_id)  # before the read: what comes meanwhile is news
         try:
             page = await store.read(root_run_id, self._read[root_run_id], MOST)
-        except RunNotFound:  # forgotten by the store
+        except (RunNotFound, EventsExpired):  # forgotten by the store
             return
         except StoreUnavailable:
             self._changed[root_run_id] = None
