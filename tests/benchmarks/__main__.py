@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import crowds, estimates, memory, runs, stops, streams, values
+from . import crowds, estimates, memory, runs, serving, stops, streams, values
 from .measuring import FULL, QUICK, Effort, Row, empty_loop_ns
 from .report import markdown, table, write_into
 
@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "memory": memory.rows,
     "crowds": crowds.rows,
     "estimates": estimates.rows,
+    "serving": serving.rows,
     "uvloop": lambda effort: [*streams.uvloop_rows(effort), *runs.uvloop_rows(effort)],
 }
 

@@ -8,6 +8,7 @@ import logging
 import random
 import sys
 import warnings
+from pathlib import Path
 
 from .closing import Closing
 from .fuzzing import Ground, fuzz
@@ -25,12 +26,18 @@ def main() -> int:
     parser.add_argument("--side-by-side", type=int, default=12)
     parser.add_argument("--closing", action="store_true", help="loops that close under live runs, instead of programs")
     parser.add_argument("--soak", action="store_true", help="both in turn; memory, threads and handles must stay flat")
+    parser.add_argument("--serve", type=int, nargs="?", const=10_000, help="10,000 runs over HTTP, or so many; alike")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     parser.add_argument("--eager", action="store_true", help="asyncio.eager_task_factory, from 3.12 on")
     parser.add_argument("--debug", action="store_true", help="asyncio's debug mode")
     given = parser.parse_args()
     warnings.simplefilter("ignore")  # of tasks that are left in the lurch on purpose
     logging.getLogger("softstop").disabled = True  # so are runs
+    if given.serve:
+        sys.path.append(str(Path(__file__).parents[1]))  # for the tests' kit
+        from .serving import serve  # noqa: PLC0415
+
+        return _told(serve(given.serve, print))
     ground = Ground(given.loop, given.eager, given.debug)
     first = random.SystemRandom().randrange(10**9) if given.first is None else given.first
     if given.seed is None:

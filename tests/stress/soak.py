@@ -83,10 +83,11 @@ def soak(seconds: float, seed: int, say: Callable[[str], None]) -> list[str]:
         del report, closing
     end = Level.now()
     say(f"{programs:,} programs, {runs:,} runs in {time.monotonic() - began:.0f} s: {end}")
-    return wrong + (_grown(warm, end) if warm is not None else [])
+    return wrong + (grown(warm, end) if warm is not None else [])
 
 
-def _grown(warm: Level, end: Level) -> list[str]:
+def grown(warm: Level, end: Level) -> list[str]:
+    """What the process holds more of at the end than after its warm-up."""
     wrong: list[str] = []
     if end.megabytes > MEMORY * warm.megabytes:
         wrong.append(f"memory grew from {warm.megabytes:.0f} to {end.megabytes:.0f} MB")

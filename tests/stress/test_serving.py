@@ -1,0 +1,39 @@
+"""A server keeps nothing of runs that have ended but what it says: `python -m tests.stress --serve` plays 10,000."""
+
+from functools import partial
+
+import anyio
+import pytest
+
+from kit.server import serving
+from softstop import Supervisor
+from softstop.durable import runs as door
+from softstop.server import feed, service
+
+from .serving import app, play
+from .soak import SPARE, Level
+
+RUNS = 150
+AT_LAST = 0.5  # seconds until the timers of the last runs are done, and what was dropped is let go
+
+
+@pytest.mark.server
+@pytest.mark.timeout(180)  # 5 s on a machine that has nothing else to do
+async def test_a_server_holds_after_many_runs_what_it_held_after_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "Supervisor", partial(Supervisor, keep_ended=10))
+    monkeypatch.setattr(door, "MOST_KEPT", 10)
+    monkeypatch.setattr(feed, "KEPT", 50)
+    served = app()
+    async with serving(served) as client:
+        await play(client, range(RUNS))
+        await anyio.sleep(AT_LAST)
+        warm = Level.now()
+        await play(client, range(RUNS, 3 * RUNS))
+        await anyio.sleep(AT_LAST)
+        end = Level.now()
+        of = served.state.service
+        held = [of._live, of._count, of.readers._of_run, of.readers._of_user, of.readers._needed]
+        assert held == [{}, {}, {}, {}, set()]
+    assert end.objects - warm.objects < 2 * RUNS, "less than one object a run"
+    assert end.handles <= warm.handles + SPARE
+    assert not end.live
