@@ -21,17 +21,18 @@ import anyio
 
 from ..checks import seconds, typed
 from ..errors import StoreUnavailable, safe_error
-from ..events import Event, Outcome, RunStarted, RunStopRequested
+from ..events import Outcome
 from ..protocols import RunFacts, Tape
 from ..runs.run import Run
 from ..runs.spec import RunOutput, fresh_id
-from ..stops import RunStatus, StopCause, StopMode, StopRequest
+from ..stops import StopCause, StopMode, StopRequest
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .checking import check_attached, check_messages, check_store
 from .following import Bells, Follow
 from .orphans import last_words
 from .outputs import family_of, outputs_of, result_of
+from .records import record_of, status_of
 from .store import Batch, Changed, Lapsed, MessageCodec, News, OwnerLost, RunQuery, RunRecord, StopAsked, Store
 
 PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries
@@ -380,26 +381,3 @@ class Recording:
         await self.store.commit([await last_words(self.store, record, self._clock())])
         self._bells.ring(record.run_id)
         return True
-
-
-def record_of(run: RunFacts) -> RunRecord:
-    """The record of a run that has not begun."""
-    return RunRecord(
-        run_id=run.run_id,
-        root_run_id=run.root_run_id,
-        parent_run_id=run.parent_run_id,
-        source=run.source,
-        user_id=run.user_id,
-        session_id=run.session_id,
-        metadata=run.metadata,
-        created_at=run.created_at,
-    )
-
-
-def status_of(event: Event) -> RunStatus | None:
-    """The status that a run has from this event on; None if the event does not change it."""
-    if isinstance(event, Outcome):
-        return event.status
-    if isinstance(event, RunStopRequested):
-        return RunStatus.stopping
-    return RunStatus.running if isinstance(event, RunStarted) else None

@@ -1,0 +1,31 @@
+"""What a store notes of a run: its record before it begins, and its status as events come."""
+
+from __future__ import annotations
+
+from ..events import Event, Outcome, RunStarted, RunStopRequested
+from ..protocols import RunFacts
+from ..stops import RunStatus
+from .store import RunRecord
+
+
+def record_of(run: RunFacts) -> RunRecord:
+    """The record of a run that has not begun."""
+    return RunRecord(
+        run_id=run.run_id,
+        root_run_id=run.root_run_id,
+        parent_run_id=run.parent_run_id,
+        source=run.source,
+        user_id=run.user_id,
+        session_id=run.session_id,
+        metadata=run.metadata,
+        created_at=run.created_at,
+    )
+
+
+def status_of(event: Event) -> RunStatus | None:
+    """The status that a run has from this event on; None if the event does not change it."""
+    if isinstance(event, Outcome):
+        return event.status
+    if isinstance(event, RunStopRequested):
+        return RunStatus.stopping
+    return RunStatus.running if isinstance(event, RunStarted) else None
