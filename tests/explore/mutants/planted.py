@@ -27,6 +27,7 @@ from softstop.runs.state import RunState
 from softstop.runs.steps import Step
 from softstop.runs.streams import Reading
 from softstop.stops import RunStatus, StopMode, StopOutcome
+from softstop.usage import Usage
 
 from .registry import Patch, found_by, mutant, nothing, nothing_async
 
@@ -174,6 +175,17 @@ def content_of_the_outcome_lacks_the_last_piece(patch: Patch) -> None:
 def usage_of_a_cut_call_is_lost(patch: Patch) -> None:
     charge = RunContext.charge
     patch.setattr(RunContext, "charge", lambda run, usage: None if run.stopping else charge(run, usage))
+
+
+@found_by("usage_is_the_sum_of_metrics")
+def the_cost_of_what_a_body_charges_is_lost(patch: Patch) -> None:
+    charge = RunContext.charge
+
+    def free(run: RunContext, usage: Any) -> None:
+        priced = isinstance(usage, Usage) and usage.cost_nano_usd
+        charge(run, usage.model_copy(update={"cost_nano_usd": 0}) if priced else usage)
+
+    patch.setattr(RunContext, "charge", free)
 
 
 @found_by("usage_is_the_sum_of_metrics")

@@ -67,9 +67,11 @@ def usage_is_the_sum_of_metrics(run: RunTrace) -> Broken:
     usage, metered = run.outcome.usage, run.metered()
     if usage != metered:
         yield f"the outcome has {usage.total_tokens} tokens, its events {metered.total_tokens}"
-    charged = [mark.amount.tokens for place, mark in run.marks("charged") if place < run.ended]
-    if charged and sum(charged) != usage.output_tokens:
-        yield f"the outcome has {usage.output_tokens} tokens, the body charged {sum(charged)}"
+    charged = [mark.amount for place, mark in run.marks("charged") if place < run.ended]
+    tokens, money = sum(amount.tokens for amount in charged), sum(amount.nano_usd for amount in charged)
+    if charged and (tokens, money) != (usage.output_tokens, usage.cost_nano_usd or 0):
+        told = f"{usage.output_tokens} tokens and {usage.cost_nano_usd} nano-USD"
+        yield f"the outcome has {told}, the body charged {tokens} and {money}"
 
 
 def each_step_tells_its_own_usage(run: RunTrace) -> Broken:
