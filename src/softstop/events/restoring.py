@@ -36,6 +36,7 @@ from .names import Source
 OWNER_LOST: Final = StopRequest(
     cause=StopCause.owner_lost, reason="the process that ran it is gone", mode=StopMode.now, grace=0.0
 )
+NOTHING: Final[Mapping[str, StopRequest]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,42 @@ class _Fold:
         )
 
 
+class Restoring:
+    """What `restore` folds, event after event as they come.
+
+    Args:
+        texts: Whether `content` is wanted; without it what is kept does not grow with what is written.
+    """
+
+    def __init__(self, *, texts: bool = True) -> None:
+        self.last_seq = 0
+        self._root_run_id = ""
+        self._texts = texts
+        self._folds: dict[str, _Fold] = {}
+
+    def take(self, event: Event) -> None:
+        """Fold the next event."""
+        root = self._root_run_id = self._root_run_id or event.root_run_id
+        if event.root_run_id != root:
+            raise MisuseError(f"event {event.seq} is of root run {event.root_run_id!r}, those before it of {root!r}")
+        if event.seq <= self.last_seq:
+            raise MisuseError(f"event {event.seq} comes after event {self.last_seq}; sort them by seq, each once")
+        self.last_seq = event.seq
+        fold = self._folds.get(event.run_id)
+        if fold is None:
+            fold = self._folds[event.run_id] = _Fold(event)
+        fold.take(event)
+        if not self._texts:
+            fold.texts.clear()
+
+    def log(self) -> RestoredLog:
+        """Where the runs stand now."""
+        if not self._folds:
+            raise MisuseError("no events: a run that has written none is known to its supervisor or its store only")
+        runs = {run_id: fold.run() for run_id, fold in self._folds.items()}
+        return RestoredLog(self._root_run_id, self.last_seq, MappingProxyType(runs))
+
+
 def restore(events: Iterable[Event]) -> RestoredLog:
     """Fold the events of a root run and its members, in the order of `seq`, to where each run stands after them.
 
@@ -169,43 +206,31 @@ def restore(events: Iterable[Event]) -> RestoredLog:
     Raises:
         MisuseError: There is no event, their `seq` does not rise, they are of several roots, or no run writes such.
     """
-    folds: dict[str, _Fold] = {}
-    root, last = "", 0
+    restoring = Restoring()
     for event in events:
-        root = root or event.root_run_id
-        if event.root_run_id != root:
-            raise MisuseError(f"event {event.seq} is of root run {event.root_run_id!r}, those before it of {root!r}")
-        if event.seq <= last:
-            raise MisuseError(f"event {event.seq} comes after event {last}; sort them by seq, each once")
-        last = event.seq
-        fold = folds.get(event.run_id)
-        if fold is None:
-            fold = folds[event.run_id] = _Fold(event)
-        fold.take(event)
-    if not folds:
-        raise MisuseError("no events: a run that has written none is known to its supervisor or its store only")
-    return RestoredLog(root, last, MappingProxyType({run_id: fold.run() for run_id, fold in folds.items()}))
+        restoring.take(event)
+    return restoring.log()
 
 
-def orphan_outcomes(log: RestoredLog, at: float, asked: StopRequest | None = None) -> list[Event]:
+def orphan_outcomes(log: RestoredLog, at: float, asked: Mapping[str, StopRequest] = NOTHING) -> list[Event]:
     """The events that end the runs of a log whose owner is gone: to be appended to it, by one who has the right to.
 
     The stops first, of the root before its members. Then the members before the root, the newest first: the ends of
     open steps (an atomic one may have happened: `unsettled`; a divisible one did a part: `cut`), and the outcome. A
-    stop that is on record gives the cause; else `asked`, which was requested and not seen by the owner; else
-    `owner_lost`. Nothing for a log that has ended.
+    stop that is on record gives the cause; else the first of those that were `asked` for, of the run or of one above,
+    and not seen by the owner; else `owner_lost`. Nothing for a log that has ended.
 
     Args:
         log: Of `restore`.
         at: Wall-clock seconds, of all these events.
-        asked: A stop request for the root.
+        asked: Stop requests by run id.
     """
     owed = _Owed(log, at)
     left = [run for run in log.runs.values() if run.outcome is None]
     stops: dict[str, StopRequest] = {}
     for run in left:
         above = stops.get(run.parent_run_id or "")
-        stops[run.run_id] = run.stop or owed.stop(run, asked or OWNER_LOST, above)
+        stops[run.run_id] = run.stop or owed.stop(run, asked.get(run.run_id), above)
     for run in reversed(left):
         owed.end(run, stops[run.run_id])
     return owed.events
@@ -234,9 +259,11 @@ class _Owed:
             self._stamps[run.run_id] = stamp
         self.events.append(event._stamped(stamp, self._log.last_seq + len(self.events) + 1, self._at, metrics))
 
-    def stop(self, run: RestoredRun, request: StopRequest, above: StopRequest | None) -> StopRequest:
-        """Put a stop on record: that of the run above, or the request."""
-        stop = request if above is None else above.model_copy(update={"via": run.parent_run_id})
+    def stop(self, run: RestoredRun, asked: StopRequest | None, above: StopRequest | None) -> StopRequest:
+        """Put a stop on record: its own or that of the run above, whichever came first."""
+        stop = OWNER_LOST if asked is None else asked
+        if above is not None and (asked is None or above.requested_at <= asked.requested_at):
+            stop = above.model_copy(update={"via": run.parent_run_id})
         if not stop.requested_at:
             stop = stop.model_copy(update={"requested_at": self._at})
         self._tell(run, stop_event(stop))

@@ -171,10 +171,8 @@ class MemoryStore(Store):
 
     async def find(self, query: RunQuery) -> Sequence[RunRecord]:
         """See `Store`."""
-        found = list(islice(self._matching(query), query.limit))
-        return [
-            self._whole(run) if query.run_id is not None else replace(run, messages=None, audit=()) for run in found
-        ]
+        found = [self._whole(run) for run in islice(self._matching(query), query.limit)]
+        return found if query.run_id is not None else [replace(run, messages=None, audit=()) for run in found]
 
     def _matching(self, query: RunQuery) -> Iterator[RunRecord]:
         reached = query.before is None

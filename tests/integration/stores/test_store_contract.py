@@ -132,6 +132,7 @@ async def test_an_outcome_is_stored_with_its_event_and_messages_are_given_for_on
     assert (found.status, found.outcome, found.messages) == (RunStatus.cancelled, b'{"status": "cancelled"}', b"[1]")
     (listed,) = await b.find(RunQuery(roots=True))
     assert (listed.outcome, listed.messages, listed.audit) == (b'{"status": "cancelled"}', None, ())
+    assert (listed.owner, listed.last_seq) == ("a", 1)
 
 
 async def test_members_come_with_their_root_and_none_is_left_open_at_its_end(opened: Open) -> None:

@@ -1,6 +1,7 @@
 """Runs are kept in a store at the store's pace: whole, cut for good, and never at the cost of a run."""
 
 import logging
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -19,6 +20,7 @@ from softstop import (
     RunSuperseded,
     StopCause,
     StopMode,
+    StopOutcome,
     StopRequest,
     Supervisor,
     parse_event,
@@ -290,6 +292,26 @@ async def test_a_stop_that_a_dead_owner_did_not_see_is_the_cause_of_the_end() ->
         outcome = (await followed(recording, "r"))[-1]
     assert isinstance(outcome, RunCancelled)
     assert (outcome.cause, outcome.reason, outcome.by, outcome.requested_at) == (StopCause.user, "by me", "u", 5.0)
+
+
+async def test_a_stop_of_a_member_that_a_dead_owner_did_not_see_is_that_member_s_cause_and_no_other_s() -> None:
+    shelf = Shelf()
+    left, _ = await logged(lead, "r", 2.0)
+    silent = RunRecord("silent", "r", "r", Agent(sleeper).source, None, None, {}, 0.0)
+    await dead(shelf, replace(left, runs=[*left.runs, silent]))
+    store = MemoryStore(shelf)
+    for run_id in ("m", "silent"):
+        verdict = await store.request_stop(run_id, StopRequest(reason=f"stop {run_id}", by="u", requested_at=5.0))
+        assert verdict.outcome is StopOutcome.accepted
+    async with Recording(store) as recording, Supervisor(recorder=recording):
+        events = await followed(recording, "r")
+        outputs = [await recording.output(run_id) for run_id in ("r", "m", "silent")]
+    assert [output and output.stop and output.stop.reason for output in outputs] == [
+        "the process that ran it is gone", "stop m", "stop silent",
+    ]  # fmt: skip
+    assert [type(e).__name__ for e in events if e.run_id == "silent"] == ["RunStopRequested", "RunCancelled"]
+    assert outputs[0] is not None
+    assert [member.run_id for member in outputs[0].members] == ["m", "silent"]
 
 
 async def test_an_output_of_the_store_is_continued_from_and_one_that_is_not_there_is_none() -> None:
