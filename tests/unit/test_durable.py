@@ -10,6 +10,7 @@ import pytest
 from kit.runs import sleeper
 from softstop import (
     Agent,
+    Limits,
     MisuseError,
     Run,
     RunContent,
@@ -22,11 +23,12 @@ from softstop import (
     StopRequest,
     Supervisor,
     SupervisorClosed,
+    Usage,
     parse_event,
 )
 from softstop.durable import Runs, RunView
 from softstop.errors import KeyReused
-from softstop.stores import MemoryStore, Recording, RunQuery, Shelf
+from softstop.stores import MemoryStore, Page, Recording, RunQuery, Shelf
 
 
 async def teller(run: RunContext, message: object) -> None:
@@ -218,6 +220,54 @@ async def test_a_run_of_another_process_is_found_followed_and_stopped_from_here(
                 await runs.cancel(run_id, StopRequest())
             lines = await runs.audit(run_id, user_id="ann")
             assert (lines[0].by, lines[0].origin, lines[0].outcome) == ("ann", "here", StopOutcome.accepted)
+
+
+async def spender(run: RunContext, message: object) -> None:
+    async with run.step("ask"):
+        run.charge(Usage(input_tokens=7))
+    async with run.step("wait"):
+        await run.member(Agent(teller), "go", run_id="member", limits=Limits(timeout=50))
+
+
+async def test_a_live_run_of_another_process_shows_its_usage_its_open_steps_and_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, supervisor) = await two.open(), await two.open()
+        limits = Limits(timeout=60, tokens=500)
+        run = await started(there, supervisor, Agent(spender), "go", run_id="r", limits=limits)
+        read: list[int] = []
+        page_of = MemoryStore.read
+
+        async def noted(self: MemoryStore, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+            page = await page_of(self, root_run_id, after, limit)
+            read.extend(seq for seq, _ in page.events)
+            return page
+
+        await anyio.sleep(1.5)
+        monkeypatch.setattr(MemoryStore, "read", noted)
+        for _ in range(3):
+            own, seen = run.facts, await here.get("r")
+            facts = seen.facts
+            assert (facts.started_at, facts.limits, facts.open_steps) == (own.started_at, limits, ("wait",))
+            assert own.started_at is not None
+            assert facts.deadline == own.started_at + 60
+            assert (seen.usage, seen.status, seen.members) == (run.usage, run.status, ("member",))
+            member = (await here.get("member")).facts
+            assert member.deadline == pytest.approx(own.started_at + 50, abs=0.1), (
+                "the nearest of its own and its root's"
+            )
+            listed = await here.find(RunQuery(roots=True))
+            assert [view.facts for view in listed] == [facts]
+            await anyio.sleep(1)
+        assert read == sorted(set(read)), "each event is read once, however often one asks"
+        supervisor.get_run("member").cancel()
+        await anyio.sleep(0.1)
+        stop = (await here.get("member")).stop
+        assert stop is not None
+        assert await here.ended("r") == await here.get("r")
+        assert (await here.get("r")).facts.open_steps == ()
 
 
 async def test_every_id_that_a_follower_was_given_goes_on_exactly_there_in_any_process() -> None:

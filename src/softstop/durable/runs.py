@@ -36,6 +36,7 @@ from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from .following import Lines, LogPages, MemberPages
+from .live import LiveRuns
 from .views import RunView, view, view_of
 
 MOST_KEPT: Final = 10_000  # keys, and runs with audit lines, without a store
@@ -60,6 +61,8 @@ class Runs:
     def __init__(self, supervisor: Supervisor, recording: Recording | None = None) -> None:
         self._supervisor = typed(supervisor, Supervisor, "supervisor")
         self._recording = None if recording is None else typed(recording, Recording, "recording")
+        self._recording = recording
+        self._live = None if recording is None else LiveRuns(recording.store)
         self._lines: WeakValueDictionary[str, Lines] = WeakValueDictionary()
         self._keys: OrderedDict[tuple[str | None, str], Taken] = OrderedDict()  # without a store
         self._audit: OrderedDict[str, list[Audit]] = OrderedDict()  # without a store
@@ -178,7 +181,11 @@ class Runs:
         assert self._recording is not None
         family = await family_of(self._recording.store, record)
         below = tuple(each.run_id for each in reversed(family) if each.parent_run_id == run_id)
-        return replace(view_of(record, outputs_of(family).get(run_id)), members=below)
+        seen = replace(view_of(record, outputs_of(family).get(run_id)), members=below)
+        return await self._completed(seen, record)
+
+    async def _completed(self, seen: RunView, record: RunRecord) -> RunView:
+        return seen if self._live is None else await self._live.completed(seen, record)
 
     async def find(self, query: RunQuery, keep: Callable[[RunView], bool] = lambda _: True) -> list[RunView]:
         """Runs, the newest first, of which `keep` is true."""
@@ -189,15 +196,15 @@ class Runs:
         page = replace(query, limit=PAGE)
         while len(found) < query.limit:
             records = await self._recording.store.find(page)
-            found += filter(keep, map(self._seen, records))
+            for record in records:
+                run = self._local(record.run_id)
+                seen = view_of(record, output_of(record)) if run is None else view(run)
+                if len(found) < query.limit and keep(seen):
+                    found.append(seen if run is not None else await self._completed(seen, record))
             if len(records) < PAGE:
                 break
             page = replace(page, before=records[-1].run_id)
-        return found[: query.limit]
-
-    def _seen(self, record: RunRecord) -> RunView:
-        run = self._local(record.run_id)
-        return view_of(record, output_of(record)) if run is None else view(run)
+        return found
 
     def _found_here(self, query: RunQuery) -> Iterator[RunView]:
         runs = self._supervisor.list_runs(status=query.status, user_id=query.user_id, session_id=query.session_id)
