@@ -1,4 +1,13 @@
-"""An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done."""
+"""An asyncio-native run supervisor: stop any agent run at its next step, once, with what it has done.
+
+Begin with `Agent`, which makes something that can be run of an async function or of a model; `RunContext`, which that
+function gets; `Run`, which a started one is; and `Supervisor`, which owns runs. `help(softstop.Agent)` tells its
+arguments and errors, and so it is with each name here. All times are in seconds; all money is in US dollars or in
+nano-USD, 10**9 of them a dollar, as the name says.
+
+Beside this module there are `softstop.events`, `softstop.models`, `softstop.stores`, `softstop.stores.sqlite`,
+`softstop.durable`, `softstop.server`, `softstop.testing` and `softstop.ports`; the other ones are no public API.
+"""
 
 from .errors import BudgetExceeded as BudgetExceeded
 from .errors import EventsExpired as EventsExpired

@@ -27,24 +27,29 @@ NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class RunOptions(TypedDict, total=False):
-    """The keywords of one run; the same wherever a run is started."""
+    """The keywords of one run; the same wherever a run is started.
+
+    Args:
+        run_id: 1 to 64 ASCII letters, digits and `._:-`; None makes a fresh one. No two live runs share an id.
+        limits: Limits of this run; each one not given is the agent's, else the supervisor's.
+        budgets: Ledgers this run shares with others.
+        policy: How this run is stopped; None takes the agent's, else the supervisor's.
+        user_id: Whose run this is, in 1 to 1,000 characters; a member's is its parent's, if not given.
+        session_id: The conversation it belongs to, in 1 to 1,000 characters; a member's is its parent's, if not given.
+        continue_from: An ended run, or its id, whose conversation goes on: a model sees its messages before the new
+            one.
+        metadata: Data of the caller's by name; a copy is kept, read-only and never interpreted. What it holds is not
+            copied.
+    """
 
     run_id: str | None
-    """1 to 64 ASCII letters, digits and `._:-`; None makes a fresh one. No two live runs share an id."""
     limits: Limits | None
-    """Limits of this run; each one not given is the agent's, else the supervisor's."""
     budgets: Sequence[Budget]
-    """Ledgers this run shares with others."""
     policy: StopPolicy | None
-    """How this run is stopped; None takes the agent's, else the supervisor's."""
     user_id: str | None
-    """Whose run this is, in 1 to 1,000 characters; a member's is its parent's, if not given."""
     session_id: str | None
-    """The conversation it belongs to, in 1 to 1,000 characters; a member's is its parent's, if not given."""
     continue_from: RunOutput | str | None
-    """An ended run, or its id, whose conversation goes on: a model sees its messages before the new one."""
     metadata: Mapping[str, Any]
-    """Data of the caller's by name; a copy is kept, read-only and never interpreted. What it holds is not copied."""
 
 
 class RunSpec(NamedTuple):

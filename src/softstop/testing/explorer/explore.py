@@ -35,31 +35,34 @@ KEPT: Final = "after the other schedules the scenario does not do the same: it k
 
 
 class Exploration(TypedDict, total=False):
-    """How to explore a scenario; everything has a default."""
+    """How to explore a scenario; everything has a default.
+
+    Args:
+        causes: Names from `CAUSES`; all by default.
+        only: Play this one schedule and no other, as a `LawBroken` named it.
+        pairs: Besides all single stops, so many schedules with two stops at two random points.
+        most: Play at most so many schedules, drawn at random; None plays all.
+        seed: Of the random draws.
+        horizon: Virtual seconds after which a scenario that does not end by itself is stopped.
+        also: A check of your own, given what could be seen of each schedule; what it yields is a violation.
+        effects: The list to which the fakes of your agent append what they do to the world ("debit"), emptied before
+            each schedule, or a function that gives it, called after `make_run`. An effect in no step is a violation
+            then, and so is a completed step with fewer effects than when nothing stops it, an effect that happens
+            twice, or after the outcome.
+        strict: What is only noticed, see `Report.noticed`, is a violation as well.
+        progress: Called after each schedule with the number of those played and of all.
+    """
 
     causes: Iterable[str]
-    """Names from `CAUSES`; all by default."""
     only: str | None
-    """Play this one schedule and no other, as a `LawBroken` named it."""
     pairs: int
-    """Besides all single stops, so many schedules with two stops at two random points."""
     most: int | None
-    """Play at most so many schedules, drawn at random; None plays all."""
     seed: int
-    """Of the random draws."""
     horizon: float
-    """Virtual seconds after which a scenario that does not end by itself is stopped."""
     also: Check | None
-    """A check of your own, given what could be seen of each schedule; what it yields is a violation."""
     effects: Effects | None
-    """The list to which the fakes of your agent append what they do to the world ("debit"), emptied before each
-    schedule, or a function that gives it, called after `make_run`. An effect in no step is a violation then, and so is
-    a completed step with fewer effects than when nothing stops it, an effect that happens twice, or after the outcome.
-    """
     strict: bool
-    """What is only noticed, see `Report.noticed`, is a violation as well."""
     progress: Callable[[int, int], object] | None
-    """Called after each schedule with the number of those played and of all."""
 
 
 @dataclass(slots=True)
