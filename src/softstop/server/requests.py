@@ -73,6 +73,7 @@ class Start(BaseModel):
     metadata: dict[str, Any] = {}
     timeout_s: float | None = Field(default=None, ge=0, le=86_400)
     max_tokens: int | None = Field(default=None, ge=0, le=10**12)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=10**12)
     max_cost_usd: Decimal | None = Field(default=None, ge=0, le=10**6)
     on_disconnect: Literal["continue", "cancel"] = "continue"
 

@@ -175,7 +175,10 @@ class Service:
         return run
 
     def _narrowed(self, own: Limits, asked: Start) -> Limits:
-        wanted = {"timeout": asked.timeout_s, "tokens": asked.max_tokens, "cost_usd": asked.max_cost_usd}
+        wanted = {
+            "timeout": asked.timeout_s, "tokens": asked.max_tokens, "output_tokens": asked.max_output_tokens,
+            "cost_usd": asked.max_cost_usd,
+        }  # fmt: skip
         base = own.over(self.settings.limits)
         given = {name: value for name, value in wanted.items() if value is not None}
         return Limits.model_validate(

@@ -137,8 +137,23 @@ async def test_the_sibling_operations_start_list_and_show_the_same_runs() -> Non
         await client.post("/runs", json={"agent": "quick", "message": "x"})
         listed = (await client.get("/agent/run/list/v1.0.0", params={"status": "CANCELLED"})).json()
         assert (listed["total"], listed["hasMore"], [item["id"] for item in listed["items"]]) == (1, False, [run_id])
+        for dates, number in (
+            ({"startDate": run["queuedAt"]}, 2),
+            ({"endDate": run["queuedAt"]}, 0),
+            ({"startDate": "2020-01-01", "endDate": "2020-01-02T00:00:00"}, 0),
+            ({"startDate": "2020-01-01T00:00:00Z", "endDate": "2999-01-01"}, 2),
+        ):
+            dated = (await client.get("/agent/run/list/v1.0.0", params=dates)).json()
+            assert dated["total"] == number, dates
+        assert (await client.get("/agent/run/list/v1.0.0", params={"startDate": "soon"})).status_code == 422
         page = (await client.get("/agent/run/list/v1.0.0", params={"limit": 1, "offset": 0})).json()
         assert (page["total"], page["hasMore"], len(page["items"])) == (2, True, 1)
+        again = {"agentId": "story-teller", "input": {"message": "once"}}
+        once = [
+            (await client.post("/agent/run/execute/v1.0.0", json=again, headers={"idempotency-key": "k"})).json()
+            for _ in range(2)
+        ]
+        assert once[0]["runId"] == once[1]["runId"]
 
 
 async def test_a_member_that_stops_with_its_team_emits_no_event_of_its_own() -> None:

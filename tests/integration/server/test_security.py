@@ -11,7 +11,7 @@ import httpx2
 import jwt
 import pytest
 
-from kit.server import AGENTS, JSON, app, begun, read_until, serving, storyteller
+from kit.server import AGENTS, JSON, app, begun, events_of, read_until, serving, storyteller
 from softstop import Agent, Limits, MisuseError
 from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app
 from softstop.server.routes import agentos, contract, native, openai, probes
@@ -317,6 +317,9 @@ async def test_a_limit_of_a_request_narrows_the_agent_s_and_never_widens_it() ->
             run = (await client.post("/runs", json=body)).json()
             told = (await client.get(f"/runs/{run['run_id']}")).json()
             assert told["deadline"] - told["started_at"] == pytest.approx(in_force, abs=0.2)
+        answer = await client.post("/runs", json={"agent": "bounded", "stream": True, "max_output_tokens": 7})
+        in_force = events_of(answer.text)[0]["limits"]
+        assert (in_force["timeout"], in_force["output_tokens"]) == (5.0, 7)
 
 
 async def test_the_text_of_an_exception_is_for_the_operator_alone() -> None:

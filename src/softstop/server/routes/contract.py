@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from ...stops import RunStatus
 from ...stores import RunQuery
@@ -17,6 +18,7 @@ from .native import path_of
 
 router = APIRouter(prefix="/agent/run", tags=["contract"])
 M = TypeVar("M", bound=BaseModel)
+Date = Annotated[datetime, AfterValidator(lambda date: date if date.tzinfo else date.replace(tzinfo=UTC))]
 RunState = Literal["QUEUED", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "EXPIRED"]
 
 
@@ -53,13 +55,15 @@ class GetRunInput(BaseModel):
 
 
 class ListRunsInput(BaseModel):
-    """`ListRunsInput` of the contract; of dates, those before `endDate` are listed."""
+    """`ListRunsInput` of the contract; dates are those of a run's start, UTC where they say no zone."""
 
     organizationId: str | None = None
     agentId: str | None = None
     userId: str | None = None
     sessionId: str | None = None
     status: RunState | None = None
+    startDate: Date | None = None
+    endDate: Date | None = None
     limit: int = Field(default=20, ge=1, le=200)
     offset: int = Field(default=0, ge=0, le=10_000)
 
@@ -96,6 +100,7 @@ async def execute(request: Request, service: Here, who: Who) -> JSONResponse:
             metadata=asked.metadata,
             timeout_s=None if asked.timeoutMs is None else asked.timeoutMs / 1_000,
         ),
+        request.headers.get("idempotency-key"),
     )
     return JSONResponse({"runId": run.facts.run_id, "status": contract.STATUS[run.status]})
 
@@ -124,7 +129,13 @@ async def find(request: Request, service: Here, who: Who) -> JSONResponse:
     asked = _asked(request, ListRunsInput)
     statuses = {each for each, name in contract.STATUS.items() if name == asked.status}
     query = RunQuery(user_id=asked.userId, session_id=asked.sessionId, source_id=asked.agentId, limit=10**6)
-    found = [each for each in await service.find(who, query) if asked.status is None or each.status in statuses]
+    found = [
+        view
+        for view in await service.find(who, query)
+        if (asked.status is None or view.status in statuses)
+        and (asked.startDate is None or view.facts.created_at >= asked.startDate.timestamp())
+        and (asked.endDate is None or view.facts.created_at < asked.endDate.timestamp())
+    ]
     items = [contract.run_summary(view) for view in found[asked.offset : asked.offset + asked.limit]]
     more = asked.offset + len(items) < len(found)
     return JSONResponse({"items": items, "total": len(found), "hasMore": more})

@@ -75,6 +75,7 @@ async def create(request: Request, service: Here, who: Who) -> Response:
         {
             **asked.said(),
             "metadata": asked.metadata or {},
+            "max_output_tokens": asked.max_output_tokens,
             "continue_from": asked.previous_response_id,
             "on_disconnect": "continue" if asked.background else "cancel",
         },
