@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..errors import SoftstopError
 from ..stops import RunStatus, StopMode, StopOutcome, StopRequest
@@ -33,6 +33,10 @@ class IllegalSignal(SoftstopError):
     def __str__(self) -> str:
         return f"a run that is {self.status} cannot {self.signal}; this is a bug of softstop, please report it"
 
+
+# Bound once: by its class, each access costs 64 ns more before Python 3.12, and a run makes two dozen
+START, STOP, COMPLETE, FAIL, CANCEL = Signal
+PENDING: Final = RunStatus.pending
 
 # A missing key is the error. `stop` before the start ends the run at once (T10), so pending knows only `cancel`.
 TRANSITIONS: Mapping[RunStatus, Mapping[Signal, RunStatus]] = {
@@ -81,6 +85,9 @@ class StopPhase(IntEnum):
     over = 6  # the outcome is decided
 
 
+OPEN, AFTER_TURN, REFUSING, INTERRUPTING, CUTTING, ENDING, OVER = StopPhase
+
+
 class RecordedStop(NamedTuple):
     """A stop request as it was recorded, and the loop time at which its grace ends (infinity: never)."""
 
@@ -118,6 +125,9 @@ class Ending(StrEnum):
     interrupted = "interrupted"  # by a cancellation that belongs to a stop
 
 
+RETURNED, RAISED, INTERRUPTED = Ending
+
+
 class Facts(NamedTuple):
     """What was recorded about a run when its body ended. The outcome follows from this and nothing else (T13)."""
 
@@ -131,13 +141,13 @@ class Facts(NamedTuple):
 
 def reduce_outcome(facts: Facts) -> Signal:
     """Decide how a run ended, from its facts alone (T13)."""
-    if facts.ending is Ending.raised:
-        return Signal.fail if facts.failed_first or not facts.stop_requested else Signal.cancel
+    if facts.ending is RAISED:
+        return FAIL if facts.failed_first or not facts.stop_requested else CANCEL
     if not facts.stop_requested:
-        return Signal.complete if facts.ending is Ending.returned else Signal.fail
-    if facts.ending is Ending.returned and not (facts.refused or facts.cut or facts.delivered):
-        return Signal.complete
-    return Signal.cancel
+        return COMPLETE if facts.ending is RETURNED else FAIL
+    if facts.ending is RETURNED and not (facts.refused or facts.cut or facts.delivered):
+        return COMPLETE
+    return CANCEL
 
 
 class StopRecord:
@@ -152,8 +162,8 @@ class StopRecord:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.status = RunStatus.pending
-        self.phase = StopPhase.open
+        self.status = PENDING
+        self.phase = OPEN
         self.stop: RecordedStop | None = None
         self.inbox: RecordedStop | None = None  # accepted in another thread, not carried out yet
         self.turns = 0  # of a model, under way
@@ -169,14 +179,14 @@ class StopRecord:
     @property
     def refusing(self) -> bool:
         """Whether steps, boundaries and members are refused."""
-        if self.phase >= StopPhase.refusing:
+        if self.phase >= REFUSING:
             return True
         return self.inbox is not None and not self.defers(self.inbox.request.mode)
 
     @property
     def ended(self) -> bool:
         """Whether the outcome is decided."""
-        return self.phase is StopPhase.over
+        return self.phase is OVER
 
     def defers(self, mode: StopMode) -> bool:
         """Whether a stop of this mode waits for the end of a turn."""
@@ -218,7 +228,7 @@ class StopRecord:
 
     def _record(self, stop: RecordedStop) -> None:
         self.stop = stop
-        self.reach(StopPhase.after_turn if self.defers(stop.request.mode) else StopPhase.refusing)
+        self.reach(AFTER_TURN if self.defers(stop.request.mode) else REFUSING)
 
     def outcome(self, ending: Ending) -> Signal:
         """How the run ends, from the facts."""
@@ -231,5 +241,5 @@ class StopRecord:
         if self.inbox is not None:
             return False
         self.status = follow(self.status, signal)
-        self.phase = StopPhase.over
+        self.phase = OVER
         return True

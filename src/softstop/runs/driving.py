@@ -10,8 +10,7 @@ from typing import Any, Final
 from ..aio.closing import finish_within
 from ..errors import MisuseError, StepFailed, process_interrupt, safe_error, unfold
 from ..events import RunStarted
-from ..law.machine import Ending, Signal
-from ..stops import RunStatus
+from ..law.machine import CANCEL, INTERRUPTED, PENDING, RAISED, RETURNED, START, Ending, Signal
 from . import ending, gate, pausing, stopping
 from .context import RunContext
 from .limiting import reach_time_or_steps
@@ -29,23 +28,23 @@ async def drive(run: RunState) -> None:
         await asyncio.sleep(0)
     if not _may_begin(run):
         return
-    how, raised = Ending.interrupted, None
+    how, raised = INTERRUPTED, None
     try:
         _begin(run)
         value = await _call_body(run)
         if isinstance(value, str) and not run.writer.content:
             run.writer.write(value)  # a returned string is the content of a body that wrote none
-        how = Ending.returned
+        how = RETURNED
         if not run.record.ended:  # else it was abandoned, and its result comes too late
             run.value = value
     except BaseException as exc:  # noqa: BLE001, ASYNC103 - boundary: drive
         raised = exc
-    run.record.delivered = run.scope.interrupted(trusted=how is not Ending.returned or run.record.torn)
+    run.record.delivered = run.scope.interrupted(trusted=how is not RETURNED or run.record.torn)
     raised = run.scope.exit(raised)
     interrupt = None if raised is None else process_interrupt(raised)
     if raised is not None and interrupt is None and not run.record.ended:
         how = _note(run, raised)
-    if interrupt is not None or (run.record.delivered and how is not Ending.raised):
+    if interrupt is not None or (run.record.delivered and how is not RAISED):
         stopping.stop_by_process(run)
     run.winding_up = True
     if run.members or run.hooks or run.clients or run.work.is_open:
@@ -58,13 +57,13 @@ async def drive(run: RunState) -> None:
 
 def _may_begin(run: RunState) -> bool:
     """Make the run a running one; False if it, or one above, was stopped before, also from another thread (T10)."""
-    while run.record.status is RunStatus.pending:
+    while run.record.status is PENDING:
         with ending.mailbox.held:
             asked: RunState | None = run
             while asked is not None and asked.record.inbox is None:
                 asked = asked.parent
             if asked is None:
-                run.record.follow(Signal.start)
+                run.record.follow(START)
                 return True
         stopping.collect(asked)
     return False
@@ -120,11 +119,11 @@ def _note(run: RunState, raised: BaseException) -> Ending:
     only_cancelled = all(isinstance(exc, asyncio.CancelledError | BaseExceptionGroup) for exc in unfold(raised))
     if only_cancelled and (record.refusing or record.delivered):
         stopping.stop_by_process(run)
-        return Ending.interrupted
+        return INTERRUPTED
     record.failed_first = not record.refusing or run.work.knows(raised)
     run.error = raised if isinstance(raised, Exception) else StepFailed(run.source.name, safe_error(raised))
     run.errors = (safe_error(raised), *run.errors)  # first: the error of RunFailed
-    return Ending.raised
+    return RAISED
 
 
 async def _wind_up_twice(run: RunState, how: Ending) -> KeyboardInterrupt | None:
@@ -140,7 +139,7 @@ async def _wind_up_twice(run: RunState, how: Ending) -> KeyboardInterrupt | None
             stopping.stop_by_process(run)
     for client in run.clients or ():  # nobody waits for them any more
         client.give_up()
-    stopping.end(run, Signal.cancel)
+    stopping.end(run, CANCEL)
     return interrupt
 
 
@@ -153,7 +152,7 @@ async def _wind_up(run: RunState, how: Ending) -> None:
         await end_members(run)
         if run.work.is_open:
             await run.work.finish()
-        if _signal(run, how) is Signal.cancel:
+        if _signal(run, how) is CANCEL:
             await stopping.end_cancelled(run)
             return
         if not run.clients:

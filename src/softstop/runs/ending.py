@@ -13,7 +13,7 @@ from ..events import RunCompleted, RunFailed
 from ..events.kinds import cancelled
 from ..law.ledgers import Hold
 from ..law.locks import ForkSafeLock
-from ..law.machine import Signal
+from ..law.machine import COMPLETE, FAIL, Signal
 from ..stops import RunStatus, StopRequest
 from ..usage import Usage
 from . import gate
@@ -87,9 +87,9 @@ def _publish(run: RunState, signal: Signal) -> None:
     writer = run.writer
     usage = writer.usage
     shared = (writer.content, usage, _total(run, usage), run.work.records(), run.errors)
-    if signal is Signal.complete:
+    if signal is COMPLETE:
         run.outcome = RunCompleted(*shared)
-    elif signal is Signal.fail:
+    elif signal is FAIL:
         run.outcome = RunFailed(*shared, error=run.errors[0] if run.errors else "unknown")
     else:
         stop = run.stop

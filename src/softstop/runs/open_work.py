@@ -234,7 +234,7 @@ class OpenWork:
 
     def records(self) -> tuple[StepRecord, ...]:
         """All steps, in the order of their ends; then those still open, as abandoned, in the order of their start."""
-        ended = tuple(starmap(StepRecord, self._ended or ()))
+        ended = () if self._ended is None else tuple(starmap(StepRecord, self._ended))
         if not (self.is_open or self.stages):
             return ended
         atomic = self.steps or ()

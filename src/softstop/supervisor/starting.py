@@ -13,7 +13,7 @@ from typing import Any, cast
 from ..aio.parking import wake_all
 from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
-from ..events import RunQueued, SlotLent, Source
+from ..events import RunCompleted, RunQueued, SlotLent, Source
 from ..limits import Limits
 from ..log.tape import LogTape
 from ..protocols import Recorder, Runnable, tell
@@ -183,7 +183,7 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
     if supervisor.runs.pop(run_id, None) is None:
         return
     supervisor.ended.add(run)
-    if run.record.status is not RunStatus.completed:
+    if not isinstance(run.outcome, RunCompleted):
         _tell_end(run)
     begun, run.task = run.task is not None, None  # a remembered run keeps no caller's context; `tasks` still owns it
     if not supervisor.runs:

@@ -61,7 +61,7 @@ class SupervisorState:
 
     def observers(self) -> tuple[Observer, ...]:
         """The given observers, and the journal if the application has configured structlog."""
-        return (self.journal, *self.given_observers) if self.journal.wanted else self.given_observers
+        return (self.journal, *self.given_observers) if self.journal.wanted() else self.given_observers
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The running loop; the first call binds the supervisor to it.
