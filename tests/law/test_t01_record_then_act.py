@@ -262,11 +262,15 @@ class Interrupts:
 @pytest.mark.leaves_tasks
 @pytest.mark.parametrize("kind", [RunStopRequested, RunEscalated])
 async def test_whatever_an_observer_raises_no_stop_is_on_record_that_does_not_act(kind: type[Event]) -> None:
-    async def lead(run: RunContext, message: object) -> None:
-        run.start_member(Agent(sleeper), None)
+    async def hangs(run: RunContext, message: object) -> None:
         async with run.step("hangs"):
             await deaf(3)
         await anyio.sleep(1_000)
+
+    async def lead(run: RunContext, message: object) -> None:
+        run.start_member(Agent(sleeper), None)
+        run.start_member(Agent(hangs), None)  # its escalation is told first, and the others must act all the same
+        await hangs(run, message)
 
     async with Supervisor(observers=[Interrupts(kind)], policy=StopPolicy(grace=1, abandon_after=1)) as supervisor:
         run = supervisor.start(Agent(lead))
@@ -278,4 +282,4 @@ async def test_whatever_an_observer_raises_no_stop_is_on_record_that_does_not_ac
             output = await run.ended()
             await anyio.sleep(5)
     assert output.status is RunStatus.cancelled
-    assert [member.status for member in output.members] == [RunStatus.cancelled]
+    assert [member.status for member in output.members] == [RunStatus.cancelled, RunStatus.cancelled]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -16,8 +16,19 @@ from ..aio.closing import SETTLE
 from ..aio.crossing import POLL, call_on
 from ..events import RunCancelled, RunCompleted, RunEscalated
 from ..events.kinds import stop_event
-from ..law.machine import RecordedStop, Signal, StopPhase, Verdict
-from ..stops import RunStatus, StopCause, StopMode, StopOutcome, StopReceipt, StopRequest, StopResult
+from ..law.machine import (
+    AFTER_TURN,
+    CANCEL,
+    CUTTING,
+    ENDING,
+    INTERRUPTING,
+    PENDING,
+    STOP,
+    RecordedStop,
+    Signal,
+    Verdict,
+)
+from ..stops import StopCause, StopMode, StopOutcome, StopReceipt, StopRequest, StopResult
 from . import ending, gate
 from .ending import mailbox
 from .state import RunState
@@ -34,17 +45,17 @@ def ask(run: RunState, request: StopRequest) -> StopReceipt:
     """Request a stop from any thread, or in a handler of `signal.signal`. Never waits."""
     if asyncio._get_running_loop() is not run.loop or run.writer.log.half_written:
         return _ask_from_thread(run, request)
-    receipt = request_stop(run, request)
+    verdict = request_stop(run, request)
     gate.wake_from_handler(run.loop)
-    return receipt
+    return _receipt(run, verdict)
 
 
-def request_stop(run: RunState, request: StopRequest) -> StopReceipt:
+def request_stop(run: RunState, request: StopRequest) -> StopOutcome:
     """Request a stop on the run's own loop: synchronous, and atomic there (T1)."""
     verdict, stop = _record(run, request)
     if stop is not None:
         carry_out(run, stop)
-    return _receipt(run, verdict)
+    return verdict
 
 
 def _ask_from_thread(run: RunState, request: StopRequest) -> StopReceipt:
@@ -139,18 +150,29 @@ def carry_out(run: RunState, stop: RecordedStop) -> None:
 
     Each recorded stop is acted on, also if an observer raises. Without recursion, for deep trees.
     """
-    with ExitStack() as actions:  # members before parents, and all of them, also if one raises
-        actions.callback(_act_on, run, stop)
-        todo = [(run, stop)]
+    actions = [(run, stop)]
+    todo = [(run, stop)]
+    try:
         while todo:
             here, stop = todo.pop()
             if here.record.stop is stop:  # else an observer has requested a stronger one, which was acted on
                 _announce(here, stop)
             if here.record.stop is stop:
                 passed = _pass_on(here, stop)
-                for each in passed:
-                    actions.callback(_act_on, *each)
+                actions += passed
                 todo += reversed(passed)
+    finally:
+        _act_on_all(actions)
+
+
+def _act_on_all(actions: list[tuple[RunState, RecordedStop]]) -> None:
+    """Act on them, the last first: all, also if one raises. An ExitStack would be a tenth of the cost of a stop."""
+    while actions:
+        try:
+            _act_on(*actions.pop())
+        except BaseException:
+            _act_on_all(actions)
+            raise
 
 
 def _announce(run: RunState, stop: RecordedStop) -> None:
@@ -158,8 +180,8 @@ def _announce(run: RunState, stop: RecordedStop) -> None:
     try:
         run.writer.emit(stop_event(stop.request))
     finally:
-        if run.record.status in (RunStatus.running, RunStatus.stopping):
-            run.record.follow(Signal.stop)
+        if run.record.status is not PENDING and not run.record.ended:
+            run.record.follow(STOP)
 
 
 def _pass_on(run: RunState, stop: RecordedStop) -> list[tuple[RunState, RecordedStop]]:
@@ -176,14 +198,14 @@ def _act_on(run: RunState, stop: RecordedStop) -> None:
     record = run.record
     if record.stop is not stop:
         return  # a stronger one was acted on
-    if record.status is RunStatus.pending:
-        end(run, Signal.cancel)  # its body never runs (T10)
-    elif record.phase >= StopPhase.cutting or record.ended:
+    if record.status is PENDING:
+        end(run, CANCEL)  # its body never runs (T10)
+    elif record.phase >= CUTTING or record.ended:
         return  # `abandon_after` runs already
     elif stop.request.mode is StopMode.now:
         escalate(run, announce=bool(run.work.steps))
     else:
-        if record.phase is StopPhase.after_turn:
+        if record.phase is AFTER_TURN:
             _hold_for_turn(run)
             gate.wake_parked(run)  # who waits for a stop has one
         else:
@@ -193,7 +215,7 @@ def _act_on(run: RunState, stop: RecordedStop) -> None:
 
 def interrupt(run: RunState) -> None:
     """End waits outside of steps: each stream's at once, the rest as soon as no step is open (T2, T3)."""
-    run.record.reach(StopPhase.interrupting)
+    run.record.reach(INTERRUPTING)
     gate.update_alert(run)
     run.work.interrupt_streams()
     gate.wake_parked(run)
@@ -220,7 +242,7 @@ def turn(run: RunState) -> Generator[None]:
         yield
     finally:
         record.turns -= 1
-        if not record.turns and record.phase is StopPhase.after_turn:
+        if not record.turns and record.phase is AFTER_TURN:
             interrupt(run)
         collect(run)  # one of mode `turn` that another thread posted in this turn
 
@@ -229,7 +251,7 @@ def turn(run: RunState) -> Generator[None]:
 def outside_turn(run: RunState) -> Generator[None]:
     """A context for a wait within a turn, for a person: a stop of mode `turn` does not wait for that."""
     run.record.awaiting += 1
-    if run.record.phase is StopPhase.after_turn:
+    if run.record.phase is AFTER_TURN:
         interrupt(run)
     try:
         yield
@@ -257,7 +279,7 @@ def escalate(run: RunState, *, announce: bool = True) -> None:
     """Cut members first, then this run's own steps, then its body: grace is over (T8)."""
     stop = run.record.stop
     assert stop is not None
-    run.record.reach(StopPhase.cutting)
+    run.record.reach(CUTTING)
     now = {"mode": StopMode.now, "grace": 0.0, "via": run.run_id}
     try:
         for member in run.live_members():  # also one without a stop yet, just started
@@ -283,7 +305,7 @@ def end_abandoned(run: RunState) -> None:
     if run.hooks or run.clients:
         run.owner.spawn(end_cancelled(run), run.context)
     else:
-        end(run, Signal.cancel)
+        end(run, CANCEL)
 
 
 def _waits_for_members(run: RunState) -> bool:
@@ -311,12 +333,12 @@ async def end_cancelled(run: RunState) -> None:
         await ending.call_hooks(run, _last_deadline(run, SETTLE))
     if run.clients:
         await ending.close_clients(run, _last_deadline(run, SETTLE * (1 + len(run.clients))))
-    end(run, Signal.cancel)
+    end(run, CANCEL)
 
 
 def _last_deadline(run: RunState, beyond: float) -> float:
     """Set the last deadline, `cleanup_timeout` from now, which no later request moves; return it."""
-    run.record.reach(StopPhase.ending)
+    run.record.reach(ENDING)
     ends = run.loop.time() + run.policy.cleanup_timeout
     _set_alarm(run, ends + beyond, _abandon_callbacks)
     return ends
@@ -324,7 +346,7 @@ def _last_deadline(run: RunState, beyond: float) -> float:
 
 def _abandon_callbacks(run: RunState) -> None:
     run.abandoned = (*run.abandoned, "on_stop")
-    end(run, Signal.cancel)
+    end(run, CANCEL)
 
 
 # Stops without a request
@@ -358,4 +380,4 @@ def end_if_loop_closed(run: RunState) -> None:
                 _announce(orphan, stop)
             for claim in orphan.claims or ():
                 claim.withdraw()
-            end(orphan, Signal.cancel)
+            end(orphan, CANCEL)
