@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from kit.runs import Notes, at, begun, deaf, listen, names, now, payer, sleeper
+from kit.runs import Notes, OtherThread, at, begun, deaf, listen, names, now, payer, sleeper
 from softstop import (
     Agent,
     Event,
@@ -132,6 +132,27 @@ async def test_before_the_body_started_it_never_runs() -> None:
     assert names(events) == ["RunStopRequested", "RunCancelled"]
     assert [event.seq for event in events] == [1, 2]
     assert events[-1].reason == "changed my mind"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stopped", ["lead", "m", "leaf"])
+async def test_a_body_whose_run_or_one_above_another_thread_has_stopped_never_runs(stopped: str) -> None:
+    """The first turn of its task comes before the loop has seen the request."""
+
+    async def leaf(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    async def member(run: RunContext, message: object) -> object:
+        below = run.start_member(Agent(leaf), None, run_id="leaf")
+        assert thread.ask()
+        return await below
+
+    async def lead(run: RunContext, message: object) -> object:
+        return await run.start_member(Agent(member), None, run_id="m")
+
+    with OtherThread(lambda: cancel_run(stopped)) as thread:
+        async with Supervisor() as supervisor:
+            events = await listen(supervisor.start(Agent(lead), run_id="lead"))
+    assert names([event for event in events if event.run_id == "leaf"]) == ["RunStopRequested", "RunCancelled"]
 
 
 @pytest.mark.parametrize("mode", ["turn", "step", "now"])

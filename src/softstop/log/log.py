@@ -30,8 +30,8 @@ class Log:
     """All events of a root run and its members, in one order, numbered from 1 without a gap."""
 
     __slots__ = (
-        "_first", "_folded", "_regions", "clock", "full", "late", "lending", "loop", "observers", "recent", "seq",
-        "superseded", "taken", "thread", "waiters",
+        "_first", "_folded", "_regions", "asked", "clock", "full", "late", "lending", "loop", "observers", "recent",
+        "seq", "superseded", "taken", "thread", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,7 @@ class Log:
         self.observers = observers
         self.thread = get_ident()  # the loop's; cheaper to compare than the running loop
         self.seq = 0
+        self.asked = False  # another thread has requested a stop of one of its runs
         self.superseded = False  # another owner has taken the run over: what is in here is not what happened
         self.taken = sys.maxsize  # seq up to which a recorder has taken it, see `Tape`; without one nothing is held
         self.late = 0  # events after the outcome of their run: dropped and counted

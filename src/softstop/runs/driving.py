@@ -59,7 +59,7 @@ def _may_begin(run: RunState) -> bool:
     """Make the run a running one; False if it, or one above, was stopped before, also from another thread (T10)."""
     while run.record.status is PENDING:
         with ending.mailbox.held:
-            asked: RunState | None = run
+            asked = run if run.writer.log.asked else None  # else without a look at all above, for deep trees
             while asked is not None and asked.record.inbox is None:
                 asked = asked.parent
             if asked is None:

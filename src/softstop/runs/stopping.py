@@ -62,6 +62,7 @@ def _ask_from_thread(run: RunState, request: StopRequest) -> StopReceipt:
     """Request a stop from another thread: post it where every boundary sees it, then wake the loop; touch no task."""
     end_if_loop_closed(run)
     with mailbox.held:
+        run.writer.log.asked = True
         verdict, stop = run.record.post(_recorded(run, request))
         if run.record.refusing:
             run.alert = True

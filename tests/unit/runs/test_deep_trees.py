@@ -11,7 +11,7 @@ from kit.runs import at
 from softstop import Agent, Limits, RunContext, RunOutput, RunStatus, StopCause, StopPolicy, Supervisor
 
 DEEPER_THAN_RECURSION = 2_000
-DEEP = 10_000 if os.environ.get("CI") else DEEPER_THAN_RECURSION  # each member looks at all above it: 20 s
+DEEP = 10_000 if os.environ.get("CI") else DEEPER_THAN_RECURSION
 
 
 async def descend(run: RunContext, left: object) -> object:
