@@ -94,8 +94,8 @@ def free_port() -> int:
 
 
 def until_answers(url: str) -> None:
-    """Wait for the server of another process."""
-    until = time.monotonic() + 20
+    """Wait for the server of another process, whose imports take a second of CPU."""
+    until = time.monotonic() + 50
     while time.monotonic() < until:
         try:
             httpx2.get(f"{url}/healthz", timeout=1)

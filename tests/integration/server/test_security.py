@@ -213,16 +213,19 @@ async def test_a_token_in_a_plain_body_stops_its_own_run_and_does_nothing_else()
         assert (await client.get(f"/runs/{other}", headers={"authorization": f"Bearer {token}"})).status_code == 401
 
 
+DAY = 86_400  # the tokens below are made before the first test runs, which may be a while before they are shown
+
+
 def token(**claims: Any) -> str:
     now = int(time.time())
-    return jwt.encode({"sub": "ann", "exp": now + 3_600, **claims}, SECRET, "HS256")
+    return jwt.encode({"sub": "ann", "exp": now + 2 * DAY, **claims}, SECRET, "HS256")
 
 
 TOKENS = {
     "good": (token(), 200),
     "without its scope": (token(scope="runs:cancel"), 403),
     "expired": (token(exp=1), 401),
-    "not yet valid": (token(nbf=int(time.time()) + 600), 401),
+    "not yet valid": (token(nbf=int(time.time()) + DAY), 401),
     "without an end": (jwt.encode({"sub": "ann"}, SECRET, "HS256"), 401),
     "without a user": (jwt.encode({"exp": int(time.time()) + 3_600}, SECRET, "HS256"), 401),
     "of another key": (jwt.encode({"sub": "ann", "exp": int(time.time()) + 3_600}, "x" * 40, "HS256"), 401),
