@@ -11,7 +11,7 @@ import os
 import time
 
 RELEASE = os.environ.get("SOFTSTOP_EXPLORE") == "release"
-FACTOR = 62.0 if RELEASE else float(os.environ.get("SOFTSTOP_EXPLORE", "0.15"))
+FACTOR = 62.0 if RELEASE else float(os.environ.get("SOFTSTOP_EXPLORE", "0.18"))
 if RELEASE:  # workers of xdist inherit it, and must collect the same tests
     os.environ.setdefault("SOFTSTOP_SEED", str(int(time.time())))
 FIRST_SEED = int(os.environ.get("SOFTSTOP_SEED", "1"))
