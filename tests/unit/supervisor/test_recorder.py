@@ -129,5 +129,5 @@ async def test_what_a_recorder_raises_changes_no_run() -> None:
 
 @pytest.mark.parametrize("given", [object(), Keeper, Notes()])
 def test_what_is_no_recorder_is_refused_where_it_is_given(given: Any) -> None:
-    with pytest.raises(MisuseError, match="recorder must be a Recording\(...\), or what has a method"):
+    with pytest.raises(MisuseError, match=r"recorder must be a Recording\(...\), or what has a method"):
         Supervisor(recorder=given)
