@@ -57,7 +57,7 @@ class Usage(CheckedModel):
         return self.model_copy(update={**more, "cost_nano_usd": cost})
 
     def __add__(self, other: Usage) -> Usage:
-        """The sum; its cost is None as soon as one part with tokens has no price."""
+        """The sum. Its cost is None as soon as one part with tokens has no price, its model as soon as one has none."""
         tally = Tally()
         tally.add(self)
         tally.add(other)
@@ -68,14 +68,16 @@ class Tally:
     """A running sum of usages; mutable, owned by one run."""
 
     __slots__ = (
-        "cache_read", "cache_write", "cost", "estimated", "input", "models", "output", "reasoning", "unpriced",
+        "cache_read", "cache_write", "cost", "estimated", "input", "models", "output", "priced", "reasoning",
+        "unpriced",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.input = self.output = self.cache_read = self.cache_write = self.reasoning = self.cost = 0
         self.estimated = False
-        self.unpriced = False  # True once a part with tokens had no price: the sum is then unknown
-        self.models: tuple[str, ...] = ()
+        self.priced = False  # True once a part had a price
+        self.unpriced = False  # True once a part with tokens had none: the sum is then unknown
+        self.models: tuple[str | None, ...] = ()  # up to two of those that were charged; None: a part named none
 
     def add(self, usage: Usage) -> None:
         """Add one usage."""
@@ -84,12 +86,14 @@ class Tally:
         self.cache_read += usage.cache_read_tokens
         self.cache_write += usage.cache_write_tokens
         self.reasoning += usage.reasoning_tokens
+        counted = usage.input_tokens or usage.output_tokens
         if usage.cost_nano_usd is not None:
+            self.priced = True
             self.cost += usage.cost_nano_usd
-        elif usage.input_tokens or usage.output_tokens:
+        elif counted:
             self.unpriced = True
         self.estimated = self.estimated or usage.estimated
-        if usage.model is not None and usage.model not in self.models:
+        if usage.model not in self.models and (usage.model is not None or counted or usage.cost_nano_usd):
             self.models = (*self.models[:1], usage.model)
 
     @property
@@ -97,22 +101,15 @@ class Tally:
         """Input plus output tokens so far."""
         return self.input + self.output
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was added yet."""
-        parts = self.cache_read or self.cache_write or self.reasoning
-        return not (self.input or self.output or parts or self.cost or self.models or self.estimated)
-
     def total(self) -> Usage:
         """The sum as a value."""
-        priced = self.cost > 0 or (not self.unpriced and not self.empty)
         return Usage(
             input_tokens=min(self.input, MOST_TOKENS),
             output_tokens=min(self.output, MOST_TOKENS),
             cache_read_tokens=min(self.cache_read, MOST_TOKENS),
             cache_write_tokens=min(self.cache_write, MOST_TOKENS),
             reasoning_tokens=min(self.reasoning, MOST_TOKENS),
-            cost_nano_usd=min(self.cost, MOST_NANO_USD) if priced and not self.unpriced else None,
+            cost_nano_usd=min(self.cost, MOST_NANO_USD) if self.priced and not self.unpriced else None,
             estimated=self.estimated,
             model=self.models[0] if len(self.models) == 1 else None,
         )

@@ -5,17 +5,58 @@ from decimal import Decimal
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from softstop import Headroom, LimitReached, Limits, RunLimits, Usage
 from softstop.errors import safe_error
 from softstop.runs.allowance import LimitChanges
 from softstop.testing.invariants.of_stops import KINDS_OF
+from softstop.usage import MOST_NANO_USD, MOST_TOKENS
+
+TOKENS = st.integers(0, 3) | st.integers(MOST_TOKENS - 3, MOST_TOKENS)
 
 
-def test_a_sum_names_its_model_only_if_there_was_one() -> None:
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    """Usages of any kind, also estimates without a count; those that count something may name a model."""
+    cost = draw(st.none() | st.integers(0, 3) | st.just(MOST_NANO_USD))
+    usage = Usage(
+        input_tokens=draw(TOKENS),
+        output_tokens=draw(TOKENS),
+        reasoning_tokens=draw(TOKENS),
+        cost_nano_usd=cost,
+        estimated=draw(st.booleans()),
+    )
+    model = draw(st.sampled_from([None, "a", "b", "c"])) if usage.total_tokens or cost else None
+    return usage.model_copy(update={"model": model})
+
+
+@given(usages())
+def test_nothing_added_to_a_usage_changes_nothing(usage: Usage) -> None:
+    assert usage + Usage() == Usage() + usage == usage
+
+
+@given(usages(), usages(), usages())
+def test_a_sum_is_the_same_however_its_parts_are_put_together(a: Usage, b: Usage, c: Usage) -> None:
+    assert (a + b) + c == a + (b + c)
+    assert a + b == b + a
+
+
+@given(st.lists(usages()))
+def test_the_cost_of_a_sum_is_unknown_if_no_part_has_a_price_or_one_with_tokens_has_none(parts: list[Usage]) -> None:
+    costs = [part.cost_nano_usd for part in parts if part.total_tokens or part.cost_nano_usd is not None]
+    known = [cost for cost in costs if cost is not None]
+    expected = min(sum(known), MOST_NANO_USD) if known and len(known) == len(costs) else None
+    assert sum(parts, Usage()).cost_nano_usd == expected
+
+
+def test_a_sum_names_its_model_only_if_all_that_was_charged_is_of_one() -> None:
     a, b = Usage(output_tokens=1, model="a"), Usage(output_tokens=1, model="b")
     assert (a + a).model == "a"
     assert (a + b).model is None
+    assert (a + b + a).model is None
+    assert (a + Usage(output_tokens=1)).model is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate, chain, pairwise
 
 from ..events import Event, RunContent
-from ..usage import Tally
+from ..usage import NO_USAGE, Tally
 
 
 class Region:
@@ -68,7 +68,8 @@ class Part:
             first, seq, tally = turn, self._seqs[turn - 1], Tally()
             while usages and usages[0][0] <= seq:
                 tally.add(usages.popleft()[1])
-            metrics = None if tally.empty else tally.total()
+            total = tally.total()
+            metrics = None if total == NO_USAGE else total
             found.append(RunContent(text, step or None)._stamped(self._stamp, seq, at, metrics))
         return found
 
