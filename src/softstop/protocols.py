@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,8 +20,16 @@ else:
     Value = TypeVar("Value", covariant=True)  # before 3.13 without a default, which only checkers need
 
 
+MessageCheck = Callable[[object, Sequence[Any]], object]
+"""Raises MisuseError for a message that no run can begin with; given the messages of the run it continues, too."""
+
+
 class Runnable(Protocol[Value]):
-    """Something a supervisor can run: an agent, a team, a workflow, a framework's adapter."""
+    """Something a supervisor can run: an agent, a team, a workflow, a framework's adapter.
+
+    One that does not take every message may have a `check_message(message, earlier)`, called where a run is started,
+    with the messages of the run that it continues; what it raises, a `MisuseError`, is raised there.
+    """
 
     @property
     def source(self) -> Source:
@@ -51,6 +59,13 @@ class Runnable(Protocol[Value]):
     def invoke(self, run: Any, message: Any) -> Awaitable[Value] | AsyncIterator[str]:
         """Do the work. `run` is the RunContext; an async iterator of text is written piece by piece."""
         ...
+
+
+def check_message(runnable: Runnable, message: object, earlier: Sequence[Any] = ()) -> None:
+    """Raise MisuseError if a runnable knows that it cannot begin with a message."""
+    check: MessageCheck | None = getattr(runnable, "check_message", None)
+    if check is not None:
+        check(message, earlier)
 
 
 class Tape(Protocol):

@@ -338,3 +338,21 @@ async def test_a_conversation_goes_on_from_a_run_of_another_process_of_the_same_
         assert view.status is RunStatus.pending
         with pytest.raises(RunNotFound):
             await here.start(Agent(teller), "go", continue_from="r", user_id="bob")
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_a_conversation_goes_on_from_an_ended_run_of_this_process_by_its_id(recorded: bool) -> None:
+    async def body(run: RunContext, message: str) -> None:
+        run.messages = (*run.history, message)
+
+    async with AsyncExitStack() as stack:
+        if recorded:
+            runs, supervisor = await Two(stack).open()
+        else:
+            runs = Runs(supervisor := await stack.enter_async_context(Supervisor()))
+        live = await started(runs, supervisor, Agent(body), "one", run_id="r", user_id="ann")
+        with pytest.raises(MisuseError, match="'r' has not ended"):
+            await runs.start(Agent(body), "two", continue_from="r", user_id="ann")
+        await live
+        second = await started(runs, supervisor, Agent(body), "two", continue_from="r", user_id="ann")
+        assert (await second).messages == ("one", "two")

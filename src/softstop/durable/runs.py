@@ -112,9 +112,12 @@ class Runs:
     async def _look_up_earlier(self, options: RunOptions) -> None:
         earlier = options.get("continue_from")
         if isinstance(earlier, str):
-            await self.get(earlier, user_id=options.get("user_id"))
+            output = (await self.get(earlier, user_id=options.get("user_id"))).output
             if self._recording is not None and self._local(earlier) is None:
-                options["continue_from"] = await self._recording.output(earlier)
+                output = await self._recording.output(earlier)
+            if output is None:
+                raise MisuseError(f"run {earlier!r} has not ended; continue_from takes an ended one")
+            options["continue_from"] = output
 
     async def _take(self, spec: RunSpec, key: str | None, wish: str | None) -> str | None:
         """Take the id, and the key; None, or the id of the run that was started with the key."""

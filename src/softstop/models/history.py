@@ -52,6 +52,52 @@ LAST_ANSWER: Final = (
 GO_ON: Final = "Your answer was cut off there by a limit. Go on."
 
 
+def opening(message: object, earlier: Sequence[object], instructions: str | None = None) -> list[ModelMessage]:
+    """The first messages of a run: those of the run it continues, then its own message.
+
+    Raises:
+        MisuseError: There is none to answer, or it is of a kind that no model takes.
+    """
+    messages: list[ModelMessage] = []
+    for item in earlier:
+        if not isinstance(item, ModelRequest | ModelResponse):
+            raise MisuseError(f"continue_from: a model takes messages of pydantic-ai, not {type(item).__name__}")
+        messages.append(item)
+    messages.extend(_given(message, instructions))
+    if not messages:
+        raise MisuseError("an agent with a model needs a message: agent.arun('...')")
+    last = messages[-1]
+    if isinstance(last, ModelResponse):
+        raise MisuseError("this conversation ends with the model's own words; add a prompt: 'Go on.'")
+    if message is None:
+        messages[-1] = replace(last, instructions=instructions)
+    return messages
+
+
+def _given(message: object, instructions: str | None) -> Iterator[ModelMessage]:
+    """The message of a run: what stands between two messages of a list is one prompt."""
+    if message is None:
+        return
+    if isinstance(message, str):
+        yield _prompt(sound(message), instructions)
+        return
+    if not isinstance(message, list | tuple):
+        raise MisuseError(f"{TAKEN}, not {type(message).__name__}")
+    for is_content, group in groupby(cast("Sequence[object]", message), lambda item: isinstance(item, CONTENTS)):
+        items: list[Any] = sound(list(group))
+        if is_content:
+            yield _prompt(items[0] if len(items) == 1 and isinstance(items[0], str) else items, instructions)
+            continue
+        for item in items:
+            if not isinstance(item, ModelRequest | ModelResponse):
+                raise MisuseError(f"{TAKEN}, not a list with {type(item).__name__}")
+            yield item
+
+
+def _prompt(content: str | Sequence[UserContent], instructions: str | None) -> ModelRequest:
+    return ModelRequest(parts=[UserPromptPart(content)], instructions=instructions)
+
+
 class History:
     """All messages of a run. After every change the run gets a copy in which no tool call lacks an answer."""
 
@@ -59,7 +105,7 @@ class History:
         self._run = run
         self._instructions = instructions or None
         self.result = result  # that the run is to have; None is the text of the last answer
-        self.messages = self._opening(message)
+        self.messages = opening(message, run.history, self._instructions)
         self.calls: list[ToolCallPart] = []  # of the current turn
         self.whole_calls: list[int] = []  # indexes of those seen to end: all, unless the answer was cut off
         self.calls_to_make: list[int] = []  # of those the ones of tools, and not of the result
@@ -67,46 +113,6 @@ class History:
         self._measured = (0, 0)  # number of messages, and their tokens as the provider counted
         self._answers: list[ToolReturnPart] = []  # one for each call, in order
         self._publish()
-
-    def _opening(self, message: object) -> list[ModelMessage]:
-        """The first messages: those of the run it continues, then the message of this run."""
-        messages: list[ModelMessage] = [*self._earlier(), *self._given(message)]
-        if not messages:
-            raise MisuseError("an agent with a model needs a message: agent.arun('...')")
-        last = messages[-1]
-        if isinstance(last, ModelResponse):
-            raise MisuseError("this conversation ends with the model's own words; add a prompt: 'Go on.'")
-        if message is None:
-            messages[-1] = replace(last, instructions=self._instructions)
-        return messages
-
-    def _given(self, message: object) -> Iterator[ModelMessage]:
-        """The message of this run: what stands between two messages of a list is one prompt."""
-        if message is None:
-            return
-        if isinstance(message, str):
-            yield self._prompt(sound(message))
-            return
-        if not isinstance(message, list | tuple):
-            raise MisuseError(f"{TAKEN}, not {type(message).__name__}")
-        for is_content, group in groupby(cast("Sequence[object]", message), lambda item: isinstance(item, CONTENTS)):
-            items: list[Any] = sound(list(group))
-            if is_content:
-                yield self._prompt(items[0] if len(items) == 1 and isinstance(items[0], str) else items)
-                continue
-            for item in items:
-                if not isinstance(item, ModelRequest | ModelResponse):
-                    raise MisuseError(f"{TAKEN}, not a list with {type(item).__name__}")
-                yield item
-
-    def _earlier(self) -> Iterator[ModelMessage]:
-        for item in self._run.history:
-            if not isinstance(item, ModelRequest | ModelResponse):
-                raise MisuseError(f"continue_from: a model takes messages of pydantic-ai, not {type(item).__name__}")
-            yield item
-
-    def _prompt(self, content: str | Sequence[UserContent]) -> ModelRequest:
-        return ModelRequest(parts=[UserPromptPart(content)], instructions=self._instructions)
 
     @property
     def text(self) -> str:
@@ -160,7 +166,7 @@ class History:
     def ask(self, text: str) -> None:
         """Add a prompt, for another answer."""
         self._begun = None
-        self.messages.append(self._prompt(text))
+        self.messages.append(_prompt(text, self._instructions))
         self._publish()
 
     def for_last_answer(self) -> list[ModelMessage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
@@ -23,7 +23,7 @@ from .bounds import Reservation, reserve
 from .endings import cut_off
 from .errors import ModelFailed, TooManyTurns, secrets_of
 from .handling import Handling
-from .history import GO_ON, History
+from .history import GO_ON, History, opening
 from .options import BodyOptions, system_text
 from .prices import Tariff
 from .results import NAME as RESULT
@@ -124,6 +124,14 @@ class ModelBody:
     def priced(self) -> bool:
         """Whether a limit of money can hold: the price is known."""
         return self._tariff.rates is not None
+
+    def check_message(self, message: object, earlier: Sequence[object]) -> None:
+        """Check that a run can begin with a message, after those of the run that it continues.
+
+        Raises:
+            MisuseError: It cannot.
+        """
+        opening(message, earlier)
 
     async def __call__(self, run: RunContext, message: object) -> Any:
         """Request answers and call tools in turns; return the result, or the text of the last answer without a type."""

@@ -85,6 +85,7 @@ class Agent(Startable[Value]):
         self._body = check_body(body)
         super().__init__("agent", name_of(body) if name in (None, "") else name, id, description, limits, policy)
         self.priced = getattr(body, "priced", True)
+        self.check_message = getattr(body, "check_message", None)
 
     def invoke(self, run: RunContext, message: object) -> Awaitable[Value] | AsyncIterator[str]:
         """Call the body; for the run that owns the call."""

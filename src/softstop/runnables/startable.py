@@ -10,7 +10,7 @@ from typing import Generic, Literal, Unpack, overload
 from ..checks import identified, named, typed
 from ..events import Kind, Source
 from ..limits import Limits
-from ..protocols import Value
+from ..protocols import MessageCheck, Value
 from ..runs.context import RunContext
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
@@ -26,6 +26,7 @@ class Startable(ABC, Generic[Value]):
     """
 
     priced: bool = True  # whether a limit of money can hold: False for a model without a known price
+    check_message: MessageCheck | None
 
     def __init__(
         self, kind: Kind, name: str, id: str | None, description: str, limits: Limits, policy: StopPolicy | None
@@ -65,7 +66,8 @@ class Startable(ABC, Generic[Value]):
             options: See `RunOptions`.
 
         Raises:
-            MisuseError: No event loop is running here, or an option is wrong.
+            MisuseError: No event loop is running here, or an option is wrong, or the message is none that the model
+                takes.
         """
         del stream
         return start_here(self, message, options, parent)
@@ -98,7 +100,7 @@ class Startable(ABC, Generic[Value]):
         `parent` is None.
 
         Raises:
-            MisuseError: An event loop runs in this thread, or an option is wrong.
+            MisuseError: An event loop runs in this thread, or an option or the message is wrong.
         """
         return (stream_sync if stream else run_sync)(self, message, options, parent)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from ..errors import MemberFailed, MisuseError, one_line
 from ..limits import NO_LIMITS, Limits
-from ..protocols import Runnable
+from ..protocols import Runnable, check_message
 from ..runs.adapter import AdapterContext
 from ..runs.context import RunContext
 from ..runs.spec import RunOutput
@@ -91,10 +91,16 @@ class Team(Startable[Any]):
         if name in (None, ""):
             name = "Team" if body is None else name_of(body)
         super().__init__("team", name, id, description, limits, policy)
+        self.check_message = getattr(body, "check_message", None) if body is not None else self._check_for_members
 
     def invoke(self, run: RunContext, message: object) -> Awaitable[Any] | AsyncIterator[str]:
         """Call the body; for the run that owns the call."""
         return self._body(run, message)
+
+    def _check_for_members(self, message: object, earlier: Sequence[Any]) -> None:
+        del earlier  # the team's, and not theirs
+        for member in self.members:
+            check_message(member, message)
 
     async def _all_at_once(self, run: RunContext, message: object) -> None:
         """Pass the message to all members, wait for all, write their texts, raise the first failure."""

@@ -13,7 +13,7 @@ import anyio
 from ..checks import named, whole
 from ..errors import MemberFailed, MisuseError, safe_error
 from ..limits import NO_LIMITS, Limits
-from ..protocols import Runnable
+from ..protocols import Runnable, check_message
 from ..runs.adapter import AdapterContext
 from ..runs.context import RunContext
 from ..runs.spec import RunOutput
@@ -32,6 +32,7 @@ class Playable(Protocol):
     """A step of a workflow, checked."""
 
     name: str
+    first: tuple[Runnable, ...]  # what its input goes to as it is; none if that depends on it
 
     async def play(self, run: RunContext, value: Any) -> Any:
         """Run the step: take the value of the step before, return the one for the next."""
@@ -74,10 +75,16 @@ class Workflow(Startable[Any]):
     ) -> None:
         self._steps = _to_steps(steps, "a workflow")
         super().__init__("workflow", name, id, description, limits, policy)
+        self.check_message = self._check_for_first
 
     def invoke(self, run: RunContext, message: object) -> Awaitable[Any]:
         """Play the steps; for the run that owns the call."""
         return self._play(run, message)
+
+    def _check_for_first(self, message: object, earlier: Sequence[Any]) -> None:
+        del earlier  # the workflow's, and not theirs
+        for runnable in self._steps[0].first:
+            check_message(runnable, message)
 
     async def _play(self, run: RunContext, message: object) -> Any:
         # All waits in here are for a member's end, which has bounds, or for the end of a pause, which a stop ends. So a
@@ -100,6 +107,7 @@ class Parallel:
     def __init__(self, *steps: Any, name: str = "Parallel") -> None:
         self.name = named(name, "name")
         self._steps = _to_steps(steps, "Parallel")
+        self.first = tuple(runnable for step in self._steps for runnable in step.first)
 
     async def play(self, run: RunContext, value: Any) -> list[Any]:
         """Play all branches to their ends."""
@@ -141,6 +149,7 @@ class Loop:
     def __init__(self, *steps: Any, until: Predicate | None = None, max: int, name: str = "Loop") -> None:
         self.name = named(name, "name")
         self._steps = _to_steps(steps, "Loop")
+        self.first = self._steps[0].first
         self._rounds = whole(max, "max", 1)
         self._until = None if until is None else _Decision(until, name, "until")
 
@@ -166,6 +175,8 @@ class Condition:
         name: Shown in events.
     """
 
+    first: tuple[Runnable, ...] = ()
+
     def __init__(self, check: Predicate, then: Any, otherwise: Any = None, *, name: str = "Condition") -> None:
         self.name = named(name, "name")
         self._check = _Decision(check, name, "check")
@@ -187,6 +198,8 @@ class Router:
         routes: The steps by name. A name that is missing fails the step.
         name: Shown in events.
     """
+
+    first: tuple[Runnable, ...] = ()
 
     def __init__(self, choose: Predicate, routes: Mapping[str, Any], *, name: str = "Router") -> None:
         self.name = named(name, "name")
@@ -211,9 +224,14 @@ class _RunStep:
 
     def __init__(self, runnable: Runnable) -> None:
         self.name = runnable.source.name
+        self.first: tuple[Runnable, ...] = (runnable,)
         self._runnable = runnable
 
     async def play(self, run: RunContext, value: Any) -> Any:
+        try:
+            check_message(self._runnable, value)
+        except MisuseError as error:  # the value is another step's, and not of whoever has built the workflow
+            raise MemberFailed(self.name, f"failed: {safe_error(error)}") from error
         output: RunOutput = await run.start_member(self._runnable, value).ended()
         if stopped_through(run, output):
             await run.boundary()  # refused there
@@ -228,6 +246,7 @@ class _BestEffortStep:
 
     def __init__(self, step: Playable) -> None:
         self.name = step.name
+        self.first = step.first
         self._step = step
 
     async def play(self, run: RunContext, value: Any) -> Any:

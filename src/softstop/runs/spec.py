@@ -17,7 +17,7 @@ from ..errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
 from ..events import StepRecord
 from ..law.budgets import Budget
 from ..limits import NO_LIMITS, Limits
-from ..protocols import Runnable, Value
+from ..protocols import Runnable, Value, check_message
 from ..stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
 from ..usage import NO_USAGE, Usage
 
@@ -71,9 +71,11 @@ class RunSpec(NamedTuple):
         """Build a spec from a caller's keywords.
 
         Raises:
-            MisuseError: An unknown keyword, a malformed id, or a value of the wrong type.
+            MisuseError: An unknown keyword, a malformed id, a value of the wrong type, or a message that the runnable
+                does not take.
         """
         if not options:
+            check_message(runnable, message)
             return cls(runnable, message, fresh_id())
         unknown = set(options) - set(RunOptions.__annotations__)
         if unknown:
@@ -82,6 +84,8 @@ class RunSpec(NamedTuple):
             )
         run_id = options.get("run_id")
         earlier = _given(options, "continue_from", RunOutput)
+        history = () if earlier is None else earlier.messages
+        check_message(runnable, message, history)
         return cls(
             runnable,
             message,
@@ -92,7 +96,7 @@ class RunSpec(NamedTuple):
             _owner(options, "user_id"),
             _owner(options, "session_id"),
             _metadata(options.get("metadata")),
-            () if earlier is None else earlier.messages,
+            history,
         )
 
 

@@ -80,12 +80,6 @@ async def test_a_run_that_owes_the_model_answers_goes_on_without_a_message() -> 
     assert script.asked[1][-1].instructions == "Go on."  # type: ignore[union-attr]
 
 
-async def test_a_conversation_that_ends_with_the_models_words_needs_a_message() -> None:
-    agent = Agent(model=Script(["done"]).model)
-    output = await agent.arun(continue_from=await agent.arun("go"))
-    assert (output.status, output.errors[0].partition(":")[0]) == (RunStatus.failed, "MisuseError")
-
-
 async def test_a_plain_body_reads_and_keeps_its_history() -> None:
     seen: list[tuple[object, ...]] = []
 
@@ -98,14 +92,6 @@ async def test_a_plain_body_reads_and_keeps_its_history() -> None:
     second = await agent.arun("two", continue_from=first)
     assert seen == [(), ("one",)]
     assert second.messages == ("one", "two")
-
-
-async def test_messages_of_another_kind_are_no_conversation_for_a_model() -> None:
-    async def body(run: RunContext, message: str) -> None:
-        run.messages = (message,)
-
-    output = await Agent(model=Script(["done"]).model).arun("go", continue_from=await Agent(body).arun("one"))
-    assert output.errors == ("MisuseError: continue_from: a model takes messages of pydantic-ai, not str",)
 
 
 async def test_a_member_continues_a_run() -> None:

@@ -6,7 +6,7 @@ import threading
 
 import anyio
 import pytest
-from pydantic_ai import BinaryContent, ImageUrl, ModelRequest, ModelResponse, TextPart, Tool, UserPromptPart
+from pydantic_ai import Tool
 
 from kit.runs import kinds
 from kit.scripts import Script, answers, call, look
@@ -239,53 +239,6 @@ async def test_a_run_goes_on_from_the_messages_of_one_that_was_stopped() -> None
         "ModelRequest", "ModelResponse", "ModelRequest", "ModelResponse",
     ]  # fmt: skip
     assert script.asked[1] == list(output.messages[:3])
-
-
-@pytest.mark.parametrize("message", [None, "history that ends with an answer"])
-async def test_a_message_that_asks_nothing_fails_the_run(message: str | None) -> None:
-    script = Script(["done"])
-    agent = Agent(model=script.model)
-    given = None if message is None else (await agent.arun("go")).messages
-    output = await agent.arun(given)
-    assert output.status is RunStatus.failed
-    assert output.errors[0].startswith("MisuseError")
-
-
-PICTURE = BinaryContent(b"png", media_type="image/png")
-LINK = ImageUrl("https://example.org/a.png")
-EARLIER = ModelRequest(parts=[UserPromptPart("earlier")])
-ANSWERED = ModelResponse(parts=[TextPart("yes")])
-TAKEN = {
-    "a string": ("hi", ["hi"]),
-    "contents": (["What is this?", PICTURE, LINK], [["What is this?", PICTURE, LINK]]),
-    "one content": ([PICTURE], [[PICTURE]]),
-    "a tuple": (("hi", LINK), [["hi", LINK]]),
-    "messages": ([EARLIER], ["earlier"]),
-    "messages and contents": ([EARLIER, ANSWERED, "And", PICTURE], ["earlier", "yes", ["And", PICTURE]]),
-    "contents and messages": (["And", EARLIER, ANSWERED, "now"], ["And", "earlier", "yes", "now"]),
-    "halves of characters": (["\ud83c\udf08", PICTURE], [["🌈", PICTURE]]),
-}
-
-
-@pytest.mark.parametrize("given", TAKEN)
-async def test_a_message_is_a_string_a_list_of_contents_or_a_list_of_messages(given: str) -> None:
-    message, sent = TAKEN[given]
-    script = Script(["done"])
-    output = await Agent(model=script.model).arun(message)
-    assert output.status is RunStatus.completed
-    assert [part.content for message in output.messages[:-1] for part in message.parts] == sent
-
-
-@pytest.mark.parametrize(
-    "wrong", [7, {"topic": "tea"}, b"tea", ["tea", 7], [EARLIER, {"a": 1}], [None], PICTURE, set()]
-)
-async def test_any_other_message_is_misuse_that_names_the_three(wrong: object) -> None:
-    script = Script(["done"])
-    output = await Agent(model=script.model).arun(wrong)
-    assert output.errors[0].startswith(
-        "MisuseError: the message to a model is a string, a list of contents of pydantic-ai"
-    )
-    assert (output.status, script.asked) == (RunStatus.failed, [])
 
 
 async def test_a_models_own_bug_fails_the_run_as_it_is() -> None:
