@@ -48,6 +48,7 @@ class End:
     """A piece: how the provider says that the answer ended."""
 
     reason: Reason = "stop"
+    beside: int = 0  # tokens of reasoning that OpenAI's protocols report beside those of the output, in the total alone
 
 
 Piece = str | Call | Thought | Refusal | End
@@ -61,6 +62,12 @@ def body(protocol: str, *pieces: Piece) -> bytes:
 def _sse(data: object, event: str | None = None) -> str:
     text = data if isinstance(data, str) else json.dumps(data)
     return (f"event: {event}\n" if event else "") + f"data: {text}\n\n"
+
+
+def _reported(taken: str, given: str, end: End) -> dict[str, Any]:
+    usage: dict[str, Any] = {f"{taken}_tokens": USED[0], f"{given}_tokens": USED[1]}
+    details = {f"{given}_tokens_details": {"reasoning_tokens": end.beside}} if end.beside else {}
+    return {**usage, "total_tokens": sum(USED) + end.beside, **details}
 
 
 def _chat(pieces: tuple[Piece, ...]) -> Iterator[str]:
@@ -85,7 +92,7 @@ def _chat(pieces: tuple[Piece, ...]) -> Iterator[str]:
                 yield chunk({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
         else:
             reasons = {"stop": "tool_calls" if calls else "stop", "length": "length", "filter": "content_filter"}
-            usage = {"prompt_tokens": USED[0], "completion_tokens": USED[1], "total_tokens": sum(USED)}
+            usage = _reported("prompt", "completion", piece)
             yield chunk({}, reasons[piece.reason]) + _sse({**head, "choices": [], "usage": usage}) + _sse("[DONE]")
 
 
@@ -124,7 +131,7 @@ def _responses(pieces: tuple[Piece, ...]) -> Iterator[str]:
                 place = {"output_index": index, "item_id": item["id"]}
                 yield event("response.function_call_arguments.delta", **place, delta=part)
         else:
-            usage = {"input_tokens": USED[0], "output_tokens": USED[1], "total_tokens": sum(USED)}
+            usage = _reported("input", "output", piece)
             why = {"length": "max_output_tokens", "filter": "content_filter"}.get(piece.reason)
             kind = "incomplete" if why else "completed"
             ended = response(kind, usage=usage, **({"incomplete_details": {"reason": why}} if why else {}))

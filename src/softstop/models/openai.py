@@ -108,14 +108,21 @@ class ChatStream(OpenAIStreamedResponse):
 def _map_if_credible(read: Callable[[Reporting], RequestUsage], response: Reporting) -> RequestUsage:
     """Read a usage report, which OpenAI's client passes on unchecked, unless pydantic-ai would raise for it.
 
-    An impossible report is returned empty, which `Charge` then treats as malformed.
+    An impossible report is returned empty, which `Charge` then treats as malformed. What the total has beyond input and
+    output is output too: Grok and servers like it leave the reasoning out of there.
     """
     reported: object = response.usage
-    counts: tuple[object, ...] = (None,)
+    if reported is None:
+        return read(response)
+    counts: tuple[Any, ...] = (None, None)
+    total: Any = getattr(reported, "total_tokens", None)
     if isinstance(reported, CompletionUsage):
         counts = (reported.prompt_tokens, reported.completion_tokens)
     elif isinstance(reported, ResponseUsage):
         counts = (reported.input_tokens, reported.output_tokens)
-    if reported is None or all(type(count) is int and count >= 0 for count in counts):
-        return read(response)
-    return RequestUsage()
+    if any(type(count) is not int or count < 0 for count in counts):
+        return RequestUsage()
+    usage = read(response)
+    if type(total) is int and total > sum(counts):
+        usage.output_tokens += total - sum(counts)
+    return usage

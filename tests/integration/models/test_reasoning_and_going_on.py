@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kit.runs import kinds
-from kit.wire import PROTOCOLS, Call, End, Thought, body, playing
-from softstop import Agent, ReasoningContentDelta, RunStatus
+from kit.wire import PROTOCOLS, USED, Call, End, Thought, body, playing
+from softstop import Agent, ReasoningContentDelta, RunStatus, Usage
+from softstop.models import Price
 
 pytestmark = [pytest.mark.server, pytest.mark.parametrize("protocol", PROTOCOLS)]
 
@@ -30,6 +31,22 @@ async def test_reasoning_is_not_told_unless_it_is_asked_for(protocol: str) -> No
     async with playing(body(protocol, Thought("hm"), "Yes.", End())) as wire:
         events = [event async for event in Agent(model=wire.model(protocol)).arun("go")]
     assert not [event for event in events if isinstance(event, ReasoningContentDelta)]
+
+
+async def test_reasoning_that_only_the_total_of_a_report_has_is_counted_and_paid(protocol: str) -> None:
+    """Grok and servers like it report completion tokens without those of reasoning."""
+    async with playing(body(protocol, "Yes.", End(beside=300))) as wire:
+        output = await Agent(model=wire.model(protocol, price=Price(1, 2))).arun("go")
+
+    taken, given = USED
+    beside = 0 if protocol == "anthropic" else 300  # which reports no total
+    assert output.usage == Usage(
+        input_tokens=taken,
+        output_tokens=given + beside,
+        reasoning_tokens=beside,
+        cost_nano_usd=(taken + 2 * (given + beside)) * 1_000,
+        model="m",
+    )
 
 
 async def test_an_answer_cut_at_its_own_bound_goes_on_once_if_asked_to(protocol: str) -> None:
