@@ -22,7 +22,8 @@ LEAST, MOST = 0.8, 1.5
 def ratios(tokenizer: str) -> dict[str, float]:
     """The estimate of each kind of text against the count, the lowest first."""
     kinds = json.loads(TEXTS.read_text("utf-8")).items()
-    found = {kind: tokens_in(known["text"]) / known[tokenizer] for kind, known in kinds}
+    system = "anthropic" if tokenizer == "claude2" else "openai"
+    found = {kind: tokens_in(known["text"], system) / known[tokenizer] for kind, known in kinds}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
@@ -31,14 +32,25 @@ def share_within(found: dict[str, float]) -> float:
 
 
 def rows(_: Effort) -> list[Row]:
-    found = ratios("o200k")
+    found, of_claude = ratios("o200k"), ratios("claude2")
     (least, lowest), *_, (most, highest) = found.items()
+    (least_of_claude, lowest_of_claude), *_ = of_claude.items()
     what = f"estimate of the input over {len(found)} kinds of text, against o200k"
     return [
         Row("+", f"{what}: median", median(found.values()), "x"),
         Row("+", f"{what}: least", lowest, "x", 0.6, at_least=True, note=least),
         Row("+", f"{what}: most", highest, "x", note=most),
         Row("+", f"{what}: within 0.8 to 1.5", share_within(found), "%", 90, at_least=True),
+        Row("+", "the same for Anthropic, against Claude 2: median", median(of_claude.values()), "x"),
+        Row(
+            "+",
+            "the same for Anthropic, against Claude 2: least",
+            lowest_of_claude,
+            "x",
+            0.6,
+            at_least=True,
+            note=least_of_claude,
+        ),
     ]
 
 

@@ -46,22 +46,31 @@ TEXT: Final = re.compile(  # one match is about a token
     r"|[^\s\x00-\u1fff]|[\x80-\xbf\u0300-\u036f]"  # Chinese, Japanese, Korean, signs
 )
 PICTURES: Final = re.compile("[\u2600-\u27bf\U00010000-\U0010ffff]")  # emoji and rare signs take another token
+OF_CLAUDE: Final = re.compile(  # one match is a token that Claude needs besides; by the tokenizer that is public
+    r"[ăđơư\u1ea0-\u1eff]"  # Vietnamese
+    r"|[\u0370-\u03ff\u0980-\u0eff\u10a0-\u10ff]"  # Greek, Bengali and its relatives but Devanagari, Thai, Georgian
+    r"|[\u0530-\u097f]{1,2}"  # Hebrew, Arabic, Devanagari
+    r"|[\u0400-\u052f]{1,3}"  # Cyrillic
+)
 LONGEST: Final = 32_768  # characters; a longer text is estimated from as many out of 32 places in it
 PLACES: Final = 32
 
 
-def tokens_in(text: str) -> int:
-    """About the tokens in a text."""
+def tokens_in(text: str, system: str = "") -> int:
+    """About the tokens in a text, as a provider counts them; "" is as most do."""
     size = len(text)
     if size > LONGEST:
         share = LONGEST // PLACES
         places = "".join(text[at : at + share] for at in range(0, size - share + 1, (size - share) // (PLACES - 1)))
-        return ceil(_pieces(places) * size / len(places))
-    return _pieces(text)
+        return ceil(_pieces(places, system) * size / len(places))
+    return _pieces(text, system)
 
 
-def _pieces(text: str) -> int:
-    return len(ASCII.findall(text)) if text.isascii() else len(TEXT.findall(text)) + len(PICTURES.findall(text))
+def _pieces(text: str, system: str) -> int:
+    if text.isascii():
+        return len(ASCII.findall(text))
+    besides = len(OF_CLAUDE.findall(text)) if "anthropic" in system else 0
+    return len(TEXT.findall(text)) + len(PICTURES.findall(text)) + besides
 
 
 class Count:
@@ -86,15 +95,16 @@ class Count:
 
 
 def input_tokens(messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition], system: str = "openai") -> int:
-    """About the tokens of a request; `system` is pydantic-ai's name of the provider, whose rule images follow."""
+    """About the tokens of a request; `system` is pydantic-ai's name of the provider, whose rules they follow."""
     last = messages[-1]
     instructions = last.instructions or "" if isinstance(last, ModelRequest) else ""
     items = [item for message in messages for part in message.parts for item in _items(part)]
-    written = sum(tokens_in(item) if isinstance(item, str) else _media_tokens(item, system) for item in items)
+    written = sum(tokens_in(item, system) if isinstance(item, str) else _media_tokens(item, system) for item in items)
     declared = sum(
-        tokens_in(f"{tool.name}{tool.description or ''}{json.dumps(tool.parameters_json_schema)}") for tool in tools
+        tokens_in(f"{tool.name}{tool.description or ''}{json.dumps(tool.parameters_json_schema)}", system)
+        for tool in tools
     )
-    return written + declared + tokens_in(instructions) + FRAME * (len(messages) + len(tools))
+    return written + declared + tokens_in(instructions, system) + FRAME * (len(messages) + len(tools))
 
 
 def output_tokens(parts: Iterable[ModelResponsePart]) -> int:
@@ -146,7 +156,7 @@ def _media_tokens(item: Any, system: str) -> int:
     if isinstance(item, ImageUrl) or kind.startswith("image/"):
         return image_tokens(*(_size_of(data) or DEAREST_IMAGE), system)
     if kind.startswith("text/"):
-        return tokens_in(data.decode("utf-8", "replace"))
+        return tokens_in(data.decode("utf-8", "replace"), system)
     if kind == "application/pdf":
         return PAGE * max(1, len(PAGES.findall(data)))
     return max(PAGE, len(data) // BYTES_OF_MEDIA)
