@@ -28,6 +28,8 @@ from softstop.testing import (
     write,
 )
 
+from .approvals import approvals
+
 MakeRun = Callable[[Supervisor], Run]
 SHORT = StopPolicy(grace=0.4, abandon_after=0.3, cleanup_timeout=0.5)
 
@@ -232,6 +234,7 @@ SCENES: dict[str, MakeRun] = {
             step("z"),
         )
     ),
+    "calls that wait for a person": approvals,
     "gather": of(
         scripted(
             parallel(

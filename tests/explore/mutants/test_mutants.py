@@ -17,6 +17,7 @@ from softstop.testing.invariants.of_trees import OF_TREES
 from ..foreign import FOREIGN
 from ..scenes import SCENES, MakeRun
 from . import planted as planted
+from . import planted_in_approvals as planted_in_approvals
 from . import planted_in_clean_up as planted_in_clean_up
 from . import planted_in_ledgers as planted_in_ledgers
 from . import planted_in_records as planted_in_records

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from softstop.aio.deferred_scope import GROUPS_UNCANCEL
 from softstop.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Outcome,
     RunCancelled,
     RunCompleted,
@@ -19,6 +21,7 @@ from softstop.events import (
     RunStopRequested,
     StepCompleted,
     StepStarted,
+    ToolCallStarted,
 )
 from softstop.stops import StopMode, StopOutcome
 
@@ -109,6 +112,22 @@ def nothing_starts_after_a_stop(run: RunTrace) -> Broken:
         mine = isinstance(entry, RunStarted) and entry.parent_run_id == run.run_id
         if mine and place >= stopped and not run.open_steps(place):
             yield f"member {entry.run_id!r} began after the stop was accepted"
+
+
+def a_person_decides_once_and_it_counts(run: RunTrace) -> Broken:
+    """T2: a call is asked about and decided before a stop, and once; one that was asked about is made if approved."""
+    approved: dict[str | None, bool | None] = {}
+    for place, entry in run.entries:
+        if isinstance(entry, ApprovalDecided):
+            if approved.get(entry.tool_call_id, True) is not None:
+                yield f"call {entry.tool_call_id!r} did not wait for a decision"
+            if place >= run.stopped_from:
+                yield f"call {entry.tool_call_id!r} was decided after the stop"
+            approved[entry.tool_call_id] = entry.approved
+        elif isinstance(entry, ApprovalRequested):
+            approved[entry.tool_call_id] = None
+        elif isinstance(entry, ToolCallStarted) and approved.get(entry.tool_call_id, True) is not True:
+            yield f"call {entry.tool_call_id!r} was made and not approved"
 
 
 def _stopped_for_good(run: RunTrace) -> int:
@@ -293,7 +312,7 @@ def output_agrees(run: RunTrace) -> Broken:
 
 OF_RUNS: tuple[Callable[[RunTrace], Broken], ...] = (
     one_outcome_and_last, begins_properly, content_is_what_was_delivered, usage_is_the_sum_of_metrics,
-    each_step_tells_its_own_usage, nothing_starts_after_a_stop, every_step_is_reported, atomic_steps_are_whole,
-    sources_are_closed, accepted_means_stopped, failures_are_reported, first_cause_wins, *OF_INTERRUPTIONS, *OF_STOPS,
-    hooks_come_after_the_last_step, members_end_first, output_agrees,
+    each_step_tells_its_own_usage, nothing_starts_after_a_stop, a_person_decides_once_and_it_counts,
+    every_step_is_reported, atomic_steps_are_whole, sources_are_closed, accepted_means_stopped, failures_are_reported,
+    first_cause_wins, *OF_INTERRUPTIONS, *OF_STOPS, hooks_come_after_the_last_step, members_end_first, output_agrees,
 )  # fmt: skip
