@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Any, assert_never, assert_type
+from typing import Any, Literal, assert_never, assert_type
 
 from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
@@ -219,6 +219,10 @@ async def users_of_typed_results(run: RunContext, supervisor: Supervisor) -> Non
     assert_type((await run.member(plan, "hi")).value, Letter)
     assert_type(await supervisor.start(plan, "hi"), RunOutput[Letter])
     assert_type(Agent(model="openai:gpt-5.2", output_type=list[int]), Agent[list[int]])
+    assert_type(Agent(model="openai:gpt-5.2", output_type=int | str), Agent[int | str])
+    assert_type(Agent(model="openai:gpt-5.2", output_type=Letter | None), Agent[Letter | None])
+    assert_type(Agent(model="openai:gpt-5.2", output_type=Literal["a", "b"]), Agent[Literal["a", "b"]])
+    assert_type(Agent(model="openai:gpt-5.2"), Agent[Any])
     assert_type(Agent(model="openai:gpt-5.2"), Agent[Any])
     takes_any_plan(plan)
     assert_type(Team([plan]).run("hi").value, Any)

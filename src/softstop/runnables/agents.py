@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..checks import typed, whole
 from ..errors import MisuseError
@@ -16,9 +16,13 @@ from ..runs.context import RunContext
 from ..stops import StopPolicy
 from .startable import Startable
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
 Body = Callable[[RunContext, Any], Awaitable[Any] | AsyncIterator[str]]
 Instruction = str | Callable[[RunContext], str | Awaitable[str]]
 MOST_TURNS: Final = 50
+TEXT: Final[Any] = None  # no `output_type`; a plain None would be the type None to checkers
 
 
 class Agent(Startable[Value]):
@@ -39,8 +43,9 @@ class Agent(Startable[Value]):
             start of each run; several are joined by blank lines.
         tools: Functions that the model may call, sync or async, described to it by name, docstring and types. If the
             first parameter is named `run`, or annotated `RunContext`, it is the run.
-        output_type: A type that pydantic can check: `output.value` is of it, if the run completed, instead of the text
-            of the last answer. A result that does not fit is told to the model and asked for again, at most twice.
+        output_type: A type that pydantic can check, or a union: `output.value` is of it, if the run completed, instead
+            of the text of the last answer. A result that does not fit is told to the model and asked for again, at
+            most twice.
         trace_tools: The events of tool calls tell their arguments and results, which may be private: at most 4,096
             characters of each, without keys and the values of fields that are named like secrets.
         max_turns: Answers of the model in one run; a run that needs more fails. None is no bound.
@@ -61,7 +66,7 @@ class Agent(Startable[Value]):
         description: str = "",
         instructions: Instruction | Sequence[Instruction] = "",
         tools: Sequence[Callable[..., Any]] = (),
-        output_type: type[Value] | None = None,
+        output_type: TypeForm[Value] = TEXT,
         trace_tools: bool = False,
         max_turns: int | None = MOST_TURNS,
         limits: Limits = NO_LIMITS,
@@ -79,7 +84,7 @@ class Agent(Startable[Value]):
                 output_type=output_type,
                 trace_tools=trace_tools,
             )
-        elif instructions or tools or output_type is not None or trace_tools or max_turns != MOST_TURNS:
+        elif instructions or tools or output_type is not TEXT or trace_tools or max_turns != MOST_TURNS:
             names = "instructions, tools, output_type, trace_tools and max_turns"
             raise MisuseError(f"{names} are for an agent with model=; a body has its own")
         self._body = check_body(body)
