@@ -181,11 +181,23 @@ def _block(piece: Call | Thought) -> tuple[dict[str, Any], list[dict[str, Any]]]
     return started, [{"type": "input_json_delta", "partial_json": part} for part in piece.arguments]
 
 
+@dataclass(frozen=True)
+class Sent:
+    """An answer that is more than the body of a stream with status 200."""
+
+    data: bytes = b""
+    status: int = 200  # 0 closes the connection without a word
+    headers: str = ""  # more of them, each with its line's end
+    content_type: str | None = None
+    by: int = 0  # bytes sent at a time; 0 is all at once
+    breaks: bool = False  # the connection is closed before the body that was promised has come
+
+
 @dataclass
 class Wire:
-    """A server that plays bodies one after another, the last one for ever, whatever it is asked."""
+    """A server that plays answers one after another, the last one for ever, whatever it is asked."""
 
-    answers: tuple[bytes, ...]
+    answers: tuple[bytes | Sent, ...]
     content_type: str
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -202,15 +214,20 @@ class Wire:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = int(head.split("content-length:")[1].split("\r\n")[0])
         self.asked.append(json.loads(await reader.readexactly(length)))
-        data = self.answers[min(len(self.asked), len(self.answers)) - 1]
-        told = f"HTTP/1.1 200 OK\r\ncontent-type: {self.content_type}\r\ncontent-length: {len(data)}\r\n"
-        writer.write(f"{told}connection: close\r\n\r\n".encode() + data)
-        await writer.drain()
+        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        sent = answer if isinstance(answer, Sent) else Sent(answer)
+        told = f"content-type: {sent.content_type or self.content_type}\r\n{sent.headers}connection: close\r\n"
+        if sent.status:
+            told += f"content-length: {len(sent.data) + sent.breaks}\r\n\r\n"
+            writer.write(f"HTTP/1.1 {sent.status} Said\r\n{told}".encode())
+            for at in range(0, len(sent.data), sent.by or len(sent.data) or 1):
+                writer.write(sent.data[at : at + (sent.by or len(sent.data))])
+                await writer.drain()
         writer.close()
 
 
 @asynccontextmanager
-async def playing(*answers: bytes, content_type: str = "text/event-stream") -> AsyncIterator[Wire]:
+async def playing(*answers: bytes | Sent, content_type: str = "text/event-stream") -> AsyncIterator[Wire]:
     """A server in this loop."""
     wire = Wire(answers, content_type)
     server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
