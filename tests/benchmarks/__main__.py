@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import crowds, estimates, memory, runs, serving, stops, streams, values
+from . import crowds, estimates, memory, models, runs, serving, stops, streams, values
 from .measuring import FULL, QUICK, Effort, Row, empty_loop_ns
 from .report import markdown, table, write_into
 
 PAGE = Path(__file__).resolve().parents[2] / "examples" / "guides" / "performance.md"
 GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "streams": streams.rows,
+    "models": models.rows,
     "runs": runs.rows,
     "values": values.rows,
     "stops": stops.rows,

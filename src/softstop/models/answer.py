@@ -122,7 +122,8 @@ class Answer:
             if self._events is None:
                 self._events = await self._open()
             async for event in self._events:
-                self._count(event)
+                if self._request.claimed is not None or self.time_to_first_token is None:
+                    self._count(event)
                 text = self._text.add(_text_of(event, TextPart))
                 if text:
                     self.begun = True
