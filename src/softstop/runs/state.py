@@ -46,6 +46,7 @@ class Owner:
     spawn: Callable[[Coroutine[Any, Any, None], Context | None], asyncio.Task[None]]  # own a task until it is done
     launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
     ended: Callable[[RunState], None]  # an outcome is published
+    slots: object  # in which the supervisor counts its root runs
     bury: Callable[[], None]  # end all runs of the process whose loop was closed
     holds: Callable[[], bool] | None = None  # whether its runs are still its own; None: nobody else can take them
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from typing import cast
 
 from ..runs.state import RunState
 
@@ -16,6 +17,9 @@ class Slots:
     lender whose wait ends before (a timeout, an event that it reads) goes on without a slot. If it then lends once
     more, to another run, both borrowers count, and nobody is admitted until there is room again.
 
+    Slots of several supervisors of one loop know each other: where all who hold a slot wait for queued runs, and those
+    who hold theirs do, too, and so on in a circle, one lends its slot to a run for which another one waits.
+
     Args:
         most: Slots; None is no bound.
     """
@@ -24,7 +28,7 @@ class Slots:
 
     def __init__(self, most: int | None) -> None:
         self.most = most
-        self.running = 0  # root runs that have begun and have no outcome
+        self.running = set[RunState]()  # root runs that have begun and have no outcome
         self.queue: OrderedDict[RunState, asyncio.TimerHandle | None] = OrderedDict()  # with the end of their patience
         self._loans: dict[RunState, RunState] = {}  # by lender: the run that began in its slot; neither has ended
         self._waits: dict[RunState, list[RunState]] = {}  # by root run: what its code waits for, queued at first
@@ -32,20 +36,20 @@ class Slots:
     @property
     def free(self) -> bool:
         """Whether one more may begin."""
-        return self.most is None or self.running - len(self._loans) < self.most
+        return self.most is None or len(self.running) - len(self._loans) < self.most
 
     def first(self) -> RunState | None:
         """The queued run that may begin now."""
         return next(iter(self.queue)) if self.queue and self.free else None
 
     def begin(self, run: RunState) -> None:
-        """Count a queued run as running."""
+        """Count a run as running, queued or not."""
         self.leave_queue(run)
-        self.running += 1
+        self.running.add(run)
 
     def end(self, run: RunState) -> RunState | None:
         """Count a running run as ended; return the one that had lent its slot to it."""
-        self.running -= 1
+        self.running.discard(run)
         if not self._waits:
             return None
         self._waits.pop(run, None)
@@ -71,11 +75,47 @@ class Slots:
         if run in self._waits.get(waiter, ()):
             self._waits[waiter].remove(run)
 
-    def lend(self, lender: RunState) -> RunState | None:
-        """Lend a slot to the first queued run for which this one waits, unless it waits for a borrower; return that."""
-        waits = self._waits.get(lender, [])
+    def lend(self, waiter: RunState) -> tuple[RunState, RunState] | None:
+        """Lend a slot to the first run in this queue for which a running run waits; return lender and borrower.
+
+        A run that waits for a borrower lends nothing more. Who has no slot here makes another one lend, in a circle.
+        """
+        waits = slots_of(waiter)._waits.get(waiter, [])
         run = next((run for run in waits if run in self.queue), None)
-        if run is None or self._loans.get(lender) in waits:
+        if run is None or self._loans.get(waiter) in waits:
             return None
+        lender = waiter
+        if waiter not in self.running:
+            if not _in_a_circle(run):
+                return None
+            lender = next(iter(self._holders))
         self._loans[lender] = run
-        return run
+        return lender, run
+
+    @property
+    def _holders(self) -> set[RunState]:
+        return self.running.difference(self._loans)
+
+
+def slots_of(run: RunState) -> Slots:
+    """The slots in which the root of a run is counted."""
+    return cast(Slots, run.owner.slots)
+
+
+def _in_a_circle(run: RunState) -> bool:
+    """Whether whoever holds a slot for which a queued run waits, waits for a queued run himself, and so on."""
+    blockers: dict[RunState, list[list[RunState]]] = {}  # of each queued run: what each of those holders waits for
+    todo = [run]
+    while todo:
+        here = todo.pop()
+        slots = slots_of(here)
+        if here not in blockers and here in slots.queue:
+            blockers[here] = [slots._waits.get(holder, []) for holder in slots._holders]
+            todo += [each for waits in blockers[here] for each in waits]
+    while run in blockers:
+        free = [here for here, held in blockers.items() if not all(blockers.keys() & waits for waits in held)]
+        if not free:
+            return True
+        for here in free:
+            del blockers[here]
+    return False

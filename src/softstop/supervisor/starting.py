@@ -27,6 +27,7 @@ from ..runs.timers import call_outranked
 from ..stops import LimitReached, RunStatus, StopCause, StopPolicy
 from ..telemetry import logs
 from .registry import registry
+from .slots import slots_of
 from .state import SupervisorState
 
 read_runnable = attrgetter("source", "limits", "policy", "description", "priced", "invoke")  # see ports.Runnable
@@ -46,7 +47,7 @@ def start(supervisor: SupervisorState, runnable: Runnable, message: object, opti
         raise SupervisorClosed
     run = _register(supervisor, runnable, message, options, None)
     if supervisor.slots.free:
-        supervisor.slots.running += 1
+        supervisor.slots.begin(run)
         _begin(supervisor, run)
     else:
         _let_wait(supervisor, run)
@@ -121,6 +122,7 @@ def owner_of(supervisor: SupervisorState) -> Owner:
             spawn=partial(_spawn, supervisor),
             launch=partial(_launch, supervisor),
             ended=partial(_ended, supervisor),
+            slots=supervisor.slots,
             bury=_bury,
             holds=None if supervisor.recorder is None else partial(_holds, supervisor.recorder),
         )
@@ -245,28 +247,32 @@ def _end_waiting(supervisor: SupervisorState, run: RunState, most: float, since:
 
 @contextmanager
 def _lending(supervisor: SupervisorState, run: RunState) -> Generator[None]:
-    """A context for a wait for a queued run: the root run whose code waits lends its slot. On any loop, or none."""
+    """A context for a wait for a queued run: the root run whose code waits lends its slot. On any loop, or none.
+
+    One of a supervisor on another loop has none to lend here.
+    """
     waiter = current.get()
     while waiter is not None and waiter.parent is not None:
         waiter = waiter.parent
-    if waiter is None:
+    if waiter is None or waiter.loop is not run.loop:
         yield
         return
     gate.on_loop(run, _begin_wait, supervisor, waiter, run)
     try:
         yield
     finally:
-        gate.on_loop(run, supervisor.slots.end_wait, waiter, run)
+        gate.on_loop(run, slots_of(waiter).end_wait, waiter, run)
 
 
 def _begin_wait(supervisor: SupervisorState, waiter: RunState, run: RunState) -> None:
-    if supervisor.runs.get(waiter.run_id) is waiter:  # else it has no slot: it has ended, or is another supervisor's
-        supervisor.slots.wait(waiter, run)
+    if waiter in slots_of(waiter).running:  # else it has ended
+        slots_of(waiter).wait(waiter, run)
         _lend(supervisor, waiter)
 
 
-def _lend(supervisor: SupervisorState, lender: RunState) -> None:
-    run = supervisor.slots.lend(lender)
-    if run is not None:
+def _lend(supervisor: SupervisorState, waiter: RunState) -> None:
+    loan = supervisor.slots.lend(waiter)
+    if loan is not None:
+        lender, run = loan
         _begin_queued(supervisor, run)
         lender.writer.emit(SlotLent(to=run.run_id))

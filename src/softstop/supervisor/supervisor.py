@@ -59,7 +59,9 @@ class Supervisor(AsyncOnly):
         max_running: Root runs that run at the same time; further ones wait as `pending`, first come, first served, at
             most for their `Limits(queue_timeout=)`. A run that waits for a pending one of the same supervisor
             (`await run`, its events) lends it its slot, which is told as `SlotLent`: the other begins at once, and the
-            two count as one until either has ended. If that wait ends before, both work. None is no bound.
+            two count as one until either has ended. If that wait ends before, both work. Where runs of several
+            supervisors of a loop wait for each other's pending runs, in a circle, one of them lends its slot, too. None
+            is no bound.
         keep_ended: Ended root runs that are remembered, with their members, for replay, output and `too_late`.
         keep_ended_for: Seconds after which an ended root run is forgotten.
         observers: Objects with `notice(event)`, called with every event but content; see `softstop.ports.Observer`.
@@ -179,7 +181,7 @@ class Supervisor(AsyncOnly):
         state = self._state
         return SupervisorStatistics(
             live=len(state.runs),
-            running=state.slots.running,
+            running=len(state.slots.running),
             queued=len(state.slots.queue),
             remembered=len(state.ended.roots()),
             abandoned=self.abandoned,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -235,3 +236,27 @@ async def test_an_observer_that_breaks_on_a_lent_slot_keeps_nobody_from_his() ->
         await other.ended()
         assert_all_slots_are_free(supervisor)
     assert crew.order == [0, 1, 2, "other"]
+
+
+@pytest.mark.parametrize("supervisors", [2, 3])
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_runs_of_several_supervisors_that_wait_for_each_other_s_queued_runs_all_end(
+    supervisors: int, slots: int
+) -> None:
+    crew = Crew()
+
+    async def lead(run: RunContext, number: int) -> None:
+        await anyio.sleep(1 + number % supervisors)
+        await owners[(number + 1) % supervisors].start(Agent(crew.leaf), number)
+
+    async with AsyncExitStack() as stack:
+        owners = [await stack.enter_async_context(Supervisor(max_running=slots)) for _ in range(supervisors)]
+        runs = [owners[number % supervisors].start(Agent(lead), number) for number in range(supervisors * slots)]
+        lent: list[SlotLent] = []
+        with anyio.fail_after(100):
+            for run in runs:
+                lent += [event for event in await listen(run) if isinstance(event, SlotLent)]
+        for owner in owners:
+            assert_all_slots_are_free(owner)
+    assert {run.status for run in runs} == {RunStatus.completed}
+    assert (sorted(crew.order), len(lent)) == (list(range(supervisors * slots)), 1), "no slot is lent without need"
