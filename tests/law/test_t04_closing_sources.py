@@ -1,12 +1,13 @@
 """T4: a source is closed whenever its step ends, may take its time to close, and that time is bounded."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from kit.runs import Words, at, names, now, one
+from kit.runs import Words, at, names, now, one, statuses
 from softstop import Agent, RunContext, RunStatus, StopPolicy, Supervisor
 
 TELLING = "word1 word2 word3 "
@@ -285,3 +286,43 @@ async def test_a_source_that_comes_to_a_boundary_as_it_closes_is_refused_at_once
     run, events = await one(body, stop_at=3)
     assert (ends, now()) == ([3], 3)
     assert (run.status, events[-1].content) == (RunStatus.cancelled, "word1 ")
+
+
+async def pays_and_tells(run: RunContext) -> AsyncIterator[str]:
+    """A tool as some write it: it yields in the middle of its step."""
+    async with run.step("pay"):
+        yield "debit "
+        await anyio.sleep(2)
+        yield "credit "
+    yield "more "
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("rests", [0, 3], ids=["while it is pulled", "between two chunks"])
+async def test_a_source_that_yields_in_the_middle_of_a_step_is_read_on_until_that_has_ended(rests: int) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async for text in run.stream("tool", pays_and_tells(run)):
+            run.write(text)
+            await anyio.sleep(rests)
+
+    run, _ = await one(body, stop_at=1)
+    assert statuses(run.output) == [("pay", "completed"), ("tool", "cut")]
+    assert run.output is not None
+    assert run.output.content in ("debit credit ", "debit credit more ")
+
+
+@pytest.mark.parametrize("end", ["by itself", "native"])
+async def test_a_source_that_was_left_in_the_middle_of_a_step_does_not_keep_its_run_alive(end: str) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async for text in run.stream("tool", pays_and_tells(run)):
+            run.write(text)
+            if end == "native":
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+                await anyio.sleep(1)
+            break
+
+    with anyio.fail_after(1):
+        run, _ = await one(body)
+    assert statuses(run.output) == [("pay", "unsettled"), ("tool", "completed" if end == "by itself" else "cut")]
+    assert run.output is not None
+    assert (run.output.abandoned, now()) == ((), 0)

@@ -1,5 +1,6 @@
 """T7, first tests: stops go down and never up; a member is a value for its parent, which ends after all of them."""
 
+import asyncio
 import contextlib
 import pickle  # errors cross processes  # noqa: TID251
 
@@ -300,3 +301,21 @@ async def test_a_body_that_will_not_go_on_without_a_member_that_was_stopped_stop
     run, _ = await one(lead)
     assert run.stop is not None
     assert (run.status, run.stop.reason) == (RunStatus.cancelled, "its member: enough")
+
+
+async def test_a_member_that_a_stopping_body_starts_late_gets_no_more_grace_than_its_parent_has_left() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def pays() -> None:
+            async with run.step("pay"):
+                await anyio.sleep(5)
+
+        paying = asyncio.get_running_loop().create_task(pays())
+        await anyio.sleep(3)  # held by that step, while code outside of it goes on
+        await run.start_member(Agent(sleeper), "go", run_id="late")
+        await paying
+
+    async with Supervisor(clock=now) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        stops = [event for event in await listen(run) if isinstance(event, RunStopRequested)]
+    assert [(event.run_id, event.at, event.grace) for event in stops] == [(run.run_id, 1, 30), ("late", 3, 28)]

@@ -22,8 +22,7 @@ def start_member(run: RunState, runnable: Runnable, message: object, options: Ru
     if run.record.refusing and not gate.inside(run):
         run.record.refused = True
         stopping.collect(run)
-        stop = run.stop or StopRequest(cause=StopCause.parent)
-        stopping.request_stop(member, stop.model_copy(update={"via": run.run_id}))
+        stopping.inherit(member, run)
     elif run.winding_up:
         stopping.request_stop(member, _parent_ended(run))
     elif run.allowance.exhausted is not None:

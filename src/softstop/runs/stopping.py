@@ -361,7 +361,7 @@ def stop_by_process(run: RunState) -> None:
 
 
 def inherit(run: RunState, parent: RunState) -> None:
-    """Stop a member that was started in a begun step of a stopping parent, with the rest of the grace (T2)."""
+    """Stop a member that was started under a stopping parent, with the rest of the grace (T2)."""
     stop = parent.record.stop
     if stop is not None and run.record.stop is None:
         grace = None if stop.grace_ends == NEVER else max(0.0, stop.grace_ends - run.loop.time())

@@ -99,7 +99,7 @@ class Reading(Generic[T]):
         if self._inside_open_step() and gate.inside(run):
             return pull
         if run.record.refusing:
-            if not self._pulled_again and self._generator and self.task is not None:
+            if self._generator and self.task is not None and (not self._pulled_again or self._source_is_in_step()):
                 return self._last_pull(pull)
             await self.aclose()
         await gate.cross(run)
@@ -122,6 +122,10 @@ class Reading(Generic[T]):
 
     def _inside_open_step(self) -> bool:
         return self._enclosing is not None and self._enclosing.is_open
+
+    def _source_is_in_step(self) -> bool:
+        """Whether it has yielded in the middle of a step, which is to end (T3)."""
+        return any(step.task is self.task and step.is_within(self) for step in self.work.steps or ())
 
     def _last_pull(self, pull: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         """Pull once more, to be interrupted: then a generator between two chunks ends as one that waits.
