@@ -98,6 +98,20 @@ FOREIGN: dict[str, MakeRun] = {
             )
         )
     ),
+    "a generator that yields in the middle of a step": of(
+        scripted(
+            stream("s", ["a", "b"], 0.25, within="step", rests=0.1),
+            parallel([stream("t", ["c"], 0.25, within="step", closes_in=0.1)], [step("a", 0.5)], by="TaskGroup"),
+            step("b"),
+        )
+    ),
+    "a generator whose own tasks take steps": of(
+        scripted(
+            stream("s", ["a", "b"], 0.25, within="tasks", closes_in=0.1),
+            parallel([stream("t", ["c"], 0.25, within="tasks", rests=0.1)], [step("a", 0.5)], by="gather"),
+            step("b"),
+        )
+    ),
     "a body that rests between chunks": of(
         scripted(
             stream("s", ["a", "b"], 0.25, rests=0.25, closes_in=0.1),

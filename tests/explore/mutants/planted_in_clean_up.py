@@ -9,6 +9,7 @@ import anyio
 from softstop.aio.deferred_scope import DeferredScope
 from softstop.runs import ending, gate
 from softstop.runs.context import RunContext
+from softstop.runs.open_work import OpenStream, OpenWork
 
 from .registry import Patch, found_by, mutant, nothing
 
@@ -22,6 +23,14 @@ def clean_up_has_no_peace(patch: Patch) -> None:
 @found_by("clean_up_is_whole")
 def who_is_refused_is_torn_by_the_groups_around(patch: Patch) -> None:
     patch.setattr(gate, "LEVELS", 0)
+
+
+@mutant
+def steps_in_tasks_of_a_source_do_not_keep_its_pull(patch: Patch) -> None:
+    def is_in_step(work: OpenWork, stream: OpenStream) -> bool:
+        return any(step.task is stream.task and step.is_within(stream) for step in work.steps or ())
+
+    patch.setattr(OpenWork, "is_in_step", is_in_step)
 
 
 @mutant

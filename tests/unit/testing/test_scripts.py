@@ -156,7 +156,7 @@ async def test_a_script_has_one_lock_and_a_member_its_own() -> None:
         assert anyio.current_time() == 2.0
 
 
-@pytest.mark.parametrize("within", [None, "scope", "group"])
+@pytest.mark.parametrize("within", [None, "scope", "group", "step", "tasks"])
 async def test_a_source_may_keep_something_open_while_it_yields(within: Any) -> None:
     async with Supervisor() as supervisor:
         output = await supervisor.start(scripted(stream("s", ["a", "b"], 0.5, within=within, rests=0.25))).ended()

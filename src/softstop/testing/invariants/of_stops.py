@@ -219,6 +219,7 @@ def members_get_no_more_grace(run: RunTrace) -> Broken:
             ours = min((_ends(each.at, each.grace) for at, each in run.requests if at < place), default=NEVER)
             if (
                 request.via == run.run_id
+                and request.grace != 0  # at once: of one that starts when the parent's is over
                 and request.cause is not StopCause.parent
                 and theirs > ours + run.trace.late_by
             ):

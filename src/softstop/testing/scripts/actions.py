@@ -80,20 +80,22 @@ class StreamOptions(TypedDict, total=False):
     rests: float
     """Seconds that the body waits after each chunk."""
     within: Within | None
-    """What the source, an async generator, keeps open while it yields: a cancel scope, or a task group with a pump."""
+    """What the source, an async generator, keeps open while it yields: a cancel scope, a task group with a pump, an
+    atomic step, or an `asyncio.TaskGroup` whose child takes steps."""
 
 
 def stream(name: str, chunks: Sequence[str], every: float = 0.0, **options: Unpack[StreamOptions]) -> Action:
     """A divisible step: write `chunks`, each after `every` seconds, from an async generator."""
     closes_in, rests = options.get("closes_in", 0.0), options.get("rests", 0.0)
     breaks_after, within = options.get("breaks_after"), options.get("within")
+    may_be_in_step = within in ("step", "tasks")  # which ends before the wait for its chunk does (T3)
 
     async def source(run: RunContext, opened: list[Stream[str]]) -> AsyncGenerator[str]:
         step_id = opened[0].step_id
-        mark(run, "open", name, step_id, around=enclosing.get(), value="rests" if rests else "")
+        mark(run, "open", name, step_id, around=enclosing.get(), value="rests" if rests or may_be_in_step else "")
         torn = "interrupted"  # one that cleans up because it has ended looks like one that stalls
         try:
-            async with _KEPT_OPEN[within](chunks, every) as feed:
+            async with _KEPT_OPEN[within](run, chunks, every) as feed:
                 async for chunk in feed:
                     mark(run, "made", name, step_id, value=chunk)
                     yield chunk  # noqa: ASYNC119 - what this is a model of
@@ -139,15 +141,15 @@ async def clean_up_in(
         mark(run, what, name, step_id, around=enclosing.get(), value=how, since=began)
 
 
-Within = Literal["scope", "group"]
+Within = Literal["scope", "group", "step", "tasks"]
 Feed = AsyncIterator[str]
 
 
 class _Plain:
     """Hands out chunks, and keeps nothing open meanwhile."""
 
-    def __init__(self, chunks: Sequence[str], every: float) -> None:
-        self._chunks, self._every = iter(chunks), every
+    def __init__(self, run: RunContext, chunks: Sequence[str], every: float) -> None:
+        self._run, self._chunks, self._every = run, iter(chunks), every
 
     async def __aenter__(self) -> Feed:
         return self
@@ -168,8 +170,8 @@ class _Plain:
 class _InScope(_Plain):
     """Keeps a cancel scope open."""
 
-    def __init__(self, chunks: Sequence[str], every: float) -> None:
-        super().__init__(chunks, every)
+    def __init__(self, run: RunContext, chunks: Sequence[str], every: float) -> None:
+        super().__init__(run, chunks, every)
         self._scope = anyio.CancelScope()
 
     async def __aenter__(self) -> Feed:
@@ -203,7 +205,48 @@ class _InGroup(_Plain):
             self._receive.close()
 
 
-_KEPT_OPEN: Final[dict[Within | None, type[_Plain]]] = {None: _Plain, "scope": _InScope, "group": _InGroup}
+class _InStep(_Plain):
+    """Yields in the middle of an atomic step."""
+
+    async def __aenter__(self) -> Feed:
+        self._step = self._run.step("made")
+        await self._step.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        return await self._step.__aexit__(*exc)
+
+
+class _InTasks(_Plain):
+    """Keeps an `asyncio.TaskGroup` open, whose child makes each chunk in an atomic step."""
+
+    async def __aenter__(self) -> Feed:
+        self._made: asyncio.Queue[str | None] = asyncio.Queue()
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        self._tasks.create_task(self._make())
+        return self
+
+    async def _make(self) -> None:
+        for chunk in self._chunks:
+            async with self._run.step("made"):
+                await sleep_for(self._every)
+                self._made.put_nowait(chunk)
+        self._made.put_nowait(None)
+
+    async def __anext__(self) -> str:
+        chunk = await self._made.get()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        return await self._tasks.__aexit__(*exc)
+
+
+_KEPT_OPEN: Final[dict[Within | None, type[_Plain]]] = {
+    None: _Plain, "scope": _InScope, "group": _InGroup, "step": _InStep, "tasks": _InTasks,
+}  # fmt: skip
 
 
 # -- small things --------------------------------------------------------------------------------------------------
