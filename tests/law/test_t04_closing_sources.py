@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.lowlevel
@@ -311,9 +312,9 @@ async def test_a_source_that_yields_in_the_middle_of_a_step_is_read_on_until_tha
     assert run.output.content in ("debit credit ", "debit credit more ")
 
 
-@pytest.mark.parametrize("end", ["by itself", "native"])
+@pytest.mark.parametrize("end", ["by itself", "native", "in a branch"])
 async def test_a_source_that_was_left_in_the_middle_of_a_step_does_not_keep_its_run_alive(end: str) -> None:
-    async def body(run: RunContext, message: object) -> None:
+    async def read(run: RunContext) -> None:
         async for text in run.stream("tool", pays_and_tells(run)):
             run.write(text)
             if end == "native":
@@ -321,8 +322,35 @@ async def test_a_source_that_was_left_in_the_middle_of_a_step_does_not_keep_its_
                 await anyio.sleep(1)
             break
 
+    async def body(run: RunContext, message: object) -> None:
+        async with AsyncExitStack() as stack:
+            if end == "in a branch":
+                group = await stack.enter_async_context(anyio.create_task_group())
+                group.start_soon(read, run)
+            else:
+                await read(run)
+
     with anyio.fail_after(1):
         run, _ = await one(body)
-    assert statuses(run.output) == [("pay", "unsettled"), ("tool", "completed" if end == "by itself" else "cut")]
+    assert statuses(run.output) == [("pay", "unsettled"), ("tool", "cut" if end == "native" else "completed")]
     assert run.output is not None
     assert (run.output.abandoned, now()) == ((), 0)
+
+
+@pytest.mark.parametrize("how", ["as a block", "aclose"])
+async def test_a_stream_that_is_left_before_its_first_chunk_has_closed_its_source_and_gives_none(how: str) -> None:
+    source = Words()
+
+    async def body(run: RunContext, message: object) -> None:
+        stream = run.stream("write", source)
+        if how == "as a block":
+            async with stream:
+                pass
+        else:
+            await stream.aclose()
+        async for _ in stream:
+            raise NotImplementedError
+
+    run, events = await one(body)
+    assert (run.status, source.closed) == (RunStatus.completed, 1)
+    assert names(events) == ["RunStarted", "RunCompleted"], "no step has begun"

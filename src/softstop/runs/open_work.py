@@ -367,11 +367,11 @@ class OpenWork:
     async def finish(self) -> None:
         """Wait for steps in tasks that outlived the body, and close the sources that are still open.
 
-        Those of the body come first: one that has yielded in the middle of a step ends it so. What another task reads
-        or closes is that task's to close, within `cleanup_timeout`.
+        Those that nobody reads any more come first: one that has yielded in the middle of a step ends it so. What
+        another task reads or closes is that task's to close, within `cleanup_timeout`.
         """
         loop = asyncio.get_running_loop()
-        for stream in [stream for stream in self.streams or () if stream.task is asyncio.current_task()]:
+        for stream in [s for s in self.streams or () if s.task is asyncio.current_task() or (s.task and s.task.done())]:
             await stream.aclose()
         latest = loop.time() + self.scope.peace
         while self.steps or (loop.time() < latest and any(s.waiting or s.closing for s in self.streams or ())):

@@ -266,6 +266,9 @@ class Reading(Generic[T]):
             finally:  # also after a native cancel, which no shield keeps off
                 cut = self._run.record.refusing or self._run.work.is_cutting(asyncio.current_task())
                 self._end("cut" if cut else status, None)
+        elif not (self._chunks or self._ended):  # nobody has asked for a chunk: no step has begun
+            self._ended = True
+            await self._close_source()
 
     def _end(self, status: StepStatus, error: str | None) -> None:
         run = self._run

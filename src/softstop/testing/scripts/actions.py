@@ -240,8 +240,8 @@ class _InTasks(_Plain):
             raise StopAsyncIteration
         return chunk
 
-    async def __aexit__(self, *exc: Any) -> bool | None:
-        return await self._tasks.__aexit__(*exc)
+    async def __aexit__(self, *exc: Any) -> None:
+        await self._tasks.__aexit__(*exc)
 
 
 _KEPT_OPEN: Final[dict[Within | None, type[_Plain]]] = {
