@@ -214,7 +214,7 @@ class _InStep(_Plain):
         return self
 
     async def __aexit__(self, *exc: Any) -> bool | None:
-        return await self._step.__aexit__(*exc)
+        return await self._step.__aexit__(*exc)  # noqa: ASYNC102 - a step leaves without a wait
 
 
 class _InTasks(_Plain):
@@ -241,7 +241,7 @@ class _InTasks(_Plain):
         return chunk
 
     async def __aexit__(self, *exc: Any) -> None:
-        await self._tasks.__aexit__(*exc)
+        await self._tasks.__aexit__(*exc)  # noqa: ASYNC102 - as careless as sources are
 
 
 _KEPT_OPEN: Final[dict[Within | None, type[_Plain]]] = {
