@@ -112,7 +112,7 @@ async def test_a_member_belongs_to_its_parent_s_user_and_session_unless_it_says_
 
 async def test_what_cannot_be_a_member_is_misuse_where_it_is_called() -> None:
     async def lead(run: RunContext, message: object) -> str:
-        with pytest.raises(MisuseError, match="cannot run str"):
+        with pytest.raises(MisuseError, match="can be run, not str"):
             run.start_member("not an agent", "go")  # type: ignore[arg-type]
         with pytest.raises(MisuseError, match="unknown option"):
             run.start_member(never(), "go", colour="red")  # type: ignore[call-arg]
