@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain, repeat
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 
@@ -29,7 +30,7 @@ from ..stops import StopCause, StopMode, StopRequest
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .checking import check_attached, check_messages, check_store
-from .following import Bells, Follow
+from .following import Bells, Follow, Tail
 from .orphans import last_words
 from .outputs import family_of, outputs_of, result_of
 from .records import record_of, status_of
@@ -107,6 +108,7 @@ class Recording:
         self._leaving = False
         self._merged = 0
         self._bells = Bells()
+        self._tails: WeakValueDictionary[str, Tail] = WeakValueDictionary()
         self._exit = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._problems: dict[str, str] = {}  # by what could not be done at the last try
@@ -193,7 +195,10 @@ class Recording:
             EventsExpired: It has ended, and the next event is no longer kept.
             StoreUnavailable: It cannot be read now; reading may go on later.
         """
-        return Follow(self.store, self._bells, root_run_id, after, self._roots)
+        tail = self._tails.get(root_run_id)
+        if tail is None:
+            tail = self._tails[root_run_id] = Tail(self.store, root_run_id)
+        return Follow(tail, self._bells, root_run_id, after, self._roots)
 
     def watch(self, watcher: Callable[[str], object]) -> None:
         """Have a function called with the id of each root run, of any process, of which more is stored; one function.

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import anyio
@@ -14,7 +15,20 @@ import pytest
 
 from kit.processes import script, wait_for
 from kit.stores import followed, stored
-from softstop import Outcome, RunCancelled, RunContent, RunStarted, StopCause, StopOutcome, StopRequest, Supervisor
+from softstop import (
+    Agent,
+    Outcome,
+    RunCancelled,
+    RunContent,
+    RunContext,
+    RunStarted,
+    StopCause,
+    StopOutcome,
+    StopRequest,
+    StoreUnavailable,
+    Supervisor,
+)
+from softstop.durable import Runs
 from softstop.stores import Page, Recording, RunQuery
 from softstop.stores.sqlite import SQLiteStore
 
@@ -192,3 +206,65 @@ async def test_a_process_that_stands_still_loses_its_runs_after_its_lease_and_en
             assert await followed(recording, f"r{number}") == log, "what the other one did afterwards is not in it"
             await whole(store, f"r{number}")
         assert await store.check() == []
+
+
+async def stop_within_a_write(pid: int, path: Path) -> None:
+    """Have a process stand still where it holds the lock of the file."""
+    with anyio.fail_after(20), closing(sqlite3.connect(path, timeout=0.0, isolation_level=None)) as connection:
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            await anyio.sleep(0.001)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return
+            connection.execute("ROLLBACK")
+            os.kill(pid, signal.SIGCONT)
+            await anyio.sleep(0.007)
+
+
+async def quick(run: RunContext, message: object) -> str:
+    async with run.step("work"):
+        run.write("done")
+    return "done"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing stands still there by a signal")
+async def test_a_process_that_stands_still_within_a_write_delays_others_and_loses_nothing(
+    path: Path,
+) -> None:
+    store = SQLiteStore(path)
+    ids = [f"r{number}" for number in range(10)]
+    request = StopRequest(reason="from afar", requested_at=1.0)
+    recording = Recording(store, lease=30.0)
+    with owner(path, runs=len(ids)) as process:
+        async with recording, Supervisor(recorder=recording) as supervisor:
+            runs = Runs(supervisor, recording)
+            await stop_within_a_write(process.pid, path)
+            try:
+                read = {run_id: (await store.read(run_id)).events for run_id in ids}
+                began = anyio.current_time()
+                with pytest.raises(StoreUnavailable, match="locked"):
+                    await runs.cancel("r0", request, wait=1.0)
+                assert anyio.current_time() - began < 10, "within a wait for the lock, or two"
+                assert {view.status.value for view in await runs.find(RunQuery())} == {"running"}
+                output = await supervisor.start(Agent(quick), run_id="mine")
+                assert output.value == "done", "runs of others go on"
+                with anyio.fail_after(10):
+                    while recording.degraded is None:
+                        await anyio.sleep(0.01)
+                assert "locked" in recording.degraded
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            with anyio.fail_after(30):
+                await followed(recording, "mine")
+                for run_id in ids:
+                    assert (await runs.cancel(run_id, request, wait=10.0)).status.value == "cancelled"
+            assert recording.degraded is None
+            for run_id in ids:
+                (outcome,) = await whole(store, run_id)
+                assert isinstance(outcome, RunCancelled)
+                assert outcome.reason == "from afar"
+                assert (await store.read(run_id)).events[: len(read[run_id])] == read[run_id]
+            assert await store.check() == []
+        wait_for(process, "ended")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -13,6 +14,8 @@ from ..store import Changed, News, OwnerLost, StopAsked
 from .owners import Sign, others
 
 EVERY: Final = 0.01  # seconds between looks: half of what a stop from another process waits
+OFTEN: Final = 0.002  # the same while there is something to see, so that who follows a stream has it in time
+AWAKE: Final = 1.0  # seconds after the last change until looks become rare
 
 
 class Watcher:
@@ -27,6 +30,7 @@ class Watcher:
     ) -> None:
         self._owner, self._connect, self._is_gone, self._tell = owner, connect, is_gone, tell
         self._version = -1  # of the data, as SQLite counts what other connections commit
+        self._seen = 0.0  # when that changed
         self._changed, self._stops = _newest(connect)
         self._others: dict[str, Sign] = {}
         self._lost: set[str] = set()  # that were told
@@ -41,7 +45,7 @@ class Watcher:
 
     def _watch(self) -> None:
         connection: sqlite3.Connection | None = None
-        while not self._stopped.wait(EVERY):
+        while not self._stopped.wait(OFTEN if time.monotonic() - self._seen < AWAKE else EVERY):
             try:
                 connection = connection or self._connect()
                 news = self._look(connection)
@@ -63,7 +67,7 @@ class Watcher:
             news += self._new_events(connection)
             news += self._new_stops(connection)
             self._others = others(connection, self._owner)
-            self._version = version
+            self._version, self._seen = version, time.monotonic()
         gone = {other for other, sign in self._others.items() if self._is_gone(other, sign)}
         news += [OwnerLost(other) for other in gone - self._lost]
         self._lost = gone

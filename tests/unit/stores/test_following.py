@@ -1,0 +1,119 @@
+"""Many who follow one run share its reads; none is disturbed by one that is slow, leaves or comes later."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from kit.stores import batch, end, record
+from softstop import RunStatus, StoreUnavailable
+from softstop.stores import MemoryStore, Page, Recording, Shelf
+
+
+class Counted(MemoryStore):
+    """Notes how often it is read, and takes its time for that."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        super().__init__(shelf)
+        self.reads = 0
+        self.down = 0
+
+    async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+        self.reads += 1
+        await anyio.sleep(0.01)
+        if self.down:
+            self.down -= 1
+            raise StoreUnavailable("for a moment")
+        return await super().read(root_run_id, after, limit)
+
+
+class Scene:
+    """A run of another process, of which ten events become durable every second, and who follows it here."""
+
+    def __init__(self, store: Counted, recording: Recording, owner: MemoryStore) -> None:
+        self.store, self.recording, self.owner = store, recording, owner
+        self.got: dict[str, list[int]] = {}
+
+    async def write(self, events: int = 100) -> None:
+        for after in range(0, events, 10):
+            await anyio.sleep(1)
+            await self.owner.commit([batch("r", after, after + 10, status={"r": RunStatus.running})])
+        await self.owner.commit([end("r", events)])
+
+    async def follow(self, name: str, after: int = 0, pause: float = 0.0, pages: int = 10**6) -> None:
+        got = self.got[name] = []
+        async for page in self.recording.follow("r", after):
+            got += [seq for seq, _ in page.events]
+            pages -= 1
+            if not pages:
+                return
+            await anyio.sleep(pause)
+
+
+@asynccontextmanager
+async def played() -> AsyncIterator[Scene]:
+    shelf = Shelf()
+    store, owner = Counted(shelf), MemoryStore(shelf)
+    async with owner.open("owner", 10.0), Recording(store) as recording:
+        await owner.create(record("r"))
+        yield Scene(store, recording, owner)
+
+
+async def test_a_hundred_followers_cost_the_reads_of_one() -> None:
+    async with played() as scene, anyio.create_task_group() as group:
+        for number in range(100):
+            group.start_soon(scene.follow, str(number))
+        group.start_soon(scene.write)
+    assert set(map(tuple, scene.got.values())) == {tuple(range(1, 102))}
+    assert scene.store.reads < 40, "one for each commit, one for each second of silence"
+
+
+async def test_one_that_is_slow_leaves_or_comes_later_disturbs_none_and_misses_nothing() -> None:
+    async with played() as scene, anyio.create_task_group() as group:
+        group.start_soon(scene.follow, "steady")
+        group.start_soon(scene.follow, "slow", 0, 4.7)
+        group.start_soon(scene.follow, "leaves", 0, 0.0, 3)
+        group.start_soon(scene.write, 3_000)
+        with anyio.move_on_after(5.005):  # in the middle of a read
+            await scene.follow("cancelled")
+        await scene.follow("later", 20)
+        await scene.follow("resumed", 2_990)
+        await scene.follow("at the end", 3_001)
+    for name in ("steady", "slow"):
+        assert scene.got[name] == list(range(1, 3_002)), name
+    assert scene.got["later"] == list(range(21, 3_002))
+    assert (scene.got["resumed"], scene.got["at the end"]) == (list(range(2_991, 3_002)), [])
+    for name in ("leaves", "cancelled"):
+        assert scene.got[name] == list(range(1, len(scene.got[name]) + 1))
+
+
+async def test_those_that_go_on_before_one_that_reads_no_more_still_share_their_reads() -> None:
+    async with played() as scene, anyio.create_task_group() as group:
+        group.start_soon(scene.write)
+        stands_still = scene.recording.follow("r")
+        await anext(stands_still)
+        await anyio.sleep(1.5)
+        for number in range(50):
+            group.start_soon(scene.follow, str(number), 20)
+        await anyio.sleep(0.5)
+        reads = scene.store.reads
+    assert {tuple(scene.got[str(number)]) for number in range(50)} == {tuple(range(21, 102))}
+    assert scene.store.reads - reads < 40
+    assert (await anext(stands_still)).events[0][0] == 11
+
+
+async def test_a_read_that_fails_is_told_to_one_and_done_again_for_the_others() -> None:
+    async def follow(name: str) -> None:
+        try:
+            await scene.follow(name)
+        except StoreUnavailable:
+            scene.got[name] = [-1]
+
+    async with played() as scene, anyio.create_task_group() as group:
+        for number in range(5):
+            group.start_soon(follow, str(number))
+        group.start_soon(scene.write)
+        await anyio.sleep(3.5)
+        scene.store.down = 1
+    ends = [got[-1] for got in scene.got.values()]
+    assert sorted(ends) == [-1, 101, 101, 101, 101]
