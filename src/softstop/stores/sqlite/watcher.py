@@ -67,7 +67,8 @@ class Watcher:
             news += self._new_events(connection)
             news += self._new_stops(connection)
             self._others = others(connection, self._owner)
-            self._version, self._seen = version, time.monotonic()
+            self._version = version
+            self._seen = time.monotonic()
         gone = {other for other, sign in self._others.items() if self._is_gone(other, sign)}
         news += [OwnerLost(other) for other in gone - self._lost]
         self._lost = gone
