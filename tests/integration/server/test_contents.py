@@ -80,6 +80,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "beside data": ("/runs", {"message": {"a": 1}, "contents": [{"type": "text", "text": "x"}]}, "is a text"),
     "too many": ("/runs", {"contents": [{"type": "text", "text": "x"}] * 101}, "100"),
+    "agno's without a message": ("/agents/looker/runs", {"message": None}, "needs a message"),
+    "agno's with an empty one": ("/agents/looker/runs", {"message": ""}, "needs a message"),
     "agno's path of a file": ("/agents/looker/runs", {"images": [{"filepath": "/etc/passwd"}]}, "are understood"),
     "agno's without a type": ("/agents/looker/runs", {"images": [{"content": CODED}]}, "are understood"),
     "OpenAI's id of a file": (

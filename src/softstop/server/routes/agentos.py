@@ -72,9 +72,16 @@ class AgentOSStart(Start):
     input_files: Medias = Field(default=[])
     files: list[tuple[str | None, bytes]] = Field(default=[], exclude=True)  # as parts of multipart/form-data
 
-    message: Any = Field(min_length=1)
+    message: Any = Field()
     stream: bool = True
     metadata: dict[str, Any] | Json[dict[str, Any]] = Field(default={})
+
+    @field_validator("message")
+    @classmethod
+    def _is_given(cls, value: Any) -> Any:
+        if value in (None, ""):
+            raise ValueError("a run needs a message")
+        return value
 
     @field_validator("run_id", "session_id", "user_id", mode="before")
     @classmethod
