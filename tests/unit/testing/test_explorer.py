@@ -166,6 +166,15 @@ def test_limits_are_drawn_from_what_the_undisturbed_run_used() -> None:
     assert {"timeout=1.0", "timeout=2.0", "timeout=4.0", "timeout=6.0", "steps=0", "steps=1"} <= schedules
 
 
+@pytest.mark.parametrize("cause", ["timeout", "idle_timeout"])
+def test_limits_of_time_are_drawn_at_an_instant_and_not_right_before_it(cause: str) -> None:
+    """A user who asked at 1.1 s seemed to be outranked by a timeout of 1.0999999 s: one instant as a date, two here."""
+    agent = scripted(step("a", 1.0), step("b", 0.1))
+    traces = [trace for trace, _ in walk(lambda supervisor: supervisor.start(agent, "go"), causes=[cause])]
+    bounds = {bound for trace in traces for _, bound in trace.schedule.limits}
+    assert bounds >= ({1.0, 1.1} if cause == "timeout" else {1.0, 0.1})
+
+
 def test_an_unknown_cause_is_misuse() -> None:
     with pytest.raises(MisuseError, match="'earthquake' is no cause; causes are user, "):
         stop_everywhere(small, causes=["earthquake"])
