@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -33,6 +34,16 @@ SMALL = scripted(write("a"), step("pay", 1.0), stream("s", ["b", "c"], 0.5))
 
 def small(supervisor: Supervisor) -> Run:
     return supervisor.start(SMALL, "go")
+
+
+def test_a_step_that_its_own_time_limit_cuts_after_a_stop_is_no_violation() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with suppress(TimeoutError):
+            async with run.step("look", timeout=0.1):
+                await anyio.sleep(1)
+
+    causes = ("user", "user_now", "user_short", "timeout")
+    assert stop_everywhere(lambda supervisor: supervisor.start(Agent(body), "go"), causes=causes).violations == 0
 
 
 @pytest.mark.timeout(120)

@@ -197,6 +197,10 @@ def sources_are_closed(run: RunTrace) -> Broken:
         yield f"chunks were lost between source and body: {dict(made - wrote)}"
 
 
+def _by_its_own_timeout(end: StepCompleted) -> bool:
+    return end.error is not None and end.error.startswith("StepTimeout: ")
+
+
 def accepted_means_stopped(run: RunTrace) -> Broken:
     """T5, T6, T12: after an accepted stop a run completes only unhindered, and fails only if it had failed before."""
     stopped, outcome, natively = run.stopped_from, run.outcome, run.run_id in run.trace.natively
@@ -215,7 +219,7 @@ def accepted_means_stopped(run: RunTrace) -> Broken:
     cut = [
         event
         for place, event in run.of(StepCompleted)
-        if place >= stopped and event.status not in ("completed", "failed")
+        if place >= stopped and event.status not in ("completed", "failed") and not _by_its_own_timeout(event)
     ]
     if isinstance(outcome, RunCompleted) and (hindered or cut):
         yield f"it completed although the stop hindered it: {(hindered or cut)[0]!r}"
