@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from kit.runs import at, begun, deaf, listen, names, now, one, payer, sleeper
+from kit.runs import at, begun, deaf, listen, names, now, one, payer, sleeper, words
 from softstop import (
     Agent,
     RunCancelled,
@@ -359,3 +359,20 @@ async def test_a_first_native_cancel_hastens_the_last_waits_and_a_second_one_end
     assert (output.stop.cause, output.stop.mode) == (StopCause.shutdown, StopMode.now)
     assert [(step.step, step.status) for step in output.steps] == [("pay", "abandoned")]
     assert output.abandoned == ("pay",), "what the run ends without is named"
+
+
+async def test_a_native_cancel_that_a_body_swallows_around_its_stream_is_a_shutdown() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            async for word in run.stream("write", words(9)):
+                run.write(word)
+        return "done"
+
+    async with Supervisor() as supervisor:
+        run = await begun(supervisor.start(Agent(body)))
+        await anyio.sleep(2.5)
+        assert run._state.task is not None
+        run._state.task.cancel()
+        outcome = (await listen(run))[-1]
+    assert isinstance(outcome, RunCancelled)
+    assert outcome.cause is StopCause.shutdown

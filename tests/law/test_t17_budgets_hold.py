@@ -293,3 +293,23 @@ async def test_of_several_ledgers_the_one_with_the_least_room_counts_wherever_it
     assert output.stop.limit is not None
     assert (output.stop.limit.kind, output.stop.limit.holder) == (unit, f"budget {narrow}")
     assert output.steps == ()
+
+
+async def test_a_task_that_outlives_its_step_waits_for_room_behind_those_that_came_before() -> None:
+    order: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def pays(name: str, since: float, seconds: float) -> None:
+            await anyio.sleep(since)
+            async with run.step(name, reserve=Usage(output_tokens=10)):
+                order.append(name)
+                await anyio.sleep(seconds)
+
+        async with anyio.create_task_group() as group:
+            async with run.step("first", reserve=Usage(output_tokens=10)):
+                group.start_soon(pays, "left over", 3, 1)
+            group.start_soon(pays, "second", 1, 9)
+            group.start_soon(pays, "third", 2, 1)
+
+    await one(body, budgets=[Budget(tokens=10)])
+    assert order == ["second", "third", "left over"]

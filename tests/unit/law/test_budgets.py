@@ -290,3 +290,14 @@ def test_spent_never_falls_and_is_the_sum_of_all_usages(usages: list[tuple[int, 
         before = budget.spent
     tokens = sum(tokens for tokens, _ in usages)
     assert before == Amount(tokens, sum(nano or 0 for _, nano in usages), tokens)
+
+
+def test_four_steps_that_wait_for_each_other_in_a_ring_of_budgets_are_not_stuck() -> None:
+    ring = [Ledger(tokens=20), Ledger(cost_usd="0.00000002"), Ledger(tokens=20), Ledger(cost_usd="0.00000002")]
+    chains = [(ring[number - 1], ring[number]) for number in range(4)]
+    holds = [hold_of(claim(*chain, tokens=10, nano_usd=10)) for chain in chains]
+    needs = [{"nano_usd": 1}, {"tokens": 1}, {"nano_usd": 1}, {"tokens": 1}]
+    states = [
+        claim(*chain, inside=(hold,), **need).state for chain, hold, need in zip(chains, holds, needs, strict=True)
+    ]
+    assert states == [*[ClaimState.waiting] * 3, ClaimState.refused]

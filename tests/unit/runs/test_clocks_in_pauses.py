@@ -98,3 +98,19 @@ async def test_a_timeout_that_is_given_in_a_pause_counts_what_the_run_has_used_b
     assert output.stop is not None
     assert output.stop.cause is StopCause.timeout
     assert now() - began >= 207
+
+
+async def test_a_change_of_limits_in_a_long_pause_makes_no_idle_time_of_it() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(idle_timeout=5))
+        await anyio.sleep(1)
+        run.pause()
+        await anyio.sleep(100)
+        run.limits.update(steps=50)
+        await anyio.sleep(100)
+        assert run.stop is None
+        run.resume()
+        output = await run.ended()
+    assert output.stop is not None
+    assert output.stop.cause is StopCause.idle
+    assert now() == 206

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
 
-from kit.runs import listen, one
+from kit.runs import at, listen, now, one
 from softstop import Agent, Run, RunContent, RunContext, RunStatus, StopCause, Supervisor, Usage
 from softstop.log.writer import LONGEST
 
@@ -99,3 +100,20 @@ async def test_a_generator_that_is_stopped_has_closed_what_it_has_open_before_th
         events = await listen(run)
         assert closed == ["generator"]
     assert (events[-1].content, run.stop and run.stop.cause) == ("xxx", StopCause.user)
+
+
+async def test_a_generator_that_yields_what_is_no_text_cleans_up_whole_although_a_stop_comes_meanwhile() -> None:
+    cleaned: list[float] = []
+
+    async def body(run: RunContext, message: object) -> AsyncIterator[Any]:
+        try:
+            yield 1
+        finally:
+            await anyio.sleep(3)
+            cleaned.append(now())
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        await run.ended()
+    assert cleaned == [3]
