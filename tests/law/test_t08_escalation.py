@@ -18,6 +18,7 @@ from softstop import (
     StopPolicy,
     StopResult,
     Supervisor,
+    Workflow,
 )
 
 POLICY = StopPolicy(grace=4, abandon_after=2)
@@ -366,3 +367,12 @@ async def test_a_branch_that_swallows_the_cut_in_an_inner_step_is_cut_again_as_t
         output = await run.ended()
     assert left == [pytest.approx(2, abs=0.1)]
     assert output.abandoned == ()
+
+
+async def test_an_escalation_names_the_steps_that_are_cut_and_no_stage_around_members() -> None:
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Workflow([Agent(slow)]), run_id="flow")
+        at(1, run.cancel)
+        events = await listen(run)
+    told = [(event.run_id == "flow", event.steps) for event in events if isinstance(event, RunEscalated)]
+    assert told == [(False, ("pay",)), (True, ())]

@@ -81,3 +81,18 @@ async def test_a_stream_that_is_read_is_not_idle_even_if_nothing_is_written(wher
         assert now() == 13  # three seconds after the end of the stream, which is an event
     assert output.stop is not None
     assert output.stop.cause is StopCause.idle
+
+
+async def test_of_two_timeouts_of_one_instant_the_root_s_fires_first_although_it_was_set_last() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(sleeper), "go", limits=Limits(timeout=10))
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), limits=Limits(timeout=20))
+        await anyio.sleep(1)
+        run.limits.update(timeout=10)
+        output = await run.ended()
+    assert now() == 10
+    (member,) = output.members
+    assert member.stop is not None
+    assert (member.stop.cause, member.stop.via) == (StopCause.timeout, run.run_id)

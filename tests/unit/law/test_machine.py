@@ -241,3 +241,11 @@ def test_causes_are_the_law_s_closed_set() -> None:
         "user", "timeout", "token_budget", "cost_budget", "step_limit", "idle", "parent", "caller_gone", "superseded",
         "owner_lost", "shutdown",
     }  # fmt: skip
+
+
+def test_a_stop_that_becomes_one_at_once_has_no_grace_also_where_the_stronger_request_names_none() -> None:
+    held = RecordedStop(StopRequest(grace=30.0), 130.0)
+    outcome, stop = judge(RunStatus.stopping, held, RecordedStop(StopRequest(mode=StopMode.now), NEVER))
+    assert outcome is StopOutcome.escalated
+    assert stop is not None
+    assert (stop.request.mode, stop.request.grace) == (StopMode.now, 0.0)

@@ -168,3 +168,9 @@ def test_no_library_of_a_provider_is_imported() -> None:
     with open(source, encoding="utf-8") as file:
         lines = [line for line in file if line.startswith(("import ", "from "))]
     assert not any(name in line for line in lines for name in ("openai", "anthropic", "google", "pydantic_ai"))
+
+
+def test_a_total_beyond_its_parts_that_may_be_cached_or_thoughts_is_taken_for_output() -> None:
+    counts = {"cache_read_tokens": 5, "reasoning_tokens": 5}
+    read = read_report({"input_tokens": 10, "output_tokens": 10, "total_tokens": 25, **counts})
+    assert (read.input_tokens, read.output_tokens) == (10, 15)

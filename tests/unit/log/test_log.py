@@ -295,3 +295,15 @@ def test_a_replay_tells_the_usage_of_what_it_replays_and_none_of_what_was_read(a
         writer.write("x")
     log.fold(0)
     assert tokens_of(log.read(after), "r0") == 100 - after
+
+
+def test_each_stretch_of_a_folded_log_has_the_time_of_its_last_delta() -> None:
+    log, (writer, other) = make(2)
+    for step in (1, 1, 2, 2):
+        writer.write("a", step)
+    other.write("b")
+    times = {event.seq: event.at for event in log.read(0)}
+    log.fold(0)
+    merged = log.read(0)
+    assert len(merged) < len(times)
+    assert [event.at for event in merged] == [times[event.seq] for event in merged]

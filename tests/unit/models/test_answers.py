@@ -216,3 +216,8 @@ async def test_thoughts_are_not_sent_back_and_no_room_is_reserved_for_them() -> 
 
     await one(body)
     assert sizes == [50]
+
+
+async def test_half_a_character_whose_other_half_never_comes_is_told_as_one_that_cannot_be_sent() -> None:
+    output = await Agent(model=Script(["abc\ud83d"]).model).arun("go")
+    assert (output.status, output.content) == (RunStatus.completed, "abc?")

@@ -141,3 +141,21 @@ async def test_a_client_that_could_not_be_opened_takes_no_time_from_those_that_a
         output = await supervisor.start(Agent(body))
     assert output.errors == ()
     assert clients.closed == [("slow", 5)]
+
+
+async def test_a_stop_while_the_clients_of_a_run_that_is_done_are_closed_abandons_nothing() -> None:
+    clients = Clients()
+
+    async def body(run: RunContext, message: object) -> None:
+        await run.open(clients.connect("slow", closes=5))
+
+    policy = StopPolicy(grace=1, abandon_after=1, cleanup_timeout=6)
+    async with Supervisor(policy=policy) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, run.cancel)
+        output = await run.ended()
+    assert (output.status, output.abandoned, clients.closed) == (
+        RunStatus.completed,
+        (),
+        [("slow", pytest.approx(5))],
+    )

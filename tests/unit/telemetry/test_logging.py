@@ -310,6 +310,7 @@ async def test_code_that_swallows_its_cancellation_is_named_with_its_place(
         assert record.levelname == "WARNING"
         assert record.getMessage().startswith("run r1 of Deaf has ended without its code, which ignores its cancell")
         assert " in deaf > " in record.getMessage()
+        assert "driving.py" not in record.getMessage(), "nor any other place in softstop"
         await anyio.sleep(60)
 
 
