@@ -1,6 +1,7 @@
 """T4: a source is closed whenever its step ends, may take its time to close, and that time is bounded."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 
@@ -354,3 +355,25 @@ async def test_a_stream_that_is_left_before_its_first_chunk_has_closed_its_sourc
     run, events = await one(body)
     assert (run.status, source.closed) == (RunStatus.completed, 1)
     assert names(events) == ["RunStarted", "RunCompleted"], "no step has begun"
+
+
+async def test_a_source_that_swallows_its_first_interruption_is_interrupted_again_and_closed() -> None:
+    class Opening(Words):  # as anyio does while it opens a connection
+        async def __anext__(self) -> str:
+            with contextlib.suppress(asyncio.CancelledError):
+                await anyio.sleep(1_000)
+            await anyio.sleep(1_000)
+            return "never"
+
+    source = Opening()
+
+    async def body(run: RunContext, message: object) -> None:
+        async for word in run.stream("write", source):
+            run.write(word)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        await run.ended()
+        assert now() == pytest.approx(3, abs=0.2)
+    assert source.closed == 1

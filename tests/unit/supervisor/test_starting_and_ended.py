@@ -1,9 +1,21 @@
 """Runs that wait for a seat, and runs that are remembered by an id that was used before."""
 
 import anyio
+import pytest
 
 from kit.runs import listen, names, sleeper
-from softstop import Agent, Event, Limits, RunContext, RunQueued, RunStarted, RunStatus, Supervisor
+from softstop import (
+    Agent,
+    Event,
+    Limits,
+    RunContext,
+    RunQueued,
+    RunStarted,
+    RunStatus,
+    StopPolicy,
+    StopRequest,
+    Supervisor,
+)
 
 
 async def test_a_queued_run_that_is_stopped_frees_no_seat() -> None:
@@ -89,3 +101,22 @@ async def test_the_start_of_a_run_tells_whose_it_is_and_its_limits() -> None:
     starts = [event for event in events if isinstance(event, RunStarted)]
     assert [(start.user_id, start.session_id) for start in starts] == [("u", "s"), ("u", "other")]
     assert [start.limits for start in starts] == [Limits(timeout=9, tokens=5), Limits(steps=3)]
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(60.0, 60.0), (None, 1.0)])
+async def test_a_request_keeps_its_own_time_and_a_grace_beyond_the_policy_s(
+    asked: float | None, granted: float
+) -> None:
+    async with Supervisor(policy=StopPolicy(grace=1)) as supervisor:
+        run = supervisor.start(Agent(sleeper), run_id="r")
+        supervisor.request_stop("r", StopRequest(grace=asked, requested_at=123.0))
+        assert run.stop is not None
+        assert (run.stop.requested_at, run.stop.grace) == (123.0, granted)
+
+
+async def test_a_supervisor_whose_block_was_left_is_forgotten_by_the_one_around() -> None:
+    async with Supervisor() as outer:
+        for _ in range(3):
+            async with Supervisor() as inner:
+                assert inner._state in outer._state.family()
+        assert list(outer._state.family()) == [outer._state]
