@@ -120,8 +120,7 @@ class Parallel:
             except Exception as failure:  # noqa: BLE001 - raised below, when all branches have ended
                 failures.append(failure)
             except asyncio.CancelledError:  # noqa: ASYNC103 - a refusal: raised below, must not cut others
-                if _natively_cancelled():
-                    raise
+                return
 
         async with anyio.create_task_group() as group:
             for index, step in enumerate(self._steps):
@@ -337,8 +336,3 @@ def _in_a_thread(function: Callable[[RunContext, Any], Any]) -> Callable[[RunCon
             return await door.in_thread(partial(function, run, value))
 
     return body
-
-
-def _natively_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -218,7 +218,7 @@ class RunOutput(Generic[Value]):
         """
         if self.status is RunStatus.cancelled and self.stop is not None:
             kind = BudgetExceeded if self.stop.cause in BUDGET_CAUSES else RunStopped
-            stopped = kind(self.run_id, self.stop.cause.value, self.stop.reason or str(self.stop.limit or "") or None)
+            stopped = kind(self.run_id, self.stop.cause.value, self.stop.reason)
             stopped.output = self
             raise stopped
         if self.status is RunStatus.failed:

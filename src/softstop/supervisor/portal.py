@@ -20,7 +20,6 @@ from ..law.locks import ForkSafeLock
 from ..protocols import Runnable
 from ..runs import stopping
 from ..runs.members import start_member
-from ..runs.open_work import current_step
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
 from ..runs.state import RunState, current
@@ -53,7 +52,6 @@ class Portal:
         loop, supervisor = self._serving()
         context = contextvars.copy_context()
         context.run(current.set, None)
-        context.run(current_step.set, None)
         context.run(ambient.set, None)
         return context.run(submit, loop, partial(work, supervisor))
 
@@ -61,7 +59,7 @@ class Portal:
         with self._lock.held:
             if self._closed and self._pid == os.getpid():
                 raise MisuseError("the interpreter exits; agent.run() comes too late, call it before the end of main")
-            if self._loop is None or self._pid != os.getpid() or self._loop.is_closed():  # a fork has no threads
+            if self._loop is None or self._pid != os.getpid():  # a fork has no threads
                 self._loop = asyncio.new_event_loop()
                 self._pid = os.getpid()
                 self._supervisor = defaults.make()
