@@ -190,6 +190,14 @@ def test_what_was_open_is_told_as_unsettled_or_cut_members_first() -> None:
     assert torn.metrics is None
 
 
+def test_what_the_content_of_a_step_has_told_is_open_as_long_as_the_step_is() -> None:
+    events = run_virtual(lambda: log_of(Agent(pays)))
+    last = max(index for index, event in enumerate(events) if isinstance(event, RunContent))
+    for told, left in ((events[: last + 1], {1: Usage(output_tokens=6)}), (events, {})):
+        member = restore(told).runs[events[last].run_id]
+        assert dict(member.open_usage) == left
+
+
 async def pays_below(run: RunContext, message: object) -> None:
     run.charge(Usage(input_tokens=1))
     run.write("Others pay. ")

@@ -97,6 +97,7 @@ async def test_pages_end_with_the_outcome_and_not_before(opened: Open) -> None:
     second = await store.read("r", after=4, limit=4)
     assert ([seq for seq, _ in second.events], second.ended) == ([5, 6], True)
     assert await store.read("r", after=6) == ([], True)
+    assert (await store.read("r", limit=6)).ended, "a page that is full"
     with pytest.raises(RunNotFound):
         await store.read("nobody")
 
@@ -108,6 +109,14 @@ async def test_a_batch_that_comes_twice_is_stored_once(opened: Open) -> None:
     assert await store.commit([batch("r", 0, 5), batch("r", 5, 7)]) == []
     assert await store.commit([end("r", 7)]) == []
     assert await store.commit([end("r", 7)]) == [], "also after the end"
+    assert [seq for seq, _ in (await store.read("r")).events] == list(range(1, 9))
+
+
+async def test_of_a_batch_that_overlaps_what_is_stored_only_the_rest_is_stored(opened: Open) -> None:
+    store = await opened("a")
+    await store.create(record("r"))
+    assert await store.commit([batch("r", 0, 5)]) == []
+    assert await store.commit([batch("r", 3, 8)]) == []
     assert [seq for seq, _ in (await store.read("r")).events] == list(range(1, 9))
 
 

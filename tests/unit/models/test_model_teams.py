@@ -123,3 +123,16 @@ async def test_a_delegation_has_a_name_that_providers_take_however_its_member_is
     assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", tool.name)
     async with Supervisor() as supervisor:
         assert (await supervisor.start(team, "go").ended()).content == "Hello."
+
+
+async def test_the_answer_of_a_member_is_its_text_and_the_value_of_one_that_wrote_none() -> None:
+    async def writes(run: RunContext, task: str) -> int:
+        run.write("the text")
+        return 7
+
+    async def returns(run: RunContext, task: str) -> int:
+        return 7
+
+    script = Script([call("delegate_to_writes", task="a"), call("delegate_to_returns", task="b")], ["done"])
+    await Team([Agent(writes), Agent(returns)], model=script.model).arun("go")
+    assert [answer for _, _, answer in script.answers()] == ["the text", "7"]

@@ -1,0 +1,65 @@
+"""Tokens, bounds, readers and the feed: what a server keeps in memory. No server, no run."""
+
+import time
+
+import anyio
+import pytest
+
+from softstop import MisuseError, RunContinued, Source
+from softstop.events import Stamp
+from softstop.server.auth import Jwt, StopTokens
+from softstop.server.feed import KEPT, Feed
+from softstop.server.gate import Caps, Gate
+from softstop.server.problems import Problem
+from softstop.server.readers import Readers
+
+
+def test_a_token_that_stops_a_run_is_good_for_that_run_and_until_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = StopTokens(b"secret", valid=60)
+    token = tokens.issue("r1", "ann")
+    caller = tokens.identify(token, "r1")
+    assert caller is not None
+    assert (caller.user_id, caller.scopes) == ("ann", {"runs:cancel"})
+    assert tokens.identify(token, "r2") is None
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert tokens.identify(token, "r1") is None
+
+
+def test_a_reader_that_comes_back_is_told_whether_events_were_dropped_meanwhile() -> None:
+    feed, stamp = Feed(), Stamp("r", Source("agent", "a", "a"))
+    for number in range(1, KEPT + 11):
+        feed.notice(RunContinued()._stamped(stamp, number, 0.0))
+    assert feed.number(f"{feed.epoch}.{KEPT}") == (KEPT, False)
+    assert feed.number(f"{feed.epoch}.10") == (10, False), "the next one is kept"
+    assert feed.number(f"{feed.epoch}.9") == (9, True)
+    assert feed.number("00000000.9") == (feed.last, True)
+    assert next(number for number, _ in feed.after(9)) == 11
+
+
+def test_a_signed_token_names_the_algorithms_that_are_accepted() -> None:
+    for algorithms in ([], ["none"], ["HS256", "None"]):
+        with pytest.raises(MisuseError, match="algorithms"):
+            Jwt("key", algorithms)
+
+
+async def test_a_run_that_nobody_comes_to_read_has_lost_its_last_reader() -> None:
+    left: list[str] = []
+    readers = Readers(Caps(), 5.0, left.append)
+    readers.need("never read")
+    readers.need("read")
+    with readers.reading("read", "ann"):
+        await anyio.sleep(6)
+        assert left == ["never read"]
+    await anyio.sleep(6)
+    assert left == ["never read", "read"]
+
+
+def test_one_request_more_than_a_caller_may_send_in_a_second_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1.0)
+    gate = Gate(lambda *_: None, auth=[], origins=[], caps=Caps(requests=2))  # type: ignore[arg-type]
+    for _ in range(2):
+        gate._count("ann")
+    gate._count("bob")
+    with pytest.raises(Problem):
+        gate._count("ann")
