@@ -319,3 +319,12 @@ async def test_a_member_that_a_stopping_body_starts_late_gets_no_more_grace_than
         at(1, run.cancel)
         stops = [event for event in await listen(run) if isinstance(event, RunStopRequested)]
     assert [(event.run_id, event.at, event.grace) for event in stops] == [(run.run_id, 1, 30), ("late", 3, 28)]
+
+
+async def test_a_stop_is_told_of_the_parent_first_and_of_its_members_in_the_order_of_their_start() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), run_id="lead")
+        at(1, run.cancel)
+        events = await listen(run)
+    told = [event.run_id for event in events if isinstance(event, RunStopRequested)]
+    assert told == ["lead", *[member.run_id for member in run.members]]

@@ -14,6 +14,7 @@ from softstop import (
     RunCancelled,
     RunContext,
     RunEscalated,
+    RunStatus,
     RunStopRequested,
     StopPolicy,
     StopResult,
@@ -376,3 +377,16 @@ async def test_an_escalation_names_the_steps_that_are_cut_and_no_stage_around_me
         events = await listen(run)
     told = [(event.run_id == "flow", event.steps) for event in events if isinstance(event, RunEscalated)]
     assert told == [(False, ("pay",)), (True, ())]
+
+
+async def test_a_step_that_raises_as_it_is_cut_is_unsettled_and_not_failed() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            try:
+                await anyio.sleep(1_000)
+            except asyncio.CancelledError:
+                raise ValueError("half done") from None
+
+    run, _ = await one(body, stop_at=3, policy=POLICY)
+    assert run.output is not None
+    assert (run.output.status, [step.status for step in run.output.steps]) == (RunStatus.cancelled, ["unsettled"])

@@ -138,3 +138,4 @@ async def test_two_calls_with_one_id_are_refused_before_any_is_made() -> None:
 
     assert (output.status, wiped, len(script.asked)) == (RunStatus.failed, [], 1)
     assert "two tool calls have the id 'same'" in output.errors[0]
+    assert len(output.messages) == 1, "a conversation with such an answer could not go on"

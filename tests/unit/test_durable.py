@@ -356,3 +356,12 @@ async def test_a_conversation_goes_on_from_an_ended_run_of_this_process_by_its_i
         await live
         second = await started(runs, supervisor, Agent(body), "two", continue_from="r", user_id="ann")
         assert (await second).messages == ("one", "two")
+
+
+async def test_a_key_gives_nobody_the_run_of_another_user_whose_id_was_asked_for() -> None:
+    async with AsyncExitStack() as stack:
+        runs, _ = await Two(stack).open()
+        await runs.start(Agent(sleeper), "go", run_id="r", user_id="ann")
+        with pytest.raises(RunIdTaken):
+            await runs.start(Agent(sleeper), "go", run_id="r", user_id="bob", key="k")
+        await runs.cancel("r", StopRequest(), user_id="ann", wait=5)

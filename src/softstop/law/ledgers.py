@@ -264,7 +264,7 @@ def grant(chain: Chain, fit: Fit) -> Hold | None:
     """Reserve at once if no claim waits and there is room, as for nearly every step; else None: make a `Claim`."""
     with _lock.held:
         for ledger in chain:
-            if ledger._waiting or ledger._nested:
+            if ledger._waiting:
                 return None
         amount = fit(least(chain))
         return None if amount is None else _take(chain, amount)

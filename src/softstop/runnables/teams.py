@@ -122,8 +122,6 @@ class Team(Startable[Any]):
                 failed.append(failure)
         if failed:
             raise failed[0]
-        if any(stopped_through(run, output) for output in outputs):
-            await run.boundary()
 
 
 def check_runnable(thing: Any, what: str) -> Runnable:

@@ -183,7 +183,7 @@ def stopped_with(member: RunState, parent: RunState) -> bool:
     mine, stop = member.stop, parent.stop
     if mine is None or stop is None or member.record.status is not RunStatus.cancelled or mine.via != parent.run_id:
         return False
-    return (mine.cause, mine.reason) == (stop.cause, stop.reason)
+    return mine.cause is stop.cause
 
 
 async def ended(run: RunState) -> None:

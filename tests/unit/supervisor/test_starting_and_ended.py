@@ -120,3 +120,12 @@ async def test_a_supervisor_whose_block_was_left_is_forgotten_by_the_one_around(
             async with Supervisor() as inner:
                 assert inner._state in outer._state.family()
         assert list(outer._state.family()) == [outer._state]
+
+
+async def test_an_id_that_is_used_again_is_as_young_as_its_newest_run() -> None:
+    async def brief(run: RunContext, message: object) -> None: ...
+
+    async with Supervisor(keep_ended=2) as supervisor:
+        for run_id in ("a", "b", "a", "c"):
+            await supervisor.start(Agent(brief), run_id=run_id)
+        assert [run.run_id for run in supervisor.list_runs()] == ["a", "c"]
