@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import httpx2
 from pydantic_ai.models import Model
 from pydantic_ai.models.anthropic import AnthropicModel, AnthropicModelSettings
 from pydantic_ai.providers.anthropic import AnthropicProvider
-from pydantic_ai.settings import ModelSettings
 
-from .providers import Hosted, check_settings
+from .providers import Hosted, settings_of
 
 # An answer of the shapes that the library has schemas for, see `warming`: one event a line
 MESSAGE: Final = """
@@ -29,6 +28,6 @@ MESSAGE: Final = """
 
 def messages_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
     """A model of the Messages API."""
-    check_settings(wanted, AnthropicModelSettings)
+    settings = settings_of(wanted, AnthropicModelSettings)
     provider = AnthropicProvider(base_url=wanted.base_url, api_key=wanted.api_key, http_client=http)
-    return AnthropicModel(wanted.id, provider=provider, settings=cast(ModelSettings, dict(wanted.settings)) or None)
+    return AnthropicModel(wanted.id, provider=provider, settings=settings)

@@ -66,9 +66,7 @@ async def reserve(
             "raise the limit, or lower budget_tokens in the model's settings"
         )
     hold = await door.claim(fit)
-    if fit.output is None:
-        return Reservation(hold, most_output)
-    if fit.output == fit.most_output:
+    if fit.output in (None, fit.most_output):
         return Reservation(hold, most_output)  # no ledger bounds it: a number might be too large for the provider
     return Reservation(hold, fit.output, _limiting_ledger(door.ledgers, rates))
 

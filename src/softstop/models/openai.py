@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import httpx2
 from openai.types import CompletionUsage
@@ -21,10 +21,9 @@ from pydantic_ai.models.openai import (
 )
 from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
-from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
-from .providers import Hosted, OpenAIChat, check_settings
+from .providers import Hosted, OpenAIChat, settings_of
 
 # Answers of the shapes that the library has schemas for, see `warming`: one event a line
 _CHUNK: Final = '"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"'
@@ -54,14 +53,14 @@ Reporting = TypeVar("Reporting", ChatCompletionChunk, Response)
 def responses_model(wanted: Hosted, http: httpx2.AsyncClient | None) -> Model:
     """A model of the Responses API."""
     return ResponsesModel(
-        wanted.id, provider=_provider(wanted, http), settings=_settings(wanted, OpenAIResponsesModelSettings)
+        wanted.id, provider=_provider(wanted, http), settings=settings_of(wanted, OpenAIResponsesModelSettings)
     )
 
 
 def chat_model(wanted: OpenAIChat, http: httpx2.AsyncClient | None) -> Model:
     """A model of Chat Completions."""
     profile: OpenAIModelProfile | None = None
-    settings = _settings(wanted, OpenAIChatModelSettings)
+    settings = settings_of(wanted, OpenAIChatModelSettings)
     if wanted.bound_name == "max_tokens":
         profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
     return ChatModel(wanted.id, provider=_provider(wanted, http), settings=settings, profile=profile)
@@ -69,11 +68,6 @@ def chat_model(wanted: OpenAIChat, http: httpx2.AsyncClient | None) -> Model:
 
 def _provider(wanted: Hosted, http: httpx2.AsyncClient | None) -> OpenAIProvider:
     return OpenAIProvider(base_url=wanted.base_url, api_key=wanted.api_key, http_client=http)
-
-
-def _settings(wanted: Hosted, known: type[ModelSettings]) -> ModelSettings | None:
-    check_settings(wanted, known)
-    return cast(ModelSettings, dict(wanted.settings)) or None
 
 
 class ResponsesModel(OpenAIResponsesModel):

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, Final, Literal, Protocol, Unpack
+from typing import Any, ClassVar, Final, Literal, Protocol, Unpack, cast
 
 import httpx2
 from anyio.lowlevel import RunVar
 from pydantic_ai import UserError
 from pydantic_ai.models import Model, infer_model
+from pydantic_ai.settings import ModelSettings
 
 from ..aio.closing import finish_within
 from ..checks import named, typed
@@ -34,8 +35,8 @@ TIMEOUT: Final = httpx2.Timeout(600, connect=10)  # between two chunks: models t
 POOL: Final = httpx2.Limits(max_connections=1_000, max_keepalive_connections=100)
 
 
-def check_settings(wanted: Hosted, known: Any) -> None:
-    """Check the names of settings against a TypedDict of pydantic-ai's.
+def settings_of(wanted: Hosted, known: Any) -> ModelSettings | None:
+    """The settings, checked by their names against a TypedDict of pydantic-ai's; None if there are none.
 
     Raises:
         MisuseError: There is no such setting.
@@ -46,6 +47,7 @@ def check_settings(wanted: Hosted, known: Any) -> None:
             close: list[str] = get_close_matches(str(name), list(names), 1)
             hint = f"did you mean {close[0]!r}?" if close else f"see pydantic-ai's {known.__name__}"
             raise MisuseError(f"settings of {wanted.id!r}: there is no {name!r:.100}; {hint}")
+    return cast(ModelSettings, dict(wanted.settings)) or None
 
 
 class ModelSource(Protocol):
