@@ -298,16 +298,6 @@ async def test_a_supervisor_of_another_loop_is_refused() -> None:
 # -- a body that waits for a thread ----------------------------------------------------------------------------------
 
 
-def looks_itself() -> None:
-    while True:
-        anyio.from_thread.check_cancelled()
-        time.sleep(0.005)  # noqa: TID251 - a plain thread
-
-
-def calls_back() -> None:
-    anyio.from_thread.run(anyio.sleep, 1_000)
-
-
 class Stalled:
     """A source that stalls, and notes that it was closed."""
 
@@ -324,12 +314,24 @@ class Stalled:
         self.closed = True
 
 
-@pytest.mark.parametrize("work", [looks_itself, calls_back])
-async def test_a_stop_reaches_a_thread_that_looks_for_it_and_what_a_thread_has_called_back(
-    work: Callable[[], None],
-) -> None:
+async def test_a_stop_reaches_a_thread_that_looks_for_it() -> None:
+    ended = threading.Event()
+
     async def body(run: RunContext, message: object) -> None:
+        def work() -> None:
+            while not run.stopping:
+                time.sleep(0.005)  # noqa: TID251 - a plain thread
+            ended.set()
+
         await anyio.to_thread.run_sync(work)
+
+    await stopped_while_its_thread_works(body)
+    assert await asyncio.to_thread(ended.wait, 10)
+
+
+async def test_a_stop_reaches_what_a_thread_has_called_back() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(anyio.sleep, 1_000))
 
     await stopped_while_its_thread_works(body)
 

@@ -52,7 +52,8 @@ class Patch:
             raise
 
     def _note(self, planted: Any, exc: Exception) -> None:
-        innermost = traceback.extract_tb(exc.__traceback__)[-1]
+        frames = traceback.extract_tb(exc.__traceback__)
+        innermost = [frame for frame in frames if frame.name != "__getattr__"][-1]  # that of RunContext names the Run's
         if innermost.filename.startswith(HERE):
             self.stale.append(f"{planted.__qualname__}: {exc} (line {innermost.lineno})")
 
