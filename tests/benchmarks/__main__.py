@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import crowds, estimates, memory, models, runs, serving, stops, stores, streams, values
+from . import crowds, estimates, frames, memory, models, runs, serving, stops, stores, streams, values
 from .measuring import FULL, QUICK, Effort, Row, empty_loop_ns
 from .report import markdown, table, write_into
 
@@ -23,6 +23,7 @@ GROUPS: dict[str, Callable[[Effort], list[Row]]] = {
     "crowds": crowds.rows,
     "estimates": estimates.rows,
     "serving": serving.rows,
+    "frames": frames.rows,
     "stores": stores.rows,
     "uvloop": lambda effort: [*streams.uvloop_rows(effort), *runs.uvloop_rows(effort)],
 }

@@ -30,6 +30,7 @@ class EventStreamResponse(Response):
         attended: Held as long as the client is there.
         heartbeat: The comment, and the seconds of silence before it.
         patience: Seconds that a client may take to receive one chunk.
+        linger: Seconds between two chunks at least.
         over: Whether there is a reason to end beside the end of the chunks; looked at twice a second.
         headers: Further headers.
     """
@@ -41,6 +42,7 @@ class EventStreamResponse(Response):
         *,
         heartbeat: tuple[bytes, float],
         patience: float,
+        linger: float = 0.0,
         over: Callable[[], bool] = lambda: False,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -49,7 +51,7 @@ class EventStreamResponse(Response):
         self.raw_headers = HEADERS + [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
         self._chunks, self._attended, self._over = chunks, attended, over
         self._comment, self._silence = heartbeat
-        self._patience = patience
+        self._patience, self._linger = patience, linger
         self._sending: float | None = None  # loop time at which a send began that has not ended
         self._sent = 0.0  # loop time of the last send
 
@@ -69,6 +71,8 @@ class EventStreamResponse(Response):
                     self._sending = now()
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     self._sent, self._sending = now(), None
+                    if self._linger:
+                        await anyio.sleep(self._linger)
             tasks.cancel_scope.cancel()
         with anyio.move_on_after(self._patience):
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -101,6 +101,12 @@ async def test_a_stream_ends_with_its_chunks() -> None:
     assert (client.body, client.ended) == (b"data: x\n\n" * 3, True)
 
 
+async def test_a_stream_that_lingers_gathers_what_comes_meanwhile() -> None:
+    client = Client()
+    assert await served(client, ticks(3, 0.0), linger=0.5) == 1.5
+    assert (client.body, client.ended) == (b"data: x\n\n" * 3, True)
+
+
 async def test_silence_is_broken_by_a_comment_and_nothing_else() -> None:
     client = Client()
     assert await served(client, ticks(2, 40.0)) == 80

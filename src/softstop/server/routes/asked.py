@@ -123,6 +123,7 @@ async def streamed(
         service.readers.reading(run_id, who.user_id),
         heartbeat=(HEARTBEAT, service.settings.heartbeat),
         patience=service.caps.patience,
+        linger=service.settings.linger,
         headers={"x-run-id": run_id},
     )
 
