@@ -6,11 +6,12 @@ The server is a process of its own, uvicorn on uvloop with httptools; its reader
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from urllib.parse import parse_qs
 
@@ -28,6 +29,7 @@ EVENTS = 40_000
 SLOW_EVENTS = 5_000  # of FastAPI's own
 STREAMS = 100
 LINGER = 0.005
+PAUSE = 0.002  # of a reader after each read: to wake one on this machine costs the server more than all else
 WORD = "plugh"
 LINE = b'{"event":"RunContent","run_id":"0123456789abcdef","content":"plugh","at":1234567890.123456}' + b" " * 160
 
@@ -104,16 +106,26 @@ def served(linger: float) -> Iterator[int]:
 
 async def _asked(port: int, request: bytes) -> bytes:
     """The answer to one request, whole; the connection is asked to close."""
+    loop, parts = asyncio.get_running_loop(), list[bytes]()
+    with closing(await _connected(port)) as connection:
+        await loop.sock_sendall(connection, request)
+        while part := await loop.sock_recv(connection, 1 << 20):
+            parts.append(part)
+            await asyncio.sleep(PAUSE)
+    return b"".join(parts)
+
+
+async def _connected(port: int) -> socket.socket:
     for _ in range(500):
+        connection = socket.socket()
+        connection.setblocking(False)
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            break
-        except ConnectionRefusedError:  # it has not begun to listen
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+            return connection
+        except ConnectionRefusedError:  # the server does not listen yet
+            connection.close()
             await asyncio.sleep(0.02)
-    writer.write(request)
-    answer = await reader.read()
-    writer.close()
-    return answer
+    raise RuntimeError("the server did not begin to listen")
 
 
 async def cost(port: int, what: str, agent: str, events: int, streams: int) -> float:

@@ -22,8 +22,12 @@ def frame(line: bytes, seq: object, name: bytes) -> bytes:
 
 def frames(page: Page, names: Container[bytes] | None = None) -> bytes:
     """The frames of a page, or of those with these names: each line begins with `{"event":"..."`, of the closed set."""
-    named = ((seq, line, line[10 : line.index(b'"', 10)]) for seq, line in page.events)
-    return b"".join(frame(line, seq, name) for seq, line, name in named if names is None or name in names)
+    told: list[bytes] = []
+    for seq, line in page.events:
+        name = line[10 : line.index(b'"', 10)]
+        if names is None or name in names:
+            told.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, name, line))  # as `frame` does: a call less
+    return b"".join(told)
 
 
 def run_as_json(view: RunView) -> dict[str, Any]:
