@@ -134,6 +134,11 @@ def test_an_exception_is_told_in_one_line(error: BaseException, line: str) -> No
     assert safe_error(error).startswith(line)
 
 
+def test_ctrl_c_in_the_text_of_an_exception_is_the_process_s() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        safe_error(Hostile(KeyboardInterrupt()))
+
+
 @given(st.text(alphabet=st.characters()) | st.text(max_size=5).map(lambda text: text * 500), st.integers(20, 600))
 def test_the_line_is_one_bounded_and_can_be_sent(text: str, cap: int) -> None:
     for error in (ValueError(text), ExceptionGroup("g", [ValueError(text)] * 100)):

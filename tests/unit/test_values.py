@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from softstop import Headroom, LimitReached, Limits, RunLimits, Usage
 from softstop.errors import safe_error
+from softstop.runnables.startable import slug
 from softstop.runs.allowance import LimitChanges
 from softstop.testing.invariants.of_stops import KINDS_OF
 from softstop.usage import MOST_NANO_USD, MOST_TOKENS
@@ -74,6 +75,22 @@ def test_a_group_s_line_has_eight_of_its_errors_and_says_how_many_more_there_are
     assert ("; and" in line) is (count > 8)
     if count > 8:
         assert line.endswith(f"; and {count - 8} more")
+
+
+@pytest.mark.parametrize(("limit", "used", "told"), [(0.01, 0.0123, "0.0123 of 0.01"), (2.0, 2.0012, "2 of 2")])
+def test_what_a_clock_is_late_is_told_only_of_a_limit_of_time_so_short_that_it_matters(
+    limit: float, used: float, told: str
+) -> None:
+    assert str(LimitReached(kind="timeout", holder="run", limit=limit, used=used)) == f"timeout of run: {told} used"
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [("Story Teller", "story-teller"), ("¡No. 7!", "no-7"), ("物語", "agent"), ("«A" + "a" * 70, "a" * 64)],
+    ids=["words", "signs", "no latin letter", "long"],
+)
+def test_an_agent_s_id_is_made_of_the_first_letters_and_digits_of_its_name(name: str, id: str) -> None:
+    assert slug(name, "agent") == id
 
 
 def test_each_kind_of_limit_is_known_wherever_limits_are_told_changed_and_judged() -> None:

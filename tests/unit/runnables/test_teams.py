@@ -108,6 +108,15 @@ async def test_without_a_lead_every_member_gets_the_message_at_once_and_the_text
     assert [member.content for member in output.members] == ["slow", "quick", "", "middle"]
 
 
+async def test_a_team_that_is_paused_before_it_begins_starts_no_member_before_it_goes_on() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Team([says("ab", "Writer")], name="Press"), "go")
+        run.pause()
+        at(5, run.resume)
+        events = await listen(run)
+    assert told(events)[:4] == ["Press RunStarted", "Press RunPaused", "Press RunContinued", "Writer RunStarted"]
+
+
 async def test_a_failed_member_fails_the_team_when_the_others_have_ended_and_their_texts_are_kept() -> None:
     team = Team([says("abc", "Writer"), fails("no ink", "Printer"), says("xy", "Editor")], name="Press")
     async with Supervisor() as supervisor:

@@ -224,6 +224,18 @@ async def test_a_supervisor_keeps_no_logger_of_a_run_that_has_ended(lines: list[
         assert supervisor._state.journal._loggers == {}
 
 
+async def test_an_application_that_configures_its_log_anew_gets_the_lines_of_later_runs_there(
+    lines: list[Line],
+) -> None:
+    async with Supervisor() as supervisor:
+        await supervisor.start(Agent(quiet)).ended()
+        before, later = list(lines), structlog.testing.LogCapture()
+        structlog.configure(processors=[later])
+        await supervisor.start(Agent(quiet)).ended()
+    assert [line["event"] for line in later.entries] == ["run.started", "run.ended"]
+    assert lines == before
+
+
 # -- what is told in any case ------------------------------------------------------------------------------------------
 
 
