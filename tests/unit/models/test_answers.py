@@ -16,7 +16,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, FunctionModel
 
 from kit.runs import OtherThread, at, now, one
-from kit.scripts import Script, call
+from kit.scripts import Ends, Script, call
 from softstop import Agent, Budget, Limits, RunContext, RunStatus, StopCause, Supervisor, Usage
 from softstop.law.amounts import NOTHING
 from softstop.models import Borrowed, Price
@@ -115,6 +115,24 @@ async def test_an_answer_that_a_limit_cut_short_stops_the_run_with_that_limit_s_
     assert output.stop is not None
     assert output.stop.cause is cause
     assert free.status is RunStatus.failed  # its own bound, which no limit has set
+
+
+async def test_an_answer_that_exceeds_its_own_bound_until_a_limit_is_reached_is_stopped_by_that_limit() -> None:
+    async def answers(messages: Any, info: Any) -> AsyncIterator[Any]:
+        for _ in range(100):
+            yield "word " * 10
+
+    agent = Agent(model=FunctionModel(stream_function=answers, settings={"max_tokens": 40}))
+    output = await agent.arun("go", limits=Limits(tokens=120))  # at least 130 are used until it is ended
+    assert output.stop is not None
+    assert (output.status, output.stop.cause) == (RunStatus.cancelled, StopCause.token_budget)
+    assert "its server does not keep to 40" in output.errors[0]
+
+
+async def test_an_answer_that_goes_on_with_one_that_was_cut_off_and_is_cut_off_too_is_asked_for_no_rest() -> None:
+    script = Script(["Once ", Ends("length")], ["upon ", Ends("length")], ["a time."])
+    output = await Agent(model=Borrowed(script.model, continue_once=True)).arun("go")
+    assert (output.status, output.content, len(script.asked)) == (RunStatus.failed, "Once upon ", 2)
 
 
 async def test_budgets_that_only_count_bound_no_answer_and_reserve_nothing() -> None:

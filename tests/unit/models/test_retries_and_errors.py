@@ -11,7 +11,7 @@ from pydantic_ai.models.function import FunctionModel
 
 from kit.runs import at, now
 from kit.scripts import Script, call, look
-from softstop import Agent, MisuseError, ModelRequestStarted, RunStatus, Supervisor
+from softstop import Agent, Limits, MisuseError, ModelRequestStarted, RunStatus, Supervisor
 from softstop.models import Anthropic, Borrowed, OpenAIChat, OpenAIResponses, Retry
 from softstop.models.errors import ModelFailed, explain
 from softstop.models.exchange import Exchange
@@ -118,6 +118,22 @@ async def test_a_request_that_was_refused_costs_nothing() -> None:
     assert once.total_tokens > 0
     assert again == once
     assert never.total_tokens == 0
+
+
+async def test_a_bound_that_is_too_large_for_a_model_is_sent_once_and_a_smaller_one_later() -> None:
+    sent: list[Any] = []
+
+    async def answers(messages: Any, info: Any) -> AsyncIterator[Any]:
+        sent.append((info.model_settings or {}).get("max_tokens"))
+        if len(sent) == 1:
+            raise ModelHTTPError(400, "m", {"message": "max_tokens is too large"})
+        yield "ok"
+
+    agent = Agent(model=FunctionModel(stream_function=answers))
+    for tokens in (1_000, 1_100, 300):
+        assert (await agent.arun("go", limits=Limits(tokens=tokens))).status is RunStatus.completed
+    assert [most is not None and most > 500 for most in sent] == [True, False, False, False]
+    assert [most is None for most in sent] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("mode", ["turn", "step"])

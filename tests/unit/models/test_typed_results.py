@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from kit.runs import names
-from kit.scripts import Script, call
+from kit.scripts import Ends, Script, call
 from softstop import Agent, Limits, MisuseError, RunContext, RunOutput, RunStatus, StopCause, Team, Usage, Workflow
-from softstop.models import Offline
+from softstop.models import Borrowed, Offline
 
 FITS = call("final_result", title="Tea", parts=2)
 TOO_FEW = call("final_result", title="Tea", parts=0)
@@ -155,3 +155,9 @@ def test_what_pydantic_cannot_describe_is_refused_in_the_callers_frame() -> None
 
     with pytest.raises(MisuseError, match="final_result"):
         Agent(model=Offline(), output_type=int, tools=[final_result])
+
+
+async def test_what_is_said_after_the_reminder_may_be_cut_off_and_goes_on_like_any_answer() -> None:
+    script = Script(["A ", Ends("length")], ["plan."], ["It is ", Ends("length")], [FITS])
+    output = await Agent(model=Borrowed(script.model, continue_once=True), output_type=Plan).arun("go")
+    assert (output.status, output.content, len(script.asked)) == (RunStatus.completed, "A plan.It is ", 4)
