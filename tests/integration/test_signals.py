@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and the end of `main` are stops, not tears (T19): real processes, real signals."""
 
+import asyncio
 import json
 import os
 import signal
@@ -116,6 +117,22 @@ def test_handlers_that_were_there_come_back_and_those_of_others_are_called(numbe
         process.send_signal(number)
         code, out, err, _ = finish(process, 15)
     assert (out.split(), code, err) == (["theirs", "committed", "cancelled"], 0, "")
+
+
+def test_a_handler_that_was_set_inside_the_block_stays() -> None:
+    def theirs(number: int, frame: object) -> None:
+        raise NotImplementedError
+
+    async def main() -> None:
+        async with Supervisor(signals=True):
+            signal.signal(signal.SIGTERM, theirs)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        asyncio.run(main())
+        assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_handler_of_the_loop_is_called_as_well() -> None:

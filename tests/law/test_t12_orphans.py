@@ -178,7 +178,7 @@ def test_a_stop_that_comes_in_the_instant_in_which_the_loop_is_closed_is_too_lat
     run = loop.run_until_complete(main())
     loop.armed = True
     receipt = run.cancel("enough")
-    assert receipt.outcome is StopOutcome.too_late
+    assert (receipt.outcome, receipt.status) == (StopOutcome.too_late, RunStatus.cancelled)
     assert run.output is not None
     assert run.output.status is RunStatus.cancelled
     assert_one_outcome_last(asyncio.run(listen(run)))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anyio
 import pytest
 
-from kit.runs import begun, chatty, listen, names, sleeper
+from kit.runs import at, begun, chatty, listen, names, sleeper
 from softstop import (
     Agent,
     Event,
@@ -99,6 +99,16 @@ async def test_readers_of_its_members_are_told_as_well_and_others_are_not() -> N
         await read(supervisor.get_run("m"))
         await read(run)
         assert names(await listen(beside))[-1] == "RunCancelled"
+
+
+async def test_a_member_alone_that_is_stopped_with_that_cause_hides_nothing_of_its_tree() -> None:
+    async def lead(run: RunContext, message: object) -> str:
+        return str((await run.member(Agent(sleeper), "go", run_id="m")).status)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(1, lambda: supervisor.request_stop("m", FENCED))
+        assert (await run).content == "cancelled"
 
 
 async def test_a_request_keeps_its_own_time_and_grace_from_another_thread_too() -> None:

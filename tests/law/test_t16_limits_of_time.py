@@ -20,6 +20,14 @@ async def test_a_timeout_that_is_lowered_tells_the_time_that_was_used_by_then() 
     assert output.stop.reason == "timeout of run: 8 of 5 used"
 
 
+async def test_a_timeout_that_was_reached_was_used_up_however_its_end_is_rounded() -> None:
+    async with Supervisor() as supervisor:
+        await anyio.sleep(0.7)  # 0.7 + 0.1 - 0.7 is less than 0.1
+        output = await supervisor.start(Agent(sleeper), limits=Limits(timeout=0.1)).ended()
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="timeout", holder="run", limit=0.1, used=0.1)
+
+
 async def test_an_idle_limit_that_is_lowered_tells_the_time_without_a_sign_of_life() -> None:
     async def body(run: RunContext, message: object) -> None:
         await anyio.sleep(4)

@@ -67,13 +67,14 @@ async def test_a_source_in_which_the_first_interruption_gets_lost_is_interrupted
     assert asyncio.get_running_loop().time() - asked < 1.2  # a second of it is closing
 
 
-async def test_what_took_too_long_is_cut_once_and_leaves_no_cancel_behind() -> None:
+@pytest.mark.parametrize("shield", [False, True])
+async def test_what_took_too_long_is_cut_once_and_leaves_no_cancel_behind(shield: bool) -> None:
     task = asyncio.current_task()
     assert task is not None
-    assert not await finish_within(2, anyio.sleep_forever)
+    assert not await finish_within(2, anyio.sleep_forever, shield=shield)
     assert (task.cancelling(), anyio.current_time()) == (0, 2)
-    assert await finish_within(2, lambda: anyio.sleep(1))
-    assert await finish_within(2, lambda: None)
+    assert await finish_within(2, lambda: anyio.sleep(1), shield=shield)
+    assert await finish_within(2, lambda: None, shield=shield)
     assert task.cancelling() == 0
 
 

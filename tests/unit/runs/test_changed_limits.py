@@ -5,10 +5,11 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.runs import at, now, one, sleeper
+from kit.runs import at, chatty, now, one, sleeper
 from softstop import (
     Agent,
     Budget,
+    LimitReached,
     Limits,
     LimitsChanged,
     MisuseError,
@@ -93,6 +94,12 @@ async def test_a_limit_of_a_run_that_had_none_counts_from_then_on_what_it_and_it
     assert output.stop is not None
     assert output.stop.limit is not None
     assert output.stop.limit.overshoot == 0
+
+
+async def test_a_limit_of_steps_that_is_lowered_tells_how_many_had_begun_by_then() -> None:
+    output, _ = await ended_after(chatty, Limits(steps=10), 3.5, steps=2)
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="steps", holder="run", limit=2, used=4)
 
 
 @pytest.mark.parametrize("changes", [{"tokens": 27}, {"cost_usd": "2.7"}, {"steps": 3}], ids=str)

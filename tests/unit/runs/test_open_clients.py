@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from kit.runs import at, now, one
+from kit.runs import Notes, at, now, one
 from softstop import Agent, RunContext, RunStatus, StopPolicy, Supervisor
 
 POLICY = StopPolicy(cleanup_timeout=6)
@@ -95,6 +95,27 @@ async def test_a_client_that_hangs_leaves_the_others_their_share_and_is_told() -
     assert [name for name, _ in clients.closed] == ["newest", "oldest"]
     (line,) = run.output.errors
     assert line.endswith("took more than 2.5 s to close and was cut"), "half of the five seconds that were left"
+
+
+async def test_a_client_that_was_cut_has_unwound_when_the_outcome_is_told() -> None:
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def client() -> AsyncIterator[None]:
+        try:
+            yield
+            await anyio.sleep(1_000)
+        finally:
+            log.append("unwound")
+
+    async def body(run: RunContext, message: object) -> None:
+        await run.open(client())
+
+    async with Supervisor(
+        policy=POLICY, observers=[Notes(lambda event: log.append(type(event).__name__))]
+    ) as supervisor:
+        await supervisor.start(Agent(body)).ended()
+    assert log == ["RunStarted", "unwound", "RunCompleted"]
 
 
 async def test_a_client_that_fails_to_open_fails_the_call_and_is_not_closed() -> None:

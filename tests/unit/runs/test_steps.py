@@ -56,6 +56,19 @@ async def test_a_stream_of_what_is_no_async_iterable_is_misuse_that_names_it(wro
     assert problems == [f"run.stream('read', ...) takes an async iterable, not {type(wrong).__name__}: {advice}"]
 
 
+async def test_a_boundary_in_a_scope_that_the_body_has_cancelled_ends_that_scope() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await run.boundary()
+            raise NotImplementedError
+        return "done"
+
+    run, _ = await one(body)
+    assert run.output is not None
+    assert (run.status, run.output.value) == (RunStatus.completed, "done")
+
+
 @pytest.mark.parametrize("own", [True, False])
 async def test_a_step_that_a_cancelled_scope_of_the_body_keeps_from_beginning_keeps_no_room(own: bool) -> None:
     """A step does not begin in a cancelled scope, and gives back what it has reserved."""

@@ -75,6 +75,15 @@ async def test_a_run_that_waits_for_its_turn_says_so_before_it_starts() -> None:
     assert waited[1] - waited[0] == 1.0
 
 
+async def test_a_run_that_waits_for_its_turn_is_not_counted_among_the_abandoned() -> None:
+    async with Supervisor(max_running=1) as supervisor:
+        runs = [supervisor.start(Agent(sleeper)) for _ in range(3)]
+        await anyio.sleep(1)
+        assert (supervisor.statistics().queued, supervisor.abandoned) == (2, 0)
+        for run in runs:
+            run.cancel()
+
+
 async def test_an_observer_may_stop_a_run_as_it_is_queued() -> None:
     class Impatient:
         def notice(self, event: Event) -> None:
