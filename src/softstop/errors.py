@@ -175,7 +175,7 @@ class StepFailed(SoftstopError):
         super().__init__(step, error)
 
     def __str__(self) -> str:
-        return f"step {self.step!r} raised {self.error} although nobody stopped the run; it counts as failed"
+        return f"step {self.step!r} raised {self.error} although nothing interrupted it; it counts as failed"
 
 
 class StoreUnavailable(SoftstopError):

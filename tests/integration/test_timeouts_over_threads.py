@@ -1,6 +1,7 @@
 """A timeout of a step, or an idle limit, over a thread, for real: it cannot be cut, and its result counts."""
 
 import asyncio
+import contextlib
 import threading
 
 from pydantic_ai import Tool
@@ -37,3 +38,22 @@ async def test_what_follows_the_thread_in_its_step_is_cut() -> None:
     output = await Agent(body).arun("go")
     assert (output.status, output.content) == (RunStatus.completed, "False, outer")
     assert [(step.step, step.status) for step in output.steps] == [("slow", "completed"), ("outer", "unsettled")]
+
+
+async def test_a_thread_that_another_task_of_the_step_waits_for_has_done_its_own_step() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        door = AdapterContext(run)
+
+        async def work() -> str:
+            async with run.step("slow"):
+                return await door.in_thread(lambda: str(threading.Event().wait(0.2)))
+
+        with contextlib.suppress(StepTimeout):
+            async with run.step("outer", timeout=0.02):
+                task = asyncio.get_running_loop().create_task(work())
+                await asyncio.wait([task])
+        return await task
+
+    output = await Agent(body).arun("go")
+    assert (output.status, output.content) == (RunStatus.completed, "False")
+    assert [(step.step, step.status) for step in output.steps] == [("outer", "unsettled"), ("slow", "completed")]

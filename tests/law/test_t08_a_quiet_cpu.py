@@ -8,7 +8,7 @@ from itertools import pairwise
 import anyio
 import pytest
 
-from kit.noisy import LAST, NOISY, deaf, deliveries, retries
+from kit.noisy import LAST, NOISY, deaf, deliveries, retries, retries_in_a_step
 from kit.runs import at, now
 from softstop import Agent, RunContext, StopPolicy, Supervisor
 
@@ -153,6 +153,21 @@ async def test_a_deaf_branch_beside_a_step_is_as_quiet() -> None:
         assert worst <= 20
         run.cancel(mode="now")
         await run.ended()
+    await anyio.sleep(LAST)
+
+
+async def test_a_deaf_step_in_another_task_is_asked_no_more_once_its_run_is_abandoned() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await asyncio.wait([asyncio.get_running_loop().create_task(retries_in_a_step(run))])
+
+    deliveries.clear()
+    async with Supervisor(policy=StopPolicy(grace=0, abandon_after=2)) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        assert (await run.ended()).abandoned
+        count = len(deliveries)
+        await anyio.sleep(50)
+        assert count == len(deliveries) > 1
     await anyio.sleep(LAST)
 
 

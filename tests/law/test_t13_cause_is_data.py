@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from kit.runs import at, begun, deaf, listen, names, now, one, payer, sleeper, words
+from kit.runs import at, begun, deaf, listen, names, now, one, payer, sleeper, statuses, words
 from softstop import (
     Agent,
     RunCancelled,
@@ -120,6 +120,18 @@ async def test_a_stray_end_raised_by_a_tool_is_that_step_s_failure_and_the_run_m
     assert type(stray).__name__ in seen[0].error
 
 
+async def test_a_stray_cancelled_error_of_a_step_that_a_stop_waits_for_is_that_step_s_failure_too() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("tool"):
+            await anyio.sleep(2)
+            raise asyncio.CancelledError
+
+    run, _ = await one(body, stop_at=1)
+    assert run.output is not None
+    assert (run.status, statuses(run.output)) == (RunStatus.cancelled, [("tool", "failed")])
+    assert run.output.errors[0].startswith("StepFailed: step 'tool' raised CancelledError although nothing")
+
+
 @pytest.mark.parametrize("stray", [asyncio.CancelledError(), SystemExit(3), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("where", ["body", "step", "branch", "source"])
 async def test_a_stray_end_that_nobody_asked_for_fails_the_run_and_does_not_cancel_it(
@@ -150,6 +162,8 @@ async def test_a_stray_end_that_nobody_asked_for_fails_the_run_and_does_not_canc
     run, events = await one(body)
     assert names(events)[-1] == "RunFailed"
     assert type(stray).__name__ in " ".join(run.output.errors)  # type: ignore[union-attr]
+    if where == "source":
+        assert statuses(run.output) == [("read", "failed")]
 
 
 async def test_a_stray_cancelled_error_of_one_branch_cannot_end_the_group_silently() -> None:

@@ -148,7 +148,6 @@ class DeferredScope:
         if self.task is None:
             return
         if self.phase is DUE or again:
-            self._pulse = PULSE
             self._strike(peace)
         elif isinstance(self._handle, asyncio.TimerHandle) and self._handle.when() > self._loop.time() + peace:
             self._stop_timer()

@@ -108,9 +108,8 @@ class EventStream(AsyncOnly):
         self._take(*_after(self._writer, self._after))
 
     def _was_cancelled(self) -> None:
-        when_cancelled, self._when_cancelled = self._when_cancelled, None
-        if when_cancelled is not None:
-            when_cancelled()
+        if self._when_cancelled is not None:
+            self._when_cancelled()
 
 
 def _after(writer: Writer, after: int) -> tuple[list[Event], int, bool]:

@@ -174,7 +174,7 @@ class Reading(Generic[T]):
                 await self._close("cut")
                 return
         self._take_back()
-        if isinstance(exc, GeneratorExit | KeyboardInterrupt):
+        if isinstance(exc, KeyboardInterrupt):
             await self.aclose()
             return
         error = exc if isinstance(exc, Exception) else StepFailed(self.name, safe_error(exc))

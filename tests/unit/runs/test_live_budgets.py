@@ -100,6 +100,25 @@ async def test_a_step_inside_a_step_that_holds_the_budget_does_not_queue_behind_
     assert output.status is RunStatus.completed
 
 
+async def test_what_a_member_spends_inside_a_step_leaves_that_step_s_own_room_to_it() -> None:
+    budget = Budget(tokens=1_000, name="team")
+    left: list[int] = []
+
+    async def member(run: RunContext, message: object) -> None:
+        run.charge(Usage(output_tokens=60))
+        left.append(budget.reserved.tokens)
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("call", reserve=Usage(output_tokens=100)):
+            await run.member(Agent(member), "go")
+            run.charge(Usage(output_tokens=70))
+            left.append(budget.reserved.tokens)
+
+    async with Supervisor() as supervisor:
+        await supervisor.start(Agent(body), budgets=[budget]).ended()
+    assert (left, budget.spent.tokens) == ([100, 30], 130)
+
+
 async def test_waiting_for_room_ends_at_once_when_the_run_is_stopped() -> None:
     budget = Budget(tokens=1_000)
 
