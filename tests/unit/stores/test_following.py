@@ -20,11 +20,12 @@ class Counted(MemoryStore):
 
     async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
         self.reads += 1
+        page = await super().read(root_run_id, after, limit)
         await anyio.sleep(0.01)
         if self.down:
             self.down -= 1
             raise StoreUnavailable("for a moment")
-        return await super().read(root_run_id, after, limit)
+        return page
 
 
 class Scene:
@@ -117,3 +118,66 @@ async def test_a_read_that_fails_is_told_to_one_and_done_again_for_the_others() 
         scene.store.down = 1
     ends = [got[-1] for got in scene.got.values()]
     assert sorted(ends) == [-1, 101, 101, 101, 101]
+
+
+async def test_what_is_stored_while_another_one_reads_is_read_at_once() -> None:
+    async with played() as scene, anyio.create_task_group() as group:
+        group.start_soon(scene.follow, "early", 0, 0.0, 1)
+        await anyio.sleep(0.005)  # in the middle of its read
+        await scene.owner.commit([batch("r", 0, 1)])
+        await anyio.sleep(0.001)
+        with anyio.fail_after(0.1):
+            await scene.follow("later", 0, 0.0, 1)
+    assert scene.got == {"early": [1], "later": [1]}
+
+
+async def test_of_those_who_wait_for_a_read_that_fails_all_but_one_have_its_events_at_once() -> None:
+    failed: list[str] = []
+
+    async def follow(name: str) -> None:
+        try:
+            with anyio.fail_after(0.1):
+                await scene.follow(name, 0, 0.0, 1)
+        except StoreUnavailable:
+            failed.append(name)
+
+    async with played() as scene, anyio.create_task_group() as group:
+        group.start_soon(follow, "a")
+        await anyio.sleep(0.005)  # in the middle of the first read
+        await scene.owner.commit([batch("r", 0, 1)])
+        await anyio.sleep(0.001)
+        for name in "bc":
+            group.start_soon(follow, name)
+        await anyio.sleep(0.009)  # in the middle of the second one
+        scene.store.down = 1
+    assert len(failed) == 1
+    assert sorted(scene.got.values()) == [[], [1], [1]]
+
+
+async def test_one_that_comes_from_further_on_takes_a_read_from_nobody() -> None:
+    async with played() as scene, anyio.create_task_group() as group:
+        await scene.owner.commit([batch("r", 0, 10)])
+        for number in range(20):
+            group.start_soon(scene.follow, str(number), 0, 0.0, 1)
+        await anyio.sleep(0.005)
+        group.start_soon(scene.follow, "ahead", 10, 0.0, 1)
+        await anyio.sleep(0.5)
+        assert scene.store.reads < 6
+        await scene.owner.commit([batch("r", 10, 20)])
+    assert {tuple(scene.got[str(number)]) for number in range(20)} == {tuple(range(1, 11))}
+    assert scene.got["ahead"] == list(range(11, 21))
+
+
+async def test_all_who_follow_a_silent_run_look_together_once_a_second() -> None:
+    async with played() as scene, anyio.create_task_group() as group:
+        await scene.owner.commit([batch("r", 0, 10)])
+        stands_still = scene.recording.follow("r")
+        await anext(stands_still)
+        await scene.owner.commit([batch("r", 10, 20)])
+        for number in range(50):
+            group.start_soon(scene.follow, str(number), 20)
+            await anyio.sleep(0.015)
+        reads = scene.store.reads
+        await anyio.sleep(10)
+        assert 8 < scene.store.reads - reads < 25
+        await scene.owner.commit([end("r", 20)])

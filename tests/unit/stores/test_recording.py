@@ -26,7 +26,7 @@ from softstop import (
     parse_event,
 )
 from softstop.ports import Recorder
-from softstop.stores import Batch, MemoryStore, Recording, RunQuery, RunRecord, Shelf
+from softstop.stores import Batch, MemoryStore, Recording, RunQuery, RunRecord, Shelf, orphans
 
 
 def text_of(events: list[Event]) -> str:
@@ -84,6 +84,15 @@ async def test_adjacent_content_is_stored_as_one_event_for_at_most_fifty_millise
         first = event.seq + 1
 
 
+async def test_the_batches_of_a_run_join_without_a_gap_or_an_overlap() -> None:
+    store = Flaky()
+    async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+        await supervisor.start(Agent(talkative), run_id="r")
+    cuts = [(batch.after, batch.last) for batches in store.tries for batch in batches]
+    assert len(cuts) > 10
+    assert [after for after, _ in cuts] == [0, *(last for _, last in cuts[:-1])]
+
+
 async def test_with_no_merging_each_piece_is_stored_also_of_a_short_and_fast_run() -> None:
     async def fast(run: RunContext, message: object) -> None:
         for number in range(300):
@@ -130,7 +139,7 @@ async def test_a_run_never_waits_for_its_store_and_nothing_is_lost_when_that_com
     down: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Flaky()
-    async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+    async with Recording(store, lease=4.0, clock=now) as recording, Supervisor(recorder=recording) as supervisor:
         run = await begun(supervisor.start(Agent(chatty), run_id="r"))
         await anyio.sleep(1.5)
         assert recording.degraded is None
@@ -257,7 +266,10 @@ async def logged(body: object, run_id: str, until: float, **options: object) -> 
     return batch, [parse_event(line) for _, line in page.events]
 
 
-async def test_the_runs_of_a_dead_owner_are_ended_once_members_first_with_what_they_had() -> None:
+async def test_the_runs_of_a_dead_owner_are_ended_once_members_first_with_what_they_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(orphans, "MOST", 10)  # events of a page, of which there are several
     shelf = Shelf()
     left, events = await logged(lead, "r", 2.0)
     bare = Batch("bare", 0, 0, (), [RunRecord("bare", "bare", None, Agent(sleeper).source, None, None, {}, 0.0)])
@@ -277,6 +289,7 @@ async def test_the_runs_of_a_dead_owner_are_ended_once_members_first_with_what_t
         outcome = kept[-1]
         assert isinstance(outcome, RunCancelled)
         assert (outcome.cause, outcome.steps[0].status) == (StopCause.owner_lost, "unsettled")
+        assert [event.content for event in kept if isinstance(event, RunCancelled)] == [text_of(events), ""]
         assert names(await followed(recording, "bare")) == ["RunStopRequested", "RunCancelled"]
         output = await recording.output("r")
         assert output is not None

@@ -1,0 +1,83 @@
+"""Stops that come before their run, what is left of runs that another has taken, and ends that fail at first."""
+
+import anyio
+import pytest
+
+from kit.runs import now, sleeper
+from kit.stores import Flaky, one, record
+from softstop import Agent, RunContext, RunStatus, RunSuperseded, StopRequest, Supervisor
+from softstop.stores import MemoryStore, Page, Recording, Shelf
+from softstop.stores.recording import MOST_EARLY
+
+
+async def quick(run: RunContext, message: object) -> str:
+    return "done"
+
+
+async def stopped_early(store: MemoryStore, *run_ids: str) -> None:
+    """Stops for runs that have their ids and have not begun."""
+    for run_id in run_ids:
+        await store.create(record(run_id))
+        await store.request_stop(run_id, StopRequest())
+    await anyio.sleep(0.1)
+
+
+async def test_a_stop_that_came_before_its_run_stops_no_later_run_that_has_the_id_again() -> None:
+    store = MemoryStore(Shelf(keep_ended=1))
+    async with Recording(store) as recording, Supervisor(recorder=recording, keep_ended=1) as supervisor:
+        await stopped_early(store, "r")
+        status: list[RunStatus] = []
+        for run_id in ("r", "other", "another", "r"):
+            status.append((await supervisor.start(Agent(quick), run_id=run_id)).status)
+            await anyio.sleep(1)
+    assert status == [RunStatus.cancelled, *[RunStatus.completed] * 3]
+
+
+async def test_stops_of_runs_that_never_begin_are_kept_up_to_a_number_the_newest_ones() -> None:
+    store = MemoryStore()
+    async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+        await stopped_early(store, *map(str, range(MOST_EARLY + 10)))
+        assert len(recording._early) == MOST_EARLY
+        status = {run_id: (await supervisor.start(Agent(quick), run_id=run_id)).status for run_id in ("9", "10")}
+    assert status == {"9": RunStatus.completed, "10": RunStatus.cancelled}
+
+
+async def test_what_is_left_of_a_run_that_another_has_taken_waits_for_no_store() -> None:
+    shelf = Shelf()
+    store, other = Flaky(shelf), MemoryStore(shelf)
+
+    async def goes_down() -> None:
+        store.down = "full"
+
+    async with other.open("other", 10.0):
+        await other.create(record("r"))
+        async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+            store.after_commit = goes_down
+            with pytest.raises(RunSuperseded):
+                await supervisor.start(Agent(sleeper), run_id="r")
+            await anyio.sleep(0.1)
+            assert recording.unstored == 0
+    assert now() < 1
+
+
+class Unreadable(MemoryStore):
+    """A store that for some time cannot read the events of one run."""
+
+    async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+        if root_run_id == "damaged" and now() < 10:
+            raise OSError("it cannot be read")
+        return await super().read(root_run_id, after, limit)
+
+
+async def test_the_end_of_a_lost_run_that_cannot_be_written_is_tried_again_and_hinders_no_other() -> None:
+    shelf = Shelf()
+    lost, store = MemoryStore(shelf), Unreadable(shelf)
+    async with lost.open("lost", 10.0):
+        for run_id in ("damaged", "fine"):
+            await lost.create(record(run_id))
+    async with Recording(store) as recording, Supervisor(recorder=recording):
+        status: list[RunStatus] = []
+        for seconds in (1, 39):
+            await anyio.sleep(seconds)
+            status += [(await one(store, run_id)).status for run_id in ("fine", "damaged")]
+    assert status == [RunStatus.cancelled, RunStatus.pending, RunStatus.cancelled, RunStatus.cancelled]
