@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from kit.runs import sleeper
+from kit.stores import record
 from softstop import (
     Agent,
     Limits,
@@ -19,6 +20,7 @@ from softstop import (
     RunNotCancellable,
     RunNotFound,
     RunStatus,
+    RunSuperseded,
     StopOutcome,
     StopRequest,
     Supervisor,
@@ -304,6 +306,37 @@ async def test_a_member_of_another_process_is_followed_alone_to_its_own_end() ->
         ]
         assert {event.run_id for event in events} == {"member"}
         assert events[-1].content == "w0 w1 w2 w3 w4 "
+
+
+async def test_a_member_is_followed_beyond_the_ends_of_its_own_members_and_from_any_id() -> None:
+    async def silent(run: RunContext, message: object) -> None:
+        await run.member(Agent(teller), "go")
+
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(silent if run.parent_run_id else lead), "go", run_id=None if run.parent_run_id else "m")
+        await anyio.sleep(1)
+
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, _) = await two.open(), await two.open()
+        await there.start(Agent(lead), "go", run_id="root")
+        await anyio.sleep(0.5)
+        whole = [each for page in [p async for p in await here.follow("m")] for each in page.events]
+        assert parse_event(whole[-1][1]).run_id == "m"
+        for number, (after, _) in enumerate(whole[:-1], 1):
+            pages = [page async for page in await here.follow("m", after)]
+            assert [each for page in pages for each in page.events] == whole[number:]
+
+
+async def test_a_run_that_another_process_has_taken_over_is_shown_as_that_one_has_it() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        here, supervisor = await two.open()
+        await stack.enter_async_context((other := MemoryStore(two.shelf)).open("other", 10.0))
+        await other.create(record("r", user_id="ann"))
+        with pytest.raises(RunSuperseded):
+            await supervisor.start(Agent(sleeper), run_id="r")
+        assert (await here.get("r", user_id="ann")).status is RunStatus.pending
 
 
 async def test_ids_and_keys_are_taken_in_all_processes_and_given_back_by_what_cannot_start() -> None:

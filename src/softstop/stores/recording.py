@@ -379,10 +379,8 @@ class Recording:
             while adopted := await self._insist("adopt", partial(self.store.adopt, AT_ONCE)):
                 left |= {record.run_id: record for record in adopted}
             for record in list(left.values()):
-                if await self._try(f"end {record.run_id}", partial(self._end, record)):
+                if await self._try(f"end {record.run_id}", partial(self._end, record)) is not None:
                     del left[record.run_id]
 
-    async def _end(self, record: RunRecord) -> bool:
-        await self.store.commit([await last_words(self.store, record, self._clock())])
-        self._bells.ring(record.run_id)
-        return True
+    async def _end(self, record: RunRecord) -> Sequence[str]:
+        return await self.store.commit([await last_words(self.store, record, self._clock())])

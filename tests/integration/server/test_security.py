@@ -205,6 +205,7 @@ async def test_a_token_in_a_plain_body_stops_its_own_run_and_does_nothing_else()
         async def beacon(run_id: str, text: str) -> int:
             return (await client.post(f"/runs/{run_id}/cancel", content=text, headers=plain)).status_code
 
+        assert await beacon(f"{started['run_id']}/steps/s", token) == 401, "also where no route is"
         assert await beacon(other, token) == 401
         assert await beacon(started["run_id"], token[:-1]) == 401
         assert await beacon(started["run_id"], "just text") == 401

@@ -256,6 +256,19 @@ async def test_an_owner_that_leaves_is_lost_and_its_roots_are_adopted_once(make:
         assert await mine.commit([end("r0", 3)]) == []
 
 
+async def test_of_several_owners_that_are_lost_at_most_so_many_roots_are_adopted_at_once(make: Make) -> None:
+    b = make()
+    async with b.open("b", 10.0):
+        for owner in ("a", "c"):
+            lost = make()
+            async with lost.open(owner, 10.0):
+                for number in range(2):
+                    await lost.create(record(f"{owner}{number}"))
+        adopted = [[run.run_id for run in await b.adopt(limit=3)] for _ in range(3)]
+        assert [len(some) for some in adopted] == [3, 1, 0]
+        assert sorted(adopted[0] + adopted[1]) == ["a0", "a1", "c0", "c1"]
+
+
 async def test_an_owner_that_does_not_attend_lapses_and_is_told_so_when_it_comes_back(make: Make) -> None:
     a, b = make(), make()
     async with a.open("a", 0.3), b.open("b", 0.3):
