@@ -131,8 +131,8 @@ def a_person_decides_once_and_it_counts(run: RunTrace) -> Broken:
 
 
 def _stopped_for_good(run: RunTrace) -> int:
-    """The place from which on nothing may begin; a stop of mode `turn` lets the turn under way go on."""
-    if not any("Model" in type(entry).__name__ for _, entry in run.entries):
+    """The place from which on nothing may begin; a stop of mode `turn` lets the turn of a model under way go on."""
+    if not any("Model" in type(entry).__name__ or isinstance(entry, ToolCallStarted) for _, entry in run.entries):
         return run.stopped_from
     return min((place for place, request in run.requests if request.mode is not StopMode.turn), default=FOR_EVER)
 
