@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from .measuring import ROOT, Effort, Row, percentile, wall
 MS = 1e3
 EVENTS = 20_000
 ROWS = 1_000  # of one straight commit
+OWNED = 5  # runs of a process that is killed
 RUNS = 50  # at the same time, of 100 events a second each
 
 
@@ -127,10 +127,10 @@ async def owned(path: Path, runs: int) -> None:
         await asyncio.sleep(120)
 
 
-async def across(folder: Path, seconds: float, runs: int) -> tuple[list[float], list[float], list[float]]:
-    """Milliseconds from an event to its reader in another process, from a stop to its record, from a kill to an end."""
+async def across(folder: Path, seconds: float, runs: int) -> tuple[list[float], list[float]]:
+    """Milliseconds from an event to its reader in another process, and from a stop to its record."""
     path = folder / "across.db"
-    with owner(path, runs + 1) as process:
+    with owner(path, runs):
         async with recorded(path) as (recording, _):
             lags: list[float] = []
             end = wall() + seconds
@@ -140,15 +140,26 @@ async def across(folder: Path, seconds: float, runs: int) -> tuple[list[float], 
                 if wall() > end:
                     break
             stops: list[float] = []
-            for number in range(runs // 2):
+            for number in range(runs):
                 asked = time.time()
                 await recording.store.request_stop(f"r{number}", StopRequest(requested_at=asked))
                 told = await outcome_of(recording, f"r{number}", RunStopRequested)
                 stops.append((told.at - asked) * MS)
-            killed = time.time()
-            os.kill(process.pid, signal.SIGKILL)
-            ended = [await outcome_of(recording, f"r{number}", RunCancelled) for number in range(runs // 2, runs + 1)]
-    return lags[len(lags) // 10 :], stops, [(event.at - killed) * MS for event in ended]
+    return lags[len(lags) // 10 :], stops
+
+
+async def killed(folder: Path, rounds: int) -> list[float]:
+    """Milliseconds from the kill of a process with a few runs until each of them has its outcome."""
+    ends: list[float] = []
+    for number in range(rounds):
+        path = folder / f"killed{number}.db"
+        with owner(path, OWNED) as process:
+            async with recorded(path) as (recording, _):
+                at = time.time()
+                process.kill()
+                outcomes = [await outcome_of(recording, f"r{run}", RunCancelled) for run in range(OWNED)]
+        ends += [(outcome.at - at) * MS for outcome in outcomes]
+    return ends
 
 
 async def outcome_of(recording: Recording, run_id: str, kind: type[Event]) -> Event:
@@ -159,7 +170,7 @@ async def outcome_of(recording: Recording, run_id: str, kind: type[Event]) -> Ev
 
 def rows(effort: Effort) -> list[Row]:
     """What is kept, and how soon others see it."""
-    seconds, runs = 10 * effort.share, effort.count(60)
+    seconds, runs = 10 * effort.share, effort.count(30)
     with tempfile.TemporaryDirectory() as name:
         ratios: list[float] = []
         for number in range(effort.repeats):
@@ -168,12 +179,13 @@ def rows(effort: Effort) -> list[Row]:
             straight = straight_rate(folder)
             ratios.append(asyncio.run(recorded_rate(folder)) / straight)
         lags, late = asyncio.run(durable(Path(name), seconds))
-        seen, stops, ends = asyncio.run(across(Path(name), seconds, runs))
+        seen, stops = asyncio.run(across(Path(name), seconds, runs))
+        ends = asyncio.run(killed(Path(name), effort.repeats))
     return [
         Row("18", "a burst until each event is a row, over commits of 1,000", median(ratios), "x", 0.5, at_least=True),
         slowest("18", "an event at 5,000 a second until it is durable", lags, 5.0),
         slowest("18", "how late the loop is meanwhile", late, 2.0),
-        slowest("+", "an event until a reader in another process has it", seen, 10.0),  # 5 of it linger
+        slowest("+", "an event until a reader in another process has it", seen, 10.0),
         slowest("+", "a stop from another process until it is on record", stops, 50.0),
         slowest("+", "the kill of a process until another one ends its runs", ends, 50.0),
     ]

@@ -74,7 +74,8 @@ class Recording:
         lease: Seconds in which this process shows the store three times that it lives. After two of them without a sign
             others may end its runs; after one and a half nothing begins in these any more, until the store has said
             whose they are.
-        linger: Seconds that new events wait for more before they are stored together.
+        linger: Seconds that new events wait for more before they are stored together; while others are being stored
+            they gather without.
         merge: Adjacent content of one run that was written within so many seconds is stored as one event.
         messages: How conversations are written, such as `softstop.models.Messages()`; without it they are not kept, and
             `continue_from=` works in this process only.
@@ -87,7 +88,7 @@ class Recording:
         store: Store,
         *,
         lease: float = 10.0,
-        linger: float = 0.005,
+        linger: float = 0.001,
         merge: float = 0.05,
         messages: MessageCodec | None = None,
         last: float = 5.0,
@@ -101,6 +102,7 @@ class Recording:
         self._supervisor: Supervisor | None = None
         self._roots: dict[str, _Root] = {}  # live, or not stored to their end
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
+        self._since = 0.0  # loop time of the first of them
         self._early: dict[str, StopRequest] = {}  # stops of runs that have not begun here
         self._news = asyncio.Event()  # for the pump
         self._left_behind = asyncio.Event()  # by owners that are gone
@@ -226,6 +228,8 @@ class Recording:
 
     def _mark(self, root: _Root) -> None:
         """Note that there is something to take, now and whenever there is."""
+        if not self._dirty:
+            self._since = asyncio.get_running_loop().time()
         self._dirty[root.run_id] = root
         self._news.set()
 
@@ -233,8 +237,8 @@ class Recording:
         while self._dirty or not self._leaving:
             await self._news.wait()
             self._news.clear()
-            if not self._leaving:
-                await asyncio.sleep(self._linger)
+            if not self._leaving:  # what came while others were stored has waited for long enough, perhaps
+                await asyncio.sleep(max(0.0, self._since + self._linger - asyncio.get_running_loop().time()))
             dirty, self._dirty = self._dirty, {}
             taken = [(root, batch) for root in dirty.values() if (batch := self._take(root)) is not None]
             if not taken:
