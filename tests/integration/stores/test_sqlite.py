@@ -3,8 +3,9 @@
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from kit.stores import followed, stored
 from softstop import Agent, RunContext, RunOutput, RunStatus, StoreUnavailable, Supervisor
-from softstop.stores import Batch, Recording, RunQuery, RunRecord, Store
+from softstop.stores import Batch, Lapsed, News, OwnerLost, Recording, RunQuery, RunRecord, Store
 from softstop.stores.sqlite import SQLiteStore, schema
 from softstop.stores.sqlite.worker import Worker
 
@@ -269,3 +270,89 @@ async def test_metadata_that_is_no_data_is_kept_as_it_prints(path: Path) -> None
             assert await store.commit([Batch(run_id, 0, 0, (), [made])]) == []
         kept = [(await store.find(RunQuery(run_id=run_id)))[0].metadata for run_id in "rs"]
     assert kept == [{"a": "<thing>", "b": "NaN"}, {"repr": "{'a': '\\ud800'}"}]
+
+
+async def test_a_call_that_is_cancelled_as_it_waits_or_is_done_takes_the_store_from_nobody(path: Path) -> None:
+    schema.prepare(path)
+    worker = Worker("writer", lambda: schema.connect(path, writes=True), "IMMEDIATE")
+    began, goes_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def slow(connection: sqlite3.Connection) -> None:
+        began.set()
+        goes_on.wait(10)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.do, slow)
+        await anyio.to_thread.run_sync(began.wait)
+        group.start_soon(worker.do, lambda connection: done.append("cancelled"))
+        await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    goes_on.set()
+    with anyio.fail_after(5):
+        await worker.do(lambda connection: done.append("the next one"))
+    assert done == ["the next one"]
+    worker.stop()
+
+
+class Clock:
+    """Seconds that pass as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+LEASE = 0.1  # seconds; a store beats three times in them
+
+
+@asynccontextmanager
+async def two_owners(path: Path) -> AsyncIterator[tuple[Clock, SQLiteStore, SQLiteStore]]:
+    """Two that live, with a clock; the first one has a run."""
+    clock = Clock()
+    a, b = (SQLiteStore(path, clock) for _ in range(2))
+    async with a.open("a", LEASE), b.open("b", LEASE):
+        await a.create(record("r"))
+        yield clock, a, b
+
+
+async def test_an_owner_that_stood_still_and_lives_again_keeps_what_it_begins_from_then_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("softstop.stores.sqlite.store.PATIENCE", LEASE)
+    async with two_owners(path) as (clock, a, b):
+        adopted: list[str] = []
+        with anyio.fail_after(5):
+            while not adopted:
+                clock.now += LEASE / 2
+                await b.attend()
+                adopted = [run.run_id for run in await b.adopt()]
+        assert adopted == ["r"]
+        assert Lapsed() in await a.attend()
+        await a.create(record("new"))
+        assert await b.adopt() == []
+
+
+async def test_one_that_was_late_itself_takes_nobody_for_dead(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softstop.stores.sqlite.store.PATIENCE", LEASE)
+    async with two_owners(path) as (clock, _, b):
+        clock.now += 3_600  # the machine slept
+        assert await b.adopt() == []
+        await anyio.sleep(LEASE)
+        assert Lapsed() in await b.attend()
+        assert await b.adopt() == [], "the other one has not had its time yet"
+
+
+async def test_an_owner_that_is_lost_is_told_of_once(path: Path) -> None:
+    async with two_owners(path) as (_, a, b):
+        a._locks.give_back()  # as its process dies
+        told: list[News] = []
+        with anyio.fail_after(5):
+            while OwnerLost("a") not in told:
+                told += await b.attend()
+        with anyio.move_on_after(0.1):
+            while True:
+                told += await b.attend()
+        assert told.count(OwnerLost("a")) == 1
