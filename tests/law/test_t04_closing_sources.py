@@ -15,13 +15,8 @@ from softstop import Agent, RunContext, RunStatus, StopPolicy, Supervisor
 TELLING = "word1 word2 word3 "
 
 
-async def test_closing_may_take_time_and_is_not_cut_short_by_the_stop() -> None:
-    class Slow(Words):
-        async def aclose(self) -> None:
-            await anyio.sleep(4)
-            await super().aclose()
-
-    source = Slow(stall_at=1)
+async def end_of_a_run_stopped_after_three_seconds(source: Words) -> float:
+    """When a run has ended that reads a source."""
 
     async def body(run: RunContext, message: object) -> None:
         async for word in run.stream("write", source):
@@ -31,7 +26,18 @@ async def test_closing_may_take_time_and_is_not_cut_short_by_the_stop() -> None:
         run = supervisor.start(Agent(body))
         at(3, run.cancel)
         await run.ended()
-        assert now() == 7
+        return now()
+
+
+async def test_closing_may_take_time_and_is_not_cut_short_by_the_stop() -> None:
+    class Slow(Words):
+        async def aclose(self) -> None:
+            await anyio.sleep(4)
+            await super().aclose()
+
+    source = Slow(stall_at=1)
+
+    assert await end_of_a_run_stopped_after_three_seconds(source) == 7
     assert source.closed == 1
 
 
@@ -367,13 +373,5 @@ async def test_a_source_that_swallows_its_first_interruption_is_interrupted_agai
 
     source = Opening()
 
-    async def body(run: RunContext, message: object) -> None:
-        async for word in run.stream("write", source):
-            run.write(word)
-
-    async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(body))
-        at(3, run.cancel)
-        await run.ended()
-        assert now() == pytest.approx(3, abs=0.2)
+    assert await end_of_a_run_stopped_after_three_seconds(source) == pytest.approx(3, abs=0.2)
     assert source.closed == 1

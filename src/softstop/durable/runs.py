@@ -61,7 +61,6 @@ class Runs:
     def __init__(self, supervisor: Supervisor, recording: Recording | None = None) -> None:
         self._supervisor = typed(supervisor, Supervisor, "supervisor")
         self._recording = None if recording is None else typed(recording, Recording, "recording")
-        self._recording = recording
         self._live = None if recording is None else LiveRuns(recording.store)
         self._lines: WeakValueDictionary[str, Lines] = WeakValueDictionary()
         self._keys: OrderedDict[tuple[str | None, str], Taken] = OrderedDict()  # without a store
@@ -292,7 +291,6 @@ class Runs:
         Raises:
             RunNotFound: It is none of that user's.
             RunNotCancellable: It had ended, or completes or fails although it was asked to stop.
-
             MisuseError: `request` is none, or `wait` no number of seconds.
 
         Cancelling this call leaves the stop request in force.

@@ -15,7 +15,7 @@ from ..stores import Recording, RunQuery
 from ..supervisor.supervisor import Supervisor
 
 KNOWN: Final = 10_000  # roots of which is known how far they were read
-LIVE: Final = (RunStatus.pending, RunStatus.running, RunStatus.stopping)
+LIVE: Final = tuple(status for status in RunStatus if not status.ended)
 MOST: Final = 500  # events read at once
 AGAIN: Final = 1.0  # seconds until a store that could not be read is read again
 

@@ -12,12 +12,13 @@ from ..runs.spec import plain
 from ..stores import Page
 
 RETRY: Final = b"retry: 1000\n"  # milliseconds until a browser connects again; before the first frame, as a part of it
+FRAME: Final = b"id: %b\nevent: %b\ndata: %b\n\n"
 HEARTBEAT: Final = b": heartbeat\n\n"
 
 
 def frame(line: bytes, seq: object, name: bytes) -> bytes:
     """One frame. The line is JSON, in which a line break is escaped: no text in it can end the frame."""
-    return b"id: %s\nevent: %s\ndata: %s\n\n" % (str(seq).encode(), name, line)
+    return FRAME % (str(seq).encode(), name, line)
 
 
 def frames(page: Page, names: Container[bytes] | None = None) -> bytes:
@@ -26,7 +27,7 @@ def frames(page: Page, names: Container[bytes] | None = None) -> bytes:
     for seq, line in page.events:
         name = line[10 : line.index(b'"', 10)]
         if names is None or name in names:
-            told.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, name, line))  # as `frame` does: a call less
+            told.append(FRAME % (b"%d" % seq, name, line))  # without a call: a tenth of what a burst costs
     return b"".join(told)
 
 
