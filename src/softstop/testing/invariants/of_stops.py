@@ -16,7 +16,7 @@ from softstop.events import (
     StepCompleted,
     StepStarted,
 )
-from softstop.stops import StopCause, StopMode, StopOutcome, StopRequest
+from softstop.stops import LimitReached, StopCause, StopMode, StopOutcome, StopRequest
 
 from ..explorer.trace import EPSILON, Asked
 from ..virtual_loop import EPOCH
@@ -201,8 +201,14 @@ def _told(run: RunTrace, first: RunStopRequested) -> Broken:
         yield f"a user had asked at the instant of {limit}, and was outranked by it"
     for member in run.below[1:] if first.cause in CLOCKS else ():
         own = member.requests[0][1] if member.requests else None
-        if own is not None and own.cause is first.cause and own.at == first.at and own.via is None:
+        if own is None or own.limit is None or own.cause is not first.cause or own.at != first.at:
+            continue
+        if _overdue(own.limit) < _overdue(limit) + EPSILON:  # a late loop finds one at that instant that was due before
             yield f"its member {member.handle.source.name!r} was stopped by {own.limit} before it"
+
+
+def _overdue(limit: LimitReached) -> float:
+    return limit.used - limit.limit
 
 
 def _begun(run: RunTrace) -> int:
