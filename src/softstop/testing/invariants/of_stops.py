@@ -201,9 +201,10 @@ def _told(run: RunTrace, first: RunStopRequested) -> Broken:
         yield f"a user had asked at the instant of {limit}, and was outranked by it"
     for member in run.below[1:] if first.cause in CLOCKS else ():
         own = member.requests[0][1] if member.requests else None
-        if own is None or own.limit is None or own.cause is not first.cause or own.at != first.at:
+        if own is None or own.limit is None or own.via is not None:
             continue
-        if _overdue(own.limit) < _overdue(limit) + EPSILON:  # a late loop finds one at that instant that was due before
+        due = own.cause is first.cause and own.at == first.at
+        if due and _overdue(own.limit) < _overdue(limit) + EPSILON:  # a late loop finds at once what was due before
             yield f"its member {member.handle.source.name!r} was stopped by {own.limit} before it"
 
 
