@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what to expect of the README's second command; the percents beside the dots say how far it is."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return ["all tests: about 5 minutes with -n 2 on two free cores, 10 where they are busy"] if whole else []
+    return ["all tests: about 4 minutes with -n 4 on two free cores, 10 where they are busy"] if whole else []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
