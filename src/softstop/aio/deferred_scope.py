@@ -216,9 +216,13 @@ class DeferredScope:
 
     def _look(self) -> None:
         """Deliver a cancellation that is due, unless the scope is held."""
-        if not self.held and self.phase is DUE and self._deliverable:
-            self.hold()  # the scopes around wait as well if the task is about to run
+        if self.held or self.phase is not DUE or not self._deliverable:
+            return
+        if self._about_to_run:
+            self.hold()  # the scopes around wait as well
             self.release()
+        else:  # without a walk over them, for deep trees
+            self._strike(self.peace, 0)
 
     @property
     def _deliverable(self) -> bool:

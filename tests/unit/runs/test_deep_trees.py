@@ -3,15 +3,22 @@
 import asyncio
 import os
 import sys
+from typing import Any
 
 import anyio
 import pytest
 
 from kit.runs import at
 from softstop import Agent, Limits, RunContext, RunOutput, RunStatus, StopCause, StopPolicy, Supervisor
+from softstop.aio.deferred_scope import DeferredScope
+from softstop.events import Stamp
+from softstop.runs.allowance import Allowance
+from softstop.runs.open_work import OpenWork
+from softstop.runs.state import RunState
 
 DEEPER_THAN_RECURSION = 2_000
 DEEP = 10_000 if os.environ.get("CI") else DEEPER_THAN_RECURSION
+UPWARDS = [(OpenWork, "above"), *((owner, "parent") for owner in (RunState, DeferredScope, Allowance, Stamp))]
 
 
 async def descend(run: RunContext, left: object) -> object:
@@ -63,28 +70,61 @@ async def test_a_member_may_narrow_the_depth_and_not_widen_it() -> None:
     assert output.value == [RunStatus.completed, RunStatus.completed]
 
 
+async def stopped(how: str, levels: int) -> RunOutput:
+    """The output of a chain so deep that is stopped while its last member waits."""
+    limits = Limits(depth=levels, timeout=50 if how == "timeout" else None)
+    async with Supervisor(policy=StopPolicy(grace=5)) as supervisor:
+        run = supervisor.start(Agent(descend), levels, limits=limits)
+        if how in ("stop", "now"):
+            at(10, lambda: run.cancel("enough", mode="now" if how == "now" else "step"))
+        elif how == "drain":
+            at(10, lambda: asyncio.ensure_future(supervisor.drain(20)))  # noqa: TID251 - a test's own task
+        return await run.ended()
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("how", "levels"),
     [("stop", DEEP), *((how, DEEPER_THAN_RECURSION) for how in ("now", "timeout", "drain"))],
 )
 async def test_a_chain_of_members_is_reached_whole_however_deep_it_is(how: str, levels: int) -> None:
-    limits = Limits(depth=levels, timeout=50 if how == "timeout" else None)
-    policy = StopPolicy(grace=5)
     before = sys.getrecursionlimit()
-    async with Supervisor(policy=policy) as supervisor:
-        run = supervisor.start(Agent(descend), levels, limits=limits)
-        if how in ("stop", "now"):
-            at(10, lambda: run.cancel("enough", mode="now" if how == "now" else "step"))
-        elif how == "drain":
-            at(10, lambda: asyncio.ensure_future(supervisor.drain(20)))  # noqa: TID251 - a test's own task
-        output = await run.ended()
+    output = await stopped(how, levels)
     assert sys.getrecursionlimit() == before
     outputs = chain(output)
     assert len(outputs) == levels + 1
     assert {each.status for each in outputs} == {RunStatus.cancelled}
     causes = {"stop": StopCause.user, "now": StopCause.user, "timeout": StopCause.timeout, "drain": StopCause.shutdown}
     assert {each.stop.cause for each in outputs if each.stop} == {causes[how]}
+
+
+class Counted:
+    """A slot that counts how often it is read."""
+
+    def __init__(self, owner: type, name: str) -> None:
+        self.slot, self.reads = vars(owner)[name], 0
+
+    def __get__(self, owned: object, owner: type) -> Any:
+        self.reads += 1
+        return self.slot.__get__(owned, owner)
+
+    def __set__(self, owned: object, value: object) -> None:
+        self.slot.__set__(owned, value)
+
+
+@pytest.mark.parametrize("how", ["stop", "now", "timeout", "drain"])
+async def test_a_stop_of_a_chain_twice_as_deep_looks_up_twice_as_often(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    for levels in (100, 200):
+        with monkeypatch.context() as patch:
+            slots = [(owner, name, Counted(owner, name)) for owner, name in UPWARDS]
+            for owner, name, slot in slots:
+                patch.setattr(owner, name, slot)
+            await stopped(how, levels)
+        counts.append(sum(slot.reads for *_, slot in slots))
+    assert 0 < counts[1] < 2.5 * counts[0], "else an end walks over all runs above it"
 
 
 @pytest.mark.timeout(300)
