@@ -10,11 +10,12 @@ from pydantic_core import from_json
 
 from ..events import Event, Outcome
 from ..log.reader import EventStream
-from ..stores import Page
+from ..stores import Page, Store
 
 OUTCOMES: Final = frozenset(
     name.value for cls in Event.CLASSES if issubclass(cls, Outcome) for name in cls.names.values()
 )
+MOST_STORED: Final = 1_000  # stored events that are read at once
 MOST_LINES: Final = 1_024  # encoded events of a run that its readers share
 
 
@@ -58,6 +59,18 @@ class LogPages:
             raise StopAsyncIteration
         line_of = self._lines.line_of
         return Page([(event.seq, line_of(event)) for event in events], ended=False)
+
+
+async def stored_pages(store: Store, root_run_id: str) -> AsyncIterator[Page]:
+    """The stored events of a root until now."""
+    page = Page((), ended=False)
+    after = 0
+    while after == 0 or len(page.events) == MOST_STORED:
+        page = await store.read(root_run_id, after, MOST_STORED)
+        if not page.events:
+            return
+        after = page.events[-1][0]
+        yield page
 
 
 class MemberPages:

@@ -26,6 +26,7 @@ from ..errors import (
     StoreUnavailable,
     SupervisorClosed,
 )
+from ..events import Event, parse_event
 from ..protocols import Runnable
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunSpec
@@ -35,7 +36,7 @@ from ..stores.orphans import last_words
 from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
-from .following import Lines, LogPages, MemberPages
+from .following import Lines, LogPages, MemberPages, stored_pages
 from .live import LiveRuns
 from .views import RunView, view, view_of
 
@@ -250,6 +251,25 @@ class Runs:
         if lines is None:
             lines = self._lines[root] = Lines()
         return LogPages(run.events(after), lines)
+
+    async def events(self, run_id: str, *, user_id: str | None = None) -> list[Event]:
+        """The events of a run until now, its members' included; of one of another process those that are stored.
+
+        Raises:
+            RunNotFound: It is none of that user's.
+            EventsExpired: They are no longer kept.
+        """
+        run = self._local(run_id)
+        if run is not None:
+            _owned(run, run.facts.user_id, user_id, run_id)
+            with anyio.move_on_after(0):  # what is there is read without a wait
+                return list(await run.events().read())
+            return []
+        record = await self._record(run_id, user_id)
+        assert self._recording is not None
+        pages = stored_pages(self._recording.store, record.root_run_id)
+        own = pages if run_id == record.root_run_id else MemberPages(pages, run_id, 0)
+        return [parse_event(line) async for page in own for _, line in page.events]
 
     async def ended(self, run_id: str, *, user_id: str | None = None) -> RunView:
         """Wait for the outcome of a run, with a recording until it is stored.

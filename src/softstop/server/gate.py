@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +18,7 @@ from .auth import SCOPES, Authenticator, Caller
 from .problems import Problem
 
 OPEN: Final = ("/healthz", "/readyz", "/health")  # paths for probes, which have no key
+MOST_OF_HEADERS: Final = 65_536  # bytes
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 DEVELOPER: Final = Caller("dev", frozenset(SCOPES))
 
@@ -31,7 +33,8 @@ class Caps:
         runs: Live runs of one user.
         readers: Open streams of one run.
         readers_of_user: Open streams of one user.
-        patience: Seconds that a reader may take to receive what was sent before it is dropped.
+        patience: Seconds that a reader may take to receive what was sent before it is dropped, and a sender to send the
+            body of a request.
     """
 
     body: int = 1_000_000
@@ -70,9 +73,9 @@ class Gate:
         headers = Headers(scope=scope)
         try:
             self._check_origin(headers)
-            self._check_size(headers)
+            self._check_size(scope, headers)
             caller = self._caller(scope, headers)
-            self._count((scope["client"] or ("unknown",))[0] if caller is None else caller.user_id)
+            self._count(_address(scope) if caller is None else caller.user_id)
         except Problem as problem:
             await problem.response()(scope, receive, send)
             return
@@ -85,11 +88,13 @@ class Gate:
         if origin is None:
             foreign = headers.get("sec-fetch-site") == "cross-site"
         else:
-            foreign = origin not in self._origins and urlsplit(origin).netloc != headers.get("host")
+            foreign = origin not in self._origins and _split(origin).netloc != headers.get("host")
         if foreign:
             raise Problem("ORIGIN_REFUSED", "Pages of this origin may not call; list it in create_app(origins=[...])")
 
-    def _check_size(self, headers: Headers) -> None:
+    def _check_size(self, scope: Scope, headers: Headers) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_OF_HEADERS:
+            raise Problem("HEADERS_TOO_LARGE", f"The headers of a request have at most {MOST_OF_HEADERS:,} bytes")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self._caps.body:
             raise self._too_large()
@@ -98,17 +103,24 @@ class Gate:
         return Problem("BODY_TOO_LARGE", f"A request has at most {self._caps.body:,} bytes")
 
     def _capped(self, receive: Receive) -> Receive:
-        seen = 0
+        seen, whole = 0, False
+        until = anyio.current_time() + self._caps.patience
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            message = await (receive() if whole else self._in_time(receive, until))
             seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if seen > self._caps.body:
                 raise self._too_large()
             return message
 
         return counted
+
+    async def _in_time(self, receive: Receive, until: float) -> Message:
+        with anyio.move_on_after(until - anyio.current_time()):
+            return await receive()
+        raise Problem("REQUEST_TIMEOUT", f"A request must have come whole within {self._caps.patience:g} seconds")
 
     def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
         """The caller; None where a route finds out by itself: a probe, or a stop by a token in its body."""
@@ -116,8 +128,8 @@ class Gate:
             return None
         kind, _, token = headers.get("authorization", "").partition(" ")
         if not self._auth:
-            host = urlsplit(f"//{headers.get('host', '')}").hostname
-            if (scope["client"] or ("",))[0] not in LOOPBACK or host not in LOOPBACK:
+            host = _split(f"//{headers.get('host', '')}").hostname
+            if _address(scope) not in LOOPBACK or host not in LOOPBACK:
                 raise Problem("UNAUTHENTICATED", "Without keys this server answers on its own machine only")
             return DEVELOPER
         if kind.lower() == "bearer" and token:
@@ -127,6 +139,7 @@ class Gate:
                     return caller
         elif not kind and _is_beacon(scope, headers):
             return None
+        self._count(_address(scope))  # who guesses keys is slowed down as well
         raise Problem("UNAUTHENTICATED", "Send a valid key: Authorization: Bearer <key>")
 
     def _count(self, caller: str) -> None:
@@ -137,6 +150,19 @@ class Gate:
         self._requests[caller] += 1
         if self._requests[caller] > self._caps.requests:
             raise Problem("TOO_MANY_REQUESTS", f"At most {self._caps.requests:,} requests a second")
+
+
+def _address(scope: Scope) -> str:
+    address: str = (scope["client"] or ("unknown",))[0]
+    return address
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of an address that a client has written; none of one that is no address."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _path(scope: Scope) -> str:

@@ -22,7 +22,7 @@ class Readers:
 
     def __init__(self, caps: Caps, grace: float, left: Callable[[str], None]) -> None:
         self._caps, self._grace, self._left = caps, grace, left
-        self._of_run: Counter[str] = Counter()
+        self._of_run: Counter[str | None] = Counter()
         self._of_user: Counter[str] = Counter()
         self._needed: set[str] = set()  # runs that stop without readers
 
@@ -31,8 +31,8 @@ class Readers:
         self._needed.add(run_id)
         self._look_later(run_id)
 
-    def check(self, run_id: str, user_id: str) -> None:
-        """Refuse one reader too many.
+    def check(self, run_id: str | None, user_id: str) -> None:
+        """Refuse one reader too many, of a run, or of one that is to be started.
 
         Raises:
             Problem: TOO_MANY_READERS.

@@ -17,7 +17,7 @@ import anyio.lowlevel
 from ..checks import seconds, typed, whole
 from ..durable import Runs, RunView
 from ..errors import MisuseError, RunNotFound
-from ..events import Event, Kind, Outcome, parse_event
+from ..events import Event, Kind, Outcome
 from ..limits import Limits
 from ..protocols import Runnable
 from ..stops import StopCause, StopPolicy, StopRequest
@@ -30,7 +30,7 @@ from .feed import Feed
 from .gate import Caps
 from .problems import Problem
 from .readers import Readers
-from .requests import Decide, Start, Stop, StopMany
+from .requests import Decide, Start, Stop, StopMany, checked
 
 LONGEST_LINGER: Final = 1.0  # seconds
 KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
@@ -126,10 +126,7 @@ class Service:
     def notice(self, event: Event) -> None:
         """Count a run that has ended."""
         if isinstance(event, Outcome) and event.run_id in self._live:
-            user_id = self._live.pop(event.run_id)
-            self._count[user_id] -= 1
-            if not self._count[user_id]:
-                del self._count[user_id]
+            self._forget(self._live.pop(event.run_id))
 
     @property
     def draining(self) -> bool:
@@ -160,25 +157,39 @@ class Service:
         user_id = asked.user_id or caller.user_id
         if self._count[user_id] >= self.caps.runs:
             raise Problem("TOO_MANY_RUNS", f"This user has {self.caps.runs:,} live runs, as many as one may have")
-        run = await self.runs.start(
-            runnable,
-            _message(asked),
-            key=key,
-            wish=None if key is None else _digest(runnable, asked),
-            run_id=asked.run_id,
-            session_id=asked.session_id or None,
-            user_id=user_id,
-            continue_from=asked.continue_from,
-            metadata=asked.metadata,
-            limits=self._narrowed(runnable.limits, asked),
-        )
+        if not asked.background:
+            self.readers.check(None, caller.user_id)  # a run that its client cannot read is not started
+        self._count[user_id] += 1  # before any wait, so that no burst gets by
+        try:
+            run = await self.runs.start(
+                runnable,
+                _message(asked),
+                key=key,
+                wish=None if key is None else _digest(runnable, asked),
+                run_id=asked.run_id,
+                session_id=asked.session_id or None,
+                user_id=user_id,
+                continue_from=asked.continue_from,
+                metadata=asked.metadata,
+                limits=self._narrowed(runnable.limits, asked),
+            )
+        except BaseException:
+            self._forget(user_id)
+            raise
         run_id = run.facts.run_id
-        if run_id not in self._live and not run.status.ended:
-            self._live[run_id] = user_id
-            self._count[user_id] += 1
-            if asked.on_disconnect == "cancel":
-                self.readers.need(run_id)
+        if run_id in self._live or run.status.ended:  # started before, with the same key
+            self._forget(user_id)
+            return run
+        self._live[run_id] = user_id
+        if asked.on_disconnect == "cancel":
+            self.readers.need(run_id)
         return run
+
+    def _forget(self, user_id: str) -> None:
+        """Count one live run less."""
+        self._count[user_id] -= 1
+        if not self._count[user_id]:
+            del self._count[user_id]
 
     def _narrowed(self, own: Limits, asked: Start) -> Limits:
         wanted = {
@@ -187,8 +198,8 @@ class Service:
         }  # fmt: skip
         base = own.over(self.settings.limits)
         given = {name: value for name, value in wanted.items() if value is not None}
-        return Limits.model_validate(
-            {name: v for name, v in given.items() if getattr(base, name) is None or v < getattr(base, name)}
+        return checked(
+            Limits, {name: v for name, v in given.items() if getattr(base, name) is None or v < getattr(base, name)}
         )
 
     async def get(self, caller: Caller, run_id: str, kind: Kind | None = None, id: str | None = None) -> RunView:
@@ -247,11 +258,13 @@ class Service:
         return pages
 
     async def events(self, caller: Caller, run_id: str) -> list[Event]:
-        """The events of a run of the caller's until now."""
-        pages = await self.follow(caller, run_id, 0)
-        with anyio.move_on_after(0):  # what is there is read without a wait
-            return [parse_event(line) for _, line in (await anext(pages)).events]
-        return []
+        """The events of a run of the caller's until now.
+
+        Raises:
+            RunNotFound: It is not there, or not the caller's.
+        """
+        allow(caller, "runs:read")
+        return await self.runs.events(run_id, user_id=caller.sees)
 
     async def cancel(
         self, caller: Caller, run_id: str, stop: Stop, address: str, kind: Kind | None = None, id: str | None = None

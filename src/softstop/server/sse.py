@@ -11,6 +11,8 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from .problems import Problem
+
 HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -114,20 +116,28 @@ class LateResponse(Response):
             response = await self._answer()
 
         with self._attended:
-            await while_attended(receive, wait)
+            refused = await while_attended(receive, wait)
+        if refused is not None:
+            raise refused
         if response is not None:
             await response(scope, receive, send)
 
 
-async def while_attended(receive: Receive, work: Callable[[anyio.CancelScope], Awaitable[Any]]) -> None:
-    """Do some work until it is done or the client has left."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
-        await work(tasks.cancel_scope)
+async def while_attended(receive: Receive, work: Callable[[anyio.CancelScope], Awaitable[Any]]) -> Problem | None:
+    """Do some work until it is done, or the client has left or sends what is refused: that is returned."""
+    refused: Problem | None = None
+
+    async def until_gone() -> None:
+        nonlocal refused
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                continue
+        except Problem as problem:
+            refused = problem
         tasks.cancel_scope.cancel()
 
-
-async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
-    scope.cancel()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(until_gone)
+        await work(tasks.cancel_scope)
+        tasks.cancel_scope.cancel()
+    return refused

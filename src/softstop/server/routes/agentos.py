@@ -99,6 +99,12 @@ class AgentOSStart(Start):
         return self
 
 
+class AgentOSStop(Stop):
+    """What agno's clients send to stop a run; what they send beside it, such as the session, is dropped."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class ToolDecision(BaseModel):
     """A tool's call as agno's clients send it back; what it does not decide is passed over."""
 
@@ -271,11 +277,11 @@ async def get(kind: OfKind, id: str, run_id: str, service: Here, who: Who) -> JS
 
 
 @router.post(
-    "/{kind}s/{id}/runs/{run_id}/cancel", openapi_extra=said(Stop, {"reason": "User requested"}, optional=True)
+    "/{kind}s/{id}/runs/{run_id}/cancel", openapi_extra=said(AgentOSStop, {"reason": "User requested"}, optional=True)
 )
 async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop a run at its next step boundary: CANCELLED if it has ended so within `wait` seconds, else 202."""
-    stop = await read(request, Stop, empty=True)
+    stop = await read(request, AgentOSStop, empty=True)
     view = await service.cancel(who, run_id, stop, address_of(request), kind, id)
     code = 200 if view.status is RunStatus.cancelled else 202
     return JSONResponse({"success": True, "status": agentos.STATUS[view.status]}, code)

@@ -48,7 +48,7 @@ async def started(service: Service, who: Caller, request: Request, kind: Kind, i
     if asked.stream:
         return await streamed(service, who, run_id, 0, native.frames)
     if asked.background:
-        token = service.tokens.issue(run_id, who.user_id)
+        token = service.tokens.issue(run_id, view.facts.user_id or who.user_id)
         body = native.run_as_json(view) | {"stop_token": token}
         return JSONResponse(body, 202, {"location": path_of(request, run_id)})
 
@@ -188,11 +188,12 @@ async def feed(request: Request, service: Here, who: Who, types: Types = None) -
     """
     names = names_of(types)
     allow(who, "runs:read")
-    service.readers.check("", who.user_id)
+    readers = f"feed/{who.user_id}"  # no run has such an id, and no user keeps others away
+    service.readers.check(readers, who.user_id)
     number, lost = service.feed.number(request.headers.get("last-event-id"))
     return EventStreamResponse(
         _all_events(service, who, number, lost, names),
-        service.readers.reading("", who.user_id),
+        service.readers.reading(readers, who.user_id),
         heartbeat=(native.HEARTBEAT, service.settings.heartbeat),
         patience=service.caps.patience,
         over=lambda: service.draining and not service.supervisor.statistics().live,

@@ -77,6 +77,7 @@ async def create(request: Request, service: Here, who: Who) -> Response:
             "metadata": asked.metadata or {},
             "max_output_tokens": asked.max_output_tokens,
             "continue_from": asked.previous_response_id,
+            "background": bool(asked.background),
             "on_disconnect": "continue" if asked.background else "cancel",
         },
     )
