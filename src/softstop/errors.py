@@ -9,6 +9,7 @@ SoftstopError
         SupervisorClosed
     RunNotFound             no such run here
     RunNotCancellable       it has ended already
+    NotWaiting              no such call waits for a decision any more, or yet
     EventsExpired           the store keeps that part of its log no longer: read its outcome
     RunSuperseded           another owner has taken the run over: read its events from the store
     RunStopped              raised only by `raise_for_status()`: the run was cancelled
@@ -93,6 +94,20 @@ class RunNotCancellable(SoftstopError):
 
     def __str__(self) -> str:
         return f"run {self.run_id!r} is already {self.status}; there is nothing left to cancel"
+
+
+class NotWaiting(SoftstopError):
+    """A decision is about a call that does not wait for one: it was decided, or its run was stopped or has ended."""
+
+    def __init__(self, run_id: str, call_id: str, status: str) -> None:
+        self.run_id, self.call_id, self.status = run_id, call_id, status
+        super().__init__(run_id, call_id, status)
+
+    def __str__(self) -> str:
+        return (
+            f"no call {self.call_id!r:.80} of run {self.run_id!r}, which is {self.status}, waits for a decision: "
+            "it was decided, or the run was stopped; its events tell"
+        )
 
 
 class EventsExpired(SoftstopError):

@@ -142,7 +142,7 @@ async def across(folder: Path, seconds: float, runs: int) -> tuple[list[float], 
             stops: list[float] = []
             for number in range(runs):
                 asked = time.time()
-                await recording.store.request_stop(f"r{number}", StopRequest(requested_at=asked))
+                await recording.store.request(f"r{number}", StopRequest(requested_at=asked))
                 told = await outcome_of(recording, f"r{number}", RunStopRequested)
                 stops.append((told.at - asked) * MS)
     return lags[len(lags) // 10 :], stops

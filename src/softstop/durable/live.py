@@ -31,9 +31,7 @@ class LiveRuns:
 
     async def completed(self, view: RunView, record: RunRecord) -> RunView:
         """A view of a live run with what its events tell beside its record."""
-        if record.status.ended or not record.last_seq:
-            return view
-        log = await self._log_of(record)
+        log = await self.log_of(record)
         run = None if log is None else log.runs.get(record.run_id)
         if log is None or run is None:
             return view
@@ -46,7 +44,10 @@ class LiveRuns:
         )
         return replace(view, facts=facts, usage=run.usage, stop=run.stop or view.stop)
 
-    async def _log_of(self, record: RunRecord) -> RestoredLog | None:
+    async def log_of(self, record: RunRecord) -> RestoredLog | None:
+        """Where the runs of its root stand; None for one that has ended, or has no events."""
+        if record.status.ended or not record.last_seq:
+            return None
         root = record.root_run_id
         async with self._lock:  # each event is folded once
             known = self._known.setdefault(root, Restoring(texts=False))

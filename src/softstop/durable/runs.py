@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -13,12 +13,11 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from ..checks import named, seconds, typed, whole
+from ..checks import label, named, seconds, typed, whole
 from ..errors import (
     EventsExpired,
-    KeyReused,
     MisuseError,
-    RunIdTaken,
+    NotWaiting,
     RunNotCancellable,
     RunNotFound,
     RunSuperseded,
@@ -28,23 +27,25 @@ from ..errors import (
 )
 from ..events import Event, parse_event
 from ..protocols import Runnable
+from ..runs.approving import decide
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunSpec
+from ..runs.state import Approval
 from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
-from ..stores import Audit, Page, Recording, RunQuery, RunRecord, Store
-from ..stores.orphans import last_words
+from ..stores import Audit, Page, Recording, RunQuery, RunRecord
 from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
+from .deciding import decide_elsewhere
 from .following import Lines, LogPages, MemberPages, stored_pages
 from .live import LiveRuns
-from .views import RunView, view, view_of
+from .taking import TakenIds
+from .views import RunView, view, view_of, views_of
 
-MOST_KEPT: Final = 10_000  # keys, and runs with audit lines, without a store
+MOST_KEPT: Final = 10_000  # runs with audit lines, without a store
 MOST_AUDITED: Final = 100  # lines of one run, without a store
 PAGE: Final = 200  # records read at once
 T = TypeVar("T")
-Taken = tuple[str, str | None]  # the id of a run, and the wish that it was started for
 
 
 class Runs:
@@ -64,7 +65,7 @@ class Runs:
         self._recording = None if recording is None else typed(recording, Recording, "recording")
         self._live = None if recording is None else LiveRuns(recording.store)
         self._lines: WeakValueDictionary[str, Lines] = WeakValueDictionary()
-        self._keys: OrderedDict[tuple[str | None, str], Taken] = OrderedDict()  # without a store
+        self._ids = TakenIds(None if recording is None else recording.store)
         self._audit: OrderedDict[str, list[Audit]] = OrderedDict()  # without a store
 
     async def start(
@@ -97,7 +98,9 @@ class Runs:
             named(key, "key")
         await self._look_up_earlier(options)
         spec = RunSpec.check(runnable, message, options)
-        there = await self._take(spec, key, wish)
+        if self._supervisor.closed:
+            raise SupervisorClosed
+        there = await self._ids.take(spec, key, wish)
         if there is not None:
             return await self.get(there)
         try:
@@ -105,7 +108,7 @@ class Runs:
             run = self._supervisor.start(runnable, message, **options)
         except SoftstopError:
             with anyio.move_on_after(5, shield=True):
-                await self._give_back(spec, key)
+                await self._ids.give_back(spec, key)
             raise
         return view(run)
 
@@ -118,58 +121,6 @@ class Runs:
             if output is None:
                 raise MisuseError(f"run {earlier!r} has not ended; continue_from takes an ended one")
             options["continue_from"] = output
-
-    async def _take(self, spec: RunSpec, key: str | None, wish: str | None) -> str | None:
-        """Take the id, and the key; None, or the id of the run that was started with the key."""
-        if self._supervisor.closed:
-            raise SupervisorClosed
-        mine = spec.run_id, wish
-        if self._recording is not None:
-            taken = await self._take_in_store(self._recording.store, spec, key, mine)
-        elif key is None:
-            taken = mine
-        else:
-            taken = self._keys.setdefault((spec.user_id, key), mine)
-            if len(self._keys) > MOST_KEPT:
-                self._keys.popitem(last=False)
-        if taken is mine:
-            return None
-        if taken[1] != wish:
-            raise KeyReused(str(key))
-        return taken[0]
-
-    @staticmethod
-    async def _take_in_store(store: Store, spec: RunSpec, key: str | None, mine: Taken) -> Taken:
-        """What has the id or the key now: `mine`, or the run that was there before."""
-        source = spec.runnable.source
-        record = RunRecord(
-            spec.run_id,
-            spec.run_id,
-            None,
-            source,
-            spec.user_id,
-            spec.session_id,
-            spec.metadata,
-            time.time(),
-            wish=mine[1],
-        )
-        found = await store.create(record, key)
-        if found is None:
-            return mine
-        taken = found.run_id, found.wish
-        if key is None or found.user_id != spec.user_id or (taken[0] == mine[0] and taken != mine):
-            raise RunIdTaken(spec.run_id)
-        return taken
-
-    async def _give_back(self, spec: RunSpec, key: str | None) -> None:
-        """End in the store what could not be started here."""
-        if key is not None:
-            self._keys.pop((spec.user_id, key), None)
-        if self._recording is not None:
-            with suppress(StoreUnavailable):
-                store = self._recording.store
-                for record in await store.find(RunQuery(run_id=spec.run_id)):
-                    await store.commit([await last_words(store, record, time.time())])
 
     async def get(self, run_id: str, *, user_id: str | None = None) -> RunView:
         """A run, member runs as well.
@@ -194,7 +145,7 @@ class Runs:
         """Runs, the newest first, of which `keep` is true."""
         typed(query, RunQuery, "query")
         if self._recording is None:
-            return list(islice(filter(keep, self._found_here(query)), query.limit))
+            return list(islice(filter(keep, views_of(self._supervisor, query)), query.limit))
         found: list[RunView] = []
         page = replace(query, limit=PAGE)
         while len(found) < query.limit:
@@ -208,22 +159,6 @@ class Runs:
                 break
             page = replace(page, before=records[-1].run_id)
         return found
-
-    def _found_here(self, query: RunQuery) -> Iterator[RunView]:
-        runs = self._supervisor.list_runs(status=query.status, user_id=query.user_id, session_id=query.session_id)
-        runs.sort(key=lambda run: (run.facts.created_at, run.run_id), reverse=True)
-        if query.before is not None:
-            last = next((number for number, run in enumerate(runs, 1) if run.run_id == query.before), len(runs))
-            del runs[:last]
-        for run in runs:
-            facts = run.facts
-            if (
-                query.run_id in (None, facts.run_id)
-                and query.root_run_id in (None, facts.root_run_id)
-                and query.source_id in (None, facts.source.id)
-                and not (query.roots and facts.parent_run_id)
-            ):
-                yield view(run)
 
     async def follow(self, run_id: str, after: int = 0, *, user_id: str | None = None) -> AsyncIterator[Page]:
         """Read the events of a run with a `seq` above `after`, replayed and then live. No reader ever stops a run.
@@ -348,12 +283,52 @@ class Runs:
                 self._audit.popitem(last=False)
             return outcome, status
         try:
-            verdict = await self._recording.store.request_stop(run_id, request, origin)
+            verdict = await self._recording.store.request(run_id, request, origin)
         except StoreUnavailable:
             if status is None:
                 raise
             return outcome, status  # a run of this process is stopped without the store
         return (outcome, status) if status is not None else verdict
+
+    async def decide(
+        self, run_id: str, call_id: str, approval: Approval, *, user_id: str | None = None, wait: float = 10.0
+    ) -> bool:
+        """Approve or refuse a call that waits in a run of this process or another, told as `ApprovalRequested`.
+
+        Args:
+            run_id: A run of this process or another.
+            call_id: The `tool_call_id` of that event.
+            approval: `softstop.ports.Approval`: whether, why not, and by whom.
+            user_id: Whose run it may be.
+            wait: Seconds for which another process may take to do it.
+
+        Returns:
+            Whether it is done; False if the other process has not told so in time: the decision stays on record.
+
+        Raises:
+            RunNotFound: It is none of that user's.
+            NotWaiting: The call was decided before, the run was stopped, or there is no such call.
+            MisuseError: `approval` is none, or `wait` no number of seconds.
+
+        Cancelling this call leaves the decision in force.
+        """
+        typed(call_id, str, "call_id")
+        typed(approval, Approval, "approval")
+        reason, by = [None if text is None else label(text, "approval") for text in approval[1:]]
+        approval = Approval(approval.approved, reason, by)
+        seconds(wait, "wait")
+        seen = await self.get(run_id, user_id=user_id)
+        run = self._local(run_id)
+        if run is not None:
+            done: bool | None = decide(run._state, call_id, approval)
+        else:
+            assert self._recording is not None
+            assert self._live is not None
+            record = await self._record(run_id, user_id)
+            done = await decide_elsewhere(self._recording, self._live, record, (call_id, approval), wait)
+        if done is False:
+            raise NotWaiting(run_id, call_id, seen.status)
+        return done is True
 
     async def audit(self, run_id: str, *, user_id: str | None = None) -> list[Audit]:
         """Who asked for the stop of a run, when, why and from where; oldest first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..events import parse_event
@@ -10,7 +11,8 @@ from ..protocols import RunFacts
 from ..runs.run import Run
 from ..runs.spec import RunOutput
 from ..stops import RunStatus, StopRequest
-from ..stores import RunRecord
+from ..stores import RunQuery, RunRecord
+from ..supervisor.supervisor import Supervisor
 from ..usage import NO_USAGE, Usage
 
 
@@ -53,3 +55,21 @@ def view_of(record: RunRecord, output: RunOutput | None) -> RunView:
     usage = NO_USAGE if output is None else output.usage
     stop = record.stop if output is None or output.stop is None else output.stop
     return RunView(facts, record.status, usage, stop, output)
+
+
+def views_of(supervisor: Supervisor, query: RunQuery) -> Iterator[RunView]:
+    """The runs of a supervisor that match, the newest first, whatever their number."""
+    runs = supervisor.list_runs(status=query.status, user_id=query.user_id, session_id=query.session_id)
+    runs.sort(key=lambda run: (run.facts.created_at, run.run_id), reverse=True)
+    if query.before is not None:
+        last = next((number for number, run in enumerate(runs, 1) if run.run_id == query.before), len(runs))
+        del runs[:last]
+    for run in runs:
+        facts = run.facts
+        if (
+            query.run_id in (None, facts.run_id)
+            and query.root_run_id in (None, facts.root_run_id)
+            and query.source_id in (None, facts.source.id)
+            and not (query.roots and facts.parent_run_id)
+        ):
+            yield view(run)

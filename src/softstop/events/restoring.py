@@ -13,6 +13,8 @@ from ..stops import RunStatus, StopCause, StopMode, StopRequest
 from ..usage import NO_USAGE, Tally, Usage
 from .event import Event, Stamp
 from .kinds import (
+    ApprovalDecided,
+    ApprovalRequested,
     LimitsChanged,
     ModelRequestCompleted,
     ModelRequestStarted,
@@ -43,12 +45,12 @@ NOTHING: Final[Mapping[str, StopRequest]] = MappingProxyType({})
 class RestoredRun:
     """One run, as far as its events tell: what its body returned, its messages and its metadata are in none.
 
-    `content` is the text that was written, `usage` the sum of all `metrics`; `user_id`, `session_id`
-    and `limits` are those of its start, the limits as changed since; `steps` are those that have ended, in the
-    order of their ends, `open_steps` the others, in the order of their start, and `open_usage` is what the content of
-    those has told, by `step_id`. `stop` is the request on record,
-    `escalated` says whether its grace has ended. `outcome` is None for a run that had not ended; only an outcome has
-    `errors`. `started_at` and `ended_at` are wall-clock seconds.
+    `content` is the text that was written, `usage` the sum of all `metrics`; `user_id`, `session_id` and `limits` are
+    those of its start, the limits as changed since; `steps` are those that have ended, in the order of their ends,
+    `open_steps` the others, in the order of their start, and `open_usage` is what the content of those has told, by
+    `step_id`. `asked` are the calls that wait for a person: by `tool_call_id` the `seq` of the `ApprovalRequested`.
+    `stop` is the request on record, `escalated` says whether its grace has ended. `outcome` is None for a run that had
+    not ended; only an outcome has `errors`. `started_at` and `ended_at` are wall-clock seconds.
     """
 
     run_id: str
@@ -68,6 +70,7 @@ class RestoredRun:
     user_id: str | None = None
     session_id: str | None = None
     limits: Limits = NO_LIMITS
+    asked: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class _Fold:
         self.texts: list[str] = []
         self.tally = Tally()
         self.told: dict[int, Usage] = {}
+        self.asked: dict[str, int] = {}
 
     def take(self, event: Event) -> None:
         if self.outcome is not None:
@@ -108,10 +112,10 @@ class _Fold:
             self.tally.add(event.metrics)
         if isinstance(event, RunContent):
             self._add_content(event)
-        elif isinstance(event, StepStarted):
-            self.open[event.step_id] = event
-        elif isinstance(event, StepCompleted):
-            self._end_step(event)
+        elif isinstance(event, StepStarted | StepCompleted):
+            self._take_step(event)
+        elif isinstance(event, ApprovalRequested | ApprovalDecided):
+            self._ask(event)
         elif isinstance(event, RunStarted | LimitsChanged):
             self.limits = event.limits
             self.started = event if isinstance(event, RunStarted) else self.started
@@ -127,7 +131,15 @@ class _Fold:
         if event.metrics is not None and event.step_id in self.open:
             self.told[event.step_id] = self.told.get(event.step_id, NO_USAGE) + event.metrics
 
-    def _end_step(self, event: StepCompleted) -> None:
+    def _ask(self, event: ApprovalRequested | ApprovalDecided) -> None:
+        self.asked.pop(event.tool_call_id, None)
+        if isinstance(event, ApprovalRequested):
+            self.asked[event.tool_call_id] = event.seq
+
+    def _take_step(self, event: StepStarted | StepCompleted) -> None:
+        if isinstance(event, StepStarted):
+            self.open[event.step_id] = event
+            return
         begun = self.open.pop(event.step_id, None)
         if begun is None:
             raise MisuseError(f"event {event.seq} ends step {event.step_id} of run {event.run_id!r}, which is not open")
@@ -159,6 +171,7 @@ class _Fold:
             user_id=None if started is None else started.user_id,
             session_id=None if started is None else started.session_id,
             limits=self.limits,
+            asked=MappingProxyType(self.asked),
         )
 
 

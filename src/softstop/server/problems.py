@@ -12,6 +12,7 @@ from ..errors import (
     EventsExpired,
     KeyReused,
     MisuseError,
+    NotWaiting,
     RunIdTaken,
     RunNotCancellable,
     RunNotFound,
@@ -35,7 +36,6 @@ STATUS: Final[Mapping[str, int]] = {
     "METHOD_NOT_ALLOWED": 405,
     "REQUEST_TIMEOUT": 408,
     "RUN_ID_TAKEN": 409,
-    "RUN_ELSEWHERE": 409,
     "NOT_WAITING": 409,
     "EVENTS_EXPIRED": 410,
     "BODY_TOO_LARGE": 413,
@@ -56,6 +56,7 @@ CATEGORIES: Final = {401: "authentication", 403: "authorization", 404: "not_foun
 OTHERS: Final = (
     (KeyReused, "IDEMPOTENCY_KEY_REUSED"),
     (MisuseError, "VALIDATION_FAILED"),
+    (NotWaiting, "NOT_WAITING"),
     (SoftstopError, "INTERNAL_ERROR"),
 )
 

@@ -20,6 +20,7 @@ from ..errors import MisuseError, RunNotFound
 from ..events import Event, Kind, Outcome
 from ..limits import Limits
 from ..protocols import Runnable
+from ..runs.state import Approval
 from ..stops import StopCause, StopPolicy, StopRequest
 from ..stores import Audit, MessageCodec, Page, Recording, RunQuery
 from ..supervisor.starting import check_runnable
@@ -284,27 +285,16 @@ class Service:
             caller, await self.runs.cancel(run_id, request, user_id=caller.sees, origin=address, wait=stop.wait)
         )
 
-    async def decide(self, caller: Caller, run_id: str, decided: Decide, *, approved: bool) -> None:
-        """Approve or refuse a call that waits in a run of the caller's.
+    async def decide(self, caller: Caller, run_id: str, decided: Decide, *, approved: bool) -> bool:
+        """Approve or refuse a call that waits in a run of the caller's; whether that is done, see `Runs.decide`.
 
         Raises:
             RunNotFound: It is not there, or not the caller's.
-            Problem: RUN_ELSEWHERE, for a run of another process; NOT_WAITING, for a call that does not.
+            NotWaiting: The call does not wait, or no longer.
         """
         allow(caller, "runs:write")
-        view = await self._view(caller, run_id, None, None)
-        call_id, by = decided.tool_call_id, caller.user_id
-        try:
-            run = self.supervisor.get_run(run_id)
-        except RunNotFound:
-            if not view.status.ended:
-                detail = "The run lives in another process of this store: ask the server that started it"
-                raise Problem("RUN_ELSEWHERE", detail, run_id=run_id) from None
-        else:
-            if run.approve(call_id, by=by) if approved else run.refuse(call_id, decided.reason, by=by):
-                return
-        detail = "No such call waits for a decision: it was decided, or the run was stopped"
-        raise Problem("NOT_WAITING", detail, run_id=run_id, run_status=view.status)
+        approval = Approval(approved, decided.reason, caller.user_id)
+        return await self.runs.decide(run_id, decided.tool_call_id, approval, user_id=caller.sees)
 
     async def cancel_many(self, caller: Caller, many: StopMany, address: str) -> tuple[int, int]:
         """Stop live runs of the caller's that match; how many match, and how many were asked to stop."""

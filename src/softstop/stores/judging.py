@@ -1,4 +1,4 @@
-"""What a stop request does in a store: the law's own judgement, on wall-clock seconds. No store is in here."""
+"""What requests do in a store: stops by the law's own judgement, on wall-clock seconds. No store is in here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ def judge_stop(
     """The effect of a request, and the stop to put on record; None changes nothing."""
     outcome, stop = judge(status, None if held is None else _timed(held), _timed(request))
     return outcome, None if stop is None else stop.request
+
+
+def judge_decision(status: RunStatus, held: StopRequest | None, *, decided: bool) -> StopOutcome:
+    """The effect of a decision about a call; `decided` says that another one came before."""
+    if status is not RunStatus.running or held is not None:
+        return StopOutcome.too_late
+    return StopOutcome.already if decided else StopOutcome.accepted
 
 
 def _timed(request: StopRequest) -> RecordedStop:

@@ -14,9 +14,24 @@ import anyio
 from ..aio.parking import Waiters, wait_in, wake_anywhere
 from ..checks import whole
 from ..errors import EventsExpired, RunNotFound
-from ..stops import RunStatus, StopOutcome, StopRequest
-from .judging import judge_stop
-from .store import Audit, Batch, Changed, Lapsed, News, OwnerLost, Page, RunQuery, RunRecord, StopAsked, Store, Verdict
+from ..stops import RunStatus, StopOutcome
+from .judging import judge_decision, judge_stop
+from .store import (
+    Asked,
+    Audit,
+    Batch,
+    Changed,
+    Decision,
+    Lapsed,
+    News,
+    OwnerLost,
+    Page,
+    Request,
+    RunQuery,
+    RunRecord,
+    Store,
+    Verdict,
+)
 
 BEATS = 3  # in a lease
 
@@ -30,6 +45,7 @@ class _Root:
     last: int = 0
     trimmed_to: int = 0
     ended: bool = False
+    decided: set[int] = field(default_factory=set[int])  # seq of the events that asked
 
 
 class Shelf:
@@ -194,17 +210,24 @@ class MemoryStore(Store):
         root = self._shelf._roots[run.root_run_id]
         return replace(run, owner=root.owner, last_seq=root.last, trimmed_to=root.trimmed_to)
 
-    async def request_stop(self, run_id: str, request: StopRequest, origin: str | None = None) -> Verdict:
+    async def request(self, run_id: str, request: Request, origin: str | None = None) -> Verdict:
         """See `Store`."""
         shelf = self._shelf
         run = shelf._runs.get(run_id)
         if run is None:
             return Verdict(StopOutcome.unknown, None)
+        root = shelf._roots[run.root_run_id]
+        if isinstance(request, Decision):
+            outcome = judge_decision(run.status, run.stop, decided=request.asked in root.decided)
+            if outcome is StopOutcome.accepted:
+                root.decided.add(request.asked)
+                shelf._tell(Asked(run_id, request), root.owner)
+            return Verdict(outcome, run.status)
         outcome, stop = judge_stop(run.status, run.stop, request)
         line = Audit(shelf._clock(), request.by, request.reason, request.mode, origin, outcome)
         shelf._runs[run_id] = replace(run, stop=stop or run.stop, audit=(*run.audit, line))
         if stop is not None:
-            shelf._tell(StopAsked(run_id, stop), shelf._roots[run.root_run_id].owner)
+            shelf._tell(Asked(run_id, stop), root.owner)
         return Verdict(outcome, run.status)
 
     async def attend(self) -> Sequence[News]:

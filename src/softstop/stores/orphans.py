@@ -1,10 +1,14 @@
-"""What a dead owner owes its runs, from what it has stored."""
+"""What dead owners owe their runs, from what they have stored; and who writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Final
 
+import anyio
 import anyio.to_thread
 
 from ..events import Outcome, parse_event
@@ -13,8 +17,38 @@ from ..stops import RunStatus
 from ..usage import NO_USAGE
 from .outputs import family_of
 from .store import Batch, RunRecord, Store
+from .trying import Tries
 
 MOST = 1_000  # events of a page
+AT_ONCE: Final = 100  # orphans adopted at a time
+AGAIN: Final = 30.0  # seconds until those that could not be ended are tried again
+
+
+class Burials:
+    """Ends the runs that dead owners have left; one that cannot be ended hinders no other, and is tried again.
+
+    `due` is set when there may be such runs.
+    """
+
+    def __init__(self, store: Store, tries: Tries, clock: Callable[[], float]) -> None:
+        self.due = asyncio.Event()
+        self._store, self._tries, self._clock = store, tries, clock
+
+    async def attend(self) -> None:
+        """Wait for such runs and end them, until it is cancelled."""
+        left: dict[str, RunRecord] = {}
+        while True:
+            with anyio.move_on_after(AGAIN if left else None):
+                await self.due.wait()
+            self.due.clear()
+            while adopted := await self._tries.insist("adopt", partial(self._store.adopt, AT_ONCE)):
+                left |= {record.run_id: record for record in adopted}
+            for record in list(left.values()):
+                if await self._tries.once(f"end {record.run_id}", partial(self._end, record)) is not None:
+                    del left[record.run_id]
+
+    async def _end(self, record: RunRecord) -> Sequence[str]:
+        return await self._store.commit([await last_words(self._store, record, self._clock())])
 
 
 async def last_words(store: Store, record: RunRecord, at: float) -> Batch:

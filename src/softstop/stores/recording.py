@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, repeat
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 from weakref import WeakValueDictionary
 
 import anyio
 
 from ..checks import seconds, typed
-from ..errors import StoreUnavailable, safe_error
+from ..errors import RunNotFound, safe_error
 from ..events import Outcome
 from ..protocols import RunFacts, Tape
+from ..runs.approving import decide
 from ..runs.run import Run
 from ..runs.spec import RunOutput, fresh_id
 from ..stops import StopCause, StopMode, StopRequest
@@ -31,20 +31,29 @@ from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .checking import check_attached, check_messages, check_store
 from .following import Bells, Follow, Tail
-from .orphans import last_words
+from .orphans import Burials
 from .outputs import family_of, outputs_of, result_of
 from .records import record_of, status_of
-from .store import Batch, Changed, Lapsed, MessageCodec, News, OwnerLost, RunQuery, RunRecord, StopAsked, Store
+from .store import (
+    Asked,
+    Batch,
+    Changed,
+    Lapsed,
+    MessageCodec,
+    News,
+    OwnerLost,
+    Request,
+    RunQuery,
+    RunRecord,
+    Store,
+)
+from .trying import Tries
 
-PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries
 MOST_EARLY: Final = 1_000  # stops that came before their run
-AT_ONCE: Final = 100  # orphans adopted at a time
-AGAIN: Final = 30.0  # seconds until those that could not be ended are tried again
 HELD: Final = 1.5  # leases since the last sign of life in which runs are held: others wait for two
 SUPERSEDED: Final = StopRequest(
     cause=StopCause.superseded, mode=StopMode.now, reason="another owner has taken the run over"
 )
-T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -65,9 +74,9 @@ class Recording:
 
         async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
 
-    Inside the block this process is an owner in the store: it carries out stops that others request there, and ends
-    the runs of owners that have died, with cause `owner_lost` or the stop that they had. Leaving the block waits until
-    everything is stored.
+    Inside the block this process is an owner in the store: it carries out stops and decisions that others request
+    there, and ends the runs of owners that have died, with cause `owner_lost` or the stop that they had. Leaving the
+    block waits until everything is stored.
 
     Args:
         store: Where to.
@@ -105,7 +114,8 @@ class Recording:
         self._since = 0.0  # loop time of the first of them
         self._early: dict[str, StopRequest] = {}  # stops of runs that have not begun here
         self._news = asyncio.Event()  # for the pump
-        self._left_behind = asyncio.Event()  # by owners that are gone
+        self._tries = Tries()
+        self._burials = Burials(store, self._tries, self._clock)
         self._awake = self._tried = self._clock()  # when the store was told that this process lives, or could not be
         self._leaving = False
         self._merged = 0
@@ -113,13 +123,12 @@ class Recording:
         self._tails: WeakValueDictionary[str, Tail] = WeakValueDictionary()
         self._exit = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
-        self._problems: dict[str, str] = {}  # by what could not be done at the last try
 
     async def __aenter__(self) -> Self:
         await self._exit.enter_async_context(self.store.open(self.owner, self._lease))
         # owned like a supervisor's: ended and awaited where the block is left
         self._awake = self._clock()
-        self._tasks = [self._start(work) for work in (self._pump(), self._attend(), self._bury())]
+        self._tasks = [self._start(work) for work in (self._pump(), self._attend(), self._burials.attend())]
         return self
 
     @staticmethod
@@ -138,14 +147,14 @@ class Recording:
                 task.cancel()
             await asyncio.wait(self._tasks)
             await self._exit.aclose()
-        if self._roots and self._problems:
+        if self._roots and self.degraded:
             text = "the store was left without the ends of %(runs)d runs: %(problem)s"
             tell("error", "store.left", text, runs=len(self._roots), problem=self.degraded)
 
     @property
     def degraded(self) -> str | None:
         """Why the store cannot be used at the moment; None if it can."""
-        return next(iter(self._problems.values()), None)
+        return self._tries.problem
 
     @property
     def unstored(self) -> int:
@@ -243,7 +252,7 @@ class Recording:
             taken = [(root, batch) for root in dirty.values() if (batch := self._take(root)) is not None]
             if not taken:
                 continue
-            fenced = await self._insist("commit", partial(self.store.commit, [batch for _, batch in taken]))
+            fenced = await self._tries.insist("commit", partial(self.store.commit, [batch for _, batch in taken]))
             for root, batch in taken:
                 self._stored(root, batch, batch.root_run_id in fenced)
 
@@ -309,43 +318,18 @@ class Recording:
             self._merged += root.tape.merged
             del self._roots[root.run_id]
 
-    async def _insist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Call the store until it can do it."""
-        for pause in chain(PAUSES, repeat(PAUSES[-1])):
-            result = await self._try(what, call)
-            if result is not None:
-                return result
-            await asyncio.sleep(pause)
-        raise AssertionError("the pauses do not end")
-
-    async def _try(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Call the store once; None if it cannot do it now, which is noted."""
-        try:
-            result = await call()
-        except Exception as error:  # noqa: BLE001 - boundary: the store, whatever it is
-            self._note(what, error.problem if isinstance(error, StoreUnavailable) else safe_error(error))
-            return None
-        self._problems.pop(what, None)
-        return result
-
-    def _note(self, what: str, problem: str) -> None:
-        if not self._problems:
-            text = "the store is degraded: %(problem)s; runs go on, and what they write waits for it"
-            tell("error", "store.degraded", text, problem=problem)
-        self._problems[what] = problem
-
     # -- from the store --------------------------------------------------------------------------------------------
 
     async def _attend(self) -> None:
         while True:
-            for news in await self._insist("attend", self._awake_to_attend):
+            for news in await self._tries.insist("attend", self._awake_to_attend):
                 match news:
-                    case StopAsked(run_id, request):
-                        self._request_stop(run_id, request)
+                    case Asked(run_id, request):
+                        self._carry_out(run_id, request)
                     case Changed(root_run_id):
                         self._bells.ring(root_run_id)
                     case OwnerLost():
-                        self._left_behind.set()
+                        self._burials.due.set()
                     case Lapsed():
                         await self._look_what_is_left()
             self._awake = self._tried
@@ -362,29 +346,20 @@ class Recording:
         """Ask the store which roots others have taken, before anything begins in them."""
         roots = list(self._roots.values())
         asked = [Batch(root.run_id, root.stored, root.stored) for root in roots]
-        fenced = await self._insist("attend", partial(self.store.commit, asked))
+        fenced = await self._tries.insist("attend", partial(self.store.commit, asked))
         for root in roots:
             if root.run_id in fenced:
                 self._fence(root)
+
+    def _carry_out(self, run_id: str, request: Request) -> None:
+        if isinstance(request, StopRequest):
+            self._request_stop(run_id, request)
+        elif self._supervisor is not None:
+            with suppress(RunNotFound):  # it has ended
+                decide(self._supervisor.get_run(run_id)._state, request.call_id, request.approval)
 
     def _request_stop(self, run_id: str, request: StopRequest) -> None:
         if self._supervisor is None or not self._supervisor.request_stop(run_id, request).status:
             self._early[run_id] = request
             if len(self._early) > MOST_EARLY:
                 del self._early[next(iter(self._early))]
-
-    async def _bury(self) -> None:
-        """End the runs that dead owners have left; one that cannot be ended hinders no other, and is tried again."""
-        left: dict[str, RunRecord] = {}
-        while True:
-            with anyio.move_on_after(AGAIN if left else None):
-                await self._left_behind.wait()
-            self._left_behind.clear()
-            while adopted := await self._insist("adopt", partial(self.store.adopt, AT_ONCE)):
-                left |= {record.run_id: record for record in adopted}
-            for record in list(left.values()):
-                if await self._try(f"end {record.run_id}", partial(self._end, record)) is not None:
-                    del left[record.run_id]
-
-    async def _end(self, record: RunRecord) -> Sequence[str]:
-        return await self.store.commit([await last_words(self.store, record, self._clock())])

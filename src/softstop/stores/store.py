@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ..events import Source
+from ..runs.state import Approval
 from ..stops import RunStatus, StopMode, StopOutcome, StopRequest
 
 
@@ -104,18 +105,29 @@ class RunQuery:
     limit: int = 100
 
 
+class Decision(NamedTuple):
+    """What a person has decided about a call that waits, which the event with the seq `asked` has told."""
+
+    call_id: str
+    asked: int
+    approval: Approval
+
+
+Request = StopRequest | Decision  # what others may want of a run
+
+
 class Verdict(NamedTuple):
-    """The effect of a stop request in the store, and the run's status there; None if it is unknown."""
+    """The effect of a request in the store, and the run's status there; None if it is unknown."""
 
     outcome: StopOutcome
     status: RunStatus | None
 
 
-class StopAsked(NamedTuple):
-    """A stop was requested, here or elsewhere, for a run whose root this owner has."""
+class Asked(NamedTuple):
+    """Something was requested, here or elsewhere, of a run whose root this owner has."""
 
     run_id: str
-    request: StopRequest
+    request: Request
 
 
 class Changed(NamedTuple):
@@ -134,7 +146,7 @@ class Lapsed(NamedTuple):
     """This owner did not beat in time, so that others may have taken its roots: a batch for each root tells."""
 
 
-News = StopAsked | Changed | OwnerLost | Lapsed
+News = Asked | Changed | OwnerLost | Lapsed
 
 
 class Store(Protocol):
@@ -182,13 +194,15 @@ class Store(Protocol):
         """The records of runs; an unknown id gives none."""
         ...
 
-    async def request_stop(self, run_id: str, request: StopRequest, origin: str | None = None) -> Verdict:
-        """Put a stop on record for the run's owner, who is told by `attend`, with a line in the run's `audit`.
+    async def request(self, run_id: str, request: Request, origin: str | None = None) -> Verdict:
+        """Put a stop or a decision on record for the run's owner, who is told by `attend`.
 
         Args:
             run_id: A root or a member.
-            request: With its own time; as everywhere the first one fixes the cause, later ones make it stronger.
-            origin: From where it came: an address, a command.
+            request: A stop with its own time: as everywhere the first one fixes the cause, later ones make it stronger,
+                and each is a line in the run's `audit`. Of the decisions about one call the first counts, unless a stop
+                is on record.
+            origin: From where a stop came: an address, a command.
         """
         ...
 

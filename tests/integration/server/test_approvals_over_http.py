@@ -1,19 +1,16 @@
 """Calls that wait for a person, decided over HTTP: in the process that has the run, by its user, once."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import httpx2
+import pytest
 
+from kit.durable import buyer
 from kit.server import app, begun, events_of, read_until, serving
-from softstop import Agent, RunContext
-from softstop.ports import AdapterContext
-from softstop.stores import MemoryStore, Shelf
-
-
-async def buyer(run: RunContext, message: object) -> str:
-    """Asks for two calls, one after the other."""
-    door = AdapterContext(run)
-    told = [await door.approval(f"call/{number}", "pay", "{}") for number in range(2)]
-    return " ".join(f"{each.approved} {each.reason} {each.by}" for each in told)
-
+from kit.stores import STORES, Make
+from softstop import Agent
+from softstop.durable import Runs
 
 BUYER = Agent(buyer, name="buyer")
 
@@ -50,15 +47,37 @@ async def test_nothing_is_approved_in_a_run_that_is_being_stopped() -> None:
         assert await decide(client, run_id, "approve", "call/0") == (409, "NOT_WAITING")
 
 
-async def test_a_server_that_does_not_have_the_run_says_so_and_decides_nothing() -> None:
-    shelf = Shelf()
+@pytest.mark.parametrize("kind", STORES, ids=lambda kind: kind.__name__)
+async def test_a_call_is_decided_through_a_server_that_does_not_have_the_run(
+    kind: Callable[[Path], Make], tmp_path: Path
+) -> None:
+    make = kind(tmp_path)
     async with (
-        serving(app(agents=[BUYER], store=MemoryStore(shelf))) as one,
-        serving(app(agents=[BUYER], store=MemoryStore(shelf))) as two,
+        serving(app(agents=[BUYER], store=make())) as one,
+        serving(app(agents=[BUYER], store=make())) as two,
     ):
         run_id = await begun(one, "buyer")
         await read_until(two, f"/runs/{run_id}/events", "ApprovalRequested")
-        assert await decide(two, run_id, "approve", "call/0") == (409, "RUN_ELSEWHERE")
-        assert await decide(one, run_id, "approve", "call/0") == (200, "done")
-        await one.post(f"/runs/{run_id}/cancel")
         assert await decide(two, run_id, "approve", "call/1") == (409, "NOT_WAITING")
+        assert await decide(two, run_id, "approve", "call/0") == (200, "done")
+        for client in (one, two):
+            assert await decide(client, run_id, "refuse", "call/0") == (409, "NOT_WAITING")
+        await read_until(two, f"/runs/{run_id}/events", "call/1")
+        assert await decide(two, run_id, "refuse", "call/1", reason="too dear") == (200, "done")
+        for client in (one, two):
+            assert (await client.get(f"/runs/{run_id}/wait")).json()["value"] == "True None dev False too dear dev"
+            assert await decide(client, run_id, "approve", "call/1") == (409, "NOT_WAITING")
+        assert await decide(two, "nobody", "approve", "call/1") == (404, "RUN_NOT_FOUND")
+
+
+async def test_a_decision_that_the_run_s_process_has_not_acted_on_in_time_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def decide_later(*given: object, **more: object) -> bool:
+        return False
+
+    monkeypatch.setattr(Runs, "decide", decide_later)
+    async with serving(app(agents=[BUYER])) as client:
+        for verb in ("approve", "refuse"):
+            answer = await client.post(f"/runs/r/{verb}", json={"tool_call_id": "call/0"})
+            assert (answer.status_code, answer.json()) == (202, {"success": True})

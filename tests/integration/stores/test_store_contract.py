@@ -9,14 +9,16 @@ import pytest
 
 from kit.stores import STORES, Make, batch, end, lines, one, record
 from softstop import RunNotFound, RunStatus, StopCause, StopMode, StopOutcome, StopRequest
+from softstop.ports import Approval
 from softstop.stores import (
+    Asked,
     Batch,
     Changed,
+    Decision,
     Lapsed,
     News,
     OwnerLost,
     RunQuery,
-    StopAsked,
     Store,
 )
 
@@ -195,24 +197,49 @@ async def test_a_stop_reaches_the_owner_and_is_judged_as_everywhere(opened: Open
     await a.create(record("r"))
     await a.commit([batch("r", 0, 1, runs=[record("m", "r")], status={"r": RunStatus.running})])
     first = StopRequest(reason="enough", by="u", grace=5.0, requested_at=100.0)
-    assert await b.request_stop("m", first, "10.0.0.1") == (StopOutcome.accepted, RunStatus.pending)
-    assert await news_of(a, StopAsked) == StopAsked("m", first)
+    assert await b.request("m", first, "10.0.0.1") == (StopOutcome.accepted, RunStatus.pending)
+    assert await news_of(a, Asked) == Asked("m", first)
     again = StopRequest(reason="me too", requested_at=101.0)
-    assert (await b.request_stop("m", again)).outcome is StopOutcome.already
+    assert (await b.request("m", again)).outcome is StopOutcome.already
     stronger = StopRequest(reason="now!", mode=StopMode.now, requested_at=102.0)
-    assert (await b.request_stop("m", stronger)).outcome is StopOutcome.escalated
-    told = await news_of(a, StopAsked)
-    assert isinstance(told, StopAsked)
+    assert (await b.request("m", stronger)).outcome is StopOutcome.escalated
+    told = await news_of(a, Asked)
+    assert isinstance(told, Asked)
+    assert isinstance(told.request, StopRequest)
     assert (told.request.reason, told.request.mode, told.request.requested_at) == ("enough", StopMode.now, 100.0)
     await a.commit([end("r", 1, RunStatus.cancelled)])
-    assert await b.request_stop("r", first) == (StopOutcome.too_late, RunStatus.cancelled)
-    assert await b.request_stop("nobody", first) == (StopOutcome.unknown, None)
+    assert await b.request("r", first) == (StopOutcome.too_late, RunStatus.cancelled)
+    assert await b.request("nobody", first) == (StopOutcome.unknown, None)
     audit = (await one(b, "m")).audit
     assert [(line.by, line.reason, line.mode, line.origin, line.outcome.value) for line in audit] == [
         ("u", "enough", "step", "10.0.0.1", "accepted"),
         (None, "me too", "step", None, "already"),
         (None, "now!", "now", None, "escalated"),
     ]
+
+
+async def test_a_decision_reaches_the_owner_once_and_not_in_a_run_that_is_being_stopped(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    first, second = (
+        Decision("call/1", 2, Approval(True, None, "ann")),
+        Decision("call/1", 2, Approval(False, "é", None)),
+    )
+    assert (await b.request("r", first)).outcome is StopOutcome.unknown
+    await a.create(record("r"))
+    assert (await b.request("r", first)).outcome is StopOutcome.too_late, "it has not begun"
+    await a.commit([batch("r", 0, 2, runs=[record("m", "r")], status=dict.fromkeys("rm", RunStatus.running))])
+    assert await b.request("r", first, "10.0.0.1") == (StopOutcome.accepted, RunStatus.running)
+    assert await news_of(a, Asked) == Asked("r", first)
+    for store in (a, b):
+        assert (await store.request("r", second)).outcome is StopOutcome.already
+    again = second._replace(asked=9)
+    assert (await b.request("r", again)).outcome is StopOutcome.accepted, "the same id, asked for once more"
+    assert await news_of(a, Asked) == Asked("r", again)
+    await b.request("m", StopRequest(requested_at=1.0))
+    assert (await a.request("m", first._replace(asked=3))).outcome is StopOutcome.too_late
+    await a.commit([end("r", 2)])
+    assert (await b.request("r", first._replace(asked=4))) == (StopOutcome.too_late, RunStatus.completed)
+    assert (await one(b, "r")).audit == (), "the run's own events tell who has decided"
 
 
 async def test_who_attends_is_told_of_changes_of_any_owner(opened: Open) -> None:
@@ -238,7 +265,7 @@ async def test_an_owner_that_leaves_is_lost_and_its_roots_are_adopted_once(make:
             for number in range(5):
                 await a.create(record(f"r{number}", user_id="u"))
             await a.commit([batch("r0", 0, 3), end("r1", 0)])
-            await b.request_stop("r2", StopRequest(reason="before it died", requested_at=1.0))
+            await b.request("r2", StopRequest(reason="before it died", requested_at=1.0))
             assert await b.adopt() == [], "it lives"
         assert await news_of(b, OwnerLost) == OwnerLost("a")
         first = await b.adopt(limit=2)
@@ -308,5 +335,5 @@ async def test_a_wait_for_news_can_be_cancelled_and_loses_none(opened: Open) -> 
     for _ in range(5):
         with anyio.move_on_after(0.01):
             await store.attend()
-    await store.request_stop("r", StopRequest(requested_at=1.0))
-    assert isinstance(await news_of(store, StopAsked), StopAsked)
+    await store.request("r", StopRequest(requested_at=1.0))
+    assert isinstance(await news_of(store, Asked), Asked)

@@ -28,7 +28,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 async def settled(store: Store) -> None:
     """Wait until what has to be dropped is: that is done after the answers, a part at a time."""
     for _ in range(20):
-        await store.request_stop("nobody", StopRequest(requested_at=1.0))
+        await store.request("nobody", StopRequest(requested_at=1.0))
 
 
 async def test_the_events_of_the_oldest_ended_runs_go_first_and_their_outcomes_later(make: Make) -> None:
@@ -39,7 +39,7 @@ async def test_the_events_of_the_oldest_ended_runs_go_first_and_their_outcomes_l
         for number in range(6):
             run_id = f"r{number}"
             await store.create(record(run_id, user_id="u"), key=run_id)
-            await store.request_stop(run_id, StopRequest(reason="enough", requested_at=1.0))
+            await store.request(run_id, StopRequest(reason="enough", requested_at=1.0))
             await store.commit([batch(run_id, 0, 5, runs=[record(f"m{number}", run_id)])])
             ended = Batch(
                 run_id, 5, 6, [(6, b"{}")], (), {run_id: RunStatus.cancelled}, {run_id: b"{}"}, {run_id: b"[]"}, True
@@ -112,7 +112,7 @@ async def test_a_long_log_is_dropped_a_part_at_a_time_from_its_beginning(tmp_pat
         await store.commit([end("short", 0)])
         seen: list[int] = []
         while not seen or seen[-1] < 10_001:
-            await store.request_stop("nobody", StopRequest(requested_at=1.0))
+            await store.request("nobody", StopRequest(requested_at=1.0))
             seen.append((await one(store, "long")).trimmed_to)
             with suppress(EventsExpired):  # it goes on meanwhile
                 for seq, _ in (await store.read("long", after=seen[-1], limit=1)).events:

@@ -18,7 +18,7 @@ async def stopped_early(store: MemoryStore, *run_ids: str) -> None:
     """Stops for runs that have their ids and have not begun."""
     for run_id in run_ids:
         await store.create(record(run_id))
-        await store.request_stop(run_id, StopRequest())
+        await store.request(run_id, StopRequest())
     await anyio.sleep(0.1)
 
 

@@ -205,7 +205,7 @@ async def test_a_stop_through_the_store_keeps_its_time_grace_and_author() -> Non
             run = await begun(supervisor.start(Agent(chatty), run_id="r"))
             await anyio.sleep(0.5)
             request = StopRequest(reason="from afar", by="user-7", grace=3.0, requested_at=11.0)
-            await other.request_stop("r", request, "10.0.0.1")
+            await other.request("r", request, "10.0.0.1")
             output = await run
         assert output.stop == request
         assert now() == 1.0, "at its next boundary"
@@ -221,7 +221,7 @@ async def test_a_stop_that_comes_before_its_run_keeps_the_body_from_running() ->
     async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
         record = RunRecord("r", "r", None, Agent(sleeper).source, None, None, {}, 0.0)
         assert await store.create(record) is None
-        await store.request_stop("r", StopRequest(reason="never mind", requested_at=1.0))
+        await store.request("r", StopRequest(reason="never mind", requested_at=1.0))
         await anyio.sleep(0.1)
         run = supervisor.start(Agent(must_not_begin), run_id="r")
         output = await run
@@ -300,7 +300,7 @@ async def test_a_stop_that_a_dead_owner_did_not_see_is_the_cause_of_the_end() ->
     shelf = Shelf()
     left, _ = await logged(chatty, "r", 2.0)
     await dead(shelf, left)
-    await MemoryStore(shelf).request_stop("r", StopRequest(reason="by me", by="u", requested_at=5.0))
+    await MemoryStore(shelf).request("r", StopRequest(reason="by me", by="u", requested_at=5.0))
     async with Recording(MemoryStore(shelf)) as recording, Supervisor(recorder=recording):
         outcome = (await followed(recording, "r"))[-1]
     assert isinstance(outcome, RunCancelled)
@@ -314,7 +314,7 @@ async def test_a_stop_of_a_member_that_a_dead_owner_did_not_see_is_that_member_s
     await dead(shelf, replace(left, runs=[*left.runs, silent]))
     store = MemoryStore(shelf)
     for run_id in ("m", "silent"):
-        verdict = await store.request_stop(run_id, StopRequest(reason=f"stop {run_id}", by="u", requested_at=5.0))
+        verdict = await store.request(run_id, StopRequest(reason=f"stop {run_id}", by="u", requested_at=5.0))
         assert verdict.outcome is StopOutcome.accepted
     async with Recording(store) as recording, Supervisor(recorder=recording):
         events = await followed(recording, "r")

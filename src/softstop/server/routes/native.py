@@ -127,9 +127,11 @@ async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
 
 @router.post("/runs/{run_id}/approve", openapi_extra=said(Decide, {"tool_call_id": "call-1"}))
 async def approve(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
-    """Approve a call that waits, told as `ApprovalRequested`: it is made. 409 if it does not wait, or not here."""
-    await service.decide(who, run_id, await read(request, Decide), approved=True)
-    return JSONResponse({"success": True})
+    """Approve a call that waits, told as `ApprovalRequested`: it is made. 409 if it does not wait.
+
+    202 if the process that has the run has not told in time that it has it: the decision stays on record.
+    """
+    return await _decided(service, who, run_id, request, approved=True)
 
 
 @router.post(
@@ -137,8 +139,12 @@ async def approve(run_id: str, request: Request, service: Here, who: Who) -> JSO
 )
 async def refuse(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Refuse a call that waits: it is not made, the model is told the reason, and the run goes on."""
-    await service.decide(who, run_id, await read(request, Decide), approved=False)
-    return JSONResponse({"success": True})
+    return await _decided(service, who, run_id, request, approved=False)
+
+
+async def _decided(service: Service, who: Caller, run_id: str, request: Request, *, approved: bool) -> JSONResponse:
+    done = await service.decide(who, run_id, await read(request, Decide), approved=approved)
+    return JSONResponse({"success": True}, 200 if done else 202)
 
 
 @router.get("/runs/{run_id}/events")

@@ -10,8 +10,9 @@ from pydantic_core import from_json, to_json
 
 from ...errors import StoreUnavailable
 from ...events import Source
+from ...runs.state import Approval
 from ...stops import RunStatus, StopMode, StopOutcome, StopRequest
-from ..store import Audit, RunQuery, RunRecord
+from ..store import Audit, Decision, RunQuery, RunRecord
 
 RECORD = (
     "runs.run_id, runs.root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, metadata, "
@@ -67,6 +68,12 @@ def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[
         audit=audit,
         trimmed_to=trimmed_to,
     )
+
+
+def decision_of(data: str) -> Decision:
+    """A decision from its JSON."""
+    call_id, asked, approval = from_json(data)
+    return Decision(call_id, asked, Approval(*approval))
 
 
 def audit_of(rows: Iterable[tuple[Any, ...]]) -> tuple[Audit, ...]:

@@ -49,6 +49,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE runs ADD COLUMN result BLOB",
         "ALTER TABLE runs ADD COLUMN result_sum INTEGER",
     ),
+    ("ALTER TABLE stops ADD COLUMN decision TEXT",),  # of a call, in place of a stop
 )
 
 

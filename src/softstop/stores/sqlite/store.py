@@ -17,8 +17,7 @@ import anyio.to_thread
 from ...aio.crossing import call_on
 from ...checks import whole
 from ...errors import MisuseError, StoreUnavailable
-from ...stops import StopRequest
-from ..store import Batch, Lapsed, News, Page, RunQuery, RunRecord, Store, Verdict
+from ..store import Batch, Lapsed, News, Page, Request, RunQuery, RunRecord, Store, Verdict
 from . import reading, writing
 from .owners import OwnerLocks, Sign, beat
 from .schema import connect, prepare
@@ -151,9 +150,9 @@ class SQLiteStore(Store):
         """See `Store`."""
         return await self._reads.do(partial(reading.find, query=query))
 
-    async def request_stop(self, run_id: str, request: StopRequest, origin: str | None = None) -> Verdict:
+    async def request(self, run_id: str, request: Request, origin: str | None = None) -> Verdict:
         """See `Store`."""
-        job = partial(writing.request_stop, run_id=run_id, request=request, origin=origin, at=self._clock())
+        job = partial(writing.request, run_id=run_id, request=request, origin=origin, at=self._clock())
         return await self._writes.do(job)
 
     async def attend(self) -> Sequence[News]:

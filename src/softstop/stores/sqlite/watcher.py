@@ -10,8 +10,9 @@ from contextlib import suppress
 from typing import Final
 
 from ...stops import StopRequest
-from ..store import Changed, News, OwnerLost, StopAsked
+from ..store import Asked, Changed, News, OwnerLost
 from .owners import Sign, others
+from .rows import decision_of
 
 EVERY: Final = 0.01  # seconds between looks: half of what a stop from another process waits
 OFTEN: Final = 0.002  # the same while there is something to see, so that who follows a stream has it in time
@@ -31,7 +32,7 @@ class Watcher:
         self._owner, self._connect, self._is_gone, self._tell = owner, connect, is_gone, tell
         self._version = -1  # of the data, as SQLite counts what other connections commit
         self._seen = 0.0  # when that changed
-        self._changed, self._stops = _newest(connect)
+        self._changed, self._asked = _newest(connect)
         self._others: dict[str, Sign] = {}
         self._lost: set[str] = set()  # that were told
         self._stopped = threading.Event()
@@ -65,7 +66,7 @@ class Watcher:
         news: list[News] = []
         if version != self._version:
             news += self._new_events(connection)
-            news += self._new_stops(connection)
+            news += self._requests(connection)
             self._others = others(connection, self._owner)
             self._version = version
             self._seen = time.monotonic()
@@ -79,24 +80,27 @@ class Watcher:
         self._changed = max((changed for _, changed in rows), default=self._changed)
         return [Changed(run_id) for run_id, _ in rows]
 
-    def _new_stops(self, connection: sqlite3.Connection) -> list[News]:
+    def _requests(self, connection: sqlite3.Connection) -> list[News]:
         rows = connection.execute(
-            "SELECT stops.number, runs.run_id, runs.stop FROM stops JOIN runs USING (run_id) "
+            "SELECT stops.number, runs.run_id, runs.stop, decision FROM stops JOIN runs USING (run_id) "
             "JOIN roots ON roots.run_id = runs.root_run_id "
             "WHERE stops.number > ? AND roots.owner = ? AND stops.outcome IN ('accepted', 'escalated')",
-            (self._stops, self._owner),
+            (self._asked, self._owner),
         ).fetchall()
-        self._stops = max((number for number, *_ in rows), default=self._stops)
-        return [StopAsked(run_id, StopRequest.model_validate_json(stop)) for _, run_id, stop in rows]
+        self._asked = max((number for number, *_ in rows), default=self._asked)
+        return [
+            Asked(run_id, StopRequest.model_validate_json(stop) if decision is None else decision_of(decision))
+            for _, run_id, stop, decision in rows
+        ]
 
 
 def _newest(connect: Callable[[], sqlite3.Connection]) -> tuple[int, int]:
-    """The last change and the last stop as of now: what was before is no news."""
+    """The last change and the last request as of now: what was before is no news."""
     connection = connect()
     try:
-        changed, stop = connection.execute(
+        changed, asked = connection.execute(
             "SELECT (SELECT coalesce(max(changed), 0) FROM roots), (SELECT coalesce(max(number), 0) FROM stops)"
         ).fetchone()
-        return changed, stop
+        return changed, asked
     finally:
         connection.close()

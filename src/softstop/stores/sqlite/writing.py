@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
+from pydantic_core import to_json
+
 from ...stops import RunStatus, StopOutcome, StopRequest
-from ..judging import judge_stop
-from ..store import Batch, RunQuery, RunRecord, Verdict
+from ..judging import judge_decision, judge_stop
+from ..store import Batch, Decision, Request, RunQuery, RunRecord, Verdict
 from .owners import OwnerLocks, Sign, others
 from .reading import find
-from .rows import INSERT_RUN, row_of
+from .rows import INSERT_RUN, decision_of, row_of
 
 
 def create(connection: sqlite3.Connection, owner: str, record: RunRecord, key: str | None) -> RunRecord | None:
@@ -132,14 +134,14 @@ def _sum(data: bytes | None) -> int | None:
     return None if data is None else crc32(data)
 
 
-def request_stop(
-    connection: sqlite3.Connection, run_id: str, request: StopRequest, origin: str | None, at: float
-) -> Verdict:
-    """See `Store.request_stop`."""
+def request(connection: sqlite3.Connection, run_id: str, request: Request, origin: str | None, at: float) -> Verdict:
+    """See `Store.request`."""
     row = connection.execute("SELECT status, stop FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     if row is None:
         return Verdict(StopOutcome.unknown, None)
     status, held = RunStatus(row[0]), None if row[1] is None else StopRequest.model_validate_json(row[1])
+    if isinstance(request, Decision):
+        return Verdict(_decide(connection, run_id, request, status, held, at), status)
     outcome, stop = judge_stop(status, held, request)
     if stop is not None:
         connection.execute("UPDATE runs SET stop = ? WHERE run_id = ?", (stop.model_dump_json(), run_id))
@@ -148,6 +150,25 @@ def request_stop(
         "INSERT INTO stops (run_id, at, by, reason, mode, origin, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)", line
     )
     return Verdict(outcome, status)
+
+
+def _decide(
+    connection: sqlite3.Connection,
+    run_id: str,
+    decision: Decision,
+    status: RunStatus,
+    held: StopRequest | None,
+    at: float,
+) -> StopOutcome:
+    kept = connection.execute("SELECT decision FROM stops WHERE run_id = ? AND decision IS NOT NULL", (run_id,))
+    decided = any(decision_of(data).asked == decision.asked for (data,) in kept)
+    outcome = judge_decision(status, held, decided=decided)
+    if outcome is StopOutcome.accepted:
+        connection.execute(
+            "INSERT INTO stops (run_id, at, by, mode, outcome, decision) VALUES (?, ?, ?, '', ?, ?)",
+            (run_id, at, decision.approval.by, outcome.value, to_json(decision).decode()),
+        )
+    return outcome
 
 
 def adopt(
