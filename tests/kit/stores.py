@@ -11,12 +11,12 @@ from softstop.stores.sqlite import SQLiteStore
 Make = Callable[[], Store]  # one more store over the same data, as another process has it
 
 
-def memory(folder: Path, **keep: int) -> Make:
+def memory(folder: Path, **keep: Any) -> Make:
     shelf = Shelf(**keep)
     return lambda: MemoryStore(shelf)
 
 
-def sqlite(folder: Path, **keep: int) -> Make:
+def sqlite(folder: Path, **keep: Any) -> Make:
     return lambda: SQLiteStore(folder / "runs.db", **keep)
 
 

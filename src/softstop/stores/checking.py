@@ -1,9 +1,39 @@
-"""Checks of what a recording is given, and by whom."""
+"""Checks of what a store and a recording are given, and by whom."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import NamedTuple
+
+from ..checks import seconds, whole
 from ..errors import MisuseError
 from .store import MessageCodec, Store
+
+
+class Keep(NamedTuple):
+    """What is kept of what has ended: the newest ones, at most so many, and for how many seconds."""
+
+    most: int
+    age: float
+
+
+def check_keep(
+    keep_logs: int, keep_ended: int, keep_logs_for: float | timedelta | None, keep_ended_for: float | timedelta | None
+) -> tuple[Keep, Keep]:
+    """Whose events are kept, and of which roots anything is.
+
+    Raises:
+        MisuseError: A number is none, or `keep_ended` is 0.
+    """
+    ended = Keep(whole(keep_ended, "keep_ended", 1), _seconds(keep_ended_for, "keep_ended_for"))
+    logs = Keep(whole(keep_logs, "keep_logs"), _seconds(keep_logs_for, "keep_logs_for"))
+    return Keep(min(logs.most, ended.most), min(logs.age, ended.age)), ended
+
+
+def _seconds(age: float | timedelta | None, name: str) -> float:
+    if age is None:
+        return float("inf")
+    return seconds(age.total_seconds() if isinstance(age, timedelta) else age, name)
 
 
 def check_store(store: Store) -> Store:

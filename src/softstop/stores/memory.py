@@ -7,14 +7,15 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from datetime import timedelta
+from itertools import islice, takewhile
 
 import anyio
 
 from ..aio.parking import Waiters, wait_in, wake_anywhere
-from ..checks import whole
 from ..errors import EventsExpired, RunNotFound
 from ..stops import RunStatus, StopOutcome
+from .checking import Keep, check_keep
 from .judging import judge_decision, judge_stop
 from .store import (
     Asked,
@@ -55,16 +56,28 @@ class Shelf:
         clock: Seconds, by which owners live.
         keep_ended: Ended roots that are kept, with their members; the oldest are dropped.
         keep_logs: Those of them whose events are kept; None is all.
+        keep_logs_for: Seconds, or a `timedelta`, after their end for which events are kept at most; None is for ever.
+        keep_ended_for: The same for all that is kept of a root.
+
+    Raises:
+        MisuseError: A number is none.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.time, keep_ended: int = 1_000, keep_logs: int | None = None
+        self,
+        clock: Callable[[], float] = time.time,
+        keep_ended: int = 1_000,
+        keep_logs: int | None = None,
+        *,
+        keep_logs_for: float | timedelta | None = None,
+        keep_ended_for: float | timedelta | None = None,
     ) -> None:
-        self._clock, self._keep_ended = clock, whole(keep_ended, "keep_ended", 1)
-        self._keep_logs = keep_ended if keep_logs is None else whole(keep_logs, "keep_logs")
+        self._clock = clock
+        logs = keep_ended if keep_logs is None else keep_logs
+        self._keep_logs, self._keep_ended = check_keep(logs, keep_ended, keep_logs_for, keep_ended_for)
         self._runs: dict[str, RunRecord] = {}  # in the order of their creation
         self._roots: dict[str, _Root] = {}
-        self._ended: dict[str, None] = {}  # roots, in the order of their end
+        self._ended: dict[str, float] = {}  # when roots have ended, in that order
         self._keys: dict[tuple[str | None, str], str] = {}
         self._alive: dict[str, float] = {}  # by owner, the time at which it is taken for dead
         self._inboxes: dict[str, dict[News, None]] = {}  # by owner
@@ -79,14 +92,22 @@ class Shelf:
                 wake_anywhere(waiters)
 
     def _forget_oldest(self) -> None:
-        for old in list(islice(self._ended, max(0, len(self._ended) - self._keep_logs))):
+        for old in self._oldest(self._keep_logs):
             root = self._roots[old]
             root.events, root.trimmed_to = [], root.last
-        for oldest in list(islice(self._ended, max(0, len(self._ended) - self._keep_ended))):
+        for oldest in self._oldest(self._keep_ended):
             del self._ended[oldest], self._roots[oldest]
             for run_id in [run.run_id for run in self._runs.values() if run.root_run_id == oldest]:
                 del self._runs[run_id]
             self._keys = {key: run_id for key, run_id in self._keys.items() if run_id != oldest}
+
+    def _oldest(self, keep: Keep) -> list[str]:
+        """The roots that are too many or too old."""
+        too_many, before = len(self._ended) - keep.most, self._clock() - keep.age
+        numbered = enumerate(self._ended.items())
+        return [
+            run_id for _, (run_id, _) in takewhile(lambda each: each[0] < too_many or each[1][1] <= before, numbered)
+        ]
 
 
 class MemoryStore(Store):
@@ -169,7 +190,7 @@ class MemoryStore(Store):
             )
         if batch.ended:
             root.ended = True
-            shelf._ended[batch.root_run_id] = None
+            shelf._ended[batch.root_run_id] = shelf._clock()
             for run in [run for run in shelf._runs.values() if run.root_run_id == batch.root_run_id]:
                 if not run.status.ended:  # a member that was never seen to begin
                     shelf._runs[run.run_id] = replace(run, status=RunStatus.cancelled)
@@ -234,6 +255,7 @@ class MemoryStore(Store):
         """See `Store`."""
         shelf, owner = self._shelf, self._owner
         now = shelf._clock()
+        shelf._forget_oldest()
         if shelf._alive.get(owner, now) < now:
             shelf._tell(Lapsed(), owner)
         shelf._alive[owner] = now + 2 * self._lease
@@ -248,6 +270,7 @@ class MemoryStore(Store):
                 await wait_in(shelf._waiters[owner], asyncio.get_running_loop())
         news = list(inbox)
         inbox.clear()
+        self._lost |= {told.owner for told in news if isinstance(told, OwnerLost)}
         return news
 
     async def adopt(self, limit: int = 100) -> Sequence[RunRecord]:

@@ -283,6 +283,30 @@ async def test_an_owner_that_leaves_is_lost_and_its_roots_are_adopted_once(make:
         assert await mine.commit([end("r0", 3)]) == []
 
 
+async def test_who_waits_while_an_owner_leaves_is_told_so_once(make: Make) -> None:
+    b = make()
+    async with b.open("b", 10.0), anyio.create_task_group() as group:
+        a = make()
+        async with a.open("a", 10.0):
+            await a.create(record("r"))
+            told: list[News] = []
+
+            async def attend() -> None:
+                with anyio.fail_after(20):
+                    while Changed("mine") not in told:
+                        told.extend(await b.attend())
+
+            group.start_soon(attend)
+            await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(10):
+            while OwnerLost("a") not in told:
+                await anyio.sleep(0.01)
+        await b.create(record("mine"))
+        await anyio.wait_all_tasks_blocked()
+        await b.commit([batch("mine", 0, 1)])
+    assert told.count(OwnerLost("a")) == 1
+
+
 async def test_of_several_owners_that_are_lost_at_most_so_many_roots_are_adopted_at_once(make: Make) -> None:
     b = make()
     async with b.open("b", 10.0):

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,44 @@ async def test_what_another_process_has_ended_counts_as_well(make: Make) -> None
         assert [seq for seq, _ in (await a.read("r2")).events] == [1]
 
 
+@pytest.mark.parametrize("kind", STORES, ids=lambda kind: kind.__name__)
+async def test_what_is_too_old_is_dropped_while_nothing_happens_first_its_events_then_all_of_it(
+    kind: Callable[..., Make], tmp_path: Path
+) -> None:
+    at = 0.0
+    make = kind(tmp_path, clock=lambda: at, keep_logs_for=timedelta(minutes=1), keep_ended_for=3_600)
+    store = make()
+
+    async def there() -> dict[str, int | None]:
+        """Of each run that is there, up to where its events are not; after some beats."""
+        for _ in range(3):
+            await store.attend()
+            await settled(store)
+        return {run.run_id: run.trimmed_to for run in await store.find(RunQuery())}
+
+    async with store.open("a", 0.05):
+        await store.commit([batch("live", 0, 3, runs=[record("live")])])
+        for run_id in ("early", "late"):
+            await store.commit([batch(run_id, 0, 3, runs=[record(run_id)]), end(run_id, 3)])
+            at += 30
+        at = 59.0
+        assert await there() == {"live": 0, "early": 0, "late": 0}
+        at = 60.0
+        assert await there() == {"live": 0, "early": 4, "late": 0}
+        with pytest.raises(EventsExpired, match="up to 4 are no longer kept"):
+            await store.read("early")
+        assert (await one(store, "early")).outcome == b"{}"
+        at = 3_600.0
+        assert await there() == {"live": 0, "late": 4}
+    at = 9_999.0
+    again = make()
+    async with again.open("b", 10.0):
+        await again.attend()
+        await settled(again)
+        assert [run.run_id for run in await again.find(RunQuery())] == ["live"]
+        assert [seq for seq, _ in (await again.read("live")).events] == [1, 2, 3]
+
+
 async def test_a_follower_of_what_is_no_longer_kept_is_told_so_before_it_waits(make: Make) -> None:
     store = make()
     async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
@@ -100,21 +140,26 @@ async def test_a_follower_of_what_is_no_longer_kept_is_told_so_before_it_waits(m
             await anext(await Runs(supervisor, recording).follow("r1"))
 
 
-async def test_a_long_log_is_dropped_a_part_at_a_time_from_its_beginning(tmp_path: Path) -> None:
-    store = SQLiteStore(tmp_path / "runs.db", keep_logs=1)
+@pytest.mark.parametrize("keep", [{"keep_logs": 1}, {"keep_ended": 1}, {"keep_ended_for": 50}], ids=str)
+async def test_a_long_log_is_dropped_a_part_at_a_time_from_its_beginning(tmp_path: Path, keep: dict[str, Any]) -> None:
+    at = 0.0
+    store = SQLiteStore(tmp_path / "runs.db", lambda: at, **keep)
     async with store.open("a", 10.0):
         for run_id in ("long", "short"):
             await store.create(record(run_id))
         for after in range(0, 10_000, 1_000):
             await store.commit([batch("long", after, after + 1_000)])
         await store.commit([end("long", 10_000)])
-        store._written = 0
+        store._written, at = 0, 100.0
         await store.commit([end("short", 0)])
         seen: list[int] = []
         while not seen or seen[-1] < 10_001:
             await store.request("nobody", StopRequest(requested_at=1.0))
-            seen.append((await one(store, "long")).trimmed_to)
-            with suppress(EventsExpired):  # it goes on meanwhile
+            left = await store.find(RunQuery(run_id="long"))
+            if not left:
+                break
+            seen.append(left[0].trimmed_to)
+            with suppress(EventsExpired, RunNotFound):  # it goes on meanwhile
                 for seq, _ in (await store.read("long", after=seen[-1], limit=1)).events:
                     assert seq == seen[-1] + 1, "what is left is read on"
             assert await store.check() == []
@@ -139,7 +184,17 @@ async def test_the_file_does_not_grow_over_ten_thousand_runs(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("build", [lambda **keep: SQLiteStore("runs.db", **keep), Shelf], ids=["sqlite", "memory"])
-@pytest.mark.parametrize("wrong", [{"keep_ended": 0}, {"keep_logs": -1}, {"keep_logs": 1.5}])
-def test_a_number_that_keeps_nothing_is_refused(build: Callable[..., object], wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep_ended": 0},
+        {"keep_logs": -1},
+        {"keep_logs": 1.5},
+        {"keep_logs_for": -1},
+        {"keep_ended_for": timedelta(-1)},
+        {"keep_ended_for": "1h"},
+    ],
+)
+def test_a_number_that_keeps_nothing_is_refused(build: Callable[..., object], wrong: dict[str, object]) -> None:
     with pytest.raises(MisuseError, match=next(iter(wrong))):
         build(**wrong)

@@ -3,10 +3,11 @@
 import gc
 
 import anyio
+import pytest
 
 from kit.runs import now
 from kit.stores import followed
-from softstop import Agent, RunContext, RunStatus, Supervisor
+from softstop import Agent, EventsExpired, RunContext, RunStatus, Supervisor
 from softstop.stores import MemoryStore, Recording, RunRecord, Shelf
 
 DAY = 86_400
@@ -38,6 +39,22 @@ async def quick(run: RunContext, message: object) -> str:
     async with run.step("work"):
         run.write("done")
     return "done"
+
+
+async def test_an_idle_process_drops_the_events_of_runs_that_ended_long_ago() -> None:
+    shelf = Shelf(clock=now, keep_logs_for=600.0)
+    recording = Recording(MemoryStore(shelf), lease=30.0, clock=now)
+    async with recording, Supervisor(recorder=recording) as supervisor:
+        run = supervisor.start(Agent(quick), run_id="r")
+        await run
+        await anyio.sleep(500)
+        assert await followed(recording, "r")
+        await anyio.sleep(111)  # until the next sign of life of the process, at most
+        with pytest.raises(EventsExpired):
+            await followed(recording, "r")
+        output = await recording.output("r")
+        assert output is not None
+        assert output.content == "done"
 
 
 async def test_nothing_grows_with_the_number_of_runs() -> None:

@@ -50,6 +50,10 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE runs ADD COLUMN result_sum INTEGER",
     ),
     ("ALTER TABLE stops ADD COLUMN decision TEXT",),  # of a call, in place of a stop
+    (
+        "ALTER TABLE roots ADD COLUMN ended_at REAL",
+        "UPDATE roots SET ended_at = (julianday('now') - 2440587.5) * 86400.0 WHERE ended = 1",
+    ),
 )
 
 

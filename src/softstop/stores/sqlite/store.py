@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Final
 import anyio.to_thread
 
 from ...aio.crossing import call_on
-from ...checks import whole
 from ...errors import MisuseError, StoreUnavailable
+from ..checking import check_keep
 from ..store import Batch, Lapsed, News, Page, Request, RunQuery, RunRecord, Store, Verdict
 from . import reading, writing
 from .owners import OwnerLocks, Sign, beat
@@ -45,6 +46,9 @@ class SQLiteStore(Store):
         keep_logs: Ended root runs whose events are kept; of older ones the outcome, the conversation and the audit are.
         keep_ended: Ended root runs of which anything is kept, with their members. The file stays as large as it has
             been at most: what is dropped makes room for what comes.
+        keep_logs_for: Seconds, or a `timedelta`, after their end for which events are kept at most; None is for ever.
+            What is too old is dropped as long as a process has the store open, and else when the next one opens it.
+        keep_ended_for: The same for all that is kept of a root run.
 
     Raises:
         MisuseError: The path is empty or ":memory:", or a number is none.
@@ -57,11 +61,13 @@ class SQLiteStore(Store):
         *,
         keep_logs: int = 1_000,
         keep_ended: int = 10_000,
+        keep_logs_for: float | timedelta | None = None,
+        keep_ended_for: float | timedelta | None = None,
     ) -> None:
         if fspath(path) in ("", ":memory:"):
             raise MisuseError("SQLiteStore takes the path of a file that processes share; MemoryStore() is for tests")
         self._path, self._clock = Path(path), clock
-        self._keep = min(whole(keep_logs, "keep_logs"), whole(keep_ended, "keep_ended", 1)), keep_ended
+        self._keep = check_keep(keep_logs, keep_ended, keep_logs_for, keep_ended_for)
         self._written = 0  # rows of events since something was trimmed
         self._owner, self._lease = "", 0.0
         self._inbox: dict[News, None] = {}
@@ -134,12 +140,12 @@ class SQLiteStore(Store):
         self._written += sum(len(batch.events) for batch in batches)
         if any(batch.ended for batch in batches):
             self._writes.do_after(self._trim)
-        return writing.commit(connection, self._owner, batches)
+        return writing.commit(connection, self._owner, batches, self._clock())
 
     def _trim(self, connection: sqlite3.Connection) -> None:
         """Drop what is too much, faster than it is written."""
         rows, self._written = 2 * self._written, 0
-        if writing.trim(connection, *self._keep, rows=rows + TRIMMED):
+        if writing.trim(connection, *self._keep, self._clock(), rows + TRIMMED):
             self._writes.do_after(self._trim)
 
     async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
@@ -169,10 +175,14 @@ class SQLiteStore(Store):
     async def _beat(self) -> bool:
         """Say that this owner lives; return whether it was not taken for dead before."""
         now, since, self._since = self._clock(), self._since, NEVER  # if it fails, the row is broken
-        lived = await self._writes.do(partial(beat, owner=self._owner, sign=Sign(now, self._lease)))
+        lived = await self._writes.do(partial(self._sign, Sign(now, self._lease)))
         self._beaten, self._since = now, since if lived and since != NEVER else now
         self._next_beat = asyncio.get_running_loop().time() + self._lease / BEATS
         return lived
+
+    def _sign(self, sign: Sign, connection: sqlite3.Connection) -> bool:
+        self._writes.do_after(self._trim)  # what has become too old meanwhile
+        return beat(connection, self._owner, sign)
 
     def _is_gone(self, owner: str, sign: Sign) -> bool:
         """Whether another owner is dead, or stands still; in the threads.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import takewhile
 from zlib import crc32
 
 from pydantic_core import to_json
 
 from ...stops import RunStatus, StopOutcome, StopRequest
+from ..checking import Keep
 from ..judging import judge_decision, judge_stop
 from ..store import Batch, Decision, Request, RunQuery, RunRecord, Verdict
 from .owners import OwnerLocks, Sign, others
@@ -43,12 +44,12 @@ def _change(connection: sqlite3.Connection) -> int:
     return int(number)
 
 
-def commit(connection: sqlite3.Connection, owner: str, batches: Sequence[Batch]) -> list[str]:
+def commit(connection: sqlite3.Connection, owner: str, batches: Sequence[Batch], at: float) -> list[str]:
     """See `Store.commit`."""
-    return [batch.root_run_id for batch in batches if not _commit(connection, owner, batch)]
+    return [batch.root_run_id for batch in batches if not _commit(connection, owner, batch, at)]
 
 
-def _commit(connection: sqlite3.Connection, owner: str, batch: Batch) -> bool:
+def _commit(connection: sqlite3.Connection, owner: str, batch: Batch, at: float) -> bool:
     for record in batch.runs:
         if record.parent_run_id is None:
             _add_root(connection, owner, record)
@@ -68,8 +69,8 @@ def _commit(connection: sqlite3.Connection, owner: str, batch: Batch) -> bool:
         [(number, seq, data, crc32(data)) for seq, data in batch.events if seq > last],
     )
     connection.execute(
-        "UPDATE roots SET last_seq = ?, ended = ?, changed = ? WHERE number = ?",
-        (batch.last, batch.ended, _change(connection), number),
+        "UPDATE roots SET last_seq = ?, ended = ?, ended_at = ?, changed = ? WHERE number = ?",
+        (batch.last, batch.ended, at if batch.ended else None, _change(connection), number),
     )
     _note(connection, batch)
     return True
@@ -91,12 +92,12 @@ def _note(connection: sqlite3.Connection, batch: Batch) -> None:
         )
 
 
-def trim(connection: sqlite3.Connection, keep_logs: int, keep_ended: int, rows: int) -> bool:
-    """Drop events of the oldest ended roots, and records, as far as they are too many; return whether more are.
+def trim(connection: sqlite3.Connection, keep_logs: Keep, keep_ended: Keep, now: float, rows: int) -> bool:
+    """Drop events of the oldest ended roots, and records, as far as they are too many or old; return whether more are.
 
     At most about so many rows at a time: readers of a long log see it shrink from its beginning.
     """
-    for number, last in _oldest(connection, "number, last_seq", "ended = 1 AND trimmed_to < last_seq", keep_logs):
+    for number, _, last in _oldest(connection, "ended = 1 AND trimmed_to < last_seq", keep_logs, now):
         (upto,) = connection.execute(
             "SELECT max(seq) FROM (SELECT seq FROM events WHERE root = ? ORDER BY seq LIMIT ?)", (number, rows)
         ).fetchone()
@@ -104,20 +105,23 @@ def trim(connection: sqlite3.Connection, keep_logs: int, keep_ended: int, rows: 
         connection.execute("UPDATE roots SET trimmed_to = ? WHERE number = ?", (last if upto is None else upto, number))
         if rows <= 0:
             return True
-    for number, run_id in _oldest(connection, "number, run_id", "ended = 1", keep_ended):
+    for number, run_id, _ in _oldest(connection, "ended = 1", keep_ended, now):
         rows -= _forget(connection, number, run_id)
         if rows <= 0:
             return True
     return False
 
 
-def _oldest(connection: sqlite3.Connection, columns: str, which: str, keep: int) -> list[tuple[Any, ...]]:
-    """The roots before the last ones to be kept, the oldest first; some of them."""
-    return connection.execute(
-        f"SELECT {columns} FROM roots WHERE {which} AND changed <= "
-        f"(SELECT changed FROM roots WHERE {which} ORDER BY changed DESC LIMIT 1 OFFSET ?) ORDER BY changed LIMIT 1000",
-        (keep,),
-    ).fetchall()
+def _oldest(connection: sqlite3.Connection, which: str, keep: Keep, now: float) -> list[tuple[int, str, int]]:
+    """Number, id and last seq of roots before the last ones to be kept, the oldest first; some of them."""
+    last = connection.execute(
+        f"SELECT changed FROM roots WHERE {which} ORDER BY changed DESC LIMIT 1 OFFSET ?", (keep.most,)
+    ).fetchone()
+    too_many = 0 if last is None else last[0]
+    rows = connection.execute(
+        f"SELECT number, run_id, last_seq, changed, ended_at FROM roots WHERE {which} ORDER BY changed LIMIT 1000"
+    )
+    return [row[:3] for row in takewhile(lambda row: row[3] <= too_many or row[4] <= now - keep.age, rows)]
 
 
 def _forget(connection: sqlite3.Connection, number: int, root_run_id: str) -> int:
