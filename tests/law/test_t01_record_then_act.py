@@ -25,6 +25,8 @@ from softstop import (
     cancel_run,
 )
 
+MANY = 500  # members: more than a recursion for each could hold
+
 
 async def test_cancel_run_has_recorded_and_announced_before_it_returns_and_the_body_has_not_moved() -> None:
     unwound = False
@@ -283,3 +285,39 @@ async def test_whatever_an_observer_raises_no_stop_is_on_record_that_does_not_ac
             await anyio.sleep(5)
     assert output.status is RunStatus.cancelled
     assert [member.status for member in output.members] == [RunStatus.cancelled, RunStatus.cancelled]
+
+
+@pytest.mark.parametrize("mode", [StopMode.step, StopMode.now])
+async def test_an_observer_that_raises_at_each_of_hundreds_of_members_keeps_none_from_its_stop(mode: StopMode) -> None:
+    class Raises:
+        def __init__(self) -> None:
+            self.raised: list[KeyboardInterrupt] = []
+
+        def notice(self, event: Event) -> None:
+            if isinstance(event, RunStopRequested | RunEscalated):
+                self.raised.append(KeyboardInterrupt())
+                raise self.raised[-1]
+
+    async def steps(run: RunContext, message: object) -> None:
+        async with run.step("long"):
+            await anyio.sleep(1)
+
+    async def lead(run: RunContext, message: object) -> None:
+        for _ in range(MANY):
+            run.start_member(Agent(steps), None)
+        await steps(run, message)
+
+    observer = Raises()
+    async with Supervisor(observers=[observer]) as supervisor:
+        run = supervisor.start(Agent(lead))
+        await anyio.sleep(0.5)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            run.cancel("enough", mode=mode)
+        assert caught.value is observer.raised[0]
+        assert caught.value.__notes__ == [
+            f"observers of this stop raised {len(observer.raised)} times; the last: KeyboardInterrupt"
+        ]
+        output = await run.ended()
+    assert len(observer.raised) == (MANY + 1) * (2 if mode == "now" else 1)
+    stops = [each.stop for each in output.members]
+    assert [(stop.cause, stop.via) for stop in stops if stop is not None] == [(StopCause.user, run.run_id)] * MANY
