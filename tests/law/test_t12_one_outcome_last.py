@@ -1,14 +1,17 @@
 """T12: one outcome, and it is the last event, for every reader under every race; `seq` has no gaps in a root's log."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import anyio
 import pytest
 
-from kit.runs import assert_one_outcome_last, at, begun, chatty, listen, names, one, payer, sleeper
+from kit.runs import assert_one_outcome_last, at, begun, chatty, listen, names, one, payer, sleeper, words
 from softstop import (
     Agent,
     Event,
+    MisuseError,
     Outcome,
     Run,
     RunCancelled,
@@ -145,22 +148,65 @@ async def test_what_a_body_s_stray_tasks_write_after_the_outcome_is_dropped_and_
         assert run._state.writer.log.late == 2
 
 
-async def test_after_the_outcome_a_stray_task_can_begin_no_step_either() -> None:
+AFTER_THE_END = r"run 'r' is already {}, and nothing begins in it any more; let its body await what it starts"
+BEGIN: dict[str, Callable[[RunContext], Awaitable[object]]] = {
+    "step": lambda run: run.step("late").__aenter__(),
+    "stream": lambda run: anext(run.stream("late", words(1))),
+    "boundary": lambda run: run.boundary(),
+    "member": lambda run: run.member(Agent(sleeper), None),
+    "client": lambda run: run.open(aclosing(words(1))),
+}
+
+
+@pytest.mark.parametrize("begin", BEGIN.values(), ids=BEGIN)
+async def test_a_stray_task_of_a_run_that_nobody_has_stopped_is_told_that_its_work_is_not_done(
+    begin: Callable[[RunContext], Awaitable[object]],
+) -> None:
     stray: list[asyncio.Task[None]] = []
 
     async def body(run: RunContext, message: object) -> str:
         async def late() -> None:
             await anyio.sleep(5)
-            async with run.step("late"):
-                raise NotImplementedError
+            await begin(run)
+            raise NotImplementedError
 
         stray.append(asyncio.create_task(late()))  # noqa: TID251 - users do
         return "done"
 
     async with Supervisor() as supervisor:
-        await supervisor.start(Agent(body)).ended()
-        with pytest.raises(asyncio.CancelledError):
+        run = supervisor.start(Agent(body), run_id="r")
+        await run.ended()
+        with pytest.raises(MisuseError, match=AFTER_THE_END.format("completed")):
             await stray[0]
+    assert run.output is not None
+    assert (run.output.errors, run.output.steps) == ((), ())
+
+
+@pytest.mark.parametrize("begin", BEGIN.values(), ids=BEGIN)
+async def test_after_a_stop_a_stray_task_is_ended_by_that_and_a_task_of_somebody_else_by_an_error(
+    begin: Callable[[RunContext], Awaitable[object]],
+) -> None:
+    stray: list[asyncio.Task[None]] = []
+    contexts: list[RunContext] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        async def late() -> None:
+            await anyio.sleep(5)
+            await begin(run)
+            raise NotImplementedError
+
+        contexts.append(run)
+        stray.append(asyncio.create_task(late()))  # noqa: TID251 - users do
+        await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), run_id="r")
+        at(1, run.cancel)
+        await run.ended()
+        with pytest.raises(MisuseError, match=AFTER_THE_END.format("cancelled")):
+            await begin(contexts[0])
+        await asyncio.wait(stray)
+    assert stray[0].cancelled()
 
 
 async def test_a_reader_that_comes_after_the_end_reads_all_and_ends() -> None:

@@ -210,3 +210,57 @@ async def test_a_step_in_the_clean_up_of_a_stopped_body_is_refused_and_the_outpu
     assert "in clean-up was refused" in line
     assert "run.on_stop" in line
     assert output.content == ""
+
+
+async def in_its_body(run: RunContext, wait: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    await wait()
+
+
+async def in_a_step(run: RunContext, wait: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    async with run.step("waits"):
+        await wait()
+
+
+async def in_a_branch_s_step(run: RunContext, wait: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    await asyncio.gather(in_a_step(run, wait))  # noqa: TID251 - users do
+
+
+@pytest.mark.parametrize("where", [in_its_body, in_a_step, in_a_branch_s_step])
+@pytest.mark.parametrize("of", ["its own", "its parent's", "its parent's parent's"])
+async def test_a_run_that_awaits_its_own_end_or_that_of_one_above_is_told_so_at_once(
+    where: Callable[..., Coroutine[Any, Any, None]], of: str
+) -> None:
+    async def waits(run: RunContext, message: object) -> None:
+        above = {"its own": run.run_id, "its parent's": "parent", "its parent's parent's": "root"}[of]
+        with pytest.raises(MisuseError, match="would wait for itself: its own code awaits its end"):
+            await where(run, supervisor.get_run(above).ended)
+
+    async def parent(run: RunContext, message: object) -> None:
+        (await run.member(Agent(waits), None)).raise_for_status()
+
+    async def root(run: RunContext, message: object) -> None:
+        (await run.member(Agent(parent), None, run_id="parent")).raise_for_status()
+
+    async with Supervisor() as supervisor:
+        (await supervisor.start(Agent(root), run_id="root")).raise_for_status()
+
+
+@pytest.mark.parametrize("begun_in", ["the body", "a step"])
+async def test_a_task_that_its_run_does_not_wait_for_may_wait_for_the_run(begun_in: str) -> None:
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def body(run: RunContext, message: object) -> str:
+        handle = supervisor.get_run(run.run_id)
+        if begun_in == "the body":
+            tasks.append(asyncio.create_task(handle.ended()))  # noqa: TID251 - users do
+            await anyio.sleep(1)
+        else:
+            async with run.step("starts a watcher"):
+                tasks.append(asyncio.create_task(handle.ended()))  # noqa: TID251 - users do
+                await anyio.sleep(1)
+        return "done"
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body))
+        assert await tasks[0] == output
+    assert output.value == "done"

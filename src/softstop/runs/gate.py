@@ -14,9 +14,10 @@ from ..aio.closing import pass_unless_cancelled
 from ..aio.crossing import call_on
 from ..aio.deferred_scope import DELIVERED, PULSE
 from ..aio.parking import wait_in, wake_all
+from ..errors import MisuseError
 from ..stops import StopRequest
 from .open_work import OpenStep, current_step
-from .state import RunState
+from .state import RunState, current
 
 REFUSED_AT_ONCE = 3  # refusals of one task without delay; a task that swallows them is slowed down
 LEVELS = 16  # nested task groups through which a body's interruption reaches a branch
@@ -51,8 +52,11 @@ async def wait_until_held(run: RunState) -> None:
 
 async def stop_requested(run: RunState) -> StopRequest:
     """Wait for a stop and return it; outside a begun step, where that stop refuses the caller, raise CancelledError."""
+    too_late = run.record.ended
     while run.stop is None and not run.record.ended:
         await _park(run)
+    if run.stop is None and not too_late:
+        raise asyncio.CancelledError("the run has ended, and nobody has stopped it")
     await cross(run)
     assert run.stop is not None
     return run.stop
@@ -78,10 +82,16 @@ async def refuse(run: RunState) -> None:
     """Refuse the caller: wait for the interruption of the body, then raise CancelledError.
 
     Without a wait if no interruption comes any more, or in the clean-up of a source, for which the run itself waits.
+
+    Raises:
+        MisuseError: The run has ended, see `after_end`.
     """
     run.record.refused = True
     if run.work.given_up:
         await _end_leftover(run)
+    elif run.record.ended:
+        await _slow_down(run)
+        raise after_end(run)
     elif run.scope.phase >= DELIVERED:
         if asyncio.current_task() is run.scope.task and not run.refusals:
             run.add_error("a step in clean-up was refused, since its run stops: use none there, or run.on_stop(...)")
@@ -90,6 +100,20 @@ async def refuse(run: RunState) -> None:
         await run.scope.delivery()
     await _wait_for_groups(run)
     raise asyncio.CancelledError("refused: the run is stopping")
+
+
+def after_end(run: RunState) -> BaseException:
+    """What refuses code that comes to a boundary after the outcome: an error, for work that is not done.
+
+    After a stop, the run's own code is ended as by that stop: it comes merely later than another task.
+    """
+    here = current.get()
+    if run.stop is not None and here is not None and run.scope.is_around(here.scope):
+        return asyncio.CancelledError("refused: the run has ended")
+    return MisuseError(
+        f"run {run.run_id!r} is already {run.record.status}, and nothing begins in it any more; "
+        "let its body await what it starts"
+    )
 
 
 async def _wait_for_groups(run: RunState) -> None:

@@ -14,7 +14,7 @@ from .state import RunState
 def start_member(run: RunState, runnable: Runnable, message: object, options: RunOptions) -> RunState:
     """Start a run below this one; under a stop it ends without having begun, like a refused step."""
     if run.record.ended:  # a task that outlived the run: its log is closed
-        raise asyncio.CancelledError("refused: the run has ended")
+        raise gate.after_end(run)
     member = run.owner.launch(runnable, message, options, run)
     if run.members is None:
         run.members = []

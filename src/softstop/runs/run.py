@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn
 import anyio
 
 from ..checks import label, typed, whole
-from ..errors import AsyncOnly, NoSuchAttribute, RunSuperseded
+from ..errors import AsyncOnly, MisuseError, NoSuchAttribute, RunSuperseded
 from ..events import Source
 from ..log.reader import EventStream
 from ..protocols import RunFacts, Value
@@ -19,8 +19,9 @@ from ..stops import Mode, RunStatus, StopCause, StopMode, StopPolicy, StopReceip
 from ..usage import Usage
 from . import approving, ending, limiting, pausing, stopping
 from .allowance import RunLimits
+from .open_work import step_around
 from .spec import RunOutput
-from .state import Approval, RunState
+from .state import Approval, RunState, current
 
 
 class Run(AsyncOnly, Generic[Value]):
@@ -206,8 +207,10 @@ class Run(AsyncOnly, Generic[Value]):
         """Wait for the outcome; a cancelled wait does not stop the run, as it would in `await run`.
 
         Raises:
+            MisuseError: The body of this run, of one below it, or a step of theirs would wait for itself.
             RunSuperseded: Another owner has taken the run over.
         """
+        _check_wait(self._state)
         await stopping.wait_for_end(self._state)
         if self._state.writer.log.superseded:
             raise RunSuperseded(self.run_id)
@@ -221,3 +224,15 @@ class Run(AsyncOnly, Generic[Value]):
             return  # the parent's stop ended this wait, and this run has it too
         if state.policy.on_caller_gone == "stop":
             stopping.ask(state, StopRequest(cause=StopCause.caller_gone))
+
+
+def _check_wait(run: RunState) -> None:
+    """Raise MisuseError if the run itself waits for the calling task: for a body of its tree, or a step of one."""
+    here, step, task = current.get(), step_around(), asyncio.current_task()
+    if here is None or run.parent is here or run.record.ended or not run.scope.is_around(here.scope):
+        return  # without a look upwards for each member that is awaited, for deep trees
+    if here.task is task or (step is not None and step.is_open and step.task is task):
+        raise MisuseError(
+            f"run {run.run_id!r} would wait for itself: its own code awaits its end; "
+            "read run.events() instead, or await it where it was started"
+        )

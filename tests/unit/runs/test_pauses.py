@@ -12,6 +12,7 @@ from kit.runs import Words, at, listen, now
 from softstop import (
     Agent,
     Limits,
+    MisuseError,
     Run,
     RunContent,
     RunContext,
@@ -354,4 +355,4 @@ async def test_a_run_that_ends_in_a_pause_keeps_no_stray_task_waiting_at_its_bou
         output = await run.ended()
         await anyio.sleep(1)
     assert (output.status, output.value) == (RunStatus.completed, "done")
-    assert tasks[0].cancelled(), "refused, since its run has ended"
+    assert isinstance(tasks[0].exception(), MisuseError), "refused, since its run has ended"
