@@ -344,6 +344,23 @@ async def test_a_source_that_was_left_in_the_middle_of_a_step_does_not_keep_its_
     assert (run.output.abandoned, now()) == ((), 0)
 
 
+@pytest.mark.parametrize("left", [True, False], ids=["left", "read on"])
+async def test_a_stop_that_waits_for_a_step_whose_source_nobody_can_read_on_says_so(left: bool) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async for _ in run.stream("tool", pays_and_tells(run)):
+            if left:
+                break
+            await anyio.sleep(2)
+        await anyio.sleep(1_000)
+
+    run, _ = await one(body, stop_at=1, policy=StopPolicy(grace=10))
+    assert run.output is not None
+    assert (statuses(run.output)[0][1], now()) == (("unsettled", 11) if left else ("completed", 6))
+    assert [line.partition(", whose")[0] for line in run.output.errors] == (
+        ["stream 'tool' was left in the middle of a step of its source"] if left else []
+    )
+
+
 @pytest.mark.parametrize("how", ["as a block", "aclose"])
 async def test_a_stream_that_is_left_before_its_first_chunk_has_closed_its_source_and_gives_none(how: str) -> None:
     source = Words()

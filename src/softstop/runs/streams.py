@@ -35,7 +35,8 @@ class Reading(Generic[T]):
 
     __slots__ = (
         "_chunks", "_cut", "_enclosing", "_ended", "_generator", "_held", "_loop", "_others", "_pull", "_pulled_again",
-        "_run", "_source", "_timer", "announced", "around", "is_open", "name", "step_id", "task", "waiting", "work",
+        "_run", "_source", "_timer", "announced", "around", "is_left", "is_open", "name", "step_id", "task", "waiting",
+        "work",
     )  # fmt: skip
 
     def __init__(self, run: RunState, name: str, source: AsyncIterable[T], announced: Announced = PLAIN) -> None:
@@ -60,6 +61,7 @@ class Reading(Generic[T]):
         self._pulled_again = False  # once more after the stop, see `_last_pull`
         self._held = False  # it holds the scope while its source cleans up
         self._timer: asyncio.TimerHandle | None = None  # ends that hold
+        self.is_left = False  # its loop has ended before it, and nobody can read on
 
     async def __anext__(self) -> T:
         self._chunks += 1
@@ -210,6 +212,12 @@ class Reading(Generic[T]):
                 self._cut.deliver()
         elif not self._ended:
             self._release_body()
+            if self.is_left and self._source_is_in_step():
+                self.is_left = False  # told once
+                self._run.add_error(
+                    f"stream {self.name!r} was left in the middle of a step of its source, whose end the stop waits "
+                    "for: read it in `async with run.stream(...) as chunks`, which ends the step there"
+                )
 
     def give_up(self) -> None:
         """Stop interrupting it."""
@@ -363,10 +371,11 @@ class Stream(AsyncBlock, Generic[T]):
 
     def __del__(self) -> None:
         """What follows a loop that was left early is no part of it, although the source is open to the run's end."""
-        mine: object = getattr(self, "_reading", None)  # None: it was refused above
-        here = current_step.get()
-        if here is not None and here is mine:
-            current_step.set(here.around)
+        mine: Reading[T] | None = getattr(self, "_reading", None)  # None: it was refused above
+        if mine is not None:
+            mine.is_left = True
+            if current_step.get() is mine:
+                current_step.set(mine.around)
 
     async def __aenter__(self) -> Stream[T]:
         return self
