@@ -26,7 +26,7 @@ from ..usage import Usage
 from . import approving, limiting, stopping
 from .allowance import Exhausted as Exhausted
 from .context import RunContext
-from .open_work import Announced, OpenStep, enclosing_holds
+from .open_work import Announced, OpenStep
 from .state import Approval as Approval
 from .steps import PLAIN, Step
 from .streams import Stream
@@ -172,7 +172,10 @@ class AdapterContext:
         return seats()
 
     async def in_thread(self, call: Callable[[], T]) -> T:
-        """Call a sync function in a worker thread; the step around stays open until the thread ends."""
+        """Call a sync function in a worker thread; the step around stays open until the thread ends.
+
+        Once that step is cut, `anyio.from_thread.check_cancelled()` raises in the thread.
+        """
         return await in_thread(call)
 
     def region(self) -> AbstractContextManager[None]:
@@ -192,7 +195,7 @@ class AdapterContext:
     @property
     def holds_room(self) -> bool:
         """Whether the calling code is in a step that has reserved room, which other steps may wait for."""
-        return bool(enclosing_holds())
+        return bool(limiting.enclosing_holds())
 
     async def claim(self, fit: Fit) -> Hold:
         """Reserve the amount that `fit` takes of the room in all ledgers; `release()` gives it back. Waits in no step.

@@ -18,7 +18,7 @@ from ..telemetry import logs
 from ..usage import Usage
 from . import gate, pausing, stopping
 from .allowance import CALLS, CallsUsed, Exhausted, LimitChanges, check_priced
-from .open_work import Call, enclosing_holds, innermost
+from .open_work import Call, OpenStep, current_step, innermost
 from .state import RunState
 
 UNPRICED: Final = (
@@ -123,6 +123,17 @@ def _steps_left(run: RunState) -> int | None:
 def _exhausted(run: RunState) -> Exhausted | None:
     reached = first_reached(run.allowance.chain) if run.allowance.chain else None
     return None if reached is None else Exhausted(*reached)
+
+
+def enclosing_holds() -> list[Hold]:
+    """The holds of the steps around the calling code, innermost first, those of parent runs included."""
+    holds: list[Hold] = []
+    here = current_step.get()
+    while here is not None:
+        if isinstance(here, OpenStep) and here.hold is not None and here.is_open:
+            holds.append(here.hold)
+        here = here.around
+    return holds
 
 
 def reserve_now(run: RunState, fit: Fit) -> Hold | None:

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from itertools import starmap
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
+from anyio import CancelScope
+
 from ..aio.deferred_scope import CLOSED, DELIVERED, DeferredScope
 from ..aio.parking import wake_all
 from ..errors import unfold
@@ -31,7 +33,7 @@ class OpenStep:
     """An atomic step that is running, or a stage; `Step` is its caller's handle."""
 
     __slots__ = (
-        "announced", "around", "hold", "is_open", "name", "step_id", "task", "uninterruptible", "was_cut", "work",
+        "announced", "around", "hold", "is_open", "name", "step_id", "task", "thread", "was_cut", "work",
     )  # fmt: skip
 
     def __init__(
@@ -50,7 +52,7 @@ class OpenStep:
         self.hold = hold
         self.around: OpenStep | OpenStream | None = current_step.get()
         self.is_open = True
-        self.uninterruptible = False  # it waits for a worker thread, which cannot be interrupted
+        self.thread: CancelScope | None = None  # around a worker thread that it waits for
         self.was_cut = False  # grace ran out while it was open
 
     def is_within(self, other: OpenStep | OpenStream) -> bool:
@@ -59,6 +61,12 @@ class OpenStep:
         while here is not None and here is not other:
             here = here.around
         return here is other
+
+    def told_its_thread(self) -> bool:
+        """Whether it waits for a worker thread, which cannot be interrupted; there `check_cancelled()` raises then."""
+        if self.thread is not None:
+            self.thread.cancel()
+        return self.thread is not None
 
 
 class OpenStream(Protocol):
@@ -283,7 +291,7 @@ class OpenWork:
         tasks = dict.fromkeys([step.task for step in self.steps or ()])
         for step in self.steps or ():
             step.was_cut = True
-            if step.uninterruptible:
+            if step.told_its_thread():
                 tasks.pop(step.task, None)
         for cut in self._cuts or ():  # cut before, when their time was over: they clean up
             tasks.pop(cut.task, None)
@@ -303,7 +311,7 @@ class OpenWork:
         cut.enter(step.task)
         self._cuts = [*(self._cuts or ()), cut]
         for inner in self.steps or ():
-            if inner.is_within(step) and inner.task is not self.scope.task and not inner.uninterruptible:
+            if inner.is_within(step) and inner.task is not self.scope.task and inner.thread is None:
                 self._cut(inner.task, cut.peace, cut)
         cut.cancel()
 
@@ -387,14 +395,3 @@ class OpenWork:
                 latest = loop.time() + self.scope.peace
         for stream in tuple(self.streams or ()):
             await stream.aclose()
-
-
-def enclosing_holds() -> list[Hold]:
-    """The holds of the steps around the calling code, innermost first, those of parent runs included."""
-    holds: list[Hold] = []
-    here = current_step.get()
-    while here is not None:
-        if isinstance(here, OpenStep) and here.hold is not None and here.is_open:
-            holds.append(here.hold)
-        here = here.around
-    return holds

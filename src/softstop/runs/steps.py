@@ -24,6 +24,7 @@ from ..telemetry import logs
 from .limiting import admit, reserve, reserve_now
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState
+from .threads import ThreadEnded
 
 PLAIN: Final = Announced(StepStarted, StepCompleted)
 WRONG_LOOP: Final = (
@@ -38,16 +39,17 @@ class Deadline:
     step that swallows it and ends whole is completed.
     """
 
-    __slots__ = ("_cut", "_run", "_step", "_timer", "error")
+    __slots__ = ("_cut", "_run", "_step", "_timer", "_told", "error")
 
     def __init__(self, run: RunState, step: OpenStep, seconds: float) -> None:
         self._run, self._step = run, step
         self.error = StepTimeout(step.name, seconds)
         self._cut = DeferredScope(peace=run.policy.cleanup_timeout)
+        self._told = False  # a thread that the step waits for
         self._timer = run.loop.call_later(seconds, self._reached)
 
     def _reached(self) -> None:
-        if self._waits_for_thread:
+        if self._tells_thread():
             name, seconds = self.error.args
             self._run.add_error(f"step {name!r} goes on after its {seconds:g} s: it waits for a thread, and is not cut")
         self._interrupt()
@@ -56,21 +58,22 @@ class Deadline:
         loop, cut = self._run.loop, self._cut
         if self._step.was_cut or self._run.work.given_up:
             return  # by a stop, whose bounds hold
-        if self._waits_for_thread:
+        if self._tells_thread():
+            self._told = True
             self._timer = loop.call_later(SLOWEST_PULSE, self._interrupt)
         else:
             self._run.work.cut_step(self._step, cut)
             self._timer = loop.call_later(cut.peace, cut.deliver)  # although a step in it has not ended
 
-    @property
-    def _waits_for_thread(self) -> bool:
+    def _tells_thread(self) -> bool:
         task = self._step.task
-        return any(step.uninterruptible and step.task is task for step in self._run.work.steps or ())
+        return any(step.task is task and step.told_its_thread() for step in self._run.work.steps or ())
 
     def end(self, exc: BaseException | None) -> bool:
         """Stop the clock, take the cut back; return whether the exception that leaves the step is that cut."""
         self._timer.cancel()
-        return self._cut.exit(exc) is None and exc is not None
+        cut = self._cut.exit(exc) is None or (self._told and isinstance(exc, ThreadEnded))
+        return cut and exc is not None
 
 
 class Step(AsyncBlock):
@@ -212,7 +215,8 @@ class Step(AsyncBlock):
                 work.failed(self._deadline.error)
             return cut, self._deadline.error
         if isinstance(exc, asyncio.CancelledError):
-            ours = step.was_cut or self._run.record.refused  # refused perhaps in a gather, which drops that
+            ours = step.was_cut or isinstance(exc, ThreadEnded)
+            ours |= self._run.record.refused  # perhaps in a gather, which drops that
             torn = not ours and step.task is not None and step.task.cancelling() > 0
             stray = not (ours or torn)
             if torn:

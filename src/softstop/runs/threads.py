@@ -26,16 +26,21 @@ def seats() -> anyio.CapacityLimiter:
     return limiter
 
 
+class ThreadEnded(asyncio.CancelledError):
+    """A thread has ended because `check_cancelled()` told it that its step was cut."""
+
+
 async def in_thread(call: Callable[[], T]) -> T:
     """Call `call` in a thread and wait until it ends, also if the wait is cancelled; the caller has entered `seats`.
 
-    A cut does not interrupt the step around this, since the thread would go on. A cancel by another party is raised
-    when the thread has ended; at once if the run was abandoned.
+    A cut does not interrupt the step around this, since the thread would go on: `anyio.from_thread.check_cancelled()`
+    raises there from then on. A cancel by another party is raised when the thread has ended; at once if the run was
+    abandoned.
     """
-    step = step_around()
+    step, scope = step_around(), anyio.CancelScope()
     if step is not None:
-        step.uninterruptible = True
-    work = anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+        step.thread = scope
+    work = _call_in(scope, call)
     thread = asyncio.ensure_future(work)  # noqa: TID251 - anyio has no task that outlives a cancelled wait
     cancelled: asyncio.CancelledError | None = None
     while not thread.done():
@@ -46,8 +51,16 @@ async def in_thread(call: Callable[[], T]) -> T:
                 raise
             cancelled = exc
     if step is not None:
-        step.uninterruptible = False
+        step.thread = None
     if cancelled is not None and not (step is not None and step.was_cut):
         thread.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved
         raise cancelled
+    if thread.cancelled() and scope.cancel_called:
+        raise ThreadEnded("the step around the thread was cut")
     return thread.result()
+
+
+async def _call_in(scope: anyio.CancelScope, call: Callable[[], T]) -> T:
+    with scope:
+        return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+    raise asyncio.CancelledError  # swallowed by the scope
