@@ -167,11 +167,11 @@ class _Fold:
             outcome=outcome,
             started_at=None if started is None else started.at,
             ended_at=None if outcome is None else outcome.at,
-            open_usage=MappingProxyType(self.told),
+            open_usage=dict(self.told),
             user_id=None if started is None else started.user_id,
             session_id=None if started is None else started.session_id,
             limits=self.limits,
-            asked=MappingProxyType(self.asked),
+            asked=dict(self.asked),
         )
 
 
@@ -208,7 +208,7 @@ class Restoring:
         if not self._folds:
             raise MisuseError("no events: a run that has written none is known to its supervisor or its store only")
         runs = {run_id: fold.run() for run_id, fold in self._folds.items()}
-        return RestoredLog(self._root_run_id, self.last_seq, MappingProxyType(runs))
+        return RestoredLog(self._root_run_id, self.last_seq, runs)
 
 
 def restore(events: Iterable[Event]) -> RestoredLog:

@@ -132,7 +132,7 @@ class RunState:
             source=stamp.source,
             user_id=spec.user_id,
             session_id=spec.session_id,
-            metadata=spec.metadata,
+            metadata=dict(spec.metadata),
             limits=self.allowance.limits,
             created_at=self.created_at,
             started_at=None if self.started is None else self.started.at,
