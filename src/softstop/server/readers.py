@@ -25,11 +25,29 @@ class Readers:
         self._of_run: Counter[str | None] = Counter()
         self._of_user: Counter[str] = Counter()
         self._needed: set[str] = set()  # runs that stop without readers
+        self._spared: set[str] = set()  # those of them that wait for a person
 
     def need(self, run_id: str) -> None:
         """Have a run stopped when all of its readers have left, or none comes at first."""
         self._needed.add(run_id)
         self._look_later(run_id)
+
+    def spare(self, run_id: str) -> None:
+        """Let a run live without readers while it waits for a person: its stream has ended there."""
+        if run_id in self._needed:
+            self._needed.discard(run_id)
+            self._spared.add(run_id)
+
+    def recall(self, run_id: str) -> None:
+        """End that: it goes on."""
+        if run_id in self._spared:
+            self._spared.discard(run_id)
+            self.need(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Drop what is known of a run that has ended."""
+        self._needed.discard(run_id)
+        self._spared.discard(run_id)
 
     def check(self, run_id: str | None, user_id: str) -> None:
         """Refuse one reader too many, of a run, or of one that is to be started.
@@ -60,5 +78,5 @@ class Readers:
 
     def _look(self, run_id: str) -> None:
         if run_id in self._needed and not self._of_run[run_id]:
-            self._needed.discard(run_id)
+            self.forget(run_id)
             self._left(run_id)

@@ -128,6 +128,7 @@ class Service:
         """Count a run that has ended."""
         if isinstance(event, Outcome) and event.run_id in self._live:
             self._forget(self._live.pop(event.run_id))
+            self.readers.forget(event.run_id)
 
     @property
     def draining(self) -> bool:

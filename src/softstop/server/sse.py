@@ -11,7 +11,8 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .problems import Problem
+from ..errors import SoftstopError
+from .problems import Problem, problem_of
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -113,7 +114,10 @@ class LateResponse(Response):
 
         async def wait(_: anyio.CancelScope) -> None:
             nonlocal response
-            response = await self._answer()
+            try:
+                response = await self._answer()
+            except (Problem, SoftstopError) as error:  # before the task group wraps it
+                response = problem_of(error).response()
 
         with self._attended:
             refused = await while_attended(receive, wait)

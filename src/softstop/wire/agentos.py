@@ -5,13 +5,14 @@ What agno has no name for is a `CustomEvent`, which its clients keep whole; an u
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
 
 from ..durable import OUTCOMES, RunView
-from ..events import Kind
+from ..events import ApprovalDecided, ApprovalRequested, Event, Kind, Outcome, RunStopRequested
 from ..protocols import RunFacts
 from ..stops import RunStatus
 from ..stores import Page
@@ -29,6 +30,9 @@ SHARED: Final = ("event", "run_id", "parent_run_id", "root_run_id", "source", "s
 PREVIEW: Final = 280  # characters, as in agno
 STARTS: Final = ("RunStarted", "TeamRunStarted", "WorkflowStarted")
 TEXTS: Final = ("RunContent", "TeamRunContent", "WorkflowContent")
+PAUSED: Final[Mapping[Kind, str]] = {"agent": "RunPaused", "team": "TeamRunPaused", "workflow": "WorkflowPaused"}
+
+Waiting = Mapping[tuple[str, str], ApprovalRequested]  # calls that wait for a person, by run and call; oldest first
 
 
 class Wire:
@@ -39,32 +43,104 @@ class Wire:
     """
 
     def __init__(self, run: RunFacts) -> None:
-        self._session = run.session_id
+        self._run = run
         self._workflow = {"workflow_id": run.source.id, "workflow_run_id": run.run_id}
         self._in_workflow = run.source.kind == "workflow"
+        self.waiting: Waiting = {}  # at the oldest of these the stream ends, told as the pause of its run
 
     def __call__(self, page: Page) -> bytes:
         """The frames of a page, one for each event."""
         return b"".join(self._frame(from_json(line)) for _, line in page.events)
 
     def _frame(self, told: dict[str, Any]) -> bytes:
-        source, seq = told["source"], told["seq"]
-        kind: Kind = source["kind"]
-        own = {key: value for key, value in told.items() if key not in SHARED}
-        name, fields = _translated(kind, told["event"], own)
+        seq = told["seq"]
+        waits = (told["run_id"], told.get("tool_call_id")) in self.waiting
+        name, head, fields = self._paused() if waits else self._own(told)
         data = {
             "created_at": int(told["at"]),
             "event": name,
+            **head,
+            "session_id": self._run.session_id or "",
+            "event_index": seq - 1,
+            **fields,
+        }
+        return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, name.encode(), to_json(data))
+
+    def _own(self, told: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        source, parent = told["source"], told["parent_run_id"]
+        kind: Kind = source["kind"]
+        name, fields = _translated(kind, told["event"], {k: v for k, v in told.items() if k not in SHARED})
+        head = {
             f"{kind}_id": source["id"],
             f"{kind}_name": source["name"],
             **(self._workflow if self._in_workflow and kind != "workflow" else {}),
             "run_id": told["run_id"],
-            "session_id": self._session or "",
-            "event_index": seq - 1,
-            **({} if told["parent_run_id"] is None else {"parent_run_id": told["parent_run_id"]}),
-            **fields,
         }
-        return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, name.encode(), to_json(data))
+        return name, head, ({} if parent is None else {"parent_run_id": parent}) | fields
+
+    def _paused(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        source = self._run.source
+        head = {f"{source.kind}_id": source.id, f"{source.kind}_name": source.name, "run_id": self._run.run_id}
+        return PAUSED[source.kind], head, paused(self._run, self.waiting)
+
+
+def waiting(events: Iterable[Event]) -> Waiting:
+    """The calls that wait for a person after these events."""
+    calls: dict[tuple[str, str], ApprovalRequested] = {}
+    for event in events:
+        if isinstance(event, ApprovalRequested):
+            calls[event.run_id, event.tool_call_id] = event
+        elif isinstance(event, ApprovalDecided):
+            calls.pop((event.run_id, event.tool_call_id), None)
+        elif isinstance(event, RunStopRequested | Outcome):  # nothing waits in it any more
+            calls = {key: call for key, call in calls.items() if key[0] != event.run_id}
+    return calls
+
+
+def paused(run: RunFacts, calls: Waiting) -> dict[str, Any]:
+    """What agno has of a paused run beside its name: for what it waits, in events and in outputs."""
+    required = {key: _requirement(run, call) for key, call in calls.items()}
+    if run.source.kind != "workflow":
+        tools = [each["tool_execution"] for each in required.values()]
+        return {"status": "PAUSED", "tools": tools, "requirements": list(required.values())}
+    steps = [
+        {
+            "step_id": call.run_id,
+            "step_name": call.source.name,
+            "requires_executor_input": True,
+            "executor_requirements": [required[key]],
+            "executor_id": call.source.id,
+            "executor_name": call.source.name,
+            "executor_run_id": call.run_id,
+            "executor_type": call.source.kind,
+        }
+        for key, call in calls.items()
+    ]
+    return {"status": "PAUSED", "pause_kind": "executor", "step_requirements": steps}
+
+
+def _requirement(run: RunFacts, call: ApprovalRequested) -> dict[str, Any]:
+    member = {
+        "member_agent_id": call.source.id, "member_agent_name": call.source.name, "member_run_id": call.run_id,
+    }  # fmt: skip
+    tool = {
+        "tool_call_id": call.tool_call_id,
+        "tool_name": call.tool,
+        "tool_args": _arguments(call.arguments),
+        "requires_confirmation": True,
+        "created_at": int(call.at),
+    }
+    own = {} if call.run_id == run.run_id else member
+    return {"id": f"{call.run_id}.{call.tool_call_id}", "tool_execution": tool, **own}
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """The arguments of a call; of one that was told cut short, its text."""
+    try:
+        told = from_json(text)
+    except ValueError:
+        told = None
+    return cast("dict[str, Any]", told) if isinstance(told, dict) else {"arguments": text}
 
 
 def _translated(kind: Kind, name: str, own: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -109,8 +185,8 @@ def metrics(usage: Usage) -> dict[str, Any]:
     }
 
 
-def run_output(view: RunView) -> dict[str, Any]:
-    """A run as agno's `RunOutput`, `TeamRunOutput` or `WorkflowRunOutput`."""
+def run_output(view: RunView, calls: Waiting = MappingProxyType({})) -> dict[str, Any]:
+    """A run as agno's `RunOutput`, `TeamRunOutput` or `WorkflowRunOutput`; a paused one, if calls wait in it."""
     facts, output = view.facts, view.output
     kind = facts.source.kind
     stage = {"cancellation_stage": "PENDING" if facts.started_at is None else "EXECUTING"}
@@ -128,6 +204,7 @@ def run_output(view: RunView) -> dict[str, Any]:
         "metadata": dict(facts.metadata),
         **({} if kind == "workflow" or output is None else {"metrics": metrics(output.total_usage)}),
         **(stage if view.status is RunStatus.cancelled else {}),
+        **(paused(facts, calls) if calls else {}),
     }
 
 
@@ -153,13 +230,13 @@ def session(runs: Sequence[RunView]) -> dict[str, Any]:
     }
 
 
-def caught_up(view: RunView, last: int, missed: int) -> bytes:
-    """The frame before what a reader has missed: `replay` of a run that has ended, else `catch_up`."""
-    name = "replay" if view.status.ended else "catch_up"
+def caught_up(view: RunView, last: int, missed: int, status: str | None) -> bytes:
+    """The frame before what a reader has missed: `replay` of a run that has ended or paused so, else `catch_up`."""
+    name = "catch_up" if status is None else "replay"
     data = {
         "event": name,
         "run_id": view.facts.run_id,
-        "status": STATUS[view.status] if view.status.ended else "running",
+        "status": status or "running",
         "missed_events": missed,
         "current_event_count": last + missed,
         "total_events": missed,

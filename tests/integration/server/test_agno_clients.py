@@ -29,15 +29,27 @@ TEAM = Team(members=[Agent(storyteller, name="writer")], body=lead, name="team")
 FLOW = Workflow(steps=[Agent(quick, name="first"), Agent(storyteller, name="second")], name="flow")
 
 
-async def buyer(run: RunContext, message: object) -> str:
-    """Asks a person for one call."""
-    told = await AdapterContext(run).approval("c", "pay", "{}")
-    return f"{told.approved} {told.reason}"
+async def buyer(run: RunContext, message: object) -> None:
+    """Asks a person for two calls, one after the other."""
+    for number in range(2):
+        told = await AdapterContext(run).approval(f"call-{number}", "pay", '{"pounds": 3}')
+        run.write(f"{' ' if number else ''}{told.approved} {told.reason}")
 
 
-SERVED = [*AGENTS, Agent(buyer, name="buyer")]
+BUYER = Agent(buyer, name="buyer")
+
+
+async def sends(run: RunContext, message: object) -> None:
+    run.write((await run.member(BUYER, message)).content)
+
+
+BUYERS = {"agent": "buyer", "team": "buyers", "workflow": "purchase"}
+TEAMS = [TEAM, Team(members=[BUYER], body=sends, name="buyers")]
+WORKFLOWS = [FLOW, Workflow(steps=[Agent(quick, name="first"), BUYER], name="purchase")]
+SERVED = [*AGENTS, BUYER]
 SLOW = {"agent": "story-teller", "team": "team", "workflow": "flow"}
 CANCELLED = {"agent": "RunCancelled", "team": "TeamRunCancelled", "workflow": "WorkflowCancelled"}
+PAUSED = {"agent": "RunPaused", "team": "TeamRunPaused", "workflow": "WorkflowPaused"}
 LIVE = {"pending", "running", "stopping"}
 STARTED = {"agent": "RunStarted", "team": "TeamRunStarted", "workflow": "WorkflowStarted"}
 KINDS = pytest.mark.parametrize("kind", SLOW)
@@ -49,7 +61,7 @@ async def served() -> AsyncIterator[httpx2.AsyncClient]:
     http = pytest.importorskip("agno.utils.http")
     http.set_default_async_client(httpx.AsyncClient())
     try:
-        async with serving(app(agents=SERVED, teams=[TEAM], workflows=[FLOW])) as opened:
+        async with serving(app(agents=SERVED, teams=TEAMS, workflows=WORKFLOWS)) as opened:
             yield opened
     finally:
         await http.aclose_default_clients()
@@ -75,8 +87,8 @@ async def test_the_configuration_and_the_lists_are_read() -> None:
         os = agentos(client)
         config = await os.aget_config()
         assert [each.id for each in config.agents] == [agent.id for agent in SERVED]
-        assert [each.name for each in await os.list_teams()] == ["team"]
-        assert [each.id for each in await os.list_workflows()] == ["flow"]
+        assert [each.name for each in await os.list_teams()] == ["team", "buyers"]
+        assert [each.id for each in await os.list_workflows()] == ["flow", "purchase"]
         assert (await os.aget_agent("quick")).description == "Is quick."
         assert await asyncio.to_thread(lambda: remote(client, "agent").name) == "Story Teller"
 
@@ -152,27 +164,56 @@ async def test_sessions_are_listed_and_one_is_read_with_its_runs_in_short(kind: 
             await os.get_session("nobody")
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_run_that_waits_for_a_person_goes_on_by_the_remote_s_own_method(stream: bool) -> None:
-    from agno.run.requirement import RunRequirement  # noqa: PLC0415
+async def leg_of(going: Any, *, stream: bool) -> tuple[list[str], Any]:
+    """The names of the events and the last one; or no names and the output."""
+    if not stream:
+        return [], await going
+    events = [event async for event in going]
+    return [getattr(event, "name", event.event) for event in events], events[-1]
 
+
+def decided(kind: str, told: Any, note: str | None) -> Any:
+    """What the first call that a paused run waits for is answered with, as agno's users write it."""
+    assert told.is_paused
+    if kind == "workflow":
+        step = told.step_requirements[0]
+        step = step if isinstance(step, dict) else step.to_dict()
+        step["executor_requirements"][0] |= {"confirmation": note is None, "confirmation_note": note}
+        return [step]
+    required = told.active_requirements[0]
+    assert required.tool_execution.tool_args == {"pounds": 3}
+    if note is None:
+        required.confirm()
+    else:
+        required.reject(note)
+    return [required]
+
+
+@KINDS
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_run_that_waits_for_a_person_pauses_and_is_continued_by_the_remote_s_own_methods(
+    kind: str, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async with served() as client:
-        far = remote(client, "agent")
-        far.agent_id = "buyer"
-        names: list[str] = []
-        async for event in far.arun("go", stream=True):
-            names.append(getattr(event, "name", event.event))
-            if names[-1] != "ApprovalRequested":
-                continue
-            assert (event.tool.tool_name, event.tool.requires_confirmation) == ("pay", True)
-            event.tool.confirmed, event.tool.confirmation_note = False, "too dear"
-            decided = [RunRequirement(tool_execution=event.tool)]
-            going = far.acontinue_run(event.run_id, decided, stream=stream)
-            told = [getattr(each, "name", each.event) async for each in going] if stream else (await going).content
-            with pytest.raises(httpx.HTTPStatusError, match="409"):
-                await far.acontinue_run(event.run_id, decided, stream=False)
-        assert names == ["RunStarted", "ApprovalRequested", "ApprovalDecided", "RunContent", "RunCompleted"]
-        assert told == (names[2:] if stream else "False too dear")
+        far = remote(client, kind)
+        path = f"/{kind}s/{BUYERS[kind]}/runs"
+        setattr(far, f"{kind}_id", BUYERS[kind])
+        with caplog.at_level(logging.ERROR):
+            names, told = await leg_of(far.arun("go", stream=stream), stream=stream)
+            run_id = told.run_id
+            for note in ("too dear", None):
+                assert (names[-1] == PAUSED[kind]) if stream else (told.status == "PAUSED")
+                assert (await client.get(f"{path}/{run_id}")).json()["status"] == "PAUSED"
+                words = "step_requirements" if kind == "workflow" else "requirements"
+                answer = {"run_id": run_id, words: decided(kind, told, note)}
+                going = far.acontinue_run(**answer, stream=stream)
+                names, told = await leg_of(await going if kind == "workflow" and stream else going, stream=stream)
+                assert not stream or names[0].endswith("ApprovalDecided")
+        assert names[-1].endswith("Completed") if stream else told.status == "COMPLETED"
+        assert told.content == "False too dear True None"
+        assert not [record for record in caplog.records if record.name.startswith("agno")], "an event it does not know"
+        with pytest.raises(httpx.HTTPStatusError, match="409"):
+            await far.acontinue_run(**answer)
 
 
 async def test_what_is_not_there_and_what_has_ended_are_told_by_their_codes() -> None:

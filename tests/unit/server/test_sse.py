@@ -3,18 +3,20 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import Response
 
 from kit.runs import now
 from kit.server import frames_of
 from softstop import Agent, RunContext, Supervisor
 from softstop.durable import Runs
+from softstop.errors import StoreUnavailable
 from softstop.server.sse import EventStreamResponse, LateResponse
 from softstop.wire import native
 
@@ -64,7 +66,7 @@ class Client:
     async def send(self, message: Any) -> None:
         await anyio.sleep(self.slow)
         self.body += message.get("body", b"")
-        self.ended = message["type"] == "http.response.body" and not message["more_body"]
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 class Door:
@@ -167,3 +169,12 @@ async def test_an_answer_that_takes_its_time_is_given_up_when_nobody_waits() -> 
         tasks.start_soon(leave)
         await LateResponse(answer, door())({"type": "http"}, client.receive, client.send)
     assert (now() - began, client.body, door.inside) == (3, b"", 0)
+
+
+async def test_an_answer_that_fails_while_it_is_waited_for_is_a_problem_with_its_code() -> None:
+    async def answer() -> Response:
+        raise StoreUnavailable("full")
+
+    client = Client()
+    await LateResponse(answer, nullcontext())({"type": "http", "method": "GET"}, client.receive, client.send)
+    assert b'"STORE_UNAVAILABLE"' in client.body

@@ -20,8 +20,8 @@ from ..auth import Caller
 from ..problems import Problem
 from ..requests import Content, Decide, Start, Stop, read
 from ..service import KINDS, Service, allow
-from ..sse import LateResponse
 from .asked import Here, Who, address_of, said, streamed
+from .legs import Continue, Leg, waiting_in
 
 router = APIRouter(tags=["agentos"])
 Statuses = Annotated[Sequence[str], Query()]
@@ -105,33 +105,6 @@ class AgentOSStop(Stop):
     model_config = ConfigDict(extra="ignore")
 
 
-class ToolDecision(BaseModel):
-    """A tool's call as agno's clients send it back; what it does not decide is passed over."""
-
-    tool_call_id: str = Field(max_length=1_000)
-    confirmed: bool | None = None
-    confirmation_note: str | None = Field(default=None, max_length=1_000)
-
-
-class Requirement(BaseModel):
-    """The same around a call of a team's member."""
-
-    tool_execution: ToolDecision | None = None
-
-
-class Continue(BaseModel):
-    """What agno's clients send to let a run go on that waits for a person."""
-
-    tools: list[ToolDecision] | Json[list[ToolDecision]] = Field(default=[])
-    requirements: list[Requirement] | Json[list[Requirement]] = Field(default=[])
-    stream: bool = True
-
-    def decided(self) -> list[ToolDecision]:
-        """The calls that are decided about."""
-        calls = [*self.tools, *(each.tool_execution for each in self.requirements)]
-        return [call for call in calls if call is not None and call.confirmed is not None]
-
-
 class Resume(Start):
     """Where a reader goes on."""
 
@@ -210,7 +183,11 @@ async def session_run(session_id: str, run_id: str, service: Here, who: Who) -> 
     view = await service.get(who, run_id)
     if view.facts.session_id != session_id:
         raise Problem("RUN_NOT_FOUND", "Run not found")
-    return JSONResponse(agentos.run_output(view))
+    return await _one(service, who, view)
+
+
+async def _one(service: Service, who: Caller, view: RunView) -> JSONResponse:
+    return JSONResponse(agentos.run_output(view, await waiting_in(service, who, view)))
 
 
 def _listed(
@@ -243,21 +220,13 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
         asked.on_disconnect = "cancel"
     view = await service.start(who, service.runnable(kind, id), asked, request.headers.get("idempotency-key"))
     run_id = view.facts.run_id
+    leg = Leg(service, who, view.facts)
     if asked.stream:
-        return await streamed(service, who, run_id, 0, agentos.Wire(view.facts), b"")
+        return await streamed(service, who, run_id, 0, leg.wire, b"", leg)
     if asked.background:
         body = {"run_id": run_id, "session_id": asked.session_id, "status": agentos.STATUS[view.status]}
         return JSONResponse(body, 202, {"location": f"{request.url.path}/{run_id}"})
-    return _output(service, who, run_id)
-
-
-def _output(service: Service, who: Caller, run_id: str) -> Response:
-    """What a run came to, when it has ended."""
-
-    async def answer() -> Response:
-        return JSONResponse(agentos.run_output(await service.ended(who, run_id)))
-
-    return LateResponse(answer, service.readers.reading(run_id, who.user_id))
+    return leg.output()
 
 
 @router.get("/{kind}s/{id}/runs")
@@ -273,7 +242,7 @@ async def find(
 @router.get("/{kind}s/{id}/runs/{run_id}")
 async def get(kind: OfKind, id: str, run_id: str, service: Here, who: Who) -> JSONResponse:
     """A run."""
-    return JSONResponse(agentos.run_output(await service.get(who, run_id, kind, id)))
+    return await _one(service, who, await service.get(who, run_id, kind, id))
 
 
 @router.post(
@@ -292,18 +261,19 @@ async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: 
     openapi_extra=said(Continue, {"tools": [{"tool_call_id": "call-1", "confirmed": True}]}, forms=True),
 )
 async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
-    """Approve or refuse calls that wait for a person, told as `ApprovalRequested`; then what comes, or the result."""
+    """Approve or refuse calls for which the run has paused, told as `RunPaused`; then what comes, or the result."""
     asked = await read(request, Continue, forms=True)
     view = await service.get(who, run_id, kind, id)
-    if not asked.decided():
-        raise Problem("NOT_WAITING", "Name the calls to go on with: tools=[{tool_call_id, confirmed}]", run_id=run_id)
-    seen = await service.events(who, run_id)
-    for call in asked.decided():
-        decision = Decide(tool_call_id=call.tool_call_id, reason=call.confirmation_note)
-        await service.decide(who, run_id, decision, approved=call.confirmed is True)
+    waiting = await waiting_in(service, who, view)
+    for call, decision in asked.chosen(waiting):
+        decided = Decide(tool_call_id=call.tool_call_id, reason=decision.confirmation_note)
+        await service.decide(who, call.run_id, decided, approved=decision.confirmed is True)
+    service.readers.recall(run_id)
+    after = next(iter(waiting.values())).seq  # where the leg before has ended
+    leg = Leg(service, who, view.facts, after)
     if asked.stream:
-        return await streamed(service, who, run_id, seen[-1].seq if seen else 0, agentos.Wire(view.facts), b"")
-    return _output(service, who, run_id)
+        return await streamed(service, who, run_id, after, leg.wire, b"", leg)
+    return leg.output()
 
 
 @router.post("/{kind}s/{id}/runs/{run_id}/resume", openapi_extra=said(Resume, {"last_event_index": 41}, forms=True))
@@ -312,16 +282,17 @@ async def resume(kind: OfKind, id: str, run_id: str, request: Request, service: 
     asked = await read(request, Resume, forms=True, empty=True)
     view = await service.get(who, run_id, kind, id)
     after = 0 if asked.last_event_index is None else asked.last_event_index + 1
-    first = agentos.Wire(view.facts)
+    leg = Leg(service, who, view.facts, after)
     told = False
 
     def wire(page: Page) -> bytes:
         nonlocal told
         if told:
-            return first(page)
+            return leg.wire(page)
         told = True
         count = len(page.events)
-        live = b"" if view.status.ended else agentos.subscribed(view, after + count)
-        return agentos.caught_up(view, after, count) + first(page) + live
+        status = "PAUSED" if leg.paused else agentos.STATUS[view.status] if view.status.ended else None
+        live = agentos.subscribed(view, after + count) if status is None else b""
+        return agentos.caught_up(view, after, count, status) + leg.wire(page) + live
 
-    return await streamed(service, who, run_id, after, wire, b"")
+    return await streamed(service, who, run_id, after, wire, b"", leg)

@@ -107,11 +107,24 @@ def _inlined(node: Any, defs: dict[str, Any]) -> Any:
     return node
 
 
+def _whole(pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
+    return pages
+
+
 async def streamed(
-    service: Service, who: Caller, run_id: str, after: int, wire: Callable[[Page], bytes], first: bytes = RETRY
+    service: Service,
+    who: Caller,
+    run_id: str,
+    after: int,
+    wire: Callable[[Page], bytes],
+    first: bytes = RETRY,
+    leg: Callable[[AsyncIterator[Page]], AsyncIterator[Page]] = _whole,
 ) -> Response:
-    """Stream the events of a run in some wire format; 204 where none is left, which tells a browser to stop asking."""
-    pages = await service.follow(who, run_id, after)
+    """Stream the events of a run in some wire format; 204 where none is left, which tells a browser to stop asking.
+
+    `leg` gives the part of the pages that is to be streamed.
+    """
+    pages = leg(await service.follow(who, run_id, after))
     view = await service.get(who, run_id)
     begun: Page | None = None
     if view.status.ended:
