@@ -1,6 +1,7 @@
 """Runs that wait for a person on AgentOS's paths: a stream ends there, and goes on where it was by `continue`."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ from kit.server import app, events_of, serving
 from softstop import Agent, RunContext
 from softstop.ports import AdapterContext
 from softstop.server import Settings
+from softstop.stores.sqlite import SQLiteStore
 
 
 async def parallel(run: RunContext, message: object) -> None:
@@ -129,3 +131,19 @@ async def test_a_stop_ends_the_pause_and_a_later_continue_is_refused() -> None:
         whole = events_of((await client.post(f"{path}/resume", data={"last_event_index": "3"})).text)
         assert whole[-1]["event"] == "RunCancelled"
         assert (await continued(client, path, c0=True)).status_code == 409
+
+
+async def test_a_run_that_has_paused_is_continued_through_another_process_on_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    async with (
+        serving(app(agents=AGENTS, store=SQLiteStore(path))) as one,
+        serving(app(agents=AGENTS, store=SQLiteStore(path))) as two,
+    ):
+        run, first = await started(one, "parallel")
+        assert (await two.get(run)).json()["status"] == "PAUSED"
+        second = events_of((await continued(two, run, c0=True)).text)
+        assert asked_for(second[-1]) == ["call-1"]
+        third = events_of((await continued(one, run, c1=True)).text)
+        legs = [event for event in (*first, *second, *third) if event["event"] != "RunPaused"]
+        assert legs[-1]["content"] == "may I? 0:True 1:True done"
+        assert "".join(event["content"] for event in legs if event["event"] == "RunContent") == legs[-1]["content"]

@@ -262,6 +262,7 @@ async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: 
 )
 async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
     """Approve or refuse calls for which the run has paused, told as `RunPaused`; then what comes, or the result."""
+    allow(who, "runs:write")
     asked = await read(request, Continue, forms=True)
     view = await service.get(who, run_id, kind, id)
     waiting = await waiting_in(service, who, view)
