@@ -1,5 +1,8 @@
 """T2: what a begun step opens, in its own tasks or below it, belongs to it and is not refused."""
 
+import asyncio
+import contextlib
+
 import anyio
 import pytest
 
@@ -12,6 +15,7 @@ from softstop import (
     RunStatus,
     RunStopRequested,
     StepStarted,
+    StepTimeout,
     StopCause,
     StopPolicy,
     Supervisor,
@@ -137,3 +141,29 @@ async def test_a_step_of_the_parent_that_is_opened_in_a_member_s_begun_step_belo
         assert now() == 11
     assert [(step.step, step.status) for step in output.steps] == [("note", "completed")]
     assert [(step.step, step.status) for step in output.members[0].steps] == [("pay", "completed")]
+
+
+async def test_a_stream_that_begins_in_what_an_inner_step_has_left_behind_belongs_to_the_outer_one_and_ends_once() -> (
+    None
+):
+    async def body(run: RunContext, message: object) -> None:
+        async def read() -> None:
+            await anyio.sleep(10)
+            async for word in run.stream("read", Words(3)):
+                run.write(word)
+
+        async with run.step("outer"):
+            with contextlib.suppress(StepTimeout):
+                async with run.step("inner", timeout=2):
+                    reading = asyncio.get_running_loop().create_task(read())
+                    await anyio.sleep(5)
+            await reading
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(4, run.cancel)
+        output = await run.ended()
+    assert [(step.step, step.status) for step in output.steps] == [
+        ("inner", "unsettled"), ("read", "completed"), ("outer", "completed"),
+    ]  # fmt: skip
+    assert (output.status, len(output.content.split())) == (RunStatus.completed, 3)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
@@ -315,6 +316,23 @@ async def test_a_step_that_the_body_s_own_timeout_tears_after_the_stop_hinders_c
     assert (run.status, run.output.value) == (RunStatus.cancelled, "given up")
     undisturbed, _ = await one(body)
     assert undisturbed.status is RunStatus.completed
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+async def test_a_stop_by_a_task_that_the_body_starts_eagerly_interrupts_no_body_that_returns_without_a_wait() -> None:
+    async def stops() -> None:
+        run.cancel()
+
+    async def body(run: RunContext, message: object) -> str:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stops())
+        return "done"
+
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        output = await run.ended()
+    assert (output.status, output.value) == (RunStatus.completed, "done")
 
 
 async def test_a_stage_that_the_body_s_own_timeout_tears_after_the_stop_hinders_completion_like_a_step() -> None:

@@ -150,6 +150,21 @@ async def test_a_member_that_is_unlimited_keeps_to_the_limits_of_the_runs_above(
     assert (output.stop.cause, output.total_usage.total_tokens) == (StopCause.token_budget, 120)
 
 
+async def test_of_a_member_s_budget_and_the_limit_of_its_root_that_are_used_up_at_once_the_root_s_comes_first() -> None:
+    async def spends(run: RunContext, message: object) -> None:
+        run.charge(Usage(output_tokens=100))
+
+    async def body(run: RunContext, message: object) -> None:
+        await run.member(Agent(spends), "go", budgets=[Budget(tokens=50, name="shared")])
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), limits=Limits(tokens=50))
+        output = await run.ended()
+    assert output.stop is not None
+    assert output.stop.limit == LimitReached(kind="tokens", holder="run", limit=50, used=100)
+    assert [member.stop and member.stop.via for member in output.members] == [run.run_id]
+
+
 async def test_a_limit_of_no_steps_at_all_is_a_limit_and_is_not_filled_from_a_wider_one() -> None:
     agent = Agent(payer, limits=Limits(steps=5, timeout=100))
     async with Supervisor(limits=Limits(steps=7, idle_timeout=50)) as supervisor:

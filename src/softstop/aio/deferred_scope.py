@@ -262,7 +262,8 @@ class DeferredScope:
 def about_to_run(task: asyncio.Task[Any]) -> bool:
     """Whether a task runs, or its awaited future is done: a native cancel now would lose that result.
 
-    anyio reads the same private attribute of asyncio before it cancels a task; without it this is False.
+    It runs also while another one that it starts eagerly does. anyio reads the same private attribute of asyncio before
+    it cancels a task; without it this is False.
     """
     waiter = getattr(task, "_fut_waiter", None)
-    return (isinstance(waiter, asyncio.Future) and waiter.done()) or asyncio.current_task() is task
+    return (isinstance(waiter, asyncio.Future) and waiter.done()) or getattr(task.get_coro(), "cr_running", False)

@@ -189,7 +189,7 @@ class AdapterContext:
 
     @property
     def ledgers(self) -> Chain:
-        """The ledgers its steps draw on, nearest first: its own limits, those of the runs above, shared budgets."""
+        """The ledgers its steps draw on, nearest first: its own limits, its budgets, those of the runs above."""
         return self._state.allowance.chain
 
     @property

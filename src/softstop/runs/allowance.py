@@ -115,9 +115,9 @@ class Allowance:
         self.activity = None if limits.idle_timeout is None else Activity()  # the run's own
         self._timers: Timers | None = None  # while the run lives and has a limit of time
         self.chain: Chain = () if parent is None else parent.chain  # nearest first; empty without limits
-        for budget in budgets:
+        for budget in reversed(budgets):
             if not any(budget._ledger is ledger for ledger in self.chain):
-                self.chain = (*self.chain, budget._ledger)
+                self.chain = (budget._ledger, *self.chain)
         if limits.tokens is not None or limits.cost_usd is not None or limits.output_tokens is not None:
             self._open_ledger()
         self.bounded = bool(self.chain) or self._bounds_steps or (parent is not None and parent.bounded)
@@ -298,7 +298,7 @@ class RunLimits:
 
     @property
     def ledgers(self) -> Chain:
-        """The ledgers it draws on, nearest first: its own limit of tokens or money, those above, shared budgets."""
+        """The ledgers it draws on, nearest first: its own limit of tokens or money, its budgets, those above."""
         return self._allowance.chain
 
     @property

@@ -146,12 +146,14 @@ async def _wind_up_twice(run: RunState, how: Ending) -> KeyboardInterrupt | None
 async def _wind_up(run: RunState, how: Ending) -> None:
     """End members and begun steps after the body, then callbacks and clients; publish the outcome.
 
-    Again after clients were closed: a task that outlives the body may have begun something meanwhile.
+    Again after sources and clients were closed: a task that outlives the body may have begun something meanwhile.
     """
     while True:
         await end_members(run)
         if run.work.is_open:
             await run.work.finish()
+            if run.work.steps:  # begun while a source was closed
+                continue
         if _signal(run, how) is CANCEL:
             await stopping.end_cancelled(run)
             return

@@ -16,7 +16,7 @@ from ..aio.deferred_scope import DELIVERED, PULSE
 from ..aio.parking import wait_in, wake_all
 from ..errors import MisuseError
 from ..stops import StopRequest
-from .open_work import OpenStep, current_step
+from .open_work import OpenStep, OpenStream, current_step
 from .state import RunState, current
 
 REFUSED_AT_ONCE = 3  # refusals of one task without delay; a task that swallows them is slowed down
@@ -70,7 +70,11 @@ async def _park(run: RunState) -> None:
 
 def inside(run: RunState) -> bool:
     """Whether the calling code is in a begun step of this run or one below, where there are no boundaries (T2)."""
-    here = current_step.get()
+    return is_inside(current_step.get(), run)
+
+
+def is_inside(here: OpenStep | OpenStream | None, run: RunState) -> bool:
+    """Whether this step or stream, or one around it, is such a step: one that is open, since inner ones may be cut."""
     while here is not None:
         if here.is_open and isinstance(here, OpenStep) and run.scope.is_around(here.work.scope):
             return True

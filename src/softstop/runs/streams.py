@@ -17,7 +17,7 @@ from ..errors import AsyncBlock, MisuseError, StepFailed, safe_error
 from ..events import StepStatus
 from . import gate
 from .limiting import admit
-from .open_work import Announced, OpenStep, OpenStream, current_step, step_around
+from .open_work import Announced, OpenStep, OpenStream, current_step
 from .state import RunState
 from .steps import PLAIN, WRONG_LOOP
 
@@ -34,7 +34,7 @@ class Reading(Generic[T]):
     """
 
     __slots__ = (
-        "_chunks", "_cut", "_enclosing", "_ended", "_generator", "_held", "_loop", "_others", "_pull", "_pulled_again",
+        "_chunks", "_cut", "_ended", "_generator", "_held", "_loop", "_others", "_pull", "_pulled_again",
         "_run", "_source", "_timer", "announced", "around", "is_left", "is_open", "name", "step_id", "task", "waiting",
         "work",
     )  # fmt: skip
@@ -52,8 +52,7 @@ class Reading(Generic[T]):
         self._ended = False
         self._chunks = 0
         self.is_open = False  # it has begun, and its end was not told
-        self.around: OpenStep | OpenStream | None = None  # what it was opened in, to be found by the code of its loop
-        self._enclosing: OpenStep | None = None  # the step it was opened in: no boundary while that runs
+        self.around: OpenStep | OpenStream | None = None  # what it was opened in: no boundary in a step
         self.waiting = False  # for a chunk
         self.task: asyncio.Task[Any] | None = None  # of the last pull, or the one that closes the source
         self._cut: DeferredScope | None = None  # around a pull that is interrupted
@@ -123,7 +122,7 @@ class Reading(Generic[T]):
             raise
 
     def _inside_open_step(self) -> bool:
-        return self._enclosing is not None and self._enclosing.is_open
+        return gate.is_inside(self.around, self._run)
 
     def _source_is_in_step(self) -> bool:
         """Whether it has yielded in the middle of a step, which is to end (T3)."""
@@ -142,7 +141,6 @@ class Reading(Generic[T]):
 
     def _begin(self, task: asyncio.Task[Any] | None) -> Callable[[], Awaitable[T]]:
         run = self._run
-        self._enclosing = step_around() if gate.inside(run) else None
         self.around = current_step.get()
         self._others = 0 if task is None else task.cancelling()
         pull = aiter(self._source).__anext__

@@ -260,8 +260,8 @@ class Opaque:
     """A task of another implementation: all that asyncio documents of one, and nothing of what it waits for."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.get_loop, self.cancel, self.cancelling, self.uncancel = (
-            task.get_loop, task.cancel, task.cancelling, task.uncancel,
+        self.get_loop, self.cancel, self.cancelling, self.uncancel, self.get_coro = (
+            task.get_loop, task.cancel, task.cancelling, task.uncancel, task.get_coro,
         )  # fmt: skip
 
 
