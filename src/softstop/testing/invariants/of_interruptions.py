@@ -98,13 +98,13 @@ def interruptions_are_few(run: RunTrace) -> Broken:
     kinds = (StepCompleted, RunEscalated, RunStopRequested)
     news = [entry.at - EPOCH for _, entry in run.entries if isinstance(entry, kinds)]
     for times in heard.values():
-        if any(_too_often(at, times, news) for at in times):
+        if any(_too_often(at, at + 1 - run.trace.early, times, news) for at in times):
             yield f"it was interrupted {len(times)} times in {times[-1] - times[0]:.3g} s"
             return
 
 
-def _too_often(begin: float, times: list[float], news: list[float]) -> bool:
-    heard, due = (sum(begin <= at < begin + 1 for at in each) for each in (times, news))
+def _too_often(begin: float, end: float, times: list[float], news: list[float]) -> bool:
+    heard, due = (sum(begin <= at < end for at in each) for each in (times, news))
     return heard > MOST_A_SECOND + MOST_FOR_NEWS * due
 
 
