@@ -46,7 +46,7 @@ async def test_a_thread_of_a_run_that_waits_for_a_queued_one_lends_its_slot(wher
         async with run.step("ask"):
             return await anyio.to_thread.run_sync(where, wait, queued)
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with Supervisor(max_running=1) as supervisor:
             run = supervisor.start(Agent(lead))
             output = await run.ended()
@@ -84,6 +84,6 @@ say(output.status.value, output.value, len(output.members))
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_sync_door_lends_the_slot_of_the_run_in_whose_thread_it_waits(stream: bool) -> None:
     with script(SYNC.replace("STREAM", str(stream))) as process:
-        _, out, err, _ = finish(process, 15)
+        _, out, err = finish(process)
     assert err == ""
     assert out.split() == ["completed", "RunCompleted" if stream else "done", "0"]

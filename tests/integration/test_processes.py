@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -28,11 +27,10 @@ def test_ctrl_c_in_a_sync_run_waits_for_the_step_and_is_raised_then(stream: bool
     ) as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGINT)
-        code, out, err, took = finish(process, 15)
+        code, out, err = finish(process)
     assert out.split() == ["committed", "raised"]
     assert code == -signal.SIGINT
     assert "KeyboardInterrupt" in err
-    assert took < 12
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
@@ -40,9 +38,10 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
         """
         async def slow(run, message):
             async with run.step("pay"):
-                await asyncio.sleep(0.2)
                 say("begun")
-                await asyncio.sleep(20)
+                await run.stop_requested()
+                say("asked")
+                await asyncio.sleep(1_000)
                 say("committed")
 
         Agent(slow).run("go")
@@ -50,23 +49,21 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
     ) as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)  # noqa: TID251 - the process has to notice the first one
+        wait_for(process, "asked")
         assert process.poll() is None, "the first one waits for the step"
         process.send_signal(signal.SIGINT)
-        code, out, _, took = finish(process, 15)
+        code, out, _ = finish(process)
     assert "committed" not in out
     assert code == -signal.SIGINT
-    assert took < 12
 
 
 def test_ctrl_c_between_steps_ends_a_sync_run_at_once_with_its_clean_up() -> None:
     with script("Agent(waits).run('go')") as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGINT)
-        code, out, _, took = finish(process, 15)
+        code, out, _ = finish(process)
     assert out.split() == ["interrupted"]
     assert code == -signal.SIGINT
-    assert took < 12
 
 
 def test_ctrl_c_under_asyncio_run_leaves_the_supervisor_at_once_and_every_run_with_its_outcome() -> None:
@@ -86,10 +83,9 @@ def test_ctrl_c_under_asyncio_run_leaves_the_supervisor_at_once_and_every_run_wi
     ) as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGINT)
-        code, out, _, took = finish(process, 15)
+        code, out, _ = finish(process)
     assert out.split() == ["interrupted", "cancelled", "shutdown", "now"]
     assert code == 0
-    assert took < 12
 
 
 def test_a_keyboard_interrupt_inside_a_step_reaches_the_process() -> None:
@@ -109,7 +105,7 @@ def test_a_keyboard_interrupt_inside_a_step_reaches_the_process() -> None:
             say("told the process")
         """
     ) as process:
-        code, out, err, _ = finish(process, 15)
+        code, out, err = finish(process)
     assert out.split("\n")[0] == "told the process", err
     assert code == 0
 
@@ -122,16 +118,14 @@ def test_the_interpreter_ends_promptly_with_live_sync_runs_and_they_get_an_outco
         """
         streams = [Agent(waits).run("go", stream=True) for _ in range(5)]
         for stream in streams:
-            next(stream)
-        time.sleep(0.5)
+            next(stream), next(stream)
         say("main is over")
         """
     ) as process:
         wait_for(process, "main is over")
-        code, out, err, took = finish(process, 15)
+        code, out, err = finish(process)
     assert code == 0, err
     assert out.split().count("interrupted") == 5
-    assert took < 12
 
 
 def test_the_interpreter_ends_promptly_with_a_sync_run_that_will_not_stop() -> None:
@@ -139,6 +133,7 @@ def test_the_interpreter_ends_promptly_with_a_sync_run_that_will_not_stop() -> N
         """
         async def deaf(run, message):
             say("begun")
+            run.write("begun")
             while True:
                 try:
                     await asyncio.sleep(1_000)
@@ -146,14 +141,12 @@ def test_the_interpreter_ends_promptly_with_a_sync_run_that_will_not_stop() -> N
                     pass
 
         stream = Agent(deaf).run("go", stream=True)
-        next(stream)
-        time.sleep(0.1)
+        next(stream), next(stream)
         """
     ) as process:
         wait_for(process, "begun")
-        code, _, err, took = finish(process, 15)
+        code, _, err = finish(process)
     assert code == 0, err
-    assert took < 12
 
 
 def test_asyncio_run_ends_promptly_with_live_runs_and_a_hundred_open_readers() -> None:
@@ -174,10 +167,9 @@ def test_asyncio_run_ends_promptly_with_live_runs_and_a_hundred_open_readers() -
         """
     ) as process:
         wait_for(process, "begun")
-        code, out, err, took = finish(process, 15)
+        code, out, err = finish(process)
     assert code == 0, err
     assert out.split() == ["interrupted", "cancelled", "shutdown"]
-    assert took < 12
     assert "never retrieved" not in err
     assert "was destroyed" not in err
 
@@ -203,7 +195,7 @@ def test_a_forked_child_owns_none_of_its_parent_s_runs_and_works_by_itself() -> 
         say("parent", softstop.cancel_run("r1"), list(stream)[-1].cause.value)
         """
     ) as process:
-        code, out, err, _ = finish(process, 10)
+        code, out, err = finish(process)
     assert code == 0, err
     assert "child 0" in out, err
     assert "parent True user" in out
@@ -240,7 +232,7 @@ def test_locks_that_are_held_at_the_fork_do_not_stay_held_in_the_child() -> None
                 return await Agent(body).arun("go", budgets=[budget])
             fine = asyncio.run(main()).value == Agent(body).run("go", budgets=[budget]).value == "done"
             os._exit(0 if fine and budget.spent.tokens == 10 else 1)
-        for _ in range(80):
+        for _ in range(400):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 break
@@ -254,7 +246,7 @@ def test_locks_that_are_held_at_the_fork_do_not_stay_held_in_the_child() -> None
         os._exit(0)
         """
     ) as process:
-        code, out, err, _ = finish(process, 10)
+        code, out, err = finish(process)
     assert "child 0" in out, out + err
     assert code == 0
 
@@ -276,7 +268,7 @@ def test_multiprocessing_by_fork_runs_agents_in_its_children() -> None:
             say(*pool.map(work, range(6)))
         """
     ) as process:
-        code, out, err, _ = finish(process, 10)
+        code, out, err = finish(process)
     assert out.split() == ["0", "1", "2", "3", "4", "5"], err
     assert code == 0
 
@@ -324,7 +316,7 @@ def test_a_run_that_fails_says_so_on_stderr_and_so_does_one_that_the_end_of_main
         asyncio.run(main())
         """
     ) as process:
-        code, _, err, _ = finish(process, 10)
+        code, _, err = finish(process)
     assert code == 0
     assert "run r1 of fails failed with KeyError; its text is in output.errors" in err
     assert "run r2 of pays: its task was cancelled in the middle of step 'pay'" in err
@@ -340,7 +332,7 @@ def test_a_run_that_nobody_awaits_and_that_the_end_of_main_ends_is_told_on_stder
         asyncio.run(main())
         """
     ) as process:
-        code, _, err, _ = finish(process, 10)
+        code, _, err = finish(process)
     assert code == 0
     assert err.startswith("run r1 of waits ended early: its task was cancelled, as asyncio.run does")
 
@@ -356,6 +348,6 @@ def test_a_payment_that_ctrl_c_tears_under_plain_asyncio_run_is_named_on_stderr(
     ) as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGINT)
-        _, out, err, _ = finish(process, 10)
+        _, out, err = finish(process)
     assert "committed" not in out
     assert "run r1 of pays: its task was cancelled in the middle of step 'pay'" in err

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sys
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,31 +11,39 @@ from typing import Any
 import anyio
 import pytest
 
+from kit.foreign import turns
 from softstop import Agent, Event, Limits, Run, RunContent, RunContext, RunPaused, RunStopRequested, StopMode, Usage
 from softstop.log.log import MOST_RECENT, Log
 
 
 @contextmanager
-def alarms(handler: object, first: float, interval: float = 0.0) -> Generator[None]:
-    before = signal.signal(signal.SIGALRM, handler)  # type: ignore[arg-type]
-    signal.setitimer(signal.ITIMER_REAL, first, interval)
+def alarms(act: Callable[[], object], first: float, rest: float = 0.0) -> Generator[None]:
+    """Act in a handler, and again so long after that has returned: by the clock there might be no time between."""
+    over: list[bool] = []
+
+    def strike(number: int, frame: FrameType | None) -> None:
+        act()
+        if not over:
+            signal.setitimer(signal.ITIMER_REAL, rest)
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, first)
     try:
         yield
     finally:
+        over.append(True)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
 async def test_a_stop_in_a_signal_handler_wakes_a_loop_that_sleeps() -> None:
     async def sleeps(run: RunContext, message: object) -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(1_000)
 
     run = Agent(sleeps).arun("go")
-    with alarms(lambda *_: run.cancel(), 0.1), anyio.fail_after(15):
-        began = time.monotonic()
+    with alarms(run.cancel, 0.1), anyio.fail_after(30):
         output = await run
     assert output.status == "cancelled"
-    assert time.monotonic() - began < 12
 
 
 async def test_a_stop_in_a_signal_handler_never_comes_between_the_number_of_an_event_and_the_event() -> None:
@@ -48,12 +55,12 @@ async def test_a_stop_in_a_signal_handler_never_comes_between_the_number_of_an_e
 
     async def one(number: int) -> Run:
         run = Agent(pours).arun("go")
-        with alarms(lambda *_: run.cancel(), 0.001 + number * 0.000_013, 0.000_2):
+        with alarms(run.cancel, 0.001 + number * 0.000_013, 0.000_2):
             await run
         return run
 
     for number in range(100):
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             run = await one(number)
             events = [event async for event in run.events()]
         text = "".join(event.content for event in events if isinstance(event, RunContent))
@@ -96,7 +103,7 @@ async def test_each_moment_of_a_write_at_which_a_handler_can_strike(action: str,
     handle = Agent(body).arun("go", limits=Limits(tokens=100))
     if first:
         strike_in_the_next_write(handle._state.writer.log, lambda: act(handle))
-    with anyio.fail_after(15):
+    with anyio.fail_after(30):
         await handle
         events = [event async for event in handle.events()]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
@@ -132,7 +139,7 @@ async def test_each_line_of_a_fold_at_which_a_handler_can_strike() -> None:
     strikes_at, lines = 0, 1
     while strikes_at < lines:
         handle = Agent(body).arun(strikes_at)
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             lines = (await handle.ended()).value
         events = [event async for event in handle.events()]
         seqs = [event.seq for event in events]
@@ -143,33 +150,32 @@ async def test_each_line_of_a_fold_at_which_a_handler_can_strike() -> None:
 
 
 async def test_a_pause_in_a_signal_handler_is_told_at_once_and_a_resume_there_lets_the_run_go_on_at_once() -> None:
+    paused = asyncio.Event()
+
     async def body(run: RunContext, message: object) -> None:
-        await asyncio.sleep(3)
+        await paused.wait()
         await run.boundary()
 
     run = Agent(body).arun("go")
-    began = time.monotonic()
-    with anyio.fail_after(15):
-        with alarms(lambda *_: run.pause(), 0.1):
+    with anyio.fail_after(30):  # no other timer wakes the loop
+        with alarms(run.pause, 0.1):
             async for event in run.events():
                 if isinstance(event, RunPaused):
                     break
-            assert time.monotonic() - began < 2.8
-            await asyncio.sleep(3)
-        with alarms(lambda *_: run.resume(), 0.1):
+        paused.set()
+        await turns()
+        assert not run.status.ended
+        with alarms(run.resume, 0.1):
             output = await run
     assert output.status == "completed"
-    assert time.monotonic() - began < 12
 
 
 async def test_a_limit_that_is_lowered_in_a_signal_handler_is_reached_in_time() -> None:
     async def sleeps(run: RunContext, message: object) -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(1_000)
 
-    run = Agent(sleeps).arun("go", limits=Limits(timeout=50))
-    began = time.monotonic()
-    with alarms(lambda *_: run.limits.update(timeout=0.3), 0.1), anyio.fail_after(15):
+    run = Agent(sleeps).arun("go", limits=Limits(timeout=500))
+    with alarms(lambda: run.limits.update(timeout=0.3), 0.1), anyio.fail_after(30):
         output = await run
     assert output.stop is not None
     assert output.stop.cause == "timeout"
-    assert time.monotonic() - began < 12

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -31,6 +30,8 @@ DEAF = """
     async def deaf(run, message):
         async with run.step("pay"):
             say("begun")
+            await run.stop_requested()
+            say("asked")
             for _ in range(100):
                 try:
                     await asyncio.sleep(0.1)
@@ -48,10 +49,9 @@ def test_a_signal_lets_the_step_end_and_main_sees_the_output(number: signal.Sign
     with script(OWN_BLOCK) as process:
         wait_for(process, "begun")
         process.send_signal(number)
-        code, out, err, took = finish(process, 15)
+        code, out, err = finish(process)
     assert out.splitlines() == ["committed", f"cancelled shutdown {number.name}", "main ends"]
     assert (code, err) == (0, "")
-    assert took < 12
 
 
 @BOTH
@@ -61,7 +61,7 @@ def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
         async def slow(run, message):
             async with run.step("pay"):
                 say("begun")
-                await asyncio.sleep(20)
+                await asyncio.sleep(1_000)
 
         async def main():
             async with Supervisor(signals=True) as supervisor:
@@ -78,10 +78,9 @@ def test_a_second_signal_stops_at_once(number: signal.Signals) -> None:
         process.send_signal(number)
         wait_for(process, "asked step")
         process.send_signal(number)
-        code, out, _, took = finish(process, 15)
+        code, out, _ = finish(process)
     assert out.splitlines() == ["asked now", "now unsettled"]
     assert code == 0
-    assert took < 12
 
 
 @BOTH
@@ -89,11 +88,11 @@ def test_a_third_signal_does_what_it_does_without_softstop(number: signal.Signal
     with script(DEAF + "\n    asyncio.run(main())") as process:
         wait_for(process, "begun")
         process.send_signal(number)
-        time.sleep(0.3)  # noqa: TID251 - the process has to notice the first one
+        wait_for(process, "asked")
         process.send_signal(number)
         wait_for(process, "cut")
         process.send_signal(number)
-        code, *_ = finish(process, 15)
+        code, *_ = finish(process)
     assert code == -number
 
 
@@ -115,7 +114,7 @@ def test_handlers_that_were_there_come_back_and_those_of_others_are_called(numbe
     ) as process:
         wait_for(process, "begun")
         process.send_signal(number)
-        code, out, err, _ = finish(process, 15)
+        code, out, err = finish(process)
     assert (out.split(), code, err) == (["theirs", "committed", "cancelled"], 0, "")
 
 
@@ -148,7 +147,7 @@ def test_a_handler_of_the_loop_is_called_as_well() -> None:
     ) as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGTERM)
-        code, out, err, _ = finish(process, 15)
+        code, out, err = finish(process)
     assert (sorted(out.split()), code, err) == (["cancelled", "committed", "theirs"], 0, "")
 
 
@@ -196,10 +195,9 @@ def test_main_that_waits_for_ever_is_cancelled_after_the_last_run_has_ended(numb
     ) as process:
         wait_for(process, "begun")
         process.send_signal(number)
-        code, out, _, took = finish(process, 15)
+        code, out, _ = finish(process)
     assert out.splitlines() == ["committed", f"cancelled {number.name}"]
     assert code == (-signal.SIGINT if number == signal.SIGINT else 143)
-    assert took < 12
 
 
 @pytest.mark.parametrize("end", ["return 'value'", "raise ValueError('its own')"])
@@ -214,7 +212,7 @@ def test_the_end_of_main_with_a_live_run_is_a_drain_and_one_line_says_so(end: st
         say(softstop.run(main))
         """
     ) as process:
-        code, out, err, _ = finish(process, 15)
+        code, out, err = finish(process)
     assert out.split()[:2] == ["begun", "committed"]
     assert "main has ended with 1 live run(s), first 'pays' in step 'pay'" in err
     if end.startswith("return"):
@@ -246,7 +244,7 @@ def test_another_cancel_of_main_is_not_taken_for_ours() -> None:
             say("cancelled")
         """
     ) as process:
-        code, out, _, _ = finish(process, 15)
+        code, out, _ = finish(process)
     assert (code, out.split()) == (0, ["cancelled"])
 
 
@@ -274,7 +272,7 @@ def test_a_signal_stops_the_runs_of_supervisors_in_the_block_of_the_one_that_has
     ) as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGINT)
-        code, out, err, _ = finish(process, 12)
+        code, out, err = finish(process)
     assert out.splitlines() == ["committed", "completed SIGINT"]
     assert (code, err) == (0, "")
 
@@ -311,7 +309,6 @@ def test_sigterm_ends_the_streams_of_the_fastapi_example_with_their_outcomes() -
                     names.append(json.loads(line.removeprefix("data: "))["event"])
                     if names[-1] == "RunContent":
                         process.send_signal(signal.SIGTERM)
-        code, _, err, took = finish(process, 10)
+        code, _, err = finish(process)
     assert names == ["RunStarted", "RunContent", "RunStopRequested", "RunCancelled"]
     assert (code, err) == (-signal.SIGTERM, "")
-    assert took < 12

@@ -61,7 +61,7 @@ def test_a_sync_run_in_a_thread_of_a_step_is_a_member_with_the_stop_the_limits_a
         run = Agent(lead).arun("go", run_id="lead-1", limits=Limits(tokens=100))
         while not seen:
             await asyncio.sleep(0.01)
-        run.cancel("enough", grace=2)
+        run.cancel("enough")
         return await run.ended()
 
     with_limits = asyncio.run(main())
@@ -115,20 +115,31 @@ def test_a_caller_that_an_alarm_tears_out_of_its_wait_is_a_caller_gone() -> None
         class Soft(Exception): pass
         def soft(*_): raise Soft
         signal.signal(signal.SIGALRM, soft)
+        told = []
+
+        async def slow(run, message):
+            async with run.step("pay"):
+                say("begun")
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+                await run.stop_requested()
+                while not told:
+                    await asyncio.sleep(0.01)
+                say("committed")
+
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.5)
-            Agent(pays).run("x", run_id="r1")
+            Agent(slow).run("x", run_id="r1")
         except Soft:
             say("soft")
             run = softstop.supervisor.registry.registry.get("r1")
             while run.stop is None: time.sleep(0.01)  # the request has still to reach the other thread
             say("cause", run.stop.cause)
-            time.sleep(1.5)
-            say("live", softstop.cancel_run("r1"))
+            told.append(True)
+            while softstop.cancel_run("r1"): time.sleep(0.01)
+            say("over")
         """
     ) as process:
-        code, out, err, _ = finish(process, 15)
-    assert out.split() == ["begun", "soft", "cause", "caller_gone", "committed", "live", "False"], err
+        code, out, err = finish(process)
+    assert out.split() == ["begun", "soft", "cause", "caller_gone", "committed", "over"], err
     assert code == 0
 
 
@@ -142,10 +153,9 @@ def test_leaving_the_interpreter_lets_a_step_that_has_begun_end() -> None:
     ) as process:
         wait_for(process, "begun")
         process.send_signal(signal.SIGTERM)
-        code, out, err, took = finish(process, 15)
+        code, out, err = finish(process)
     assert out.split() == ["committed"], err
     assert code == 0
-    assert took < 12
 
 
 def test_a_sync_run_that_comes_after_the_end_of_the_door_says_so() -> None:
@@ -165,10 +175,9 @@ def test_a_sync_run_that_comes_after_the_end_of_the_door_says_so() -> None:
         Agent(quick).run("x")
         """
     ) as process:
-        code, out, err, took = finish(process, 15)
+        code, out, err = finish(process)
     assert out.startswith("refused: the interpreter exits"), out + err
     assert code == 0
-    assert took < 12
 
 
 def test_many_threads_and_a_run_that_leaves_hang_nobody() -> None:
@@ -186,7 +195,7 @@ def test_many_threads_and_a_run_that_leaves_hang_nobody() -> None:
     threads = [threading.Thread(target=call, args=(Agent(leaves if n % 2 else fine),)) for n in range(10)]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
     assert len(ended) == 10

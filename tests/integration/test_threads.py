@@ -55,7 +55,7 @@ async def test_eight_threads_that_stop_200_runs_each_get_true_answers_and_nobody
             receipts.append(supervisor.cancel_run(run_id, f"thread {seed}", mode=order.choice(["turn", "step"])))
             softstop.cancel_run(f"nobody-{seed}")
 
-    with anyio.fail_after(15):
+    with anyio.fail_after(50):
         async with Supervisor() as supervisor:
             runs = [supervisor.start(Agent(ticks if number % 3 else waits)) for number in range(count)]
             await asyncio.sleep(0.02)
@@ -111,36 +111,21 @@ def test_threads_that_stop_runs_of_a_loop_that_is_closing_never_hang_and_never_r
         asyncio.run(main())
     over.set()
     for thread in hammers:
-        thread.join(5)
+        thread.join(30)
     assert not any(thread.is_alive() for thread in hammers)
     assert problems == []
     assert not any(softstop.cancel_run(run_id) for run_id in ids)
 
 
-async def test_a_stop_asked_for_while_the_loop_is_blocked_is_answered_in_no_time_and_lands_at_the_next_boundary() -> (
-    None
-):
-    took: list[float] = []
-
-    def stop_soon() -> None:
-        time.sleep(0.1)  # noqa: TID251 - a plain thread
-        began = time.monotonic()
-        softstop.cancel_run("blocked")
-        took.append(time.monotonic() - began)
-
+async def test_a_stop_asked_for_while_the_loop_is_blocked_is_answered_and_lands_at_the_next_boundary() -> None:
     async def body(run: RunContext, message: object) -> None:
-        thread.start()
-        time.sleep(2)  # noqa: ASYNC251, TID251 - a tool that blocks the loop
+        assert in_thread(lambda: softstop.cancel_run("blocked"))  # and the loop stands still meanwhile
         async with run.step("refused"):
             raise NotImplementedError
 
-    thread = threading.Thread(target=stop_soon)
-    with anyio.fail_after(5):
-        async with Supervisor() as supervisor:
-            output = await supervisor.start(Agent(body), run_id="blocked").ended()
-    thread.join(5)
-    assert took[0] < 1
-    assert output.status is RunStatus.cancelled
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), run_id="blocked").ended()
+    assert (output.status, output.errors) == (RunStatus.cancelled, ())
 
 
 # -- many loops ------------------------------------------------------------------------------------------------------
@@ -152,13 +137,13 @@ def test_eight_loops_in_eight_threads_share_agents_and_stop_each_other_s_runs() 
 
     async def main(number: int) -> None:
         run = agent.arun("go", run_id=ids[number])
-        await asyncio.to_thread(ready.wait, 5)
+        await asyncio.to_thread(ready.wait, 30)
         assert agent.cancel_run(ids[(number + 1) % 8], f"by {number}")
         outputs[ids[number]] = await run
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(asyncio.run, main(number)) for number in range(8)]:
-            future.result(10)
+            future.result(30)
     assert {output.status for output in outputs.values()} == {RunStatus.cancelled}
     assert {run_id: output.stop.reason for run_id, output in outputs.items()} == {
         run_id: f"by {(number - 1) % 8}" for number, run_id in enumerate(ids)
@@ -176,7 +161,7 @@ async def test_a_stop_that_a_thread_asks_for_just_before_the_loop_s_own_is_put_o
         if not answers:  # the inbox was looked at, and nothing is on record yet
             in_thread(lambda: answers.append(supervisor.cancel_run("r", "from the thread", mode="turn")))
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with Supervisor() as supervisor:
             run = supervisor.start(Agent(waits), run_id="r")
             await asyncio.sleep(0.05)
@@ -205,7 +190,7 @@ async def test_a_stop_that_a_second_thread_asks_for_as_the_first_is_put_on_recor
         record(stops, stop)
 
     monkeypatch.setattr(StopRecord, "_record", preempted)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with Supervisor() as supervisor:
             run = supervisor.start(Agent(waits), run_id="r")
             await asyncio.sleep(0.05)
@@ -257,7 +242,7 @@ async def test_a_run_can_be_read_awaited_and_stopped_from_another_loop() -> None
             result = await run.cancel("from another loop").wait()
         return events, await run.ended(), result
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with Supervisor() as supervisor:
             run = supervisor.start(Agent(ticks))
             events, output, result = await anyio.to_thread.run_sync(lambda: asyncio.run(elsewhere(run)))
@@ -277,7 +262,7 @@ async def test_a_caller_on_another_loop_that_is_cancelled_stops_the_run(how: str
             async for _ in run:
                 pass
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with Supervisor() as supervisor:
             run = supervisor.start(Agent(waits))
             await anyio.to_thread.run_sync(lambda: asyncio.run(elsewhere(run)))
@@ -319,6 +304,7 @@ async def test_a_stop_reaches_a_thread_that_looks_for_it() -> None:
 
     async def body(run: RunContext, message: object) -> None:
         def work() -> None:
+            run.write("begun")
             while not run.stopping:
                 time.sleep(0.005)  # noqa: TID251 - a plain thread
             ended.set()
@@ -331,7 +317,11 @@ async def test_a_stop_reaches_a_thread_that_looks_for_it() -> None:
 
 async def test_a_stop_reaches_what_a_thread_has_called_back() -> None:
     async def body(run: RunContext, message: object) -> None:
-        await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(anyio.sleep, 1_000))
+        async def sleeps() -> None:
+            run.write("begun")
+            await anyio.sleep(1_000)
+
+        await anyio.to_thread.run_sync(lambda: anyio.from_thread.run(sleeps))
 
     await stopped_while_its_thread_works(body)
 
@@ -341,6 +331,7 @@ async def test_a_stop_reaches_a_stream_that_is_read_by_what_a_thread_has_called_
 
     async def body(run: RunContext, message: object) -> None:
         async def read() -> None:
+            run.write("begun")
             async for _ in run.stream("read", source):
                 raise NotImplementedError
 
@@ -351,11 +342,13 @@ async def test_a_stop_reaches_a_stream_that_is_read_by_what_a_thread_has_called_
 
 
 async def stopped_while_its_thread_works(body: Callable[[RunContext, object], Any]) -> None:
-    async with Supervisor(policy=StopPolicy(grace=5, abandon_after=5)) as supervisor:
+    async with Supervisor(policy=StopPolicy(grace=60, abandon_after=60)) as supervisor:
         run = supervisor.start(Agent(body))
-        await asyncio.sleep(0.1)
-        run.cancel()
-        with anyio.fail_after(3):
+        with anyio.fail_after(30):
+            async for event in run.events():
+                if isinstance(event, RunContent):
+                    break
+            run.cancel()
             output = await run.ended()
     assert (output.status, output.abandoned, output.errors) == (RunStatus.cancelled, (), ())
 
@@ -375,7 +368,7 @@ def test_a_wait_for_a_run_whose_loop_never_turns_again_leaves_no_coroutine_behin
     run = loop.run_until_complete(start())
     waiting = threading.Thread(target=asyncio.run, args=(wait(run),))
     waiting.start()
-    waiting.join(5)
+    waiting.join(30)
     assert not waiting.is_alive()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

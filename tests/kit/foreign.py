@@ -55,7 +55,7 @@ def lives(pid: int) -> bool:
 
 async def gone(pid: int) -> None:
     """Wait until a process has ended."""
-    with anyio.fail_after(2):
+    with anyio.fail_after(30):
         while lives(pid):
             await anyio.sleep(0.005)
 

@@ -5,7 +5,7 @@ like a query: `words=40&pace=0.01&usage=none&key=some-test`. Prints its port, se
 
     words=n       words of the answer ("w0 w1 ..."), default 5
     pace=s        seconds before each chunk
-    stall=n       stop sending after n chunks, for ever
+    stall=n       stop sending after n chunks, for ever; in an answer without calls
     delay=s       seconds before the headers
     think=n       n chunks of reasoning before the answer
     calls=a,b     ask for these tools first, all in one turn; with `args` as their arguments (JSON, one for all)
@@ -129,11 +129,12 @@ class Server:
 
     async def stream(self, script: dict[str, str], record: Record, writer: asyncio.StreamWriter) -> None:
         said = limited(pieces(record.body, script), most_output(record.body))
+        stall = -1 if script.get("calls") and may_call(record.body) else int(script.get("stall", -1))
         render = {"/v1/chat/completions": chat, "/v1/responses": responses, "/v1/messages": messages}[record.path]
         await asyncio.sleep(float(script.get("delay", 0)))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         for number, frames in enumerate(render(record.body["model"], script, said)):
-            if number == int(script.get("stall", -1)):
+            if number == stall:
                 await writer.drain()
                 await asyncio.sleep(3_600)
             if number == int(script.get("break", -1)):

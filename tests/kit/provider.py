@@ -41,7 +41,7 @@ class Provider:
 
     async def requests(self) -> list[dict[str, Any]]:
         """What became of this test's requests, once none of them is under way any more."""
-        with anyio.fail_after(2):
+        with anyio.fail_after(30):
             while True:
                 requests: list[dict[str, Any]] = (await self.control())["requests"]
                 if all(request["done"] or request["gone"] for request in requests):

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import httpx2
 import uvicorn
+from anyio.abc import TaskStatus
 from fastapi import FastAPI
 
 from kit.processes import SRC
@@ -76,7 +77,7 @@ async def serving(served: FastAPI, **headers: str) -> AsyncIterator[httpx2.Async
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)
         try:
-            async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=15) as client:
+            async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=50) as client:
                 while not server.started:
                     await anyio.sleep(0.01)
                 yield client
@@ -161,13 +162,38 @@ async def begun(client: httpx2.AsyncClient, agent: str = "story-teller", **optio
     return run_id
 
 
-async def read_until(client: httpx2.AsyncClient, path: str, word: str, **headers: str) -> str:
+async def read_until(
+    client: httpx2.AsyncClient,
+    path: str,
+    word: str,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    **headers: str,
+) -> str:
     """The text of a stream up to a word, or to its end."""
     text = ""
     async with client.stream("GET", path, headers=headers) as answer:
         assert answer.status_code == 200, await answer.aread()
+        task_status.started()
         async for chunk in answer.aiter_text():
             text += chunk
             if word in text:
                 break
     return text
+
+
+@asynccontextmanager
+async def feed_until(client: httpx2.AsyncClient, word: str, **headers: str) -> AsyncIterator[list[str]]:
+    """A reader of the feed beside the block: it reads as that is entered, up to a word; then its text is in the list.
+
+    The block is left when it has read so far.
+    """
+    texts: list[str] = []
+
+    async def read(*, task_status: TaskStatus[None]) -> None:
+        texts.append(await read_until(client, "/events", word, task_status=task_status, **headers))
+
+    with anyio.fail_after(50):
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(read)
+            yield texts

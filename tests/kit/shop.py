@@ -67,6 +67,6 @@ class Shop:
         for line in self.journal.read_text().splitlines():
             if line.startswith("begun"):
                 await gone(int(line.split()[1]))
-        with anyio.fail_after(2):
+        with anyio.fail_after(30):
             while "ended" not in self.told():
                 await anyio.sleep(0.005)

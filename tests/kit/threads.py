@@ -22,7 +22,7 @@ async def waits(run: RunContext, message: object) -> None:
     await asyncio.sleep(1_000)
 
 
-def in_thread(work: Callable[[], Any], timeout: float = 10) -> Any:
+def in_thread(work: Callable[[], Any], timeout: float = 30) -> Any:
     """Run something in a fresh plain thread, in bounded time."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result(timeout)

@@ -310,7 +310,7 @@ class Meanwhile:
             result = original(record, *args) if after else None
             if self.run is not None and record is self.run._state.record and self._thread.ident is None:
                 self._thread.start()
-                self.wait(0.2)  # it may have to wait for the lock that is held here
+                self.wait(None if after else 0.2)  # where it has to wait for the lock that is held here
             return result if after else original(record, *args)
 
         patch.setattr(StopRecord, method, meanwhile)

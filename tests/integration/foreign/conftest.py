@@ -24,7 +24,7 @@ def serving(*command: str) -> Iterator[str]:
     with process:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
         process.stdin.close()
-        process.wait(timeout=5)
+        process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")

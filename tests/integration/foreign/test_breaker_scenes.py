@@ -75,7 +75,7 @@ async def test_a_stream_in_a_step_that_outlives_the_body_is_read_to_its_end(
         tasks.begin(reader(run, begun))
         await begun.wait()
 
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         output = await Agent(body, policy=LONG).arun("go").ended()
         await tasks.end()
 
@@ -93,7 +93,7 @@ async def test_a_stop_of_a_run_whose_body_has_returned_lets_the_stream_in_the_st
         tasks.begin(reader(run, begun))
         await begun.wait()
 
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         run = Agent(body, policy=LONG).arun("go")
         await begun.wait()
         await turns(3)
@@ -152,7 +152,7 @@ async def test_a_budget_that_is_used_up_inside_a_begun_step_is_an_error_there_wh
         async with run.step("mail"):
             raise NotImplementedError
 
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         output = await Agent(body, policy=LONG).arun("go", limits=Limits(tokens=100)).ended()
 
     assert (output.status, output.content) == (RunStatus.cancelled, "debit unasked credit")
@@ -173,7 +173,7 @@ async def test_a_budget_error_that_a_step_does_not_handle_ends_the_run_at_once(
         async with run.step("pay"):
             await place(ask())
 
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         output = await Agent(body, policy=LONG).arun("go", limits=Limits(tokens=100)).ended()
 
     assert (output.status, ended(output)) == (RunStatus.cancelled, [("pay", "failed")])
@@ -214,7 +214,7 @@ async def test_a_scope_that_a_step_leaves_open_does_not_keep_its_run_from_ending
         else:
             await read(run)
 
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         run = Agent(body, policy=LONG).arun("go")
         await reading.wait()
         if mode == "step":
@@ -266,7 +266,7 @@ async def test_an_observer_that_raises_what_is_no_exception_leaves_no_step_open(
         async with run.step("pay"):
             await asyncio.sleep(0)
 
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         async with Supervisor(policy=LONG, observers=[Watcher(kind, exc)]) as supervisor:
             run = supervisor.start(Agent(body), "go")
             output = await run.ended()

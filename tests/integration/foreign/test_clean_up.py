@@ -132,7 +132,7 @@ SCENES = [(body, mode) for body in GRACEFUL for mode in MODES] + [(around_a_step
 @pytest.mark.parametrize(("body", "mode"), SCENES, ids=lambda value: getattr(value, "__name__", value))
 async def test_a_connection_goes_back_to_its_pool(body: Body, mode: str) -> None:
     pool = Pool()
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         await stop_when_begun(Agent(body), pool, mode)
 
         assert pool.whole
@@ -148,7 +148,7 @@ async def test_a_connection_goes_back_that_a_generator_body_holds_where_it_waits
             await anyio.sleep_forever()
 
     pool = Pool()
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         await stop_when_begun(Agent(body), pool, mode)
     assert pool.whole
 
@@ -161,7 +161,7 @@ async def test_a_connection_goes_back_that_a_generator_body_holds_between_two_ch
                 live.cancel()
 
     pool = Pool()
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         live = Agent(body).arun(pool)
         output = await live.ended()
 
@@ -191,7 +191,7 @@ async def test_a_transaction_of_aiosqlite_is_rolled_back_and_its_thread_ends(mod
                 run.write("begun")
                 await anyio.sleep_forever()
 
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         told = await stop_when_begun(Agent(body), tmp_path / "shop.db", mode)
         async with (
             aiosqlite.connect(tmp_path / "shop.db") as database,
@@ -212,7 +212,7 @@ async def test_each_child_of_a_task_group_cleans_up_whole(mode: str) -> None:
                 group.create_task(in_a_wait(run, pool))
 
     pools = [Pool() for _ in range(5)]
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         await stop_when_begun(Agent(body), pools, mode)
     assert all(pool.whole for pool in pools)
 
@@ -234,7 +234,7 @@ async def test_clean_up_that_gathers_ends(mode: str) -> None:
                     group.create_task(give_back(pool))
 
     pools = [Pool() for _ in range(3)]
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         await stop_when_begun(Agent(body), pools, mode)
     assert [pool.resets for pool in pools] == [6, 6, 6]
 
@@ -282,7 +282,7 @@ async def test_what_would_begin_in_clean_up_is_refused_and_the_rest_of_the_clean
                 await work(run)
 
     pool = Pool()
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         told = await stop_when_begun(Agent(body), pool, mode, *([] if work is gathered_steps else [REFUSED]))
     assert (told, pool.whole) == ([], True)
 
@@ -297,7 +297,7 @@ async def test_a_stronger_stop_does_not_tear_clean_up_that_is_under_way() -> Non
                 live.cancel(mode="now")
 
     pool = Pool()
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         live = Agent(body).arun(pool)
         async for event in live.events():
             if isinstance(event, RunContent):
@@ -317,7 +317,7 @@ async def test_clean_up_that_never_ends_is_left_after_its_time() -> None:
         finally:
             await anyio.sleep_forever()
 
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         policy = StopPolicy(grace=0.1, abandon_after=0.1, cleanup_timeout=0.1)
         assert await stop_when_begun(Agent(body, policy=policy), "go", "step") == []
 
@@ -340,7 +340,7 @@ async def test_a_step_that_is_cut_cleans_up_with_the_helpers_of_its_body() -> No
             group.create_task(pay())
             await anyio.sleep_forever()
 
-    with anyio.fail_after(3):
+    with anyio.fail_after(9):
         told = await stop_when_begun(Agent(body), "go", "now")
     assert told == ["pay unsettled"]
     assert said == ["asked roll back", "asked goodbye"]

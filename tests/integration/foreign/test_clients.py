@@ -29,7 +29,7 @@ async def test_a_client_opened_in_a_step_and_open_after_it_is_told_and_ruins_not
         async with run.step("after it"):
             run.write("done")
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         run = Agent(body).arun("go")
         output = await run.ended()
         begun = [event.step async for event in run.events() if isinstance(event, StepStarted)]
@@ -53,7 +53,7 @@ async def test_a_run_with_a_client_left_open_by_a_step_is_stopped_between_steps_
             waiting.set()
             await anyio.sleep_forever()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         run = Agent(body).arun("go")
         await waiting.wait()
         run.cancel()
@@ -71,7 +71,7 @@ async def test_a_client_opened_in_a_step_and_closed_in_it_is_nobody_s_business()
         async with run.step("use"), library.connect() as client:
             run.write(await client.ask())
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         output = await Agent(body).arun("go").ended()
 
     assert (output.status, output.content, output.errors) == (RunStatus.completed, "asked ", ())
@@ -89,7 +89,7 @@ async def test_a_client_cannot_be_closed_in_a_later_step_and_is_told_how_to() ->
                 await stack.aclose()
         return "the body goes on"
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         output = await Agent(body).arun("go").ended()
 
     assert ended(output) == [("disconnect", "failed")]
@@ -107,7 +107,7 @@ async def test_a_client_that_the_run_opened_is_used_by_many_steps_and_closed_aft
                 run.write(await client.ask())
         assert library.told == []
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         output = await Agent(body).arun("go").ended()
 
     assert (output.status, output.content, output.errors) == (RunStatus.completed, "asked asked asked ", ())
@@ -131,7 +131,7 @@ async def test_what_fails_to_open_raises_in_the_body_which_may_go_on() -> None:
         async with run.step("without it"):
             run.write("done")
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         output = await Agent(body).arun("go").ended()
 
     assert (output.status, output.content, output.errors) == (RunStatus.completed, "done", ())
@@ -146,7 +146,7 @@ async def test_what_raises_a_stray_cancellation_as_it_opens_fails_the_run_and_do
     async def body(run: RunContext, message: str) -> None:
         await run.open(stray())
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         output = await Agent(body).arun("go").ended()
 
     assert (output.status, output.stop) == (RunStatus.failed, None)
@@ -168,7 +168,7 @@ async def test_what_fails_to_close_is_told_and_changes_no_outcome(stopped: bool)
             await anyio.sleep_forever()
 
     library, waiting = Library(), anyio.Event()
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         run = Agent(body).arun("go")
         if stopped:
             await waiting.wait()
@@ -195,7 +195,7 @@ async def test_what_is_slow_to_close_is_cut_and_the_others_are_closed_whole(stop
             await anyio.sleep_forever()
 
     library, waiting = Library(), anyio.Event()
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         run = Agent(body).arun("go", policy=StopPolicy(cleanup_timeout=0.2))
         if stopped:
             await waiting.wait()
@@ -230,7 +230,7 @@ async def test_what_the_run_opened_serves_its_on_stop_callbacks_and_is_closed_ne
         await anyio.sleep_forever()
 
     waiting = anyio.Event()
-    with anyio.fail_after(5):
+    with anyio.fail_after(9):
         run = Agent(body).arun("go")
         await waiting.wait()
         run.cancel("enough")
@@ -256,7 +256,7 @@ async def test_a_stop_while_something_opens_does_not_wait_for_it() -> None:
     async def body(run: RunContext, message: str) -> None:
         await run.open(never())
 
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         run = Agent(body).arun("go")
         await opening.wait()
         run.cancel()
@@ -284,7 +284,7 @@ async def test_a_timeout_around_an_opening_ends_the_opening() -> None:
             await turns()
             run.write(" and ".join(told))
 
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         output = await Agent(body).arun("go").ended()
 
     assert (output.status, output.content, output.errors) == (RunStatus.completed, "socket closed", ())

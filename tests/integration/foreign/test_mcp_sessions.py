@@ -68,7 +68,7 @@ both_over_http = ("http, in the body", "http, run.open")
 @over("stdio, in the body", "stdio, run.open", *both_over_http)
 async def test_a_call_in_flight_is_answered_and_recorded_when_a_stop_comes(shop: Shop, opened: str) -> None:
     scene = Scene(shop, opened)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         run = agent(scene).arun("go")
         session = await scene.paying()
         receipt = run.cancel()
@@ -94,7 +94,7 @@ async def test_the_body_s_finally_calls_the_session_once_more(shop: Shop, opened
             await session.call("note", text="goodbye")
 
     scene = Scene(shop, opened, use)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         run = agent(scene).arun("go")
         session = await scene.paying()
         run.cancel()
@@ -115,7 +115,7 @@ async def test_a_wait_outside_steps_is_stopped_at_once_and_the_session_is_closed
         await anyio.sleep_forever()
 
     waiting = anyio.Event()
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         run = agent(Scene(shop, opened, use)).arun("go")
         await waiting.wait()
         run.cancel()
@@ -129,7 +129,7 @@ async def test_a_wait_outside_steps_is_stopped_at_once_and_the_session_is_closed
 @over("stdio, in the body", *both_over_http)
 async def test_mode_now_cuts_the_call_and_closes_the_session_whole(shop: Shop, opened: str) -> None:
     scene = Scene(shop, opened)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         run = agent(scene).arun("go")
         await scene.paying()
         run.cancel(mode="now")
@@ -149,7 +149,7 @@ async def test_a_timeout_lets_the_call_in_flight_end(shop: Shop, opened: str) ->
 
     context: list[RunContext] = []
     scene = Scene(shop, opened, use)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         run = agent(scene).arun("go", limits=Limits(timeout=60))
         session = await scene.paying()
         context[0].limits.update(timeout=0.001)
@@ -172,7 +172,7 @@ async def test_an_undisturbed_run_uses_a_session_and_completes(shop: Shop, opene
             async with run.step("note"):
                 run.write(await session.call("note", text=text))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         output: RunOutput = await agent(Scene(shop, opened, use)).arun("go")
 
         assert (output.status, output.content, output.errors) == (RunStatus.completed, "one two ", ())
@@ -192,7 +192,7 @@ async def test_a_member_s_call_over_the_lead_s_session_is_answered_when_the_lead
         raise NotImplementedError
 
     scene = Scene(shop, opened, use)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         run = agent(scene).arun("go")
         session = await scene.paying()
         run.cancel()
@@ -210,7 +210,7 @@ async def test_a_member_s_call_over_the_lead_s_session_is_answered_when_the_lead
 @over(*both_over_http)
 async def test_leaving_the_supervisor_lets_the_call_in_flight_end(shop: Shop, opened: str) -> None:
     scene = Scene(shop, opened)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group, Supervisor(policy=StopPolicy(grace=5)) as supervisor:
             run = supervisor.start(agent(scene), "go")
             session = await scene.paying()

@@ -114,7 +114,7 @@ async def test_who_is_refused_in_a_shield_while_a_sibling_cleans_up_does_not_hol
         await branches(auditor(), sibling())
 
     stopped = anyio.Event()
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         run = Agent(body, policy=LONG).arun("go")
         await waiting.wait()
         await turns()
@@ -146,7 +146,7 @@ async def test_a_thread_that_comes_to_a_boundary_of_its_run_after_the_stop_does_
             await stopped.wait()
 
     waiting, stopped, over = anyio.Event(), anyio.Event(), ThreadEvent()
-    with anyio.fail_after(2):
+    with anyio.fail_after(9):
         run = Agent(body, policy=LONG).arun("go")
         await waiting.wait()
         run.cancel()

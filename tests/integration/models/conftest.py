@@ -27,10 +27,10 @@ def provider_url() -> Iterator[str]:
     with process:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
         process.stdin.close()
-        process.wait(timeout=5)
+        process.wait(timeout=30)
 
 
 @pytest_asyncio.fixture
 async def provider(provider_url: str) -> AsyncIterator[Provider]:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=30) as http:
         yield Provider(provider_url, f"test-{next(numbers)}", http)

@@ -26,7 +26,7 @@ def borrowed(provider: Provider, **script: object) -> OpenAIChatModel:
 
 
 async def nobody_connected(provider: Provider) -> None:
-    with anyio.fail_after(2):
+    with anyio.fail_after(30):
         while (await provider.control())["open"]:
             await anyio.sleep(0.01)
 

@@ -191,7 +191,7 @@ async def test_a_stop_ends_the_wait_for_room(provider: Provider) -> None:
         while not budget.waiting:
             await anyio.sleep(0.001)
         second.cancel()
-        with anyio.fail_after(1):
+        with anyio.fail_after(30):
             assert (await second).steps == ()
         assert (budget.waiting, second.usage.total_tokens) == (0, 0)
         first.cancel()
@@ -332,11 +332,11 @@ async def test_a_reserve_too_small_for_the_conversation_is_a_stop(provider: Prov
 
 
 async def test_a_user_may_stop_the_last_answer(provider: Provider) -> None:
-    run = Agent(model=provider.chat(**LONG_TURNS, pace=0.0001), tools=[look]).arun(LONG, limits=WRAP_UP)
+    run = Agent(model=provider.chat(**LONG_TURNS, stall=3), tools=[look]).arun(LONG, limits=WRAP_UP)
     requests = 0
     async for event in run:
         requests += event.event == "ModelRequestStarted"
-        if requests == 3 and event.content == "w2 ":
+        if requests == 3 and event.content == "w1 ":
             run.cancel("thanks")
     output = await run
 

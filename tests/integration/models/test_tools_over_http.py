@@ -106,7 +106,7 @@ async def test_partial_text_is_sent_back_when_the_conversation_goes_on(provider:
 
 
 async def test_tools_of_one_answer_run_in_parallel(provider: Provider) -> None:
-    together = threading.Barrier(3, timeout=2)
+    together = threading.Barrier(3, timeout=30)
 
     def meet() -> str:
         together.wait()
@@ -132,7 +132,7 @@ async def test_a_sync_tool_reads_that_its_run_is_stopping(provider: Provider) ->
     run = Agent(model=provider.chat(calls="work"), tools=[work]).arun("go")
     async for event in run:
         if isinstance(event, ToolCallStarted):
-            await anyio.to_thread.run_sync(began.wait, 2)
+            await anyio.to_thread.run_sync(began.wait, 30)
             run.cancel()
 
     assert told == [False, True]

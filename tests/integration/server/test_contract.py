@@ -6,7 +6,7 @@ import anyio
 import httpx2
 import pytest
 
-from kit.server import JSON, app, begun, events_of, frames_of, read_until, serving
+from kit.server import JSON, app, begun, events_of, feed_until, frames_of, read_until, serving
 from softstop import Agent, RunContext, Team
 
 CANCEL = "/agent/run/cancel/v1.0.0"
@@ -27,23 +27,14 @@ def assert_problem(answer: httpx2.Response, status: int, code: str) -> None:
 
 
 async def test_a_run_in_progress_is_cancelled_and_the_event_is_emitted_once() -> None:
-    async with serving(app()) as client, anyio.create_task_group() as tasks:
-        texts: list[str] = []
-
-        async def read() -> None:
-            texts.append(await read_until(client, "/events", "event: RunCompleted"))
-
-        tasks.start_soon(read)
-        await anyio.sleep(0.3)
-        run_id = await begun(client)
-        await read_until(client, f"/runs/{run_id}/events", "w1 ")
-        answer = await cancel(client, run_id, reason="User requested")
-        assert (answer.status_code, answer.json()) == (200, {"success": True, "status": "CANCELLED"})
-        assert (await client.get(f"/runs/{run_id}")).json()["status"] == "cancelled"
-        await begun(client, "quick")
-        with anyio.fail_after(10):
-            while not texts:
-                await anyio.sleep(0.02)
+    async with serving(app()) as client:
+        async with feed_until(client, "event: RunCompleted") as texts:
+            run_id = await begun(client)
+            await read_until(client, f"/runs/{run_id}/events", "w1 ")
+            answer = await cancel(client, run_id, reason="User requested")
+            assert (answer.status_code, answer.json()) == (200, {"success": True, "status": "CANCELLED"})
+            assert (await client.get(f"/runs/{run_id}")).json()["status"] == "cancelled"
+            await begun(client, "quick")
         told = [event for event, frame in zip(events_of(texts[0]), frames_of(texts[0]), strict=True)
                 if frame["event"] == "run.cancelled"]  # fmt: skip
         assert [(event["key"], event["version"]) for event in told] == [("run.cancelled", "1.0.0")]
@@ -161,22 +152,13 @@ async def test_a_member_that_stops_with_its_team_emits_no_event_of_its_own() -> 
         await run.member(Agent(slow, name="slow"), "go")
 
     async def slow(run: RunContext, message: object) -> None:
-        await anyio.sleep(10)
+        await anyio.sleep(1_000)
 
     team = Team(members=[Agent(slow, name="slow")], body=lead, name="team")
-    async with serving(app(teams=[team])) as client, anyio.create_task_group() as tasks:
-        texts: list[str] = []
-
-        async def read() -> None:
-            texts.append(await read_until(client, "/events", "event: TeamRunCancelled"))
-
-        tasks.start_soon(read)
-        await anyio.sleep(0.3)
-        run = (await client.post("/runs", json={"team": "team", "message": "x", "background": True})).json()
-        await read_until(client, f"/runs/{run['run_id']}/events", "event: RunStarted")
-        assert (await cancel(client, run["run_id"])).status_code == 200
-        with anyio.fail_after(10):
-            while not texts:
-                await anyio.sleep(0.02)
+    async with serving(app(teams=[team])) as client:
+        async with feed_until(client, "event: TeamRunCancelled") as texts:
+            run = (await client.post("/runs", json={"team": "team", "message": "x", "background": True})).json()
+            await read_until(client, f"/runs/{run['run_id']}/events", "event: RunStarted")
+            assert (await cancel(client, run["run_id"])).status_code == 200
         names = [frame["event"] for frame in frames_of(texts[0] + "\n\n")]
         assert (names.count("RunCancelled"), names.count("run.cancelled")) == (1, 1)

@@ -3,7 +3,7 @@
 import anyio
 import anyio.lowlevel
 
-from kit.server import AGENTS, app, begun, events_of, frames_of, read_until, serving
+from kit.server import AGENTS, app, begun, events_of, feed_until, frames_of, read_until, serving
 from softstop import Agent, RunContext
 from softstop.server import Caps, Settings
 from softstop.stores import MemoryStore, Shelf
@@ -88,7 +88,7 @@ async def test_a_reader_that_leaves_stops_nothing_unless_the_run_was_started_so(
         needs_one = await begun(client, on_disconnect="cancel")
         for run_id in (goes_on, needs_one):
             await read_until(client, f"/runs/{run_id}/events", "w1 ")
-        with anyio.fail_after(10):  # not by `wait`, which is a reader
+        with anyio.fail_after(30):  # not by `wait`, which is a reader
             while not (told := (await client.get(f"/runs/{needs_one}")).json())["ended_at"]:
                 await anyio.sleep(0.05)
         assert (told["status"], told["stop"]["cause"]) == ("cancelled", "caller_gone")
@@ -96,10 +96,11 @@ async def test_a_reader_that_leaves_stops_nothing_unless_the_run_was_started_so(
 
 
 async def test_a_second_reader_keeps_a_run_alive() -> None:
-    settings = Settings(disconnect_grace=0.1)
-    async with serving(app(settings=settings)) as client:
+    served = app(settings=Settings(disconnect_grace=60))  # for the first one to come
+    async with serving(served) as client:
         run_id = await begun(client, on_disconnect="cancel")
         async with client.stream("GET", f"/runs/{run_id}/events") as other:
+            served.state.service.readers._grace = 0.1
             await read_until(client, f"/runs/{run_id}/events", "w1 ")
             text = "".join([chunk async for chunk in other.aiter_text()])
         assert events_of(text)[-1]["event"] == "RunCompleted"
@@ -186,23 +187,14 @@ async def test_what_cannot_be_started_is_refused_with_the_name_of_what_is_wrong(
 
 
 async def test_the_feed_tells_of_every_run_but_its_content_and_a_reader_of_it_comes_back() -> None:
-    async with serving(app()) as client, anyio.create_task_group() as tasks:
-        texts: list[str] = []
-
-        async def read(**headers: str) -> None:
-            texts.append(await read_until(client, "/events", "event: RunCompleted", **headers))
-
-        tasks.start_soon(read)
-        await anyio.sleep(0.3)
-        run_id = await begun(client, "quick")
-        with anyio.fail_after(10):
-            while not texts:
-                await anyio.sleep(0.02)
+    async with serving(app()) as client:
+        async with feed_until(client, "event: RunCompleted") as texts:
+            run_id = await begun(client, "quick")
         frames = frames_of(texts[0])
         assert [frame["event"] for frame in frames] == ["RunStarted", "RunCompleted"]
         assert {event["run_id"] for event in events_of(texts[0])} == {run_id}
-        await read(**{"last-event-id": frames[0]["id"]})
-        assert [frame["event"] for frame in frames_of(texts[1])] == ["RunCompleted"]
+        again = await read_until(client, "/events", "event: RunCompleted", **{"last-event-id": frames[0]["id"]})
+        assert [frame["event"] for frame in frames_of(again)] == ["RunCompleted"]
         lost = await read_until(client, "/events", "event: gap", **{"last-event-id": "0badc0de.1"})
         assert [frame["event"] for frame in frames_of(lost + "\n\n")] == ["gap"]
 
@@ -212,24 +204,14 @@ async def test_the_feed_tells_of_runs_of_other_processes_on_one_store_and_of_non
     async with (
         serving(app(store=MemoryStore(shelf))) as here,
         serving(app(store=MemoryStore(shelf))) as there,
-        anyio.create_task_group() as tasks,
     ):
-        texts: list[str] = []
-
-        async def read() -> None:
-            texts.append(await read_until(here, "/events", "event: RunError"))
-
-        tasks.start_soon(read)
-        await anyio.sleep(0.3)
-        ids = [await begun(client) for client in (here, there)]
-        for run_id in ids:
-            await read_until(here, f"/runs/{run_id}/events", "w2 ")
-            assert (await here.post(f"/runs/{run_id}/cancel")).json()["status"] == "cancelled"
-        await anyio.sleep(0.3)
-        await begun(there, "broken")
-        with anyio.fail_after(10):
-            while not texts:
-                await anyio.sleep(0.02)
+        async with feed_until(here, "event: RunError") as texts:
+            ids = [await begun(client) for client in (here, there)]
+            for run_id in ids:
+                await read_until(here, f"/runs/{run_id}/events", "w2 ")
+                assert (await here.post(f"/runs/{run_id}/cancel")).json()["status"] == "cancelled"
+            await anyio.sleep(0.3)
+            await begun(there, "broken")
         told = [event for event in events_of(texts[0]) if "seq" in event]
         for run_id in ids:
             own = [(event["seq"], event["event"]) for event in told if event["run_id"] == run_id]
@@ -280,7 +262,7 @@ async def test_a_client_that_does_not_read_delays_no_run_and_is_dropped_in_time(
             told = (await client.get(f"/runs/{run_id}/wait")).json()
             assert (told["status"], len(told["content"])) == ("completed", 20_000_000)
             readers = served.state.service.readers
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while readers._of_run:
                     await anyio.sleep(0.05)
 

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from contextlib import AsyncExitStack
 from itertools import product
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx2
 import jwt
 import pytest
 
-from kit.server import AGENTS, JSON, app, begun, events_of, read_until, serving, storyteller
+from kit.server import AGENTS, JSON, app, begun, events_of, feed_until, serving, storyteller
 from softstop import Agent, Limits, MisuseError
 from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app
 from softstop.server.routes import agentos, contract, native, openai, probes
@@ -173,26 +174,20 @@ async def begun_by(client: httpx2.AsyncClient, user: str) -> str:
 
 
 async def test_the_feed_shows_a_user_its_own_runs_alone() -> None:
-    async with serving(guarded()) as client, anyio.create_task_group() as tasks:
-        seen: dict[str, str] = {}
-
-        async def read(user: str) -> None:
-            seen[user] = await read_until(client, "/events", "event: RunCompleted", **bearer(user))
-
-        for user in ("ann", "bob", "admin"):
-            tasks.start_soon(read, user)
-        await anyio.sleep(0.3)
-        first = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("ann"))).json()["run_id"]
-        await anyio.sleep(0.2)
-        assert "bob" not in seen
-        second = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("bob"))).json()["run_id"]
-        with anyio.fail_after(10):
-            while len(seen) < 3:
-                await anyio.sleep(0.02)
-        assert first in seen["ann"]
-        assert second not in seen["ann"]
-        assert first not in seen["bob"]
-        assert first in seen["admin"]
+    async with serving(guarded()) as client:
+        seen: dict[str, list[str]] = {}
+        async with AsyncExitStack() as stack:
+            for user in ("ann", "bob", "admin"):
+                reads = feed_until(client, "event: RunCompleted", **bearer(user))
+                seen[user] = await stack.enter_async_context(reads)
+            first = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("ann"))).json()["run_id"]
+            await anyio.sleep(0.2)
+            assert seen["bob"] == []
+            second = (await client.post("/runs", json={"agent": "quick"}, headers=bearer("bob"))).json()["run_id"]
+        assert first in seen["ann"][0]
+        assert second not in seen["ann"][0]
+        assert first not in seen["bob"][0]
+        assert first in seen["admin"][0]
 
 
 async def test_a_token_in_a_plain_body_stops_its_own_run_and_does_nothing_else() -> None:

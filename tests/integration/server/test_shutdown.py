@@ -175,7 +175,7 @@ async def test_a_store_that_cannot_be_used_is_told_and_starts_no_run_with_an_id_
         assert (stopped.status_code, stopped.json()["status"]) == (200, "cancelled")  # it is, whatever the store knows
         assert (await client.get("/readyz")).json() == {"status": "ready", "store": "degraded"}
         store.lame = False
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while "store" in (await client.get("/readyz")).json():
                 await anyio.sleep(0.05)
         assert (await client.get(f"/runs/{run_id}/events")).text.count("event: RunCancelled") == 1

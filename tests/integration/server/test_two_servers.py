@@ -5,21 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import anyio
 import httpx2
 import pytest
 
 from kit.processes import SRC
 from kit.server import frames_of, free_port, until_answers
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
-TYPES = "RunStarted,RunCancelled,run.cancelled"
+ENDS = ("RunCancelled", "run.cancelled")
+TYPES = ",".join(("RunStarted", *ENDS))
 SERVER = """
 import sys
 import anyio
@@ -62,18 +61,14 @@ async def begun(client: httpx2.AsyncClient, url: str, **headers: str) -> str:
 
 async def test_a_run_is_stopped_through_the_other_server_and_told_by_both(tmp_path: Path) -> None:
     with two_servers(tmp_path) as ((_, one), (_, two)):
-        async with httpx2.AsyncClient(timeout=20) as client:
+        async with httpx2.AsyncClient(timeout=60) as client:
             run_id = await begun(client, one)
             assert (
                 await client.get(f"{two}/runs/{run_id}")
             ).status_code == 200  # at once: the id is told when it is there
-            await anyio.sleep(0.3)
             assert [run["run_id"] for run in (await client.get(f"{two}/runs")).json()["runs"]] == [run_id]
-            began = time.monotonic()
-            answer = await client.post(f"{two}/runs/{run_id}/cancel", json={"reason": "enough"})
-            took = time.monotonic() - began
+            answer = await client.post(f"{two}/runs/{run_id}/cancel", json={"reason": "enough", "wait": 20})
             assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
-            assert took < 3
             told = [(await client.get(f"{url}/runs/{run_id}")).json() for url in (one, two)]
             assert told[0]["content"] == told[1]["content"] != ""
             streams = [(await client.get(f"{url}/runs/{run_id}/events")).text for url in (one, two)]
@@ -92,7 +87,7 @@ async def test_a_run_is_stopped_through_the_other_server_and_told_by_both(tmp_pa
 
 async def test_a_reader_whose_server_is_killed_goes_on_at_the_other_and_gets_the_outcome(tmp_path: Path) -> None:
     with two_servers(tmp_path) as ((process, one), (_, two)):
-        async with httpx2.AsyncClient(timeout=20) as client:
+        async with httpx2.AsyncClient(timeout=60) as client:
             run_id = await begun(client, one)
             text = ""
             async with client.stream("GET", f"{one}/runs/{run_id}/events") as answer:
@@ -115,22 +110,19 @@ async def test_a_reader_whose_server_is_killed_goes_on_at_the_other_and_gets_the
 
 async def test_the_feed_of_a_server_tells_of_the_other_s_runs_and_of_its_death_once(tmp_path: Path) -> None:
     with two_servers(tmp_path) as ((process, one), (_, two)):
-        async with httpx2.AsyncClient(timeout=20) as client:
+        async with httpx2.AsyncClient(timeout=60) as client:
             before = await begun(client, one)  # of which only the end is still to come
-            await anyio.sleep(0.3)
-            run_ids = [before]
             text = ""
             async with client.stream("GET", f"{two}/events", params={"types": TYPES}) as answer:
+                run_ids = [before, await begun(client, one)]
                 async for chunk in answer.aiter_text():
                     text += chunk
-                    if len(run_ids) == 1:
-                        run_ids.append(await begun(client, one))
-                    if "event: RunStarted" in text and process.returncode is None:
+                    if run_ids[1] in text and process.returncode is None:
                         process.send_signal(signal.SIGKILL)
                         process.wait()
                     if text.count("event: RunCancelled") == 2:
                         break
-            frames = frames_of(text)
+            frames = [frame for frame in frames_of(text) if before not in frame["data"] or frame["event"] in ENDS]
             assert frames[0]["event"] == "RunStarted"
             assert sorted(frame["event"] for frame in frames[1:]) == ["RunCancelled"] * 2 + ["run.cancelled"] * 2
             told = [json.loads(frame["data"])["payload"] for frame in frames if frame["event"] == "run.cancelled"]

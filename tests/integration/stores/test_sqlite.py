@@ -119,7 +119,7 @@ async def test_a_disk_that_cannot_be_written_delays_no_run_and_loses_nothing(
             await store._writes.do(torn)
         output = await supervisor.start(Agent(counts), run_id="r")
         assert output.status is RunStatus.completed
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while recording.degraded is None:
                 await anyio.sleep(0.01)
         assert recording.degraded == FAULTS[fault]
@@ -289,7 +289,7 @@ async def test_a_call_that_is_cancelled_as_it_waits_or_is_done_takes_the_store_f
         await anyio.sleep(0.01)
         group.cancel_scope.cancel()
     goes_on.set()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await worker.do(lambda connection: done.append("the next one"))
     assert done == ["the next one"]
     worker.stop()
@@ -324,7 +324,7 @@ async def test_an_owner_that_stood_still_and_lives_again_keeps_what_it_begins_fr
     monkeypatch.setattr("softstop.stores.sqlite.store.PATIENCE", LEASE)
     async with two_owners(path) as (clock, a, b):
         adopted: list[str] = []
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not adopted:
                 clock.now += LEASE / 2
                 await b.attend()
@@ -349,7 +349,7 @@ async def test_an_owner_that_is_lost_is_told_of_once(path: Path) -> None:
     async with two_owners(path) as (_, a, b):
         a._locks.give_back()  # as its process dies
         told: list[News] = []
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while OwnerLost("a") not in told:
                 told += await b.attend()
         with anyio.move_on_after(0.1):

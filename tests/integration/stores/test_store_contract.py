@@ -325,7 +325,7 @@ async def test_an_owner_that_does_not_attend_lapses_and_is_told_so_when_it_comes
     async with a.open("a", 0.3), b.open("b", 0.3):
         await a.create(record("r"))
         await a.create(record("kept"))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while OwnerLost("a") not in await b.attend():
                 pass
         (adopted,) = await b.adopt(limit=1)
