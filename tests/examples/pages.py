@@ -73,7 +73,7 @@ def run(block: Block) -> str:
     """Execute the file of one block in the current directory; returns what it printed."""
     if block.name.startswith("test_"):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", block.name]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
         return "" if done.returncode == 0 else done.stdout + done.stderr
     with redirect_stdout(io.StringIO()) as printed:
         runpy.run_path(block.name, run_name="__main__")

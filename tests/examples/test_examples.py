@@ -46,7 +46,7 @@ def test_an_example_prints_what_its_docstring_promises(example: Path, tmp_path: 
 
     done = subprocess.run(
         [sys.executable, "-W", "error", str(example)],
-        cwd=tmp_path, env=offline(), capture_output=True, text=True, timeout=50, check=False,
+        cwd=tmp_path, env=offline(), capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
 
     assert (done.returncode, done.stderr) == (0, "")

@@ -34,7 +34,7 @@ def commands_of(text: str) -> list[str]:
 def test_every_python_block_of_a_page_runs_and_prints_what_the_page_shows(page: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", pages.__file__, str(page)],
-        env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""}, capture_output=True, text=True, timeout=50, check=False,
+        env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""}, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
 
     assert (done.returncode, done.stderr) == (0, ""), done.stdout

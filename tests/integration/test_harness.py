@@ -7,16 +7,14 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 SWALLOWS_ITS_TIMEOUT = """
-import time
 import pytest
 from softstop import Agent, Supervisor
 
 async def busy(run, message):
-    ends = time.monotonic() + 0.8
-    while time.monotonic() < ends:
+    while True:
         pass
 
-@pytest.mark.timeout(0.5)
+@pytest.mark.timeout(2)
 async def test_a_body_holds_the_loop():
     async with Supervisor() as supervisor:
         output = await supervisor.start(Agent(busy)).ended()
@@ -36,7 +34,7 @@ def test_a_timeout_that_a_body_takes_for_its_own_failure_fails_the_test(tmp_path
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])},
-        timeout=60,
+        timeout=110,
     )
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "its timeout struck in code that took the exception for a failure of its own" in done.stdout

@@ -42,6 +42,13 @@ async def quick(run: RunContext, message: object) -> dict[str, object]:
     return {"said": message}
 
 
+async def hold(run: RunContext, message: object) -> None:
+    """Runs until it is stopped."""
+    async with run.step("begun"):
+        pass
+    await anyio.sleep_forever()
+
+
 async def broken(run: RunContext, message: object) -> None:
     run.write("before")
     raise ValueError("a secret cause")
@@ -52,6 +59,7 @@ AGENTS = [
     Agent(quick, name="quick", description="Is quick."),
     Agent(broken, name="broken"),
     Agent(steady, name="steady"),
+    Agent(hold, name="hold"),
 ]
 JSON = {"content-type": "application/json"}
 

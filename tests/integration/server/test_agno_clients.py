@@ -10,14 +10,14 @@ import anyio
 import httpx2
 import pytest
 
-from kit.server import AGENTS, app, events_of, frames_of, quick, serving, storyteller
+from kit.server import AGENTS, app, events_of, frames_of, quick, read_until, serving, storyteller
 from softstop import Agent, RunContext, Team, Workflow
 from softstop.ports import AdapterContext
 
 pytest.importorskip("agno")
 httpx: Any = pytest.importorskip("httpx")  # agno's
 # Its imports warn of each other's ways; that is between them.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.filterwarnings("ignore")]
 
 
 async def lead(run: RunContext, message: object) -> None:
@@ -240,7 +240,7 @@ async def test_a_reader_catches_up_by_its_index_and_the_ended_run_is_replayed() 
         form = {"message": "go", "background": "true", "stream": "false"}
         run_id = (await client.post("/agents/story-teller/runs", data=form)).json()["run_id"]
         path = f"/agents/story-teller/runs/{run_id}/resume"
-        await anyio.sleep(0.2)
+        await read_until(client, f"/runs/{run_id}/events", "w1 ")
         live = (await client.post(path, data={"last_event_index": "1"})).text
         names = [frame["event"] for frame in frames_of(live)]
         assert (names[0], names[-1]) == ("catch_up", "RunCompleted")

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.server, pytest.mark.skipif(CURL is None, reason="needs
 
 async def curl(*words: str) -> str:
     done = await anyio.to_thread.run_sync(
-        lambda: subprocess.run(["curl", "--silent", *words], capture_output=True, text=True, timeout=20, check=True)
+        lambda: subprocess.run(["curl", "--silent", *words], capture_output=True, text=True, timeout=50, check=True)
     )
     return done.stdout
 

@@ -7,7 +7,6 @@ import httpx2
 import pytest
 
 from kit.server import AGENTS, JSON, app, begun, read_until, serving
-from softstop import Agent, RunContext
 from softstop.server import ApiKey, ApiKeys, Caps, Settings, create_app
 from softstop.stores.sqlite import SQLiteStore
 
@@ -19,18 +18,8 @@ for name in ("ann", "bob", "admin"):
     KEPT.append(key)
 
 
-async def hold(run: RunContext, message: object) -> None:
-    """Runs until it is stopped."""
-    async with run.step("begun"):
-        pass
-    await anyio.sleep_forever()
-
-
-HELD = [*AGENTS, Agent(hold, name="hold")]
-
-
 def guarded(caps: Caps = Caps(), **options: object) -> object:  # noqa: B008 - a value
-    return create_app(agents=HELD, auth=ApiKeys(KEPT), settings=Settings(caps=caps), **options)  # type: ignore[arg-type]
+    return create_app(agents=AGENTS, auth=ApiKeys(KEPT), settings=Settings(caps=caps), **options)  # type: ignore[arg-type]
 
 
 async def answer_to(client: httpx2.AsyncClient, sent: bytes) -> str:
@@ -69,7 +58,7 @@ async def test_headers_are_bounded() -> None:
 
 
 async def test_a_body_where_none_belongs_is_bounded_as_any_other(capfd: pytest.CaptureFixture[str]) -> None:
-    async with serving(app(agents=HELD, settings=Settings(caps=Caps(body=1_000)))) as client:
+    async with serving(app(agents=AGENTS, settings=Settings(caps=Caps(body=1_000)))) as client:
         run_id = await begun(client, "hold")
         waiting = await answer_to(client, request(f"GET /runs/{run_id}/wait", *CHUNKS, body=TOO_MUCH))
         assert "HTTP/1.1 413 " in waiting
@@ -137,7 +126,7 @@ async def test_no_run_is_started_that_its_client_could_not_read(path: str, body:
 
 async def test_a_burst_of_starts_does_not_get_by_the_bound(tmp_path: Path) -> None:
     settings = Settings(caps=Caps(runs=2))
-    async with serving(app(agents=HELD, store=SQLiteStore(tmp_path / "runs.db"), settings=settings)) as client:
+    async with serving(app(agents=AGENTS, store=SQLiteStore(tmp_path / "runs.db"), settings=settings)) as client:
         told: list[int] = []
 
         async def start() -> None:
@@ -188,8 +177,8 @@ async def test_keys_and_sessions_of_another_user_are_one_s_own() -> None:
 async def test_steps_are_told_of_a_run_in_a_store_also_by_another_process(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     async with (
-        serving(app(agents=HELD, store=SQLiteStore(path))) as one,
-        serving(app(agents=HELD, store=SQLiteStore(path))) as two,
+        serving(app(agents=AGENTS, store=SQLiteStore(path))) as one,
+        serving(app(agents=AGENTS, store=SQLiteStore(path))) as two,
     ):
         run_id = await begun(one, "hold")
         for event in ("StepCompleted", "RunCancelled"):
@@ -202,7 +191,7 @@ async def test_steps_are_told_of_a_run_in_a_store_also_by_another_process(tmp_pa
 
 
 async def test_a_stop_by_an_agno_client_names_its_session_or_not() -> None:
-    async with serving(app(agents=HELD)) as client:
+    async with serving(app(agents=AGENTS)) as client:
         for query in ({}, {"session_id": "s", "db_id": "d"}):
             run_id = await begun(client, "hold", session_id="s")
             told = await client.post(f"/agents/hold/runs/{run_id}/cancel", params=query)

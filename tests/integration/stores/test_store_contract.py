@@ -44,7 +44,7 @@ async def opened(make: Make) -> AsyncIterator[Open]:
         yield open_one
 
 
-async def news_of(store: Store, kind: type[News], seconds: float = 5.0) -> News:
+async def news_of(store: Store, kind: type[News], seconds: float = 30.0) -> News:
     """The next news of this kind."""
     with anyio.fail_after(seconds):
         while True:
@@ -322,7 +322,7 @@ async def test_of_several_owners_that_are_lost_at_most_so_many_roots_are_adopted
 
 async def test_an_owner_that_does_not_attend_lapses_and_is_told_so_when_it_comes_back(make: Make) -> None:
     a, b = make(), make()
-    async with a.open("a", 0.3), b.open("b", 0.3):
+    async with a.open("a", 2.0), b.open("b", 2.0):  # long enough for what comes after the lapse
         await a.create(record("r"))
         await a.create(record("kept"))
         with anyio.fail_after(30):
