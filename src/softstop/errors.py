@@ -280,6 +280,36 @@ class AsyncBlock(AsyncOnly):
             self.__enter__()
 
 
+class _Elsewhere:
+    """An attribute that another class has."""
+
+    def __init__(self, hint: str) -> None:
+        self._hint = hint
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise NoSuchAttribute(self._hint)
+
+
+class SaysWhere:
+    """A thing says of the public names that only another class has how to get there.
+
+    By an attribute for each: with a `__getattr__`, each `run.write` costs 530 ns instead of 440.
+    """
+
+    __slots__ = ()
+    _ELSEWHERE: ClassVar[tuple[type, str]]  # the other class, and a hint that takes the name
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        other, hint = cls._ELSEWHERE
+        for name in dir(other):
+            if not (name.startswith("_") or hasattr(cls, name)):
+                setattr(cls, name, _Elsewhere(hint.format(name)))
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if hasattr(type(self), name)]
+
+
 def checked(model: type[M], values: Mapping[str, Any], what: str) -> M:
     """Validate a value of a pydantic model.
 

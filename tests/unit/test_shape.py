@@ -81,8 +81,21 @@ SURFACE = {
 @pytest.mark.parametrize("name", SURFACE)
 def test_a_handle_shows_what_its_user_may_call_and_says_where_it_is_from(name: str) -> None:
     handle = getattr(softstop, name)
-    assert " ".join(each for each in dir(handle) if not each.startswith("_")) == SURFACE[name]
+    names = [each for each in dir(handle) if not each.startswith("_") and hasattr(handle, each)]
+    assert " ".join(names) == SURFACE[name]
     assert repr(handle) == f"<class 'softstop.{name}'>"
+
+
+async def test_what_only_another_class_has_is_not_shown_and_not_there() -> None:
+    async def body(run: softstop.RunContext, message: object) -> None:
+        assert not hasattr(run, "pause")
+        assert not {"pause", "status", "output"} & set(dir(run))
+
+    run = softstop.Agent(body).arun()
+    assert not hasattr(run, "to_json")
+    assert not {"to_json", "errors", "content"} & set(dir(run))
+    assert {"cancel", "output"} <= set(dir(run))
+    (await run).raise_for_status()
 
 
 OF_ANYIO = ("_cancel_called", "_deliver_cancellation", "_parent_scope", "_effectively_cancelled", "_task_states")

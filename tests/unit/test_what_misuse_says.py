@@ -242,7 +242,7 @@ async def test_a_supervisor_that_was_left_is_not_entered_again() -> None:
 
 async def test_a_body_finds_no_attribute_that_nobody_has() -> None:
     async def body(run: RunContext, message: object) -> bool:
-        with pytest.raises(AttributeError, match="a RunContext has no attribute 'resutl'"):
+        with pytest.raises(AttributeError, match="'RunContext' object has no attribute 'resutl'"):
             run.resutl  # type: ignore[attr-defined]  # noqa: B018
         return hasattr(run, "pause")
 

@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from ..aio.crossing import call_on
 from ..checks import typed
-from ..errors import MisuseError, NoSuchAttribute
+from ..errors import MisuseError, SaysWhere
 from ..law.amounts import Amount, exactly
 from ..law.reports import check_report, read_report
 from ..limits import Headroom
@@ -33,7 +33,7 @@ from .streams import Stream
 T = TypeVar("T")
 
 
-class RunContext:
+class RunContext(SaysWhere):
     """The run, as its body sees it.
 
     Bound to the run's loop; `write`, `charge` and `stopping` may also be used from the worker thread of a sync tool, if
@@ -43,18 +43,12 @@ class RunContext:
     """
 
     __slots__ = ("_responses", "_run", "_writer")
+    _ELSEWHERE = Run, "a RunContext has no {}; the Run has it, which arun(...) and start(...) return"
 
     def __init__(self, run: RunState) -> None:
         self._run = run
         self._writer = run.writer
         self._responses: dict[str, Usage] | None = None  # by provider's response id; made with the first
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> NoReturn:
-            if name.startswith("_") or not hasattr(Run, name):
-                raise AttributeError(f"a RunContext has no attribute {name!r}", name=name, obj=self)
-            raise NoSuchAttribute(f"a RunContext has no {name}; the Run has it, which arun(...) and start(...) return")
 
     def __repr__(self) -> str:
         return f"<RunContext {self.run_id}>"

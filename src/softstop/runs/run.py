@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Generator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn
+from typing import Any, Generic
 
 import anyio
 
 from ..checks import label, typed, whole
-from ..errors import AsyncOnly, MisuseError, NoSuchAttribute, RunSuperseded
+from ..errors import AsyncOnly, MisuseError, RunSuperseded, SaysWhere
 from ..events import Source
 from ..log.reader import EventStream
 from ..protocols import RunFacts, Value
@@ -24,7 +24,7 @@ from .spec import RunOutput
 from .state import Approval, RunState, current
 
 
-class Run(AsyncOnly, Generic[Value]):
+class Run(AsyncOnly, SaysWhere, Generic[Value]):
     """A run that was started. Belongs to its supervisor: dropping this object, or its reader, changes nothing.
 
     `await run` gives the RunOutput, `async for event in run` the events from the first on; a caller that is cancelled
@@ -34,13 +34,7 @@ class Run(AsyncOnly, Generic[Value]):
 
     __slots__ = ("__weakref__", "_state")
     _USE = "async for event in run, async with run, or await run"
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> NoReturn:
-            if name.startswith("_") or not (hasattr(RunOutput, name) or name in RunOutput.__dataclass_fields__):
-                raise AttributeError(f"a Run has no attribute {name!r}", name=name, obj=self)
-            raise NoSuchAttribute(f"a Run has no {name}, its output has: (await run).{name}")
+    _ELSEWHERE = RunOutput, "a Run has no {0}, its output has: (await run).{0}"
 
     def __init__(self, state: RunState) -> None:
         self._state = state
