@@ -97,14 +97,15 @@ def _call_body(run: RunState) -> Awaitable[Any]:
 
 async def _write_out(run: RunState, texts: AsyncIterator[str]) -> None:
     """Write the texts of an async generator, with a boundary after each, and close it at the end."""
-    write, count = RunContext(run).write, 0
+    write, fair = RunContext(run).write, FAIRNESS
     try:
         async for text in texts:
             write(text)
             if run.alert:
                 await gate.cross(run)
-            count += 1
-            if not count & FAIRNESS:
+            fair -= 1
+            if not fair:
+                fair = FAIRNESS
                 await asyncio.sleep(0)
     finally:
         close = getattr(texts, "aclose", None)
