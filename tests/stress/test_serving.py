@@ -37,7 +37,8 @@ async def test_a_server_holds_after_many_runs_what_it_held_after_a_few(monkeypat
         of = served.state.service
 
         def rests() -> bool:
-            return not any((of._live, of._count, of.readers._of_run, of.readers._of_user, of.readers._needed))
+            read = of.readers
+            return not any((of.admission._live, of.admission._count, read._of_run, read._of_user, read._needed))
 
         await play(client, range(RUNS))
         await until(rests)

@@ -36,6 +36,7 @@ STATUS: Final[Mapping[str, int]] = {
     "METHOD_NOT_ALLOWED": 405,
     "REQUEST_TIMEOUT": 408,
     "RUN_ID_TAKEN": 409,
+    "SESSION_BUSY": 409,
     "NOT_WAITING": 409,
     "EVENTS_EXPIRED": 410,
     "BODY_TOO_LARGE": 413,

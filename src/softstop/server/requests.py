@@ -57,7 +57,7 @@ class Start(BaseModel):
 
     `contents` are for a model, after the text of the message: texts, links and files. With `on_disconnect` "cancel" the
     run is stopped when its last reader at the server that started it has left: readers at another process on the same
-    store do not count.
+    store do not count. With `multitask` "reject" it is refused while another run of its session is live.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -76,6 +76,7 @@ class Start(BaseModel):
     max_output_tokens: int | None = Field(default=None, ge=1, le=10**12)
     max_cost_usd: Decimal | None = Field(default=None, ge=0, le=10**6)
     on_disconnect: Literal["continue", "cancel"] = "continue"
+    multitask: Literal["allow", "reject"] = "allow"
 
 
 class StartAny(Start):
@@ -99,7 +100,10 @@ class StartAny(Start):
 
 
 class Stop(BaseModel):
-    """What a caller says to stop a run."""
+    """What a caller says to stop a run. With `allow_pending` a run that is not there yet is stopped when it is started.
+
+    That is for ids that clients make: the stop may overtake the start. It waits a minute, at the same server.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -107,6 +111,7 @@ class Stop(BaseModel):
     mode: StopMode = StopMode.step
     grace: float | None = Field(default=None, ge=0, le=3_600)
     wait: float = Field(default=5.0, ge=0, le=LONGEST_WAIT)
+    allow_pending: bool = False
 
 
 class Decide(BaseModel):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Final
@@ -16,7 +16,7 @@ import anyio.lowlevel
 
 from ..checks import seconds, typed, whole
 from ..durable import Runs, RunView
-from ..errors import MisuseError, RunNotFound
+from ..errors import MisuseError, RunNotCancellable, RunNotFound
 from ..events import Event, Kind, Outcome
 from ..limits import Limits
 from ..protocols import Runnable
@@ -26,7 +26,9 @@ from ..stores import Audit, MessageCodec, Page, Recording, RunQuery
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from ..wire.shown import shown
+from .admission import Admission
 from .auth import Caller, Scope, StopTokens
+from .elsewhere import LIVE
 from .feed import Feed
 from .gate import Caps
 from .problems import Problem
@@ -121,13 +123,13 @@ class Service:
         self.tokens = StopTokens(settings.stop_secret)
         self.readers = Readers(self.caps, settings.disconnect_grace, self._left)
         self.started_at = time.time()
-        self._live: dict[str, str] = {}  # user of each live run
-        self._count: Counter[str] = Counter()  # live runs of each user
+        self.admission = Admission(self.caps.runs)
+        self._alone = anyio.Lock()  # of those that start a run where no other one may be live
 
     def notice(self, event: Event) -> None:
-        """Count a run that has ended."""
-        if isinstance(event, Outcome) and event.run_id in self._live:
-            self._forget(self._live.pop(event.run_id))
+        """Count a run no more that has ended, and need no reader of it."""
+        if isinstance(event, Outcome):
+            self.admission.ended(event)
             self.readers.forget(event.run_id)
 
     @property
@@ -157,41 +159,57 @@ class Service:
         if asked.user_id not in (None, "", caller.user_id) and caller.sees is not None:
             raise Problem("FORBIDDEN", "user_id is your own; only runs:admin starts runs for others")
         user_id = asked.user_id or caller.user_id
-        if self._count[user_id] >= self.caps.runs:
-            raise Problem("TOO_MANY_RUNS", f"This user has {self.caps.runs:,} live runs, as many as one may have")
         if not asked.background:
             self.readers.check(None, caller.user_id)  # a run that its client cannot read is not started
-        self._count[user_id] += 1  # before any wait, so that no burst gets by
-        try:
-            run = await self.runs.start(
-                runnable,
-                _message(asked),
-                key=key,
-                wish=None if key is None else _digest(runnable, asked),
-                run_id=asked.run_id,
-                session_id=asked.session_id or None,
-                user_id=user_id,
-                continue_from=asked.continue_from,
-                metadata=asked.metadata,
-                limits=self._narrowed(runnable.limits, asked),
-            )
-        except BaseException:
-            self._forget(user_id)
-            raise
+        alone = asked.multitask == "reject"
+        with self.admission.starting(user_id):
+            async with self._alone if alone else nullcontext():
+                if alone:
+                    await self._check_session(user_id, asked.session_id, key)
+                run = await self.runs.start(
+                    runnable,
+                    _message(asked),
+                    key=key,
+                    wish=None if key is None else _digest(runnable, asked),
+                    run_id=asked.run_id,
+                    session_id=asked.session_id or None,
+                    user_id=user_id,
+                    continue_from=asked.continue_from,
+                    metadata=asked.metadata,
+                    limits=self._narrowed(runnable.limits, asked),
+                )
+            if run.status.ended or not self._is_here(run) or not self.admission.begun(run.facts.run_id, user_id, key):
+                return run  # started before, with the same key
+        return await self._begun(run, user_id, asked)
+
+    async def _begun(self, run: RunView, user_id: str, asked: Start) -> RunView:
+        """Note what a run was asked for; no wait comes before an early stop, so that its body never runs."""
         run_id = run.facts.run_id
-        if run_id in self._live or run.status.ended:  # started before, with the same key
-            self._forget(user_id)
-            return run
-        self._live[run_id] = user_id
         if asked.on_disconnect == "cancel":
             self.readers.need(run_id)
+        early = self.admission.stopped_early(user_id, run_id)
+        if early is not None:
+            with suppress(RunNotCancellable):
+                run = await self.runs.cancel(run_id, early[0], origin=early[1])
         return run
 
-    def _forget(self, user_id: str) -> None:
-        """Count one live run less."""
-        self._count[user_id] -= 1
-        if not self._count[user_id]:
-            del self._count[user_id]
+    def _is_here(self, run: RunView) -> bool:
+        try:
+            self.supervisor.get_run(run.facts.run_id)
+        except RunNotFound:
+            return False
+        return True
+
+    async def _check_session(self, user_id: str, session_id: str | None, key: str | None) -> None:
+        """Refuse a session with another live run; two processes on a store may both start one at the same moment."""
+        if not session_id:
+            raise Problem("VALIDATION_FAILED", "multitask: one run at a time goes with a session_id")
+        for status in LIVE:
+            query = RunQuery(user_id=user_id, session_id=session_id, status=status, roots=True, limit=1)
+            for live in await self.runs.find(query, lambda view: not view.status.ended):
+                if not self.admission.has_key(live.facts.run_id, key):
+                    detail = "Another run of this session is live: stop it, or wait for its end"
+                    raise Problem("SESSION_BUSY", detail, run_id=live.facts.run_id)
 
     def _narrowed(self, own: Limits, asked: Start) -> Limits:
         wanted = {
@@ -278,10 +296,15 @@ class Service:
             RunNotCancellable: It had ended, or ends otherwise.
         """
         allow(caller, "runs:cancel")
-        await self._view(caller, run_id, kind, id)
         request = StopRequest(
             reason=stop.reason, by=caller.user_id, mode=stop.mode, grace=stop.grace, requested_at=time.time()
         )
+        try:
+            await self._view(caller, run_id, kind, id)
+        except RunNotFound:
+            if stop.allow_pending:
+                self.admission.stop_early(caller.user_id, run_id, request, address)
+            raise
         return seen_by(
             caller, await self.runs.cancel(run_id, request, user_id=caller.sees, origin=address, wait=stop.wait)
         )
@@ -351,7 +374,7 @@ def _message(asked: Start) -> object:
 def _digest(runnable: Runnable, asked: Start) -> str:
     """What was asked for, hashed; how it is to be answered does not count."""
     source = runnable.source
-    wish = asked.model_dump(mode="json", exclude={"stream", "background", "on_disconnect"})
+    wish = asked.model_dump(mode="json", exclude={"stream", "background", "on_disconnect", "multitask"})
     return hashlib.sha256(json.dumps([source.kind, source.id, wish], sort_keys=True).encode()).hexdigest()
 
 

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic_core import to_jsonable_python
 
 from ...durable import OUTCOMES
+from ...errors import RunNotFound
 from ...events import Event, Kind, RunCancelled
 from ...stops import RunStatus
 from ...stores import Page, RunQuery
@@ -106,6 +107,8 @@ async def get(run_id: str, service: Here, who: Who) -> JSONResponse:
 async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
     """Stop a run at its next step boundary: 200 if it has ended so within `wait` seconds, 202 while it is stopping.
 
+    With `allow_pending`, 202 `pending` for one that is not there: it is stopped when it is started within a minute.
+
     The body may be empty; a plain text is the token of a run's start, which `navigator.sendBeacon` sends.
     """
     text = ""
@@ -118,7 +121,12 @@ async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
     else:
         who = caller_of(request)
         stop = Stop(reason=text[:1_000]) if text else await read(request, Stop, empty=True)
-    view = await service.cancel(who, run_id, stop, address_of(request))
+    try:
+        view = await service.cancel(who, run_id, stop, address_of(request))
+    except RunNotFound:
+        if not stop.allow_pending:
+            raise
+        return JSONResponse({"success": True, "status": "pending", "run_id": run_id}, 202)
     if view.status is not RunStatus.cancelled:
         body = {"success": True, "status": "stopping", "run_id": run_id}
         return JSONResponse(body, 202, {"location": path_of(request, run_id)})
