@@ -53,6 +53,15 @@ async def news_of(store: Store, kind: type[News], seconds: float = 30.0) -> News
                     return news
 
 
+async def all_news(store: Store, last: News) -> list[News]:
+    """What is told until some news is."""
+    told: list[News] = []
+    with anyio.fail_after(20):
+        while last not in told:
+            told += await store.attend()
+    return told
+
+
 async def test_an_id_is_taken_once_over_all_owners_and_so_is_a_user_s_key(opened: Open) -> None:
     a, b = await opened("a"), await opened("b")
     assert await a.create(record("r1", user_id="u"), key="order-7") is None
@@ -201,7 +210,10 @@ async def test_a_stop_reaches_the_owner_and_is_judged_as_everywhere(opened: Open
     assert await news_of(a, Asked) == Asked("m", first)
     again = StopRequest(reason="me too", requested_at=101.0)
     assert (await b.request("m", again)).outcome is StopOutcome.already
-    stronger = StopRequest(reason="now!", mode=StopMode.now, requested_at=102.0)
+    sooner = StopRequest(reason="soon", grace=1.0, requested_at=102.0)
+    assert (await b.request("m", sooner)).outcome is StopOutcome.escalated
+    assert await news_of(a, Asked) == Asked("m", first.model_copy(update={"grace": 1.0}))
+    stronger = StopRequest(reason="now!", mode=StopMode.now, requested_at=103.0)
     assert (await b.request("m", stronger)).outcome is StopOutcome.escalated
     told = await news_of(a, Asked)
     assert isinstance(told, Asked)
@@ -214,8 +226,23 @@ async def test_a_stop_reaches_the_owner_and_is_judged_as_everywhere(opened: Open
     assert [(line.by, line.reason, line.mode, line.origin, line.outcome.value) for line in audit] == [
         ("u", "enough", "step", "10.0.0.1", "accepted"),
         (None, "me too", "step", None, "already"),
+        (None, "soon", "step", None, "escalated"),
         (None, "now!", "now", None, "escalated"),
     ]
+
+
+async def test_only_the_owner_is_told_what_is_asked_of_a_run_and_of_repeats_nobody(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    await a.create(record("r"))
+    await a.commit([batch("r", 0, 1, status={"r": RunStatus.running})])
+    decision, stop = Decision("call/1", 1, Approval(True, None, None)), StopRequest(reason="enough", requested_at=100.0)
+    for request in (decision, stop):
+        await b.request("r", request)
+        assert await news_of(a, Asked) == Asked("r", request)
+        await b.request("r", request)
+    await a.commit([batch("mark", 0, 1, runs=[record("mark")])])
+    told = [news for store in (a, b) for news in await all_news(store, Changed("mark"))]
+    assert [news for news in told if isinstance(news, Asked)] == []
 
 
 async def test_a_decision_reaches_the_owner_once_and_not_in_a_run_that_is_being_stopped(opened: Open) -> None:
@@ -292,18 +319,15 @@ async def test_who_waits_while_an_owner_leaves_is_told_so_once(make: Make) -> No
             told: list[News] = []
 
             async def attend() -> None:
-                with anyio.fail_after(20):
-                    while Changed("mine") not in told:
-                        told.extend(await b.attend())
+                told.extend(await all_news(b, OwnerLost("a")))
 
             group.start_soon(attend)
             await anyio.wait_all_tasks_blocked()
-        with anyio.fail_after(10):
-            while OwnerLost("a") not in told:
+        with anyio.fail_after(20):
+            while not told:
                 await anyio.sleep(0.01)
-        await b.create(record("mine"))
-        await anyio.wait_all_tasks_blocked()
-        await b.commit([batch("mine", 0, 1)])
+        await b.commit([batch("mine", 0, 1, runs=[record("mine")])])
+        told += await all_news(b, Changed("mine"))
     assert told.count(OwnerLost("a")) == 1
 
 

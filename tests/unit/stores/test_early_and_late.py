@@ -4,8 +4,8 @@ import anyio
 import pytest
 
 from kit.runs import now, sleeper
-from kit.stores import Flaky, one, record
-from softstop import Agent, RunContext, RunStatus, RunSuperseded, StopRequest, Supervisor
+from kit.stores import Flaky, one, record, stored
+from softstop import Agent, RunCancelled, RunContext, RunStatus, RunSuperseded, StopCause, StopRequest, Supervisor
 from softstop.stores import MemoryStore, Page, Recording, Shelf
 from softstop.stores.recording import MOST_EARLY
 
@@ -67,6 +67,21 @@ class Unreadable(MemoryStore):
         if root_run_id == "damaged" and now() < 10:
             raise OSError("it cannot be read")
         return await super().read(root_run_id, after, limit)
+
+
+async def test_a_stop_that_comes_before_the_end_of_a_lost_run_is_written_is_its_cause() -> None:
+    shelf = Shelf()
+    lost, store = MemoryStore(shelf), Unreadable(shelf)
+    async with lost.open("lost", 10.0):
+        await lost.create(record("damaged"))
+    async with Recording(store) as recording, Supervisor(recorder=recording):
+        await anyio.sleep(5)
+        assert (await one(store, "damaged")).owner == recording.owner
+        await store.request("damaged", StopRequest(reason="in between", requested_at=5.0))
+        await anyio.sleep(35)
+        outcome = (await stored(store, "damaged"))[-1]
+    assert isinstance(outcome, RunCancelled)
+    assert (outcome.reason, outcome.cause) == ("in between", StopCause.user)
 
 
 async def test_the_end_of_a_lost_run_that_cannot_be_written_is_tried_again_and_hinders_no_other() -> None:
