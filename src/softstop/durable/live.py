@@ -12,8 +12,7 @@ import anyio
 import anyio.to_thread
 
 from ..errors import EventsExpired, RunNotFound
-from ..events import parse_event
-from ..events.restoring import RestoredLog, RestoredRun, Restoring
+from ..events.restoring import RestoredLog, RestoredRun, Restoring, parse_log
 from ..stores import RunRecord, Store
 from .views import RunView
 
@@ -66,8 +65,8 @@ class LiveRuns:
 
 def _fold(known: Restoring, lines: Sequence[bytes]) -> None:
     """Parsing takes 8 us an event, so this is done in a thread; a caller that is cancelled waits for it."""
-    for line in lines:
-        known.take(parse_event(line))
+    for event in parse_log(lines):
+        known.take(event)
 
 
 def _deadlines(log: RestoredLog, run: RestoredRun | None) -> Iterator[float]:

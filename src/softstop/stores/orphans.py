@@ -11,8 +11,8 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from ..events import Outcome, parse_event
-from ..events.restoring import RestoredLog, RestoredRun, orphan_outcomes, restore
+from ..events import Outcome
+from ..events.restoring import RestoredLog, RestoredRun, orphan_outcomes, parse_log, restore
 from ..stops import RunStatus
 from ..usage import NO_USAGE
 from .outputs import family_of
@@ -61,12 +61,12 @@ async def last_words(store: Store, record: RunRecord, at: float) -> Batch:
         ended = len(page.events) < MOST
         after = page.events[-1][0] if page.events else after
     family = (await family_of(store, record))[::-1]
-    return await anyio.to_thread.run_sync(_last_words, family, lines, at)  # 8 us an event, so not on the loop
+    return await anyio.to_thread.run_sync(_last_words, family, lines, at)  # perhaps long, so not on the loop
 
 
 def _last_words(family: Sequence[RunRecord], lines: Sequence[bytes], at: float) -> Batch:
     root_run_id = family[0].root_run_id
-    log = restore(map(parse_event, lines)) if lines else RestoredLog(root_run_id, 0, {})
+    log = restore(parse_log(lines)) if lines else RestoredLog(root_run_id, 0, {})
     silent = {record.run_id: _not_begun(record) for record in family if record.run_id not in log.runs}
     asked = {record.run_id: record.stop for record in family if record.stop is not None}
     owed = orphan_outcomes(replace(log, runs={**log.runs, **silent}), at, asked)
