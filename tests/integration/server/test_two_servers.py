@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from kit.processes import SRC
-from kit.server import frames_of, free_port, until_answers
+from kit.server import frames_of, free_port, read_until, until_answers
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
@@ -23,6 +23,7 @@ SERVER = """
 import sys
 import anyio
 from softstop import Agent
+from softstop.ports import AdapterContext
 from softstop.server import create_app, serve
 from softstop.stores.sqlite import SQLiteStore
 
@@ -32,7 +33,12 @@ async def body(run, message):
             run.write(f"w{number} ")
             await anyio.sleep(0.02)
 
-serve(create_app(agents=[Agent(body, name="body")], dev=True, store=SQLiteStore(sys.argv[2])), port=int(sys.argv[1]))
+async def buyer(run, message):
+    decided = await AdapterContext(run).approval("call/1", "pay", "{}")
+    return f"{decided.approved} {decided.by}"
+
+agents = [Agent(body, name="body"), Agent(buyer, name="buyer")]
+serve(create_app(agents=agents, dev=True, store=SQLiteStore(sys.argv[2])), port=int(sys.argv[1]))
 """
 
 
@@ -53,13 +59,15 @@ def two_servers(path: Path) -> Iterator[list[tuple[subprocess.Popen[bytes], str]
         yield servers
 
 
-async def begun(client: httpx2.AsyncClient, url: str, **headers: str) -> str:
-    answer = await client.post(f"{url}/runs", json={"agent": "body", "background": True}, headers=headers)
+async def begun(client: httpx2.AsyncClient, url: str, agent: str = "body", **headers: str) -> str:
+    answer = await client.post(f"{url}/runs", json={"agent": agent, "background": True}, headers=headers)
     run_id: str = answer.json()["run_id"]
     return run_id
 
 
-async def test_a_run_is_stopped_through_the_other_server_and_told_by_both(tmp_path: Path) -> None:
+async def test_runs_are_stopped_and_calls_decided_through_the_other_server_and_told_by_both(
+    tmp_path: Path,
+) -> None:
     with two_servers(tmp_path) as ((_, one), (_, two)):
         async with httpx2.AsyncClient(timeout=60) as client:
             run_id = await begun(client, one)
@@ -83,6 +91,14 @@ async def test_a_run_is_stopped_through_the_other_server_and_told_by_both(tmp_pa
                 body = {"agent": "body", "message": "something else"}
                 other = await client.post(f"{url}/runs", json=body, headers={"idempotency-key": "once"})
                 assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+            buys = await begun(client, one, "buyer")
+            await read_until(client, f"{two}/runs/{buys}/events", "ApprovalRequested")
+            codes = [
+                (await client.post(f"{two}/runs/{buys}/{verb}", json={"tool_call_id": "call/1"})).status_code
+                for verb in ("approve", "refuse")
+            ]
+            assert codes in ([200, 409], [202, 409])  # 202: the other process took more than ten seconds
+            assert (await client.get(f"{one}/runs/{buys}/wait")).json()["value"] == "True dev"
 
 
 async def test_a_reader_whose_server_is_killed_goes_on_at_the_other_and_gets_the_outcome(tmp_path: Path) -> None:
