@@ -127,6 +127,8 @@ async def test_an_answer_that_is_not_streamed_has_its_status_and_its_text(kind: 
 
 @KINDS
 async def test_a_session_s_runs_are_found_and_one_of_them_is_read(kind: str) -> None:
+    from agno.db.base import SessionType  # noqa: PLC0415
+
     async with served() as client:
         os = agentos(client)
         started = await client.post(
@@ -140,7 +142,19 @@ async def test_a_session_s_runs_are_found_and_one_of_them_is_read(kind: str) -> 
         runs = await os.get_session_runs("s")
         assert [(run.run_id, run.status) for run in runs] == [(run_id, "CANCELLED")]
         assert (await os.get_session_run("s", run_id)).run_id == run_id
-        assert await os.get_session_runs("s", status=["completed"]) == []
+        at = runs[0].created_at.timestamp()
+        others = next(other for other in SLOW if other != kind)
+        for asked, number in (
+            ({"status": ["completed"]}, 0),
+            ({"status": ["completed", "cancelled"]}, 1),
+            ({"created_after": int(at), "created_before": int(at)}, 1),
+            ({"created_after": int(at) + 1}, 0),
+            ({"created_before": int(at) - 1}, 0),
+            ({"session_type": SessionType(kind)}, 1),
+            ({"session_type": SessionType(others)}, 0),
+        ):
+            assert len(await os.get_session_runs("s", **asked)) == number, asked
+            assert len(await os.aget_session_run_previews("s", **asked)) == number, asked
 
 
 @KINDS
@@ -151,10 +165,18 @@ async def test_sessions_are_listed_and_one_is_read_with_its_runs_in_short(kind: 
             form = {"message": "go", "background": "true", "stream": "false", "session_id": f"s{number % 2}"}
             run_id = (await client.post(f"/{kind}s/{SLOW[kind]}/runs", data=form)).json()["run_id"]
             await getattr(os, f"cancel_{kind}_run")(SLOW[kind], run_id)
-        listed = await os.get_sessions(limit=1, component_id=SLOW[kind])
+        listed = await os.get_sessions(limit=1, component_id=SLOW[kind], sort_by="updated_at")
         assert [(each.session_id, each.session_type) for each in listed.data] == [("s0", kind)]
         assert (listed.meta.total_count, listed.meta.total_pages) == (2, 2)
-        assert [each.session_id for each in (await os.get_sessions(limit=1, page=2)).data] == ["s1"]
+        for asked, ids in (
+            ({"limit": 1, "page": 2}, ["s0"]),
+            ({}, ["s1", "s0"]),
+            ({"sort_order": "asc"}, ["s0", "s1"]),
+            ({"sort_by": "updated_at"}, ["s0", "s1"]),
+            ({"session_name": "S1"}, ["s1"]),
+            ({"user_id": "nobody"}, []),
+        ):
+            assert [each.session_id for each in (await os.get_sessions(**asked)).data] == ids, asked
         session = await os.get_session("s0")
         assert (session.session_id, getattr(session, f"{kind}_id")) == ("s0", SLOW[kind])
         previews = await os.aget_session_run_previews("s0")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -24,7 +24,6 @@ from .asked import Here, Who, address_of, said, streamed
 from .legs import Continue, Leg, waiting_in
 
 router = APIRouter(tags=["agentos"])
-Statuses = Annotated[Sequence[str], Query()]
 
 
 def _kind(kind: Annotated[str, Path(description="agent, team or workflow")]) -> Kind:
@@ -105,6 +104,32 @@ class AgentOSStop(Stop):
     model_config = ConfigDict(extra="ignore")
 
 
+class ManySessions(BaseModel):
+    """Which sessions agno's clients ask for; the name of one is its id."""
+
+    type: Kind | None = None
+    component_id: str | None = None
+    user_id: str | None = None
+    session_name: str = ""
+    sort_by: str = "created_at"
+    sort_order: Literal["asc", "desc"] = "desc"
+    page: int = Field(default=1, ge=1, le=10_000)
+    limit: int = Field(default=20, ge=1, le=200)
+
+
+class Runs(BaseModel):
+    """Which runs they ask for; times are whole seconds, both included."""
+
+    user_id: str | None = None
+    type: Kind | None = None
+    status: list[str] = []
+    after: int = Field(default=0, validation_alias="created_after")
+    before: int = Field(default=10**15, validation_alias="created_before")
+
+
+OfSession = Annotated[Runs, Query()]
+
+
 class Resume(Start):
     """Where a reader goes on."""
 
@@ -130,24 +155,19 @@ async def config(service: Here, who: Who) -> JSONResponse:
 
 
 @router.get("/sessions")
-async def sessions(
-    service: Here,
-    who: Who,
-    type: Kind | None = None,
-    component_id: str | None = None,
-    user_id: str | None = None,
-    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
-    limit: Annotated[int, Query(ge=1, le=200)] = 20,
-) -> JSONResponse:
-    """The sessions of the newest 10,000 runs, the one with the newest run first."""
-    found = await service.find(who, RunQuery(user_id=user_id, source_id=component_id, limit=MOST_RUNS), type)
+async def sessions(service: Here, who: Who, asked: Annotated[ManySessions, Query()]) -> JSONResponse:
+    """The sessions of the newest 10,000 runs, the one that began last first."""
+    query = RunQuery(user_id=asked.user_id, source_id=asked.component_id, limit=MOST_RUNS)
     by_id: dict[str, list[RunView]] = {}
-    for view in found:
-        if view.facts.session_id is not None:
+    for view in await service.find(who, query, asked.type):
+        if view.facts.session_id is not None and asked.session_name.lower() in view.facts.session_id.lower():
             by_id.setdefault(view.facts.session_id, []).append(view)
-    all_of_them = [agentos.session(runs) for runs in by_id.values()]
-    meta = {"page": page, "limit": limit, "total_count": len(by_id), "total_pages": -(-len(by_id) // limit)}
-    return JSONResponse({"data": all_of_them[(page - 1) * limit : page * limit], "meta": meta})
+    which = 0 if asked.sort_by == "updated_at" else -1  # their newest run, or their oldest
+    found = sorted(by_id.values(), key=lambda runs: runs[which].facts.created_at, reverse=asked.sort_order == "desc")
+    page, limit = asked.page, asked.limit
+    meta = {"page": page, "limit": limit, "total_count": len(found), "total_pages": -(-len(found) // limit)}
+    shown = [agentos.session(runs) for runs in found[(page - 1) * limit : page * limit]]
+    return JSONResponse({"data": shown, "meta": meta})
 
 
 @router.get("/sessions/{session_id}")
@@ -160,21 +180,17 @@ async def session(session_id: str, service: Here, who: Who, user_id: str | None 
 
 
 @router.get("/sessions/{session_id}/run-previews")
-async def session_run_previews(
-    session_id: str, service: Here, who: Who, user_id: str | None = None, status: Statuses = ()
-) -> JSONResponse:
+async def session_run_previews(session_id: str, service: Here, who: Who, asked: OfSession) -> JSONResponse:
     """The runs of a session, oldest first, with the beginning of what they have written."""
-    found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=MOST_RUNS))
-    return _listed(found, status, agentos.run_preview)
+    found = await service.find(who, RunQuery(user_id=asked.user_id, session_id=session_id, limit=MOST_RUNS), asked.type)
+    return _listed(found, asked, agentos.run_preview)
 
 
 @router.get("/sessions/{session_id}/runs")
-async def session_runs(
-    session_id: str, service: Here, who: Who, user_id: str | None = None, status: Statuses = ()
-) -> JSONResponse:
+async def session_runs(session_id: str, service: Here, who: Who, asked: OfSession) -> JSONResponse:
     """The runs of a session, oldest first."""
-    found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=10**6))
-    return _listed(found, status)
+    found = await service.find(who, RunQuery(user_id=asked.user_id, session_id=session_id, limit=10**6), asked.type)
+    return _listed(found, asked)
 
 
 @router.get("/sessions/{session_id}/runs/{run_id}")
@@ -191,10 +207,10 @@ async def _one(service: Service, who: Caller, view: RunView) -> JSONResponse:
 
 
 def _listed(
-    found: list[RunView], status: Sequence[str], shape: Callable[[RunView], dict[str, Any]] = agentos.run_output
+    found: list[RunView], asked: Runs, shape: Callable[[RunView], dict[str, Any]] = agentos.run_output
 ) -> JSONResponse:
-    wanted = {each.upper() for each in status}
-    runs = [shape(view) for view in reversed(found)]
+    wanted = {each.upper() for each in asked.status}
+    runs = [shape(view) for view in reversed(found) if asked.after <= int(view.facts.created_at) <= asked.before]
     return JSONResponse([run for run in runs if not wanted or run["status"] in wanted])
 
 
@@ -231,12 +247,12 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
 
 @router.get("/{kind}s/{id}/runs")
 async def find(
-    kind: OfKind, id: str, service: Here, who: Who, session_id: str | None = None, status: Statuses = ()
+    kind: OfKind, id: str, service: Here, who: Who, asked: OfSession, session_id: str | None = None
 ) -> JSONResponse:
     """The runs of one of this kind, oldest first."""
     source = service.runnable(kind, id).source
-    query = RunQuery(session_id=session_id, source_id=source.id, limit=10**6)
-    return _listed(await service.find(who, query, kind), status)
+    query = RunQuery(user_id=asked.user_id, session_id=session_id, source_id=source.id, limit=10**6)
+    return _listed(await service.find(who, query, kind), asked)
 
 
 @router.get("/{kind}s/{id}/runs/{run_id}")
