@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 import anyio
+from pydantic_ai import ModelAPIError
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import (
     ModelMessage,
@@ -106,6 +107,7 @@ class Answer:
         self.output_tokens = 0  # once it has ended
         self._asked_at = 0.0  # loop time
         self.finish_reason: str | None = None  # how the provider said that it ended
+        self.ran_out = False  # it ended at a bound of its output tokens
         self.provider = model.system
         self.requested_model = model.model_name
         self.answering_model: str | None = None  # once an answer has begun
@@ -157,9 +159,10 @@ class Answer:
         assert stream is not None
         if not seen_to_end(stream, self._exchange):
             return ModelFailed(name, None, TORN, transient=True)
-        response = stream.get()
         self._complete = True
-        self.finish_reason = reason_of(response)
+        self.finish_reason = reason_of(stream.get())
+        response = sound_answer(stream.get())
+        self.ran_out = response.finish_reason == "length"
         failure = failure_of(response, name)
         self._refused = failure is not None
         return failure
@@ -182,8 +185,9 @@ class Answer:
         try:
             with self._exchange.watch():
                 self._response = await opening.__aenter__()
-        except Exception:
-            self._prompt_tokens = None  # refused: nothing was generated or billed
+        except Exception as error:
+            if isinstance(error, ModelAPIError) or not self._exchange.is_stream:
+                self._prompt_tokens = None  # refused: nothing was generated or billed
             raise
         self._opened = opening
         return aiter(self._response)
@@ -217,11 +221,6 @@ class Answer:
         """Whether more has come than its claim and the margin: the server does not keep to its bound (T16b)."""
         claimed = self._request.claimed
         return claimed is not None and self._streamed.tokens > MARGIN * claimed
-
-    @property
-    def ran_out(self) -> bool:
-        """Whether it ended at a bound of its output tokens."""
-        return self.finish_reason == "length"
 
     async def _close(self) -> None:
         opened, self._opened = self._opened, None

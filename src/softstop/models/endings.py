@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from pydantic_ai.messages import ModelResponse, ModelResponsePart, TextPart, ThinkingPart, ToolCallPart
+from pydantic_ai.messages import (
+    BaseToolCallPart,
+    FinishReason,
+    ModelResponse,
+    ModelResponsePart,
+    ToolCallPart,
+)
 from pydantic_ai.models import StreamedResponse
 from pydantic_core import from_json
 
@@ -15,7 +22,15 @@ from ..errors import one_line
 from .errors import ModelFailed
 from .exchange import Exchange
 
-TORN = "the answer broke off: its stream ended without finish_reason, [DONE], response.completed or message_stop"
+TORN: Final = "the answer broke off: its stream ended without finish_reason, [DONE], response.completed or message_stop"
+
+TEXTS: Final = ("content", "args", "tool_name", "tool_call_id")  # of parts, in which halves of characters may stand
+MEANINGS: Final[tuple[tuple[FinishReason, re.Pattern[str]], ...]] = (  # by reasons that pydantic-ai has no word for
+    ("length", re.compile("length|max.*tokens", re.IGNORECASE)),
+    ("content_filter", re.compile("filter|safety|sensitive|recitation|block|prohibit|refus", re.IGNORECASE)),
+    ("tool_call", re.compile("^(tool|function)_", re.IGNORECASE)),
+    ("stop", re.compile("^(stop|eos|end|finish|complete|done|pause)", re.IGNORECASE)),
+)
 
 
 def seen_to_end(stream: StreamedResponse, exchange: Exchange) -> bool:
@@ -37,6 +52,16 @@ def reason_of(response: ModelResponse) -> str | None:
     return response.finish_reason or (own if isinstance(own, str) else None)
 
 
+def _meaning(response: ModelResponse) -> FinishReason | None:
+    """The reason in pydantic-ai's words; one that nobody knows is no end, but an error."""
+    if response.finish_reason is not None or (reason := reason_of(response)) is None:
+        return response.finish_reason
+    for meaning, words in MEANINGS:
+        if words.search(reason):
+            return meaning
+    return "error"
+
+
 def failure_of(response: ModelResponse, name: str) -> ModelFailed | None:
     """Why an answer that ended is none to go on from; None if it is one."""
     details = response.provider_details or {}
@@ -45,7 +70,10 @@ def failure_of(response: ModelResponse, name: str) -> ModelFailed | None:
         told = f"the model refused to answer: {words}" if words else "the provider's content filter ended the answer"
         return ModelFailed(name, None, one_line(told))
     if response.finish_reason == "error":
-        return ModelFailed(name, None, "the provider ended the answer with an error", transient=True)
+        told = f"the provider ended the answer with {details.get('finish_reason', 'error')!r:.80}, which is no end"
+        return ModelFailed(name, None, one_line(told), transient=True)
+    if response.finish_reason == "tool_call" and not any(isinstance(part, BaseToolCallPart) for part in response.parts):
+        return ModelFailed(name, None, "the answer ended with a tool call, and none has come", transient=True)
     ids = Counter(call.tool_call_id for call in response.tool_calls)
     twice = [call_id for call_id, count in ids.items() if count > 1]
     if twice:
@@ -112,15 +140,13 @@ def _sound_text(text: str) -> str:
 
 
 def sound_answer(response: ModelResponse) -> ModelResponse:
-    """The answer without halves of characters."""
+    """The answer without halves of characters, with names and ids that are texts, and its reason in known words."""
 
     def mend(part: ModelResponsePart) -> ModelResponsePart:
-        if isinstance(part, TextPart | ThinkingPart):
-            text = sound(part.content)
-            return part if text is part.content else replace(part, content=text)
-        if isinstance(part, ToolCallPart):
-            args: Any = sound(part.args) if isinstance(part.args, str) else part.args
-            return part if args is part.args else replace(part, args=args)
-        return part
+        had = {name: getattr(part, name) for name in TEXTS if hasattr(part, name)}
+        has = {name: sound(text if name in ("content", "args") else str(text)) for name, text in had.items()}
+        return part if has == had else cast("ModelResponsePart", replace(cast(Any, part), **has))
 
-    return replace(response, parts=[mend(part) for part in response.parts])
+    parts = [mend(part) for part in response.parts]
+    name = sound(str(response.model_name))
+    return replace(response, parts=parts, model_name=name, finish_reason=_meaning(response))

@@ -68,7 +68,7 @@ class TooManyTurns(SoftstopError):
 def explain(error: Exception, model: Model, exchange: Exchange) -> Exception:
     """The error to raise instead of a provider's, whose body, cause and request may hold the key.
 
-    An error that is not the provider's, for instance a bug, is returned unchanged, unless its text holds the key.
+    An error without an answer over HTTP, for instance a bug, is returned unchanged, unless its text holds the key.
     """
     secrets = secrets_of(model)
     if isinstance(error, UnexpectedModelBehavior) and exchange.content_type is not None and not exchange.is_stream:
@@ -82,6 +82,9 @@ def explain(error: Exception, model: Model, exchange: Exchange) -> Exception:
         return ModelFailed(model.model_name, None, f"the connection{_to(model)} failed: {problem}", True)
     if isinstance(error, AgentRunError | UserError) or problem != _problem(error)[:LONGEST]:
         return ModelFailed(model.model_name, None, problem)
+    if exchange.content_type is not None:
+        kind = type(error).__name__
+        return ModelFailed(model.model_name, None, f"its answer cannot be read ({kind}: {problem})"[:LONGEST])
     return error
 
 
@@ -94,7 +97,7 @@ def _to(model: Model) -> str:
 
 def _problem(error: Exception) -> str:
     told = _message_in(error.body) if isinstance(error, ModelAPIError) else None
-    if told is not None:
+    if told:
         return told
     if isinstance(error, ModelHTTPError):
         return str(error.body or "no message")

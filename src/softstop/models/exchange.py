@@ -6,6 +6,7 @@ They tell whether the request has left the pool of connections, how a body began
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ import httpx2
 HEAD: Final = 4_096  # bytes kept of the beginning of a body
 TAIL: Final = 256  # bytes kept of its end
 EVENT: Final = re.compile(rb"^data:", re.MULTILINE)
-LAST_LINE: Final = re.compile(rb'^data: ?(\[DONE\]|\{ *"type": *"message_stop")', re.MULTILINE)
+LAST_LINE: Final = re.compile(rb'(?:^|[\r\n])data: ?(\[DONE\]|\{ *"type": *"message_stop")')
 
 
 class Exchange:
@@ -98,6 +99,8 @@ class _Noted:
 
     async def __anext__(self) -> bytes:
         piece = await anext(self._pieces)
+        if not self._exchange.head:
+            piece = piece.removeprefix(BOM_UTF8)  # else the first event is of no known kind, and is passed over
         self._exchange.add(piece)
         return piece
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import httpx2
 from openai.types import CompletionUsage
@@ -23,6 +23,7 @@ from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import RequestUsage
 
+from .loose import OneChoice, WholeItems
 from .providers import Hosted, OpenAIChat, settings_of
 
 # Answers of the shapes that the library has schemas for, see `warming`: one event a line
@@ -77,6 +78,7 @@ class ResponsesModel(OpenAIResponsesModel):
         stream = await super()._process_streamed_response(*args, **kwargs)
         # Patched, since pydantic-ai has no hook for the stream's class here, as it has for ChatModel.
         stream._map_usage = partial(_map_if_credible, stream._map_usage)  # type: ignore[method-assign]
+        stream._response = cast(Any, WholeItems(stream._response))
         return stream
 
 
@@ -90,6 +92,9 @@ class ChatModel(OpenAIChatModel):
 
 class ChatStream(OpenAIStreamedResponse):
     """A streamed answer whose usage reports are totals so far, and which survives malformed ones."""
+
+    def _validate_response(self) -> AsyncIterable[ChatCompletionChunk]:
+        return OneChoice(super()._validate_response())
 
     def _add_usage(self, usage: RequestUsage, *, reported: bool, cumulative: bool = False) -> None:
         # Several servers report the total so far with every chunk: the last one counts, not the sum.

@@ -19,7 +19,8 @@ from ..limits import nano_usd
 from .errors import members_of
 
 MILLION: Final = 10**6
-UNKNOWN: Final = (LookupError, ValueError, TypeError, ArithmeticError, AssertionError)  # raised by genai-prices
+# raised by genai-prices
+UNKNOWN: Final = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from pydantic import ValidationError
 from pydantic_ai.models import StreamedResponse
 from pydantic_ai.usage import RequestUsage
 
-from ..errors import first_problem
 from ..law.ledgers import Hold
+from ..law.reports import read_report
 from ..runs.adapter import AdapterContext
 from ..usage import Usage
+from .endings import sound
 from .estimates import output_tokens
 from .prices import Tariff
 
@@ -31,9 +31,9 @@ class Charge:
         report = report_of(response, self._tariff) if complete else None
         if report is not None:
             try:
-                usage = Usage.model_validate(report)
-            except ValidationError as error:
-                self._door.reject_usage(first_problem(error))  # the estimate below counts
+                usage = read_report(report)
+            except ValueError as error:
+                self._door.reject_usage(str(error))  # the estimate below counts
             else:
                 self._door.charge(usage, self._hold)
                 return usage
@@ -52,16 +52,17 @@ def report_of(response: StreamedResponse, tariff: Tariff) -> Report | None:
     """The usage that the provider reported for a complete answer; None without a report."""
     reported = response.usage
     received = getattr(response, "_usage_received", None)  # private: False if the provider omitted usage
-    if reported.unmeasured_requests or (not reported.has_values() and received is not True):
+    if reported.unmeasured_requests or (not (reported.has_values() or reported.details) and received is not True):
         return None
+    counted = reported.input_tokens or reported.output_tokens
     report: Report = {
-        "input_tokens": reported.input_tokens if reported.has_values() else None,  # reported, but malformed
+        "input_tokens": reported.input_tokens if counted else "none",  # reported, but malformed
         "output_tokens": reported.output_tokens,
         "cache_read_tokens": reported.cache_read_tokens,
         "cache_write_tokens": reported.cache_write_tokens,
         "reasoning_tokens": reported.output_reasoning_tokens,
         "cost_nano_usd": tariff.cost(reported, response.get()),
-        "model": response.model_name[:200],
+        "model": _model_of(response),
     }
     return report
 
@@ -79,8 +80,12 @@ def estimate(response: StreamedResponse, prompt_tokens: int, tariff: Tariff) -> 
         cache_read_tokens=cached,
         cost_nano_usd=tariff.cost(guess, response.get()),
         estimated=True,
-        model=response.model_name[:200],
+        model=_model_of(response),
     )
+
+
+def _model_of(response: StreamedResponse) -> str:
+    return cast(str, sound(str(response.model_name)))[:200]
 
 
 def _plausible(count: Any) -> int:
