@@ -6,7 +6,9 @@ one thing from another, are never changed: they are refused.
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -88,5 +90,5 @@ def seconds(value: Any, name: str) -> float:
         MisuseError: It is no number, or below 0.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:  # not so for nan
-        return value
+        return value if value <= sys.float_info.max else math.inf
     raise MisuseError(f"{name} must be a number of seconds from 0 on, not {value!r:.80}")

@@ -11,6 +11,7 @@ import pytest
 from kit.runs import at, listen, names, one
 from softstop import (
     Agent,
+    BestEffort,
     Event,
     Outcome,
     Run,
@@ -19,6 +20,7 @@ from softstop import (
     RunStatus,
     StepCompleted,
     Supervisor,
+    Workflow,
     parse_event,
 )
 from softstop.ports import AdapterContext
@@ -31,6 +33,21 @@ class Odd(BaseException):
 
 async def texts() -> AsyncIterator[str]:
     yield "x"
+
+
+def test_a_thread_of_a_step_that_exits_ends_no_loop_and_no_other_run() -> None:
+    def leaves(run: RunContext, value: object) -> None:
+        raise SystemExit(3)
+
+    async def main() -> None:
+        async with Supervisor() as supervisor:
+            other = supervisor.start(Agent(pays))
+            flow = supervisor.start(Workflow([BestEffort(leaves), pays]))
+            outputs = [await other, await flow]
+        assert [output.status for output in outputs] == [RunStatus.completed] * 2
+        assert "SystemExit: 3" in outputs[1].errors[0]
+
+    asyncio.run(main())
 
 
 async def pays(run: RunContext, message: object) -> None:

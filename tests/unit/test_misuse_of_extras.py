@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from kit.misuse import OPTIONS, agent, called, says, sync, two
 from softstop import Agent, MisuseError, Run, StopRequest, Supervisor
 from softstop.durable import Runs
-from softstop.models import Offline, OpenAIChat, Price, Retry
+from softstop.models import Anthropic, Borrowed, Offline, OpenAIChat, Price, Retry
 from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app, mount, serve
 from softstop.stores import MemoryStore, Recording, RunQuery
 from softstop.stores.sqlite import SQLiteStore
@@ -204,7 +204,47 @@ BUILT: dict[str, tuple[Callable[[], object], str]] = {
     "no attempt": (lambda: Retry(attempts=0), "attempts must be a whole number from 1 on, not 0"),
     "a price that is a word": (
         lambda: Price("ten", 1),
-        "a price is a number of US dollars for a million tokens, not 'ten'",
+        "input_usd must be a number of US dollars for a million tokens, not 'ten'",
+    ),
+    "a key in bytes": (lambda: OpenAIChat("m", api_key=b"k"), "api_key must be a string, not bytes"),
+    "a key with the end of its line": (
+        lambda: Anthropic("m", api_key="sk-canary\n"),
+        "api_key must be ASCII without a line's end; None takes it from the environment",
+    ),
+    "no key": (
+        lambda: OpenAIChat("m", api_key=""),
+        "api_key must be ASCII without a line's end; None takes it from the environment",
+    ),
+    "a bound by a name of nobody": (
+        lambda: OpenAIChat("m", bound_name="max"),
+        "bound_name is max_completion_tokens or max_tokens, not 'max'",
+    ),
+    "a bound that is a string": (
+        lambda: OpenAIChat("m", settings={"max_tokens": "500"}),
+        "max_tokens in settings must be a whole number from 1 on, not '500'",
+    ),
+    "reasoning, perhaps": (
+        lambda: OpenAIChat("m", reasoning_events="no"),
+        "reasoning_events must be True or False, not str",
+    ),
+    "going on, perhaps": (lambda: OpenAIChat("m", continue_once=1), "continue_once must be True or False, not int"),
+    "a borrowed name": (lambda: Borrowed("gpt"), "model must be Model(...), not str"),
+    "no price of input": (
+        lambda: Price(None, 1),
+        "input_usd must be a number of US dollars for a million tokens, not None",
+    ),
+    "a price for trials that is a number": (lambda: Offline(price=1), "price must be Price(...), not int"),
+    "a description that is none": (
+        lambda: Agent(model=Offline(), description=5),
+        "description must be a string, not int",
+    ),
+    "a result of no name": (
+        lambda: Agent(model=Offline(), output_type=""),
+        "output_type= takes a type that pydantic can check and describe: string index out of range",
+    ),
+    "a result in a dict": (
+        lambda: Agent(model=Offline(), output_type={"a": int}),
+        "output_type= takes a type that pydantic can check and describe: 'type'",
     ),
     "no word a second": (lambda: Offline(words_per_second=0), "words_per_second must be above 0"),
 }

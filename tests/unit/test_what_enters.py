@@ -39,6 +39,7 @@ from softstop import (
     parse_event,
 )
 from softstop.ports import AdapterContext
+from softstop.supervisor.defaults import defaults
 from softstop.testing import run_virtual
 
 LONE = "\ud800"
@@ -138,6 +139,10 @@ CALLS: dict[str, tuple[str, Callable[[], object]]] = {
     "limit": ("timeout", lambda: supervised(lambda owner, run: run.limits.update(timeout=True))),
     "drain": ("timeout", lambda: supervised(lambda owner, run: owner.drain(math.nan))),
     "drain's wait": ("wait", lambda: supervised(lambda owner, run: owner.drain(wait="1"))),  # type: ignore[arg-type]
+    "supervisor signals": ("signals", lambda: Supervisor(signals="no")),  # type: ignore[arg-type]
+    "a reason for an unknown run": ("reason", lambda: softstop.cancel_run("nobody", 5)),  # type: ignore[arg-type]
+    "runs of a user": ("user_id", lambda: supervised(lambda owner, run: owner.list_runs(user_id=5))),  # type: ignore[arg-type]
+    "runs of a session": ("session_id", lambda: supervised(lambda owner, run: owner.list_runs(session_id=b""))),  # type: ignore[arg-type]
     "configure": ("supervisor", lambda: softstop.configure(Supervisor())),  # type: ignore[arg-type]
 }
 
@@ -195,6 +200,23 @@ def test_a_value_that_is_built_wrong_is_misuse_that_names_its_field(value: str) 
         make(**fields)
 
 
+async def test_a_number_of_seconds_that_no_float_holds_is_for_ever() -> None:
+    async with Supervisor(keep_ended_for=10**400) as supervisor:
+        await supervisor.start(Agent(nothing), "go")
+        assert len(supervisor.list_runs()) == 1
+        await supervisor.drain(10**400)
+
+
+def test_a_function_that_makes_no_supervisor_is_misuse_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "make", lambda: 5)
+
+    async def main() -> None:
+        Agent(nothing).arun("go")
+
+    with pytest.raises(MisuseError, match=r"softstop\.configure returns must be Supervisor"):
+        asyncio.run(main())
+
+
 def test_a_limit_below_one_nano_dollar_is_refused_and_one_nano_dollar_is_not() -> None:
     assert Limits(cost_usd="0.000000001").cost_nano_usd == 1
     with pytest.raises(MisuseError, match="nano-USD"):
@@ -222,6 +244,9 @@ async def test_a_name_of_a_step_that_is_no_text_is_misuse_before_anything_begins
 
     _, events = await one(body)
     assert [type(event).__name__ for event in events] == ["RunStarted", "RunCompleted"]
+
+
+async def nothing(run: RunContext, message: object) -> None: ...
 
 
 async def texts() -> AsyncIterator[str]:

@@ -57,6 +57,8 @@ class Offline:
 
     def __post_init__(self) -> None:
         typed(self.text, str, "text")
+        if self.price is not None:
+            typed(self.price, Price, "price")
         if not seconds(self.words_per_second, "words_per_second"):
             raise MisuseError("words_per_second must be above 0")
 

@@ -40,9 +40,10 @@ class Price:
     cache_write_usd: Decimal | float | str | None = None
 
     def __post_init__(self) -> None:
-        for value in (self.input_usd, self.output_usd, self.cache_read_usd, self.cache_write_usd):
-            if value is not None and not _is_price(value):
-                raise MisuseError(f"a price is a number of US dollars for a million tokens, not {value!r:.40}")
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not _is_price(value) and not (value is None and name.startswith("cache")):
+                raise MisuseError(f"{name} must be a number of US dollars for a million tokens, not {value!r:.40}")
 
     def of(self, usage: RequestUsage) -> int:
         """The cost of an answer, rounded up."""

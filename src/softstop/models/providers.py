@@ -20,7 +20,7 @@ from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings
 
 from ..aio.closing import finish_within
-from ..checks import named, typed
+from ..checks import named, typed, whole
 from ..errors import MisuseError
 from .errors import clients_of
 from .exchange import note_request, note_response, watch_clients
@@ -81,6 +81,14 @@ def new_body(source: ModelSource, model: Model, options: BodyOptions, handling: 
     return ModelBody(source.name, source.open, Tariff(model, source.price), options, handling)
 
 
+def _check_handling(wanted: Hosted | Borrowed) -> None:
+    typed(wanted.retry, Retry, "retry")
+    typed(wanted.reasoning_events, bool, "reasoning_events")
+    typed(wanted.continue_once, bool, "continue_once")
+    if wanted.price is not None:
+        typed(wanted.price, Price, "price")
+
+
 @dataclass(frozen=True, slots=True)
 class Hosted:
     """A model behind HTTP.
@@ -110,9 +118,13 @@ class Hosted:
     def __post_init__(self) -> None:
         named(self.id, "id")
         typed(self.settings, Mapping, "settings")
-        typed(self.retry, Retry, "retry")
-        if self.price is not None:
-            typed(self.price, Price, "price")
+        most: object = self.settings.get("max_tokens")
+        if most is not None:
+            whole(cast(int, most), "max_tokens in settings", 1)
+        key = "none" if self.api_key is None else typed(self.api_key, str, "api_key")
+        if not (key and key.isascii() and key.isprintable()):
+            raise MisuseError("api_key must be ASCII without a line's end; None takes it from the environment")
+        _check_handling(self)
         if self.base_url is not None and not typed(self.base_url, str, "base_url").startswith(("http://", "https://")):
             raise MisuseError(f"base_url must begin with http:// or https://, not be {self.base_url!r:.80}")
 
@@ -188,6 +200,11 @@ class OpenAIChat(Hosted):
     bound_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     MADE_BY: ClassVar[tuple[str, str, str]] = (".openai", "chat_model", "COMPLETION")
 
+    def __post_init__(self) -> None:
+        Hosted.__post_init__(self)
+        if typed(self.bound_name, str, "bound_name") not in ("max_completion_tokens", "max_tokens"):
+            raise MisuseError(f"bound_name is max_completion_tokens or max_tokens, not {self.bound_name!r:.80}")
+
 
 class Anthropic(Hosted):
     """A model of Anthropic: `Anthropic("claude-sonnet-4-6")`."""
@@ -215,7 +232,8 @@ class Borrowed:
     continue_once: bool = False
 
     def __post_init__(self) -> None:
-        typed(self.retry, Retry, "retry")
+        typed(self.model, Model, "model")
+        _check_handling(self)
 
     @property
     def name(self) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import PydanticUserError, TypeAdapter, create_model
+from pydantic import TypeAdapter, create_model
 from pydantic_ai.messages import ToolCallPart, ToolReturnPart
 from pydantic_ai.tools import ToolDefinition
 
-from ..errors import MisuseError
+from ..errors import MisuseError, one_line
 from .errors import ModelFailed
 from .tools import BadCall, arguments_of, failed_answer
 
@@ -33,9 +33,10 @@ class ResultType:
             if self.wrapped:
                 self.check = TypeAdapter(create_model("Result", result=(kind, ...)))
                 schema = self.check.json_schema()
-        except (PydanticUserError, NameError, TypeError) as error:
-            raise MisuseError(f"output_type= takes a type that pydantic can check and describe: {error}") from error
-        about = f"{ABOUT} {schema['description']}" if "description" in schema else ABOUT
+            about = f"{ABOUT} {schema['description']}" if "description" in schema else ABOUT
+        except Exception as error:  # boundary: pydantic, which raises whatever a wrong type makes it raise
+            told = one_line(str(error).partition("\n")[0])
+            raise MisuseError(f"output_type= takes a type that pydantic can check and describe: {told}") from error
         self.definition = ToolDefinition(name=NAME, description=about, parameters_json_schema=schema, kind="output")
 
 

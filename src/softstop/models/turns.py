@@ -115,7 +115,7 @@ class ModelBody:
         self._max_turns = options.get("max_turns")
         self._traces = options.get("trace_tools", False)
         kind = options.get("output_type")
-        self._result_type = None if kind in (None, str) else ResultType(kind)
+        self._result_type = None if kind is None or kind is str else ResultType(kind)
         if self._result_type is not None and self._toolbox.find(RESULT) is not None:
             raise MisuseError(f"a tool is named {RESULT!r}, as the call by which the model gives its result; rename it")
         self._too_long: int | None = None  # the smallest bound of output tokens that the provider has refused

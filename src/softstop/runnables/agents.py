@@ -117,7 +117,7 @@ def model_body(
     typed(tools, Iterable, "tools")
     single = isinstance(instructions, str) or callable(instructions)
     several = (instructions,) if single else cast("Sequence[Any]", typed(instructions, Sequence, "instructions"))
-    texts = [_instruction(each) for each in (description, *several)]
+    texts = [typed(description, str, "description"), *map(_instruction, several)]
     typed(trace_tools, bool, "trace_tools")
     options = {
         "instructions": texts, "tools": tools, "max_turns": max_turns, "output_type": output_type,
@@ -139,6 +139,8 @@ def _instruction(given: Any) -> Instruction:
         inspect.signature(given).bind(None)
     except TypeError as error:
         raise MisuseError(f"a function in instructions takes the run: {name_of(given)}, {error}") from None
+    except ValueError:  # of C code that does not tell its arguments
+        pass
     return cast(Instruction, given)
 
 

@@ -156,7 +156,7 @@ class Loop:
         """Play round after round."""
         for _ in range(self._rounds):
             value = await _in_turn(self._steps, run, value)
-            if self._until is not None and await self._until.about(run, value):
+            if self._until is not None and await self._until.holds(run, value):
                 return value
         if self._until is not None:
             problem = f"{self.name!r} ended after all {self._rounds} rounds, and until() did not hold yet"
@@ -184,7 +184,7 @@ class Condition:
 
     async def play(self, run: RunContext, value: Any) -> Any:
         """Call `check`, then play one step or none."""
-        step = self._then if await self._check.about(run, value) else self._otherwise
+        step = self._then if await self._check.holds(run, value) else self._otherwise
         return value if step is None else await play_step(step, run, value)
 
 
@@ -271,9 +271,24 @@ class _Decision:
         if self._step is not None:
             return await self._step.play(run, value)
         try:
-            return self._function(value)
+            answer = self._function(value)
         except Exception as error:
-            raise MemberFailed(self._step_name, f"failed: {self._what}() raised {safe_error(error)}") from error
+            raise self._failure(f"raised {safe_error(error)}") from error
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise self._failure(f"returned a coroutine, which nobody awaits; make it `async def`: {name_of(answer)}")
+        return answer
+
+    async def holds(self, run: RunContext, value: Any) -> bool:
+        """Whether its answer is true, which some objects cannot say."""
+        answer = await self.about(run, value)
+        try:
+            return bool(answer)
+        except Exception as error:
+            raise self._failure(f"returned {type(answer).__name__}, {safe_error(error)}") from error
+
+    def _failure(self, problem: str) -> MemberFailed:
+        return MemberFailed(self._step_name, f"failed: {self._what}() {problem}")
 
     async def _as_body(self, run: RunContext, value: Any) -> Any:
         del run
@@ -333,6 +348,7 @@ def _in_a_thread(function: Callable[[RunContext, Any], Any]) -> Callable[[RunCon
     async def body(run: RunContext, value: Any) -> Any:
         door = AdapterContext(run)
         async with door.seats(), run.step(name):
-            return await door.in_thread(partial(function, run, value))
+            result = await door.in_thread(partial(function, run, value))
+            return await result if inspect.isawaitable(result) else result
 
     return body

@@ -57,10 +57,26 @@ async def in_thread(call: Callable[[], T]) -> T:
         raise cancelled
     if thread.cancelled() and scope.cancel_called:
         raise ThreadEnded("the step around the thread was cut")
-    return thread.result()
+    result = thread.result()
+    if isinstance(result, _Exit):
+        raise result.exc
+    return result
 
 
-async def _call_in(scope: anyio.CancelScope, call: Callable[[], T]) -> T:
+class _Exit:
+    """A thread has raised what would end the loop, if a task ended with it."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self.exc = exc
+
+
+async def _call_in(scope: anyio.CancelScope, call: Callable[[], T]) -> T | _Exit:
+    def work() -> T | _Exit:
+        try:
+            return call()
+        except (SystemExit, KeyboardInterrupt) as exc:
+            return _Exit(exc)
+
     with scope:
-        return await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+        return await anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1))
     raise asyncio.CancelledError  # swallowed by the scope

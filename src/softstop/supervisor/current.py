@@ -76,10 +76,10 @@ def cancel_run(run_id: str, reason: str | None = None) -> bool:
         Whether the run is stopping now. False for an unknown id and for a run that has ended.
 
     Raises:
-        MisuseError: The id is no string, perhaps the run itself.
+        MisuseError: The id is no string, perhaps the run itself, or the reason is none.
     """
     given: object = run_id
     if isinstance(given, Run | RunContext):
         raise MisuseError("softstop.cancel_run takes an id: write run.cancel(...), or cancel_run(run.run_id)")
-    run = registry.get(typed(run_id, str, "run_id"))
-    return run is not None and bool(stopping.ask(run, user_request(reason, None, "step", None)))
+    run, request = registry.get(typed(run_id, str, "run_id")), user_request(reason, None, "step", None)
+    return run is not None and bool(stopping.ask(run, request))

@@ -25,7 +25,8 @@ class Defaults:
         if found is None:
             with self._lock.held:
                 self._of = {known: value for known, value in self._of.items() if not known.is_closed()}
-                found = self._of[loop] = self.make()  # no race: only the loop's own thread comes here
+                made = typed(self.make(), Supervisor, "what the function given to softstop.configure returns")
+                found = self._of[loop] = made  # no race: only the loop's own thread comes here
         return found
 
     def after_fork(self) -> None:

@@ -107,7 +107,7 @@ class Supervisor(AsyncOnly):
             recorder=recorder,
         )
         self._outer: Supervisor | None = None  # the ambient one around the block
-        self._signals = Signals(self._state) if signals else None
+        self._signals = Signals(self._state) if typed(signals, bool, "signals") else None
         if recorder is not None:
             recorder.attached(self)
 
@@ -243,10 +243,13 @@ class Supervisor(AsyncOnly):
         """Live and remembered runs, oldest first, members included.
 
         Raises:
-            MisuseError: No such status.
+            MisuseError: No such status, or an id that is no string.
         """
         if status is not None and typed(status, str, "status") not in RunStatus.__members__:
             raise MisuseError(f"status is one of {', '.join(RunStatus)}, not {status!r:.80}")
+        for name, whose in (("user_id", user_id), ("session_id", session_id)):
+            if whose is not None:
+                typed(whose, str, name)
         wanted = None if status is None else RunStatus(status)
         state = self._state
         roots = [*state.ended.roots(), *(run for run in list(state.runs.values()) if run.parent is None)]

@@ -98,13 +98,18 @@ async def test_a_tool_that_raises_is_a_failed_call_and_its_line_goes_back_to_the
     assert events[-1].content == "done"
 
 
+@pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize("raised", [asyncio.CancelledError(), SystemExit(3), ExceptionGroup("two", [ValueError()])])
-async def test_whatever_a_tool_raises_by_itself_is_its_own_failure(raised: BaseException) -> None:
+async def test_whatever_a_tool_raises_by_itself_is_its_own_failure(raised: BaseException, is_async: bool) -> None:
     async def odd() -> None:
         raise raised
 
+    def odd_in_a_thread() -> None:
+        raise raised
+
+    odd_in_a_thread.__name__ = "odd"
     script = Script([call("odd")], THEN_DONE)
-    output = await Agent(model=script.model, tools=[odd]).arun("go")
+    output = await Agent(model=script.model, tools=[odd if is_async else odd_in_a_thread]).arun("go")
 
     assert output.status is RunStatus.completed
     assert script.answers()[0][:2] == ("failed", "odd")

@@ -184,6 +184,31 @@ async def test_a_question_that_raises_fails_the_step_that_asked(step: Any, name:
     assert isinstance(output.error and output.error.__cause__, ZeroDivisionError)
 
 
+async def yes(value: object) -> bool:
+    return True
+
+
+class Unsure:
+    def __bool__(self) -> bool:
+        raise ValueError("neither")
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        (Condition(lambda value: yes(value), never()), "check() returned a coroutine, which nobody awaits"),
+        (Loop(shout, until=lambda value: yes(value), max=3), "until() returned a coroutine, which nobody awaits"),
+        (Router(lambda value: yes(value), {"a": never()}), "choose() returned a coroutine, which nobody awaits"),
+        (Condition(lambda value: Unsure(), never()), "check() returned Unsure, ValueError: neither"),
+        (Loop(shout, until=lambda value: Unsure(), max=3), "until() returned Unsure, ValueError: neither"),
+    ],
+)
+async def test_an_answer_that_is_neither_true_nor_false_fails_the_step_that_asked(step: Any, problem: str) -> None:
+    output = await played(Workflow([step]))
+    assert output.status is RunStatus.failed
+    assert f"'{step.name}' failed: {problem}" in output.errors[0]
+
+
 # -- nested --------------------------------------------------------------------------------------------------------
 
 

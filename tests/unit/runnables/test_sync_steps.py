@@ -55,6 +55,14 @@ async def test_a_stop_lets_a_sync_step_finish_and_it_can_see_the_stop() -> None:
     assert (output.members[0].status, output.members[0].value) == (RunStatus.completed, "whole")
 
 
+async def test_a_sync_step_that_returns_a_coroutine_is_awaited_in_its_step() -> None:
+    async def loud(value: str) -> str:
+        return value.upper()
+
+    output = await played(Workflow([lambda run, value: loud(value), shout]), "go")
+    assert (output.status, output.content) == (RunStatus.completed, "GO!")
+
+
 async def test_a_sync_step_that_waits_for_a_thread_is_in_no_step_and_a_stop_ends_the_wait() -> None:
     threads._seats.set(anyio.CapacityLimiter(1))  # of this loop
     began: list[str] = []
