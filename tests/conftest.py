@@ -47,7 +47,7 @@ def _is_virtual(path: Path) -> bool:
 
 
 def _virtual_loop() -> VirtualLoop:
-    loop = VirtualLoop()
+    loop = VirtualLoop(patience=5)  # of a busy machine with its threads
     _loops[:] = [loop]
     return loop
 

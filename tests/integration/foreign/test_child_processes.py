@@ -82,6 +82,6 @@ async def test_a_child_process_that_ignores_sigterm_is_killed_and_waited_for(
     body: Callable[[RunContext, list[int]], Awaitable[None]], mode: str
 ) -> None:
     pids: list[int] = []
-    with anyio.fail_after(9):
+    with anyio.fail_after(30):
         await stop_when_begun(Agent(body), pids, mode)
         await gone(pids[0])

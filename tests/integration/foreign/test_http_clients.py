@@ -31,7 +31,7 @@ async def test_a_request_in_flight_ends_when_a_stop_comes(connect: Connect, open
             async with connect(url) as client:
                 await pays(run, client)
 
-    with anyio.fail_after(9):
+    with anyio.fail_after(30):
         async with Desk().serve() as desk:
             run = Agent(body).arun(desk.url)
             await desk.asked.wait()
@@ -52,7 +52,7 @@ async def test_an_answer_that_stalls_is_stopped_and_its_connection_closed(connec
             async for word in run.stream("read", client.words()):
                 run.write(word)
 
-    with anyio.fail_after(9):
+    with anyio.fail_after(30):
         async with Desk().serve() as desk:
             run = Agent(body).arun(desk.url)
             async for event in run.events():
@@ -78,7 +78,7 @@ async def test_an_answer_left_early_leaves_a_client_that_goes_on(connect: Connec
         async with run.step("pay"):
             run.write(await client.pay())
 
-    with anyio.fail_after(9):
+    with anyio.fail_after(30):
         async with Desk().serve() as desk:
             desk.open.set()
             output = await Agent(body).arun(desk.url).ended()

@@ -86,7 +86,7 @@ async def test_a_number_that_no_limit_takes_is_the_client_s_fault_alone(capfd: p
 
 
 async def test_who_guesses_keys_is_slowed_down() -> None:
-    async with serving(guarded(Caps(requests=2))) as client:  # type: ignore[arg-type]
+    async with serving(guarded(Caps(requests=1))) as client:  # type: ignore[arg-type]
         codes = {(await client.get("/runs")).json()["code"] for _ in range(60)}
         assert codes == {"UNAUTHENTICATED", "TOO_MANY_REQUESTS"}
         assert (await client.get("/runs", headers=KEYS["ann"])).status_code == 200, "who has a key is counted apart"

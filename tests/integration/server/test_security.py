@@ -302,7 +302,7 @@ async def test_each_bound_is_told_with_its_own_code() -> None:
 
 
 async def test_a_caller_that_asks_too_often_is_told_to_wait() -> None:
-    async with serving(app(settings=Settings(caps=Caps(requests=5)))) as client:
+    async with serving(app(settings=Settings(caps=Caps(requests=1)))) as client:
         answers = [await client.get("/runs") for _ in range(60)]
         refused = [answer for answer in answers if answer.status_code == 429]
         assert {answer.json()["code"] for answer in refused} == {"TOO_MANY_REQUESTS"}

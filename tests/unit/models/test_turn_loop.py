@@ -196,7 +196,7 @@ async def test_an_abandoned_tool_leaves_a_valid_history_that_does_not_change_any
     release = threading.Event()
 
     def stuck() -> str:
-        release.wait(10)
+        release.wait(60)
         return "late"
 
     script = Script([call("stuck")])
