@@ -255,7 +255,7 @@ def test_a_signal_stops_the_runs_of_supervisors_in_the_block_of_the_one_that_has
         async def slow(run, message):
             async with run.step("pay"):
                 say("begun")
-                await asyncio.sleep(3)
+                await run.stop_requested()
                 say("committed")
 
         async def main():

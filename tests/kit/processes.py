@@ -31,7 +31,8 @@ async def pays(run, message):
     async with run.step("pay"):
         await asyncio.sleep(0.2)  # by now the calling thread waits; an interrupt before that is another test's matter
         say("begun")
-        await asyncio.sleep(0.7)
+        await run.stop_requested()
+        await asyncio.sleep(0.1)
         say("committed")
     async with run.step("refused"):
         say("must not begin")
