@@ -125,6 +125,7 @@ async def test_a_stop_ends_the_pause_and_a_later_continue_is_refused() -> None:
         assert asked_for(told[-1]) == ["call-0"]
         stopping = await client.post(f"{path}/cancel", json={"wait": 0})
         assert (stopping.status_code, stopping.json()["status"]) == (202, "RUNNING")
+        assert stopping.headers["location"] == path
         assert (await client.get(path)).json()["status"] == "RUNNING", "it waits for its step, and for nobody"
         assert (await continued(client, path, c0=True)).status_code == 409
         paid.set()

@@ -268,8 +268,10 @@ async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: 
     """Stop a run at its next step boundary: CANCELLED if it has ended so within `wait` seconds, else 202."""
     stop = await read(request, AgentOSStop, empty=True)
     view = await service.cancel(who, run_id, stop, address_of(request), kind, id)
-    code = 200 if view.status is RunStatus.cancelled else 202
-    return JSONResponse({"success": True, "status": agentos.STATUS[view.status]}, code)
+    body = {"success": True, "status": agentos.STATUS[view.status]}
+    if view.status is RunStatus.cancelled:
+        return JSONResponse(body)
+    return JSONResponse(body, 202, {"location": request.url.path.removesuffix("/cancel")})
 
 
 @router.post(
