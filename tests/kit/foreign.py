@@ -27,6 +27,13 @@ async def turns(times: int = TURNS) -> None:
         await asyncio.sleep(0)
 
 
+def pass_time(seconds: float) -> None:
+    """Let the clock of the loop jump, so that timers of that time strike in its next turns."""
+    loop = asyncio.get_running_loop()
+    time = loop.time
+    loop.time = lambda: time() + seconds  # type: ignore[method-assign]
+
+
 def ended(output: RunOutput) -> list[tuple[str, str]]:
     """The steps of a run, and how each ended."""
     return [(step.step, step.status) for step in output.steps]
