@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from .errors import MisuseError, bounded
@@ -92,3 +93,13 @@ def seconds(value: Any, name: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:  # not so for nan
         return value if value <= sys.float_info.max else math.inf
     raise MisuseError(f"{name} must be a number of seconds from 0 on, not {value!r:.80}")
+
+
+@contextmanager
+def needs_extra(name: str) -> Generator[None]:
+    """A context for the imports of the package `softstop.<name>`: one that is missing says which extra brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        problem = f"softstop.{name} needs pip install 'softstop[{name}]': {error}"
+        raise ModuleNotFoundError(problem, name=error.name) from None

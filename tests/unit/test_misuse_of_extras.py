@@ -15,7 +15,7 @@ from softstop.models import Anthropic, Borrowed, Offline, OpenAIChat, Price, Ret
 from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app, mount, serve
 from softstop.stores import MemoryStore, Recording, RunQuery
 from softstop.stores.sqlite import SQLiteStore
-from softstop.testing import run_virtual, scripted, stop_everywhere
+from softstop.testing import CAUSES, parallel, run_virtual, scripted, step, stop_everywhere, stream, turns
 
 
 def make(supervisor: Supervisor) -> Run:
@@ -151,6 +151,46 @@ BUILT: dict[str, tuple[Callable[[], object], str]] = {
         "effects must be a list, or a function that gives one, not tuple",
     ),
     "a walk with a value to check": (lambda: stop_everywhere(make, also=True), "also must be a function, not bool"),
+    "a walk of no play": (lambda: stop_everywhere(make, most=0), "most must be a whole number from 1 on, not 0"),
+    "a walk of half a pair": (
+        lambda: stop_everywhere(make, pairs=0.5),
+        "pairs must be a whole number from 0 on, not 0.5",
+    ),
+    "a walk of no cause": (
+        lambda: stop_everywhere(make, causes=[]),
+        f"causes is empty, which plays no stop; leave it out for all: {', '.join(CAUSES)}",
+    ),
+    "a walk back in time": (
+        lambda: stop_everywhere(make, horizon=-1),
+        "horizon must be a number of seconds from 0 on, not -1",
+    ),
+    "a walk of one schedule by its number": (lambda: stop_everywhere(make, only=3), "only must be a string, not int"),
+    "a walk with a bar": (lambda: stop_everywhere(make, progress="bar"), "progress must be a function, not str"),
+    "virtual time without patience": (
+        lambda: run_virtual(two, patience=-1),
+        "patience must be a number of seconds from 0 on, not -1",
+    ),
+    "virtual time of no turn": (
+        lambda: run_virtual(two, max_turns=0),
+        "max_turns must be a whole number from 1 on, not 0",
+    ),
+    "a step that ends before it begins": (
+        lambda: step("pay", -1.0),
+        "what step('pay', -1.0) takes must be a number of seconds from 0 on, not -1.0",
+    ),
+    "a stream that is left before it is read": (
+        lambda: stream("read", ["a"], breaks_after=0),
+        "breaks_after must be a whole number from 1 on, not 0",
+    ),
+    "a stream within nothing known": (
+        lambda: stream("read", ["a"], within="pool"),
+        "within is one of None, 'scope', 'group', 'step', 'tasks', not 'pool'",
+    ),
+    "branches of a library of nobody": (
+        lambda: parallel([step("pay")], by="trio"),
+        "by is one of 'anyio', 'gather', 'TaskGroup', 'wait_for', not 'trio'",
+    ),
+    "turns that go back": (lambda: turns(-1), "many must be a whole number from 0 on, not -1"),
     "a walk of no schedule": (
         lambda: stop_everywhere(make, only="nope"),
         "'nope' is no part of a schedule; take the text from the LawBroken that named it",
@@ -160,6 +200,21 @@ BUILT: dict[str, tuple[Callable[[], object], str]] = {
     "a model without its provider": (
         lambda: Agent(model="gpt-5.2"),
         "model= is 'provider:model', such as 'openai:gpt-5.2', not 'gpt-5.2'",
+    ),
+    "a provider without a model": (
+        lambda: Agent(model="openai:"),
+        "model= is 'provider:model', such as 'openai:gpt-5.2', not 'openai:'",
+    ),
+    "a provider with a letter too few": (
+        lambda: Agent(model="opnai:gpt-4o"),
+        "there is no provider 'opnai'; did you mean 'openai:gpt-4o'?",
+    ),
+    "a provider of nobody": (
+        lambda: Agent(model="xyz:foo"),
+        (
+            "there is no provider 'xyz'; there are openai, openai-responses, openai-chat, anthropic, and those of "
+            "pydantic-ai"
+        ),
     ),
     "a model that is a class": (
         lambda: Agent(model=Offline),

@@ -163,7 +163,7 @@ def test_an_example_uses_public_names_only(path: Path) -> None:
 
 EXTRAS = [
     "pydantic_ai", "openai", "anthropic", "fastapi", "starlette", "uvicorn", "redis", "sqlite3", "httpx", "httpx2",
-    "opentelemetry", "hypothesis", "pytest", "langgraph", "agno", "softstop.testing", "softstop.models",
+    "opentelemetry", "structlog", "hypothesis", "pytest", "langgraph", "agno", "softstop.testing", "softstop.models",
 ]  # fmt: skip
 DEPENDENCIES = """
 import anyio, anyio._backends._asyncio, structlog

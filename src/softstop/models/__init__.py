@@ -5,7 +5,9 @@ Needs `pip install 'softstop[models]'`; `softstop` imports this package when a m
 
 from typing import Unpack as _Unpack
 
-try:
+from ..checks import needs_extra as _needs_extra
+
+with _needs_extra("models"):
     from .conversations import Messages as Messages
     from .errors import ModelFailed as ModelFailed
     from .errors import TooManyTurns as TooManyTurns
@@ -19,9 +21,6 @@ try:
     from .providers import OpenAIResponses as OpenAIResponses
     from .providers import resolve as _resolve
     from .turns import ModelBody as _ModelBody
-except ModuleNotFoundError as error:
-    problem = f"softstop.models needs pip install 'softstop[models]': {error}"
-    raise ModuleNotFoundError(problem, name=error.name) from None
 
 
 def body_of(model: object, **options: _Unpack[_BodyOptions]) -> _ModelBody:

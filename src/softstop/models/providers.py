@@ -17,6 +17,7 @@ import httpx2
 from anyio.lowlevel import RunVar
 from pydantic_ai import UserError
 from pydantic_ai.models import Model, infer_model
+from pydantic_ai.providers import infer_provider_class
 from pydantic_ai.settings import ModelSettings
 
 from ..aio.closing import finish_within
@@ -314,12 +315,26 @@ def resolve(model: Any) -> ModelSource:
         try:
             return Borrowed(infer_model(model))
         except (UserError, ImportError) as error:
-            if ":" not in model:
+            if not name:
                 raise MisuseError(f"model= is 'provider:model', such as 'openai:gpt-5.2', not {model!r:.80}") from None
-            raise MisuseError(str(error)) from error
+            raise MisuseError(_unknown_provider(provider, name) or str(error)) from error
     if isinstance(model, Model):
         return Borrowed(model)  # pyright: ignore[reportUnknownArgumentType]
     raise MisuseError(
         f"model= takes a value of softstop.models, a string 'provider:model' or a pydantic-ai Model, "
         f"not {type(model).__name__}"
     )
+
+
+def _unknown_provider(provider: str, name: str) -> str | None:
+    """Say that there is no such provider, and what was meant; None if there is one."""
+    try:
+        infer_provider_class(provider)
+    except ValueError:
+        close: list[str] = get_close_matches(provider, HOSTED, 1)
+        known = f"there are {', '.join(HOSTED)}, and those of pydantic-ai"
+        meant = f"did you mean '{close[0]}:{name:.80}'?" if close else known
+        return f"there is no provider {provider!r:.80}; {meant}"
+    except ImportError:
+        pass
+    return None

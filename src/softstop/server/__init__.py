@@ -1,6 +1,8 @@
 """Runs over HTTP: started, streamed and stopped from anywhere. Needs the extra `server`."""
 
-try:
+from ..checks import needs_extra as _needs_extra
+
+with _needs_extra("server"):
     from .app import create_app as create_app
     from .app import mount as mount
     from .auth import ApiKey as ApiKey
@@ -11,6 +13,3 @@ try:
     from .gate import Caps as Caps
     from .service import Settings as Settings
     from .serving import serve as serve
-except ModuleNotFoundError as error:
-    problem = f"softstop.server needs pip install 'softstop[server]': {error}"
-    raise ModuleNotFoundError(problem, name=error.name) from None

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from traceback import format_tb
 from typing import Any, Final, Literal
 
-import structlog
-
 from ..errors import MemberFailed, RunErrored, one_line, unfold
 from ..events import Event, Outcome, RunCancelled, RunEscalated, RunStarted, RunStopRequested, SlotLent
 
 LOGGER: Final = logging.getLogger("softstop")
 DEEPEST: Final = 20  # frames of a trace, the last ones
+
+
+def _structlog() -> Any:
+    """structlog, if the application has imported it: importing it here would be a fifth of the import of softstop."""
+    return sys.modules.get("structlog")
+
+
+def is_configured() -> bool:
+    """Whether the application has configured structlog."""
+    structlog = _structlog()
+    return structlog is not None and structlog.is_configured()
 
 
 def tell(level: Literal["warning", "error"], event: str, text: str, **fields: object) -> None:
@@ -35,8 +45,8 @@ def tell(level: Literal["warning", "error"], event: str, text: str, **fields: ob
         fields: Ids, names and numbers.
     """
     with suppress(Exception):
-        if structlog.is_configured():
-            getattr(structlog.get_logger("softstop"), level)(event, **fields)
+        if is_configured():
+            getattr(_structlog().get_logger("softstop"), level)(event, **fields)
         else:
             getattr(LOGGER, level)(text, fields)
 
@@ -147,7 +157,7 @@ class Journal:
         self._config: dict[str, Any] | None = None  # under which `_base` was made
         self._base: Any = None
 
-    wanted = staticmethod(structlog.is_configured)  # else nothing is written
+    wanted = staticmethod(is_configured)  # else nothing is written
 
     def notice(self, event: Event) -> None:
         """Write a line for start, stop request, escalation, a slot that is lent, and outcome."""
@@ -179,6 +189,7 @@ class Journal:
 
     def _bound(self, run_id: str) -> Any:
         """A logger with the run's id, copied from one base: structlog makes one in 4 us and copies it in 0.4."""
+        structlog = _structlog()
         config = structlog.get_config()
         if self._base is None or config != self._config:
             self._config, self._base = config, structlog.get_logger("softstop").bind()

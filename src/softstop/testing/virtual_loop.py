@@ -15,7 +15,7 @@ from contextvars import Context
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from softstop.checks import typed
+from softstop.checks import seconds, typed, whole
 from softstop.errors import MisuseError
 
 from .errors import Deadlock
@@ -49,11 +49,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         max_turns: Raise `Deadlock` after so many loop turns; None lets a busy loop spin.
         spin: Turns at one instant after which time passes all the same, or a deadline could never end a busy loop.
         turn: Seconds that each further turn takes.
+
+    Raises:
+        MisuseError: One of these is no such number.
     """
+
+    _closed = True  # until it is made: a loop that is refused below is asked for it when it goes
 
     def __init__(
         self, *, patience: float = 1.0, max_turns: int | None = None, spin: int = SPIN, turn: float = TURN
     ) -> None:
+        seconds(patience, "patience")
+        seconds(turn, "turn")
+        whole(spin, "spin", 1)
+        if max_turns is not None:
+            whole(max_turns, "max_turns", 1)
         self._now = 0.0
         self._turns = 0
         self._calls = 0

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final, TypedDict, Unpack
+from typing import Final, TypedDict, Unpack, cast
 
-from softstop.checks import typed
+from softstop.checks import seconds, typed, whole
 from softstop.errors import MisuseError
 from softstop.events import Event, StepStarted
 from softstop.runs.run import Run
@@ -194,8 +194,13 @@ def _check(make_run: MakeRun, options: Exploration) -> None:
     unknown = [name for name in options if name not in Exploration.__annotations__]
     if unknown:
         raise MisuseError(f"unknown option {unknown[0]!r}; there are {', '.join(Exploration.__annotations__)}")
-    if options.get("also") is not None:
-        typed(options.get("also"), Callable, "also")
+    for name, kind in (("also", Callable), ("progress", Callable), ("only", str)):
+        if options.get(name) is not None:
+            typed(options.get(name), kind, name)
+    if options.get("most") is not None:
+        whole(cast(int, options.get("most")), "most", 1)
+    whole(options.get("pairs", 0), "pairs")
+    seconds(options.get("horizon", HORIZON), "horizon")
     effects = options.get("effects")
     if effects is not None and not (callable(effects) or isinstance(effects, list)):
         raise MisuseError(f"effects must be a list, or a function that gives one, not {type(effects).__name__}")
@@ -263,6 +268,8 @@ def count(report: Report, trace: Trace) -> None:
 def _checked(causes: Iterable[str]) -> list[str]:
     asked = list(typed(causes, Iterable, "causes"))
     unknown = set(asked) - set(CAUSES)
+    if not asked:
+        raise MisuseError(f"causes is empty, which plays no stop; leave it out for all: {', '.join(CAUSES)}")
     if unknown:
         raise MisuseError(f"{sorted(unknown)[0]!r} is no cause; causes are {', '.join(CAUSES)}")
     return asked

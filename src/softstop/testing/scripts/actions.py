@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 import anyio
 from anyio.abc import ObjectSendStream
 
+from softstop.checks import whole
 from softstop.errors import BudgetExceeded
 from softstop.law.amounts import Amount
 from softstop.runs.context import RunContext
@@ -19,7 +20,7 @@ from softstop.stops import StopRequest
 from softstop.usage import Usage
 
 from ..explorer.recorder import mark
-from .script import Action, all_polite, as_text, enclosing, play_all, sleep_for, total, unruly
+from .script import Action, all_polite, as_text, enclosing, one_of, play_all, sleep_for, total, unruly
 
 FOR_EVER: Final = float("inf")
 
@@ -88,6 +89,9 @@ def stream(name: str, chunks: Sequence[str], every: float = 0.0, **options: Unpa
     """A divisible step: write `chunks`, each after `every` seconds, from an async generator."""
     closes_in, rests = options.get("closes_in", 0.0), options.get("rests", 0.0)
     breaks_after, within = options.get("breaks_after"), options.get("within")
+    if breaks_after is not None:
+        whole(breaks_after, "breaks_after", 1)
+    one_of(_KEPT_OPEN, within, "within")
     may_be_in_step = within in ("step", "tasks")  # which ends before the wait for its chunk does (T3)
 
     async def source(run: RunContext, opened: list[Stream[str]]) -> AsyncGenerator[str]:
@@ -294,6 +298,7 @@ def boundary() -> Action:
 
 def turns(many: int = 1) -> Action:
     """Let the loop turn so `many` times without any time passing."""
+    whole(many, "many")
 
     async def play(run: RunContext) -> None:
         del run

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import anyio
 
-from softstop.checks import typed
-from softstop.errors import unfold
+from softstop.checks import seconds, typed
+from softstop.errors import MisuseError, unfold
 from softstop.limits import NO_LIMITS, Limits
 from softstop.runnables.agents import Agent
 from softstop.runs.context import RunContext
@@ -37,6 +37,9 @@ class Action:
     """Whether it ends by itself, in time, and keeps no begun step waiting at a boundary of its own."""
     crosses: bool = field(default=False, repr=False, compare=False)
     """Whether there is a step boundary in it."""
+
+    def __post_init__(self) -> None:
+        seconds(self.takes, f"what {self.text:.80} takes")
 
     def __repr__(self) -> str:
         return self.text
@@ -119,6 +122,13 @@ async def sleep_for(seconds: float) -> None:
     """Sleep; 0 seconds do not even let the loop turn."""
     if seconds > 0:
         await anyio.sleep(seconds)
+
+
+def one_of(known: Iterable[object], given: object, name: str) -> None:
+    """Raise MisuseError if a word is not among those that are known."""
+    words = list(known)
+    if given not in words:
+        raise MisuseError(f"{name} is one of {', '.join(map(repr, words))}, not {given!r:.80}")
 
 
 def as_text(call: str, /, *parts: object, **named: object) -> str:

@@ -22,6 +22,7 @@ from .script import (
     any_crosses,
     as_text,
     enclosing,
+    one_of,
     play_all,
     scripted,
     shared_lock,
@@ -38,6 +39,7 @@ def parallel(*branches: Branch, by: Manner = "anyio") -> Action:
 
     `wait_for` plays the branches one after the other, each under an `asyncio.wait_for` that does not run out.
     """
+    one_of(_TOGETHER, by, "by")
 
     async def play(run: RunContext) -> None:
         await _TOGETHER[by](run, branches)
