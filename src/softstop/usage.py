@@ -19,7 +19,8 @@ class Usage(CheckedModel):
     """Tokens and money of one or several model calls. Checked when built: bad numbers never reach a ledger.
 
     `cache_read_tokens` and `cache_write_tokens` are parts of `input_tokens`, `reasoning_tokens` is a part of
-    `output_tokens`. Money is in integer nano-USD (1 USD = 10**9); None means that the call is not priced, never 0.
+    `output_tokens`. Parts may be charged before their whole, so that one usage may have more of them; a provider's
+    report may not. Money is in integer nano-USD (1 USD = 10**9); None means that the call is not priced, never 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)

@@ -109,7 +109,8 @@ class History:
         self.calls: list[ToolCallPart] = []  # of the current turn
         self.whole_calls: list[int] = []  # indexes of those seen to end: all, unless the answer was cut off
         self.calls_to_make: list[int] = []  # of those the ones of tools, and not of the result
-        self._begun: str | None = None  # text of an answer that was cut off, and which the next one goes on with
+        self._begun = ""  # text of an answer that was cut off, and which the next one goes on with
+        self.goes_on = False  # the last answer goes on with one that was cut off at the model's own bound
         self._measured = (0, 0)  # number of messages, and their tokens as the provider counted
         self._answers: list[ToolReturnPart] = []  # one for each call, in order
         self._publish()
@@ -118,7 +119,7 @@ class History:
     def text(self) -> str:
         """The text of the last answer, with that before it if it goes on with one that was cut off."""
         last = self.messages[-1]
-        return (self._begun or "") + "".join(part.content for part in last.parts if isinstance(part, TextPart))
+        return self._begun + "".join(part.content for part in last.parts if isinstance(part, TextPart))
 
     def add_answer(self, response: ModelResponse) -> None:
         """Add an answer that was seen to end; its tool calls become `calls`, those it was cut off in are not called."""
@@ -152,20 +153,15 @@ class History:
             self.messages.append(ModelResponse(parts, model_name=response.model_name, state="interrupted"))
             self._publish()
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether the last answer goes on with one that was cut off."""
-        return self._begun is not None
-
-    def go_on(self) -> None:
-        """Add a prompt to go on where the answer was cut off."""
+    def go_on(self, *, own_bound: bool) -> None:
+        """Add a prompt to go on where the answer was cut off, by a limit or at the model's own bound."""
         begun = self.text
         self.ask(GO_ON)
-        self._begun = begun
+        self._begun, self.goes_on = begun, own_bound
 
     def ask(self, text: str) -> None:
         """Add a prompt, for another answer."""
-        self._begun = None
+        self._begun, self.goes_on = "", False
         self.messages.append(_prompt(text, self._instructions))
         self._publish()
 
@@ -205,7 +201,7 @@ class History:
         """Add the tools' answers as the model's next request."""
         self.messages.append(self._request())
         self.calls, self.whole_calls, self.calls_to_make, self._answers = [], [], [], []
-        self._begun = None
+        self._begun, self.goes_on = "", False
 
     def _request(self) -> ModelRequest:
         parts: list[Any] = list(self._answers)

@@ -23,7 +23,7 @@ from .bounds import Reservation, reserve
 from .endings import cut_off
 from .errors import ModelFailed, TooManyTurns, secrets_of
 from .handling import Handling
-from .history import GO_ON, History, opening
+from .history import History, opening
 from .options import BodyOptions, system_text
 from .prices import Tariff
 from .results import NAME as RESULT
@@ -170,11 +170,11 @@ class ModelBody:
             if reply.cut_off_by is None:
                 if not self._handling.continue_once or history.goes_on:
                     raise reply.cut_off
-                history.go_on()
+                history.go_on(own_bound=True)
                 return False
             if door.last_answer is None:  # else that answer used up all but the reserve
                 await door.do_without(reply.cut_off_by)  # ends here, unless the limit leaves another way
-            history.ask(GO_ON)
+            history.go_on(own_bound=False)
             return False
 
     def _is_done(self, history: History, *, called: bool) -> bool:

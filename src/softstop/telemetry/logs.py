@@ -100,7 +100,7 @@ def tell_torn(run_id: str, name: str, step: str) -> None:
         "run.torn",
         "run %(run_id)s of %(agent)s: its task was cancelled in the middle of step %(step)r, which may have happened "
         "in part; asyncio.run does so when main ends or at Ctrl-C: use softstop.run(main). asyncio.timeout around a "
-        "step does so: use anyio.fail_after, or run.step(..., timeout=)",
+        "step does so: run.step(..., timeout=) cuts it in time, anyio.fail_after lets it end",
         run_id=run_id,
         agent=one_line(name),
         step=one_line(step),

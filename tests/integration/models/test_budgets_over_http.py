@@ -355,6 +355,7 @@ async def test_more_tokens_let_a_paused_agent_go_on_where_its_answer_was_cut(pro
 
     assert (output.status, seen.count("RunPaused"), seen.count("RunContinued")) == (RunStatus.completed, 1, 1)
     assert len(output.content.split()) == 40 + 60
+    assert output.value == output.content, "not the rest alone"
     assert "cut off there" in str((await provider.requests())[1]["body"])
 
 

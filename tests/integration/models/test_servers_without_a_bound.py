@@ -46,7 +46,9 @@ async def test_a_run_that_pauses_at_its_limit_goes_on_after_an_answer_that_was_e
                 run.resume()
         output = await run
 
-    assert (output.status, output.value, len(wire.asked)) == (RunStatus.completed, "Done.", 2)
+    assert (output.status, output.content, len(wire.asked)) == (RunStatus.completed, output.value, 2)
+    assert output.content.startswith(MANY[0])
+    assert output.content.endswith("Done.")
 
 
 async def test_without_a_limit_of_the_run_an_answer_is_as_long_as_its_server_makes_it() -> None:

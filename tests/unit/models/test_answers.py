@@ -17,7 +17,7 @@ from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall, Functi
 
 from kit.runs import OtherThread, at, now, one
 from kit.scripts import Ends, Script, call
-from softstop import Agent, Budget, Limits, RunContext, RunStatus, StopCause, Supervisor, Usage
+from softstop import Agent, Budget, Limits, RunContext, RunPaused, RunStatus, StopCause, Supervisor, Usage
 from softstop.law.amounts import NOTHING
 from softstop.models import Borrowed, Price
 from softstop.models.estimates import input_tokens
@@ -133,6 +133,18 @@ async def test_an_answer_that_goes_on_with_one_that_was_cut_off_and_is_cut_off_t
     script = Script(["Once ", Ends("length")], ["upon ", Ends("length")], ["a time."])
     output = await Agent(model=Borrowed(script.model, continue_once=True)).arun("go")
     assert (output.status, output.content, len(script.asked)) == (RunStatus.failed, "Once upon ", 2)
+
+
+async def test_an_answer_that_a_limit_cuts_off_and_then_its_own_bound_has_all_of_it_as_its_value() -> None:
+    script = Script(["Once " * 40, Ends("length")], ["upon ", Ends("length")], ["a time."])
+    run = Agent(model=Borrowed(script.model, continue_once=True)).arun(
+        "go", limits=Limits(tokens=100, on_exhausted="pause")
+    )
+    async for event in run:
+        if isinstance(event, RunPaused):
+            run.limits.update(tokens=10_000)
+    output = await run
+    assert (output.status, output.value, len(script.asked)) == (RunStatus.completed, "Once " * 40 + "upon a time.", 3)
 
 
 async def test_budgets_that_only_count_bound_no_answer_and_reserve_nothing() -> None:
