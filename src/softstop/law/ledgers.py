@@ -1,6 +1,6 @@
 """Ledgers of tokens and money: reserve before spending, pay the actual amount, give back the rest.
 
-A chain is the ledgers one step draws on, nearest first: its run's own limits, its run's budgets, those of the runs above.
+A chain is the ledgers one step draws on, nearest first: its run's own limits, its budgets, those of the runs above.
 Each change of a chain is one synchronous block under one lock, so that runs of several loops can share a budget.
 """
 
