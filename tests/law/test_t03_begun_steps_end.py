@@ -376,3 +376,16 @@ async def test_no_native_cancel_of_a_caller_reaches_a_begun_step(
     assert asked.cause.value == "caller_gone"
     assert events[-1].content == "paid"
     assert [(step.step, step.status) for step in events[-1].steps] == [("pay", "completed")]  # type: ignore[attr-defined]
+
+
+async def test_a_step_of_the_parent_that_a_member_s_code_has_begun_ends_before_that_member_is_interrupted() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        async def leaf(member: RunContext, message: object) -> None:
+            async with run.step("search"):  # a tool that the lead has lent
+                await anyio.sleep(10)
+
+        await run.member(Agent(leaf), "go")
+
+    run, _ = await one(lead, stop_at=3)
+    assert run.output is not None
+    assert (now(), [(step.step, step.status) for step in run.output.steps]) == (10, [("search", "completed")])

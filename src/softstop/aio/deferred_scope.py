@@ -192,13 +192,17 @@ class DeferredScope:
             task.uncancel()
         return None if isinstance(raised, asyncio.CancelledError) and not task.cancelling() else raised
 
-    def close(self) -> None:
+    def close(self, tries: int = TURNS) -> None:
         """Release the scopes around, although work may still be open here; an abandoned task keeps its cancels."""
         holds = self.held and self.phase is not CLOSED
         self._reach(CLOSED)
         self.task = None
         if holds and self.parent is not None:
-            self.parent.release()
+            self.parent.release(tries)
+
+    def close_with(self, task: asyncio.Task[Any]) -> None:
+        """Close as soon as a task is done; what that lets through comes before whoever waits for the task goes on."""
+        task.add_done_callback(lambda _: self.close(0))
 
     # Inside
 

@@ -173,8 +173,8 @@ class RunContext(SaysWhere):
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step: `async for chunk in run.stream("write", source)`. A stop takes effect between two chunks.
 
-        The source is closed at its end, on a stop and on failure; used as `async with`, also on an early break, which
-        else leaves it open to the end of the run.
+        The source is closed on a stop and on failure; used as `async with`, also on an early break, which else leaves
+        it open to the end of the run. One that was read to its end is not closed: a generator is by that.
         """
         return Stream(self._run, name, source)
 

@@ -85,7 +85,8 @@ def is_inside(here: OpenStep | OpenStream | None, run: RunState) -> bool:
 async def refuse(run: RunState) -> None:
     """Refuse the caller: wait for the interruption of the body, then raise CancelledError.
 
-    Without a wait if no interruption comes any more, or in the clean-up of a source, for which the run itself waits.
+    Without a wait if no interruption comes any more, or in the clean-up of a source, for which the run itself waits. A
+    source that is about to be interrupted waits for that, which else would strike its clean-up.
 
     Raises:
         MisuseError: The run has ended, see `after_end`.
@@ -100,8 +101,10 @@ async def refuse(run: RunState) -> None:
         if asyncio.current_task() is run.scope.task and not run.refusals:
             run.add_error("a step in clean-up was refused, since its run stops: use none there, or run.on_stop(...)")
         await _slow_down(run)
-    elif not run.work.is_cleaned_up_by(asyncio.current_task()):
+    elif not (streams := run.work.cleaned_up_by(asyncio.current_task())):
         await run.scope.delivery()
+    elif all(stream.awaits_interruption for stream in streams):
+        await run.loop.create_future()
     await _wait_for_groups(run)
     raise asyncio.CancelledError("refused: the run is stopping")
 

@@ -91,6 +91,11 @@ class OpenStream(Protocol):
         """Whether a task has begun to close its source."""
         ...
 
+    @property
+    def awaits_interruption(self) -> bool:
+        """Whether its wait for a chunk is about to be ended."""
+        ...
+
     def interrupt(self) -> None:
         """End its wait for a chunk."""
         ...
@@ -192,7 +197,7 @@ class OpenWork:
             self.steps.remove(step)
         self.note(step.name, step.step_id, "atomic", status)
         if stopping or self._cuts:
-            self._interrupt_after_step(step, goes_on=not isinstance(raised, asyncio.CancelledError))
+            self._interrupt_after_step(step, raised)
         if stopping and self.streams:
             self.interrupt_streams()  # a source that was in this step
         self.scope.release()
@@ -266,9 +271,9 @@ class OpenWork:
 
     # Interruption
 
-    def is_cleaned_up_by(self, task: asyncio.Task[Any] | None) -> bool:
-        """Whether the task runs the clean-up of a source, for which the run waits."""
-        return any(stream.task is task and stream.cleans_up for stream in self.streams or ())
+    def cleaned_up_by(self, task: asyncio.Task[Any] | None) -> list[OpenStream]:
+        """The streams whose source cleans up in this task, for which the run waits."""
+        return [stream for stream in self.streams or () if stream.task is task and stream.cleans_up]
 
     def is_in_step(self, stream: OpenStream) -> bool:
         """Whether a step that the source of a waiting stream may have begun is open, also in a task that it started."""
@@ -316,22 +321,24 @@ class OpenWork:
         cut.cancel()
 
     def _cut(self, task: asyncio.Task[Any] | None, peace: float, around: DeferredScope | None = None) -> None:
-        if self._cuts is None:
-            self._cuts = []
         if not self.is_cutting(task):
-            cut = DeferredScope(around, peace=peace)
+            cut = DeferredScope(around or self.scope, peace=peace)
             cut.enter(task)
             cut.hold()
-            self._cuts.append(cut)
+            self._cuts = [*(self._cuts or ()), cut]
             cut.deliver()
 
     def is_cutting(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a step in this task was cut and has not ended."""
         return any(cut.task is task for cut in self._cuts or ())
 
-    def _interrupt_after_step(self, step: OpenStep, *, goes_on: bool) -> None:
-        """Interrupt the task of a cut step again if it goes on: the first cancel was used up inside the step."""
-        task, goes_on = step.task, goes_on and step.was_cut  # one begun after the cut is clean-up
+    def _interrupt_after_step(self, step: OpenStep, raised: BaseException | None) -> None:
+        """Interrupt the task of a cut step again if it goes on, else leave it in peace until it has ended (T8).
+
+        The first cancel was used up inside the step; what is around that may clean up as well.
+        """
+        task = step.task
+        goes_on = step.was_cut and not isinstance(raised, asyncio.CancelledError)  # one begun after the cut is clean-up
         if task is self.scope.task:
             if goes_on and DELIVERED <= self.scope.phase < CLOSED:
                 self.scope.deliver(again=True)
@@ -341,7 +348,10 @@ class OpenWork:
                 continue
             if not any(step.task is task for step in self.steps or ()):
                 cut.exit()
-                cut.close()
+                if goes_on or task is None:
+                    cut.close()
+                else:
+                    cut.close_with(task)
             elif goes_on:
                 cut.deliver(again=True)
         if self._cuts:

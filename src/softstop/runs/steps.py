@@ -13,7 +13,7 @@ from typing import Final
 from anyio import CancelScope
 
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
-from ..aio.deferred_scope import SLOWEST_PULSE, DeferredScope
+from ..aio.deferred_scope import DUE, SLOWEST_PULSE, DeferredScope
 from ..checks import label
 from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error
 from ..events import StepCompleted, StepStarted, StepStatus
@@ -23,7 +23,7 @@ from ..limits import Limits
 from ..telemetry import logs
 from .limiting import admit, reserve, reserve_now
 from .open_work import Announced, OpenStep, current_step
-from .state import RunState
+from .state import RunState, current
 from .threads import ThreadEnded
 
 PLAIN: Final = Announced(StepStarted, StepCompleted)
@@ -70,10 +70,16 @@ class Deadline:
         return any(step.task is task and step.told_its_thread() for step in self._run.work.steps or ())
 
     def end(self, exc: BaseException | None) -> bool:
-        """Stop the clock, take the cut back; return whether the exception that leaves the step is that cut."""
+        """Stop the clock, take the cut back; return whether the exception that leaves the step is that cut.
+
+        Or that of a step in it, which was cut first: `asyncio.gather` raises what the first of its tasks raises.
+        """
         self._timer.cancel()
+        task = self._step.task
+        assert task is not None
+        first = self._cut.phase is DUE and isinstance(exc, asyncio.CancelledError)
         cut = self._cut.exit(exc) is None or (self._told and isinstance(exc, ThreadEnded))
-        return cut and exc is not None
+        return (cut or (first and not task.cancelling())) and exc is not None
 
 
 class Step(AsyncBlock):
@@ -83,7 +89,8 @@ class Step(AsyncBlock):
     """
 
     __slots__ = (
-        "_announced", "_deadline", "_fit", "_interruptible", "_open", "_run", "_shield", "_timeout", "name", "step_id",
+        "_announced", "_beside", "_deadline", "_fit", "_interruptible", "_open", "_run", "_shield", "_timeout", "name",
+        "step_id",
     )  # fmt: skip
     _USE = 'async with run.step("name"): ...'
 
@@ -105,6 +112,7 @@ class Step(AsyncBlock):
         self._interruptible = interruptible
         self._timeout = None if timeout is None else checked(Limits, {"timeout": timeout}, f"step {name!r}").timeout
         self._open: OpenStep | None = None  # set while the step runs
+        self._beside: DeferredScope | None = None  # of a member in whose code it runs, and which it holds as well
         self._shield: CancelScope | None = None
 
     async def __aenter__(self) -> Step:
@@ -129,6 +137,10 @@ class Step(AsyncBlock):
         self._open = step = run.work.begin(self.name, task, hold, self._announced)
         self.step_id = step.step_id
         current_step.set(step)
+        here = current.get()
+        if here is not run and here is not None and run.scope.is_around(here.scope):
+            self._beside = here.scope
+            here.scope.hold()
         try:
             run.writer.emit(self._announced.started(self.name, step.step_id, "atomic"))
         except BaseException as exc:  # KeyboardInterrupt, of an observer
@@ -195,6 +207,8 @@ class Step(AsyncBlock):
         if stopping and status in ("cut", "unsettled") and (step.was_cut or not isinstance(exc, StepTimeout)):
             run.record.cut = True  # a cut step that completed, or was cut by its own timeout, changes no outcome (T5)
         run.work.end(step, status, exc, stopping=stopping)
+        if self._beside is not None:
+            self._beside.release()
 
     def _leave_shield_open(self, shield: CancelScope) -> None:
         """Lower a shield that anyio cannot leave, since a scope or task group opened in the step is still open."""

@@ -34,7 +34,7 @@ class Reading(Generic[T]):
     """
 
     __slots__ = (
-        "_cut", "_ended", "_fair", "_generator", "_held", "_loop", "_others", "_pull", "_pulled_again",
+        "_cut", "_ended", "_fair", "_generator", "_held", "_iterator", "_loop", "_others", "_pull", "_pulled_again",
         "_run", "_source", "_timer", "announced", "around", "is_left", "is_open", "name", "step_id", "task", "waiting",
         "work",
     )  # fmt: skip
@@ -47,7 +47,8 @@ class Reading(Generic[T]):
         self.step_id = 0  # set when it begins
         self.announced = announced
         self._source = source
-        self._generator = hasattr(source, "athrow")  # which cleans up inside the interrupted wait
+        self._iterator: AsyncIterator[T] | None = None  # set when the stream begins; the source itself, or made by it
+        self._generator = False  # whether that is a generator, which cleans up inside the interrupted wait
         self._pull: Callable[[], Awaitable[T]] | None = None  # set while the stream is open
         self._ended = False
         self._fair = FAIRNESS  # pulls until the loop turns
@@ -100,6 +101,10 @@ class Reading(Generic[T]):
                 return pull
         if self._inside_open_step() and gate.inside(run):
             return pull
+        if run.paused_by and not gate.inside(run):
+            await gate.wait_while_paused(run)  # a stop that ends the pause finds the source between two chunks
+            if self._ended:
+                raise StopAsyncIteration
         if run.record.refusing:
             if self._generator and self.task is not None and (not self._pulled_again or self._source_is_in_step()):
                 return self._last_pull(pull)
@@ -144,7 +149,9 @@ class Reading(Generic[T]):
         run = self._run
         self.around = current_step.get()
         self._others = 0 if task is None else task.cancelling()
-        pull = aiter(self._source).__anext__
+        self._iterator = aiter(self._source)
+        self._generator = hasattr(self._iterator, "athrow")
+        pull = self._iterator.__anext__
         if run.writer.activities:  # there is an idle limit: others do not pay for the clock
             pull = partial(_pull_alive, pull, run.writer.touch)
         self._pull = pull
@@ -257,6 +264,11 @@ class Reading(Generic[T]):
         return self._held
 
     @property
+    def awaits_interruption(self) -> bool:
+        """Whether the task that waits for a chunk is about to be cancelled, and was not yet."""
+        return self._held and self.waiting and self._timer is None
+
+    @property
     def closing(self) -> bool:
         """Whether a task has begun to close the source."""
         return self._ended
@@ -299,16 +311,20 @@ class Reading(Generic[T]):
             self._run.work.failed(error)
 
     async def _close_source(self) -> None:
-        close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)
-        if close is None:
+        sources = (self._source,) if self._iterator in (None, self._source) else (self._iterator, self._source)
+        closes = [getattr(each, "aclose", None) or getattr(each, "close", None) for each in sources]
+        if not any(closes):
             return
         self._hold()
         self.task = asyncio.current_task()
         before = current_step.get()
         current_step.set(self)  # what is charged there belongs to it, whoever closes it
         try:
-            shield = not self._generator  # it may close a scope that it has opened in this task
-            await finish_within(self._run.policy.cleanup_timeout, close, self._release_body, shield=shield)
+            ends = self._loop.time() + self._run.policy.cleanup_timeout
+            for each, close in zip(sources, closes, strict=True):
+                if close is not None:
+                    shield = not hasattr(each, "athrow")  # it may close a scope that it has opened in this task
+                    await finish_within(ends - self._loop.time(), close, self._release_body, shield=shield)
         except Exception as exc:  # noqa: BLE001 - boundary: source. Its failure to close must not hide why it is closed
             self._failed(exc)
         finally:

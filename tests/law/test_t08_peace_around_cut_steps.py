@@ -1,0 +1,98 @@
+"""T8: a task whose step was cut has its peace until it has ended: what is around the step may clean up as well."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from kit.runs import now, one, statuses
+from kit.spawns import asyncio_group, gather
+from softstop import RunContext, RunStatus, StepTimeout, StopPolicy
+
+
+async def waiter(*works: Callable[[], Awaitable[None]]) -> None:
+    tasks = [asyncio.create_task(work()) for work in works]  # type: ignore[arg-type]  # noqa: TID251 - users do
+    try:
+        await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class Branches:
+    """Two tasks of a group, each with a step and a clean-up around it that waits."""
+
+    def __init__(self, run: RunContext, group: Any) -> None:
+        self.run, self.group = run, group
+        self.cleaned: list[tuple[str, float]] = []
+
+    async def part(self, name: str, seconds: float) -> None:
+        try:
+            async with self.run.step(name):
+                await anyio.sleep(1_000)
+        finally:
+            await anyio.sleep(seconds)
+            self.cleaned.append((name, now()))
+
+    async def __call__(self) -> None:
+        await self.group(lambda: self.part("a", 0.5), lambda: self.part("b", 1))
+
+
+@pytest.mark.parametrize("group", [asyncio_group, waiter])
+@pytest.mark.parametrize("grace", [0, 2], ids=["at once", "after its grace"])
+async def test_branches_clean_up_around_their_cut_steps_before_the_body_is_interrupted(group: Any, grace: int) -> None:
+    cleaned: list[tuple[str, float]] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        branches = Branches(run, group)
+        try:
+            await branches()
+            raise NotImplementedError
+        finally:
+            cleaned.extend(branches.cleaned)
+
+    run, _ = await one(body, stop_at=3, policy=StopPolicy(grace=grace))
+    assert cleaned == [("a", 3.5 + grace), ("b", 4 + grace)]
+    assert (run.status, statuses(run.output)) == (RunStatus.cancelled, [("a", "unsettled"), ("b", "unsettled")])
+    assert now() == 4 + grace
+
+
+async def test_a_branch_that_goes_on_after_its_cut_step_keeps_the_body_for_half_of_abandon_after_at_most() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def stays() -> None:
+            try:
+                async with run.step("pay"):
+                    await anyio.sleep(1_000)
+            except asyncio.CancelledError:
+                await anyio.sleep(1_000)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stays())
+
+    run, _ = await one(body, stop_at=3, policy=StopPolicy(grace=0, abandon_after=4))
+    assert (run.status, now()) == (RunStatus.cancelled, 5)
+    assert run.output is not None
+    assert run.output.abandoned == ()
+
+
+@pytest.mark.parametrize("group", [asyncio_group, gather])
+async def test_branches_clean_up_around_their_steps_when_the_time_of_the_step_around_all_is_over(group: Any) -> None:
+    cleaned: list[tuple[str, float]] = []
+
+    async def body(run: RunContext, message: object) -> float:
+        branches = Branches(run, group)
+        with pytest.raises(StepTimeout):
+            async with run.step("all", timeout=2):
+                await branches()
+        cleaned.extend(branches.cleaned)
+        await anyio.sleep(1)
+        cleaned.extend(branches.cleaned[len(cleaned) :])
+        return now()
+
+    run, _ = await one(body)
+    assert cleaned == [("a", 2.5), ("b", 3)]
+    assert run.output is not None
+    assert (run.output.status, run.output.errors) == (RunStatus.completed, ())
+    assert dict(statuses(run.output)) == dict.fromkeys(("a", "b", "all"), "unsettled")
