@@ -1,13 +1,14 @@
 """T4: a source is stopped by one cancel, which its clean-up may outlast, whatever it is and whatever it was doing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import pytest
 
 from kit.runs import at, now, one, statuses
-from softstop import Agent, Limits, RunContext, RunStatus, Supervisor
+from softstop import Agent, Limits, Run, RunContext, RunStatus, Supervisor
+from softstop.testing import Trace, stop_everywhere
 
 
 class Far:
@@ -188,3 +189,74 @@ async def test_a_source_that_makes_a_generator_of_itself_is_closed_by_that(ends:
     assert told == [("generator closed", since + 1), ("connection closed", since + 2)]
     assert run.output is not None
     assert run.output.content == "word "
+
+
+def test_no_stop_at_any_moment_strikes_a_source_twice() -> None:
+    told: list[str] = []
+
+    def make_run(supervisor: Supervisor) -> Run:
+        told.clear()
+        return supervisor.start(Agent(body))
+
+    async def source(run: RunContext) -> AsyncIterator[str]:
+        try:
+            for _ in range(3):
+                await anyio.sleep(1)
+                yield "word "
+        except asyncio.CancelledError:
+            told.append("interrupted")
+            await anyio.sleep(1)
+            told.append("closed whole")
+            raise
+
+    async def body(run: RunContext, message: object) -> None:
+        async for word in run.stream("read", source(run)):
+            async with run.step("save"):
+                await anyio.sleep(1)
+                run.write(word)
+
+    def closed_whole(trace: Trace) -> Iterator[str]:
+        if told == ["interrupted"]:
+            yield "the clean-up of the source was torn"
+
+    causes = ["user", "user_now", "user_short", "user_then_now", "pause_then_user", "drain_short"]
+    stop_everywhere(make_run, causes=causes, also=closed_whole)
+
+
+@pytest.mark.parametrize("ends", ["left early", "stopped"])
+async def test_an_object_around_a_generator_closes_the_scope_that_this_has_open(ends: str) -> None:
+    async def words() -> AsyncIterator[str]:
+        with anyio.fail_after(20):  # would strike whoever has left it open
+            while True:
+                await anyio.sleep(1)
+                yield "word "
+
+    class Mapped:
+        """As libraries of iterators have it."""
+
+        def __init__(self) -> None:
+            self._source = words()
+
+        def __aiter__(self) -> "Mapped":
+            return self
+
+        async def __anext__(self) -> str:
+            return (await anext(self._source)).upper()
+
+        async def aclose(self) -> None:
+            await self._source.aclose()  # type: ignore[attr-defined]
+
+    async def body(run: RunContext, message: object) -> str:
+        async with run.stream("read", Mapped()) as chunks:
+            async for chunk in chunks:
+                run.write(chunk)
+                await anyio.sleep(3)
+                break
+        await anyio.sleep(30)
+        return "done"
+
+    run, _ = await one(body, stop_at=2 if ends == "stopped" else None)
+    assert run.output is not None
+    told = (run.output.content, run.output.errors, run.output.value)
+    assert told == ("WORD ", (), "done" if ends == "left early" else None)
+    assert asyncio.get_running_loop().timers() == []  # type: ignore[attr-defined]

@@ -77,6 +77,22 @@ async def test_a_branch_that_goes_on_after_its_cut_step_keeps_the_body_for_half_
     assert run.output.abandoned == ()
 
 
+async def test_a_branch_that_comes_to_a_boundary_after_its_cut_step_is_refused_at_once_and_nobody_waits() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def part() -> None:
+            try:
+                async with run.step("pay"):
+                    await anyio.sleep(1_000)
+            finally:
+                async with run.step("undo"):
+                    raise NotImplementedError
+
+        await asyncio_group(part, part)
+
+    run, _ = await one(body, stop_at=3, mode="now")
+    assert (now(), statuses(run.output)) == (3, [("pay", "unsettled")] * 2)
+
+
 @pytest.mark.parametrize("group", [asyncio_group, gather])
 async def test_branches_clean_up_around_their_steps_when_the_time_of_the_step_around_all_is_over(group: Any) -> None:
     cleaned: list[tuple[str, float]] = []

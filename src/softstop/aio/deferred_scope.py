@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 TURNS: Final = 3  # of the loop that a task which is about to run gets before it is cancelled
 PULSE: Final = 0.06  # seconds until the next cancel of a task that has not ended: below 20 in any second
@@ -30,6 +31,7 @@ class Phase(IntEnum):
 
 OPEN, DUE, DELIVERED, GIVEN_UP, ENDED, CLOSED = Phase
 _regions: ContextVar[tuple[DeferredScope, ...]] = ContextVar("softstop.regions", default=())
+_ending: Final[WeakKeyDictionary[asyncio.Task[Any], DeferredScope]] = WeakKeyDictionary()  # see `close_with`
 
 
 class DeferredScope:
@@ -58,7 +60,7 @@ class DeferredScope:
     in the task's own count.
 
     **Waiting.** `await scope.delivery()` parks refused code until the task is interrupted. It returns at once if that
-    has happened, cannot happen any more, or the caller is in a region, for which the scope waits.
+    has happened, cannot happen any more, or the scope waits for the caller: in a region, or after `close_with`.
 
     All on one event loop. Only a second `enter` raises.
     """
@@ -153,12 +155,26 @@ class DeferredScope:
             self._stop_timer()
             self._handle = self._loop.call_later(peace, self._strike, 0.0)
 
+    def postpone(self, seconds: float) -> None:
+        """Put a cancel off that is about to be sent: the task was just cancelled by another scope, and cleans up."""
+        if self.phase is DUE and self._handle is not None:
+            self._stop_timer()
+            self._handle = self._loop.call_later(seconds, self._strike, self.peace)
+
     async def delivery(self) -> None:
         """Wait until the task is interrupted; return at once if it was, never will be, or the scope waits for us."""
-        if self.phase < DELIVERED and not any(self.is_around(region) and region._alone for region in _regions.get()):
+        if self.phase < DELIVERED and not self._waits_for_caller:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting = (*self._waiting, waiter)
             await waiter
+
+    @property
+    def _waits_for_caller(self) -> bool:
+        task = asyncio.current_task()
+        ending = None if task is None else _ending.get(task)
+        if ending is not None and self.is_around(ending):
+            return True
+        return any(self.is_around(region) and region._alone for region in _regions.get())
 
     @property
     def waiting(self) -> int:
@@ -202,6 +218,7 @@ class DeferredScope:
 
     def close_with(self, task: asyncio.Task[Any]) -> None:
         """Close as soon as a task is done; what that lets through comes before whoever waits for the task goes on."""
+        _ending[task] = self
         task.add_done_callback(lambda _: self.close(0))
 
     # Inside

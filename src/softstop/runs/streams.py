@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from ..aio.closing import finish_within, pass_unless_cancelled
+from ..aio.closing import cancelled_around, finish_within, pass_unless_cancelled
 from ..aio.deferred_scope import NEVER, TURNS, DeferredScope, about_to_run
 from ..checks import label
 from ..errors import AsyncBlock, MisuseError, StepFailed, safe_error
@@ -216,6 +216,8 @@ class Reading(Generic[T]):
                 self._cut = DeferredScope(peace=NEVER if self._generator else 0.0)
                 self._cut.enter(task)
                 self._cut.deliver()
+                if task is self.work.scope.task:
+                    self.work.scope.postpone(self._run.policy.abandon_after / 2)
         elif not self._ended:
             self._release_body()
             if self.is_left and self._source_is_in_step():
@@ -323,7 +325,8 @@ class Reading(Generic[T]):
             ends = self._loop.time() + self._run.policy.cleanup_timeout
             for each, close in zip(sources, closes, strict=True):
                 if close is not None:
-                    shield = not hasattr(each, "athrow")  # it may close a scope that it has opened in this task
+                    # a shield only where it is needed: the source may close a scope that it has opened in this task
+                    shield = not hasattr(each, "athrow") and cancelled_around()
                     await finish_within(ends - self._loop.time(), close, self._release_body, shield=shield)
         except Exception as exc:  # noqa: BLE001 - boundary: source. Its failure to close must not hide why it is closed
             self._failed(exc)
