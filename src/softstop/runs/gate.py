@@ -103,7 +103,7 @@ async def refuse(run: RunState) -> None:
         await _slow_down(run)
     elif not (streams := run.work.cleaned_up_by(asyncio.current_task())):
         await run.scope.delivery()
-    elif all(stream.awaits_interruption for stream in streams):
+    elif all(stream.waiting and not stream.interrupted for stream in streams):
         await run.loop.create_future()
     await _wait_for_groups(run)
     raise asyncio.CancelledError("refused: the run is stopping")

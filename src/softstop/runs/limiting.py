@@ -176,17 +176,6 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
     return hold
 
 
-def enclosing_holds() -> list[Hold]:
-    """The holds of the steps around the calling code, innermost first, those of parent runs included."""
-    holds: list[Hold] = []
-    here = innermost()
-    while here is not None:
-        if isinstance(here, OpenStep) and here.hold is not None and here.is_open:
-            holds.append(here.hold)
-        here = here.around
-    return holds
-
-
 async def _claim(run: RunState, fit: Fit) -> Claim:
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     claim = Claim(run.allowance.chain, fit, enclosing_holds(), lambda: wake_anywhere([waiter]))

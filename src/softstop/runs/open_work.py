@@ -79,21 +79,13 @@ class OpenStream(Protocol):
     around: OpenStep | OpenStream | None
     is_open: bool
     waiting: bool  # for the next chunk
+    interrupted: bool  # in that wait
+    cleans_up: bool  # it holds its run, while its source cleans up or is about to
     task: asyncio.Task[Any] | None  # the one that waits, or closes the source
-
-    @property
-    def cleans_up(self) -> bool:
-        """Whether it holds its run while its source cleans up."""
-        ...
 
     @property
     def closing(self) -> bool:
         """Whether a task has begun to close its source."""
-        ...
-
-    @property
-    def awaits_interruption(self) -> bool:
-        """Whether its wait for a chunk is about to be ended."""
         ...
 
     def interrupt(self) -> None:

@@ -34,9 +34,9 @@ class Reading(Generic[T]):
     """
 
     __slots__ = (
-        "_cut", "_ended", "_fair", "_generator", "_held", "_iterator", "_loop", "_others", "_pull", "_pulled_again",
-        "_run", "_source", "_timer", "announced", "around", "is_left", "is_open", "name", "step_id", "task", "waiting",
-        "work",
+        "_cut", "_ended", "_fair", "_generator", "_iterator", "_loop", "_others", "_pull", "_pulled_again", "_run",
+        "_source", "_timer", "announced", "around", "cleans_up", "interrupted", "is_left", "is_open", "name", "step_id",
+        "task", "waiting", "work",
     )  # fmt: skip
 
     def __init__(self, run: RunState, name: str, source: AsyncIterable[T], announced: Announced = PLAIN) -> None:
@@ -59,7 +59,8 @@ class Reading(Generic[T]):
         self._cut: DeferredScope | None = None  # around a pull that is interrupted
         self._others = 0  # native cancels that the task counted before the stream began
         self._pulled_again = False  # once more after the stop, see `_last_pull`
-        self._held = False  # it holds the scope while its source cleans up
+        self.interrupted = False  # in its wait for a chunk
+        self.cleans_up = False  # it holds the scope, while its source cleans up or is about to
         self._timer: asyncio.TimerHandle | None = None  # ends that hold
         self.is_left = False  # its loop has ended before it, and nobody can read on
 
@@ -84,7 +85,7 @@ class Reading(Generic[T]):
             await self._pull_failed(exc)  # noqa: ASYNC102 - the body is held meanwhile
             raise
         self.waiting = False
-        if self._held:  # the chunk came before the cancel, or the source swallowed that
+        if self.cleans_up:  # the chunk came before the cancel, or the source swallowed that
             self._take_back()
             asyncio.get_running_loop().call_soon(self.interrupt)
         return chunk
@@ -210,6 +211,7 @@ class Reading(Generic[T]):
             self._hold()
             task.get_loop().call_soon(self.interrupt, tries - 1)
         elif self.waiting:
+            self.interrupted = True
             self._hold()
             self._timer = task.get_loop().call_later(self._run.policy.cleanup_timeout, self._release_body)
             if task.cancelling() <= self._others:  # else another party has cancelled it: the source cleans up
@@ -236,6 +238,7 @@ class Reading(Generic[T]):
     def _take_back(self) -> bool:
         """Take our cancels of the pull back; return whether another party has cancelled the task as well."""
         cut, self._cut = self._cut, None
+        self.interrupted = False
         self._stop_timer()
         if cut is None:
             return False
@@ -248,27 +251,17 @@ class Reading(Generic[T]):
             self._timer = None
 
     def _hold(self) -> None:
-        if not self._held:
-            self._held = True
+        if not self.cleans_up:
+            self.cleans_up = True
             self._run.work.hold_closing()
 
     def _release_body(self) -> None:
         """Undo `_hold`: the body may be interrupted, although the source may still clean up."""
         if self._cut is not None:
             self._cut.give_up()
-        if self._held:
-            self._held = False
+        if self.cleans_up:
+            self.cleans_up = False
             self._run.work.release_closing()
-
-    @property
-    def cleans_up(self) -> bool:
-        """Whether it holds its run while its source cleans up."""
-        return self._held
-
-    @property
-    def awaits_interruption(self) -> bool:
-        """Whether the task that waits for a chunk is about to be cancelled, and was not yet."""
-        return self._held and self.waiting and self._timer is None
 
     @property
     def closing(self) -> bool:
