@@ -152,6 +152,10 @@ VALUES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: softstop.run(sync),
         "softstop.run takes an async function, softstop.run(main), not function",
     ),
+    "a program that takes what it is not given": (
+        lambda: softstop.run(two, None),
+        "softstop.run(main, ...) calls main(...) with what follows it: missing a required argument: 'message'",
+    ),
     "an event that is a word": (
         lambda: parse_event("x"),
         "this is not an event of softstop, not even JSON: expected value at line 1 column 1",

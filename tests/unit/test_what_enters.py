@@ -213,8 +213,9 @@ def test_a_function_that_makes_no_supervisor_is_misuse_where_one_is_needed(monke
     async def main() -> None:
         Agent(nothing).arun("go")
 
-    with pytest.raises(MisuseError, match=r"softstop\.configure returns must be Supervisor"):
-        asyncio.run(main())
+    for start in (asyncio.run, softstop.run):
+        with pytest.raises(MisuseError, match=r"softstop\.configure returns must be Supervisor"):
+            start(main() if start is asyncio.run else main)  # type: ignore[operator]
 
 
 def test_a_limit_below_one_nano_dollar_is_refused_and_one_nano_dollar_is_not() -> None:

@@ -12,6 +12,7 @@ from pydantic_ai import ModelAPIError
 from pydantic_ai.direct import model_request_stream
 from pydantic_ai.messages import (
     ModelMessage,
+    ModelResponse,
     ModelResponseStreamEvent,
     PartDeltaEvent,
     PartStartEvent,
@@ -202,19 +203,25 @@ class Answer:
         prompt_tokens, self._prompt_tokens = self._prompt_tokens, None
         if prompt_tokens is None:
             return
-        if self._response is None:
+        response = self._so_far()
+        if response is None or self._response is None:
             if self._exchange.sent is not False:  # else it has never left the pool of connections
                 self._charge.pay_unanswered(self._model.model_name, prompt_tokens)
             return
         usage = self._charge.pay(self._response, prompt_tokens, complete=self._complete)
         self.output_tokens = usage.output_tokens
-        response = sound_answer(self._response.get())
         self.answering_model = response.model_name
         if self._complete and not self._refused:
             self._history.add_answer(response)
             self._history.note_size(usage)
         else:
             self._history.add_cut_answer(response)
+
+    def _so_far(self) -> ModelResponse | None:
+        try:
+            return None if self._response is None else sound_answer(self._response.get())
+        except Exception:  # noqa: BLE001 - boundary: provider. Its pieces do not fit together
+            return None
 
     @property
     def overran(self) -> bool:

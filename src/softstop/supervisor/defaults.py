@@ -25,9 +25,16 @@ class Defaults:
         if found is None:
             with self._lock.held:
                 self._of = {known: value for known, value in self._of.items() if not known.is_closed()}
-                made = typed(self.make(), Supervisor, "what the function given to softstop.configure returns")
-                found = self._of[loop] = made  # no race: only the loop's own thread comes here
+                found = self._of[loop] = self.new()  # no race: only the loop's own thread comes here
         return found
+
+    def new(self) -> Supervisor:
+        """A default supervisor.
+
+        Raises:
+            MisuseError: The function that `configure` was given has made something else.
+        """
+        return typed(self.make(), Supervisor, "what the function given to softstop.configure returns")
 
     def after_fork(self) -> None:
         """Drop all: a forked child has none of its parent's loops."""

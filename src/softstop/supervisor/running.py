@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from inspect import iscoroutine, iscoroutinefunction
+from inspect import iscoroutine, iscoroutinefunction, signature
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from ..errors import MisuseError
@@ -34,7 +34,8 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
     stderr says so.
 
     Raises:
-        MisuseError: `main` is no async function, this is not the main thread, or an event loop runs in it.
+        MisuseError: `main` is no async function, or takes other arguments, this is not the main thread, or an event
+            loop runs in it.
         KeyboardInterrupt: `main` was cancelled after Ctrl-C.
         SystemExit: `main` was cancelled after SIGTERM; the code is 143, as a shell has it.
     """
@@ -43,10 +44,14 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
         given.close()  # else Python warns that it was never awaited
     if not iscoroutinefunction(given):
         raise MisuseError(f"softstop.run takes an async function, softstop.run(main), not {type(main).__name__}")
+    try:
+        signature(main).bind(*args)
+    except TypeError as error:
+        raise MisuseError(f"softstop.run(main, ...) calls main(...) with what follows it: {error}") from None
     if asyncio._get_running_loop() is not None:
         raise MisuseError("softstop.run() starts an event loop, and one runs in this thread: write `await main()`")
     ended_by: list[signal.Signals] = []
-    supervisor = defaults.make()
+    supervisor = defaults.new()
     state = supervisor._state
     signals = supervisor._signals = supervisor._signals or Signals(state)
 

@@ -236,6 +236,13 @@ async def test_an_answer_whose_lines_end_by_carriage_returns_alone_has_ended() -
     assert (output.status, output.content) == (RunStatus.completed, "Fine.")
 
 
+async def test_an_answer_whose_pieces_do_not_fit_together_keeps_its_text_and_is_paid_by_estimate() -> None:
+    data = changed(body("anthropic", "Half ", "and half", End()), ('"text": "and half"', '"text": -1'))
+    output = await answered("anthropic", data)
+    assert (output.status, output.content, output.usage.estimated) == (RunStatus.failed, "Half ", True)
+    assert output.usage.input_tokens > 0
+
+
 @pytest.mark.parametrize("line", [b"data: null\n\n", b"data: []\n\n", b"data: " + b"[" * 100_000 + b"\n\n"])
 async def test_an_answer_that_cannot_be_read_is_the_model_s_failure_and_is_paid_by_estimate(line: bytes) -> None:
     output = await answered("chat", line + body("chat", "Fine.", End()))
