@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -16,27 +15,23 @@ OUTCOMES: Final = frozenset(
     name.value for cls in Event.CLASSES if issubclass(cls, Outcome) for name in cls.names.values()
 )
 MOST_STORED: Final = 1_000  # stored events that are read at once
-MOST_LINES: Final = 1_024  # encoded events of a run that its readers share
 
 
-class Lines:
-    """The newest events of a run, encoded once for all who follow it; gone with the last of them."""
+class Encoded:
+    """The newest page of a run, encoded once for all who follow it in step; gone with the last of them."""
 
-    __slots__ = ("__weakref__", "_known")
+    __slots__ = ("__weakref__", "_events", "_page")
 
     def __init__(self) -> None:
-        self._known: OrderedDict[int, tuple[Event, bytes]] = OrderedDict()
+        self._events: list[Event] = []
+        self._page = Page((), ended=False)
 
-    def line_of(self, event: Event) -> bytes:
-        """The event as JSON."""
-        known = self._known.get(event.seq)
-        if known is not None and known[0] is event:  # else it was merged for a reader that lags
-            return known[1]
-        line = event.to_json()
-        self._known[event.seq] = (event, line)
-        if len(self._known) > MOST_LINES:
-            self._known.popitem(last=False)
-        return line
+    def page_of(self, events: list[Event]) -> Page:
+        """The events as JSON."""
+        known = self._events
+        if len(known) != len(events) or known[0] is not events[0] or known[-1] is not events[-1]:
+            self._events, self._page = events, Page([(event.seq, event.to_json()) for event in events], ended=False)
+        return self._page
 
 
 class LogPages:
@@ -45,20 +40,18 @@ class LogPages:
     A class and not an async generator: it can be dropped or cancelled at any point, and followed again from an id.
     """
 
-    __slots__ = ("_lines", "_stream")
+    __slots__ = ("_encoded", "_stream")
 
-    def __init__(self, stream: EventStream, lines: Lines) -> None:
-        self._stream, self._lines = stream, lines
+    def __init__(self, stream: EventStream, encoded: Encoded) -> None:
+        self._stream, self._encoded = stream, encoded
 
     def __aiter__(self) -> LogPages:
         return self
 
     async def __anext__(self) -> Page:
-        events = await self._stream.read()
-        if not events:
-            raise StopAsyncIteration
-        line_of = self._lines.line_of
-        return Page([(event.seq, line_of(event)) for event in events], ended=False)
+        async for event in self._stream:  # as `read` does, without a coroutine of its own
+            return self._encoded.page_of([event, *self._stream._batch])
+        raise StopAsyncIteration
 
 
 async def stored_pages(store: Store, root_run_id: str) -> AsyncIterator[Page]:

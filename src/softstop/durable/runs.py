@@ -37,7 +37,7 @@ from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from .deciding import decide_elsewhere
-from .following import Lines, LogPages, MemberPages, stored_pages
+from .following import Encoded, LogPages, MemberPages, stored_pages
 from .live import LiveRuns
 from .taking import TakenIds
 from .views import RunView, view, view_of, views_of
@@ -64,7 +64,7 @@ class Runs:
         self._supervisor = typed(supervisor, Supervisor, "supervisor")
         self._recording = None if recording is None else typed(recording, Recording, "recording")
         self._live = None if recording is None else LiveRuns(recording.store)
-        self._lines: WeakValueDictionary[str, Lines] = WeakValueDictionary()
+        self._encoded: WeakValueDictionary[str, Encoded] = WeakValueDictionary()
         self._ids = TakenIds(None if recording is None else recording.store)
         self._audit: OrderedDict[str, list[Audit]] = OrderedDict()  # without a store
 
@@ -182,10 +182,10 @@ class Runs:
             pages = self._recording.follow(root, 0 if run_id != root else after)
             return pages if run_id == root else MemberPages(pages, run_id, after)
         assert run is not None
-        lines = self._lines.get(root)
-        if lines is None:
-            lines = self._lines[root] = Lines()
-        return LogPages(run.events(after), lines)
+        encoded = self._encoded.get(run_id)
+        if encoded is None:
+            encoded = self._encoded[run_id] = Encoded()
+        return LogPages(run.events(after), encoded)
 
     async def events(self, run_id: str, *, user_id: str | None = None) -> list[Event]:
         """The events of a run until now, its members' included; of one of another process those that are stored.

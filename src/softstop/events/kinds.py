@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Final, Literal, cast
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from ..errors import MisuseError
 from ..limits import NO_LIMITS, Limits
@@ -56,6 +56,17 @@ class RunContent(Event):
             "seq": self._seq, "at": self._at, "metrics": self._metrics,
             "content": self._content, "step_id": self._step_id,
         }  # fmt: skip
+
+    def to_json(self) -> bytes:
+        """One JSON object on one line, UTF-8."""
+        if self._metrics is not None:
+            return super().to_json()
+        head, at, content = self._stamp.head_of(RunContent), to_json(self._at), to_json(self._content)
+        step_id = b"null" if self._step_id is None else b"%d" % self._step_id
+        return CONTENT % (head, self._seq, at, content, step_id)  # as `_own` would give: half of the time
+
+
+CONTENT: Final = b'%b"seq":%d,"at":%b,"metrics":null,"content":%b,"step_id":%b}'
 
 
 StepKind = Literal["atomic", "divisible"]

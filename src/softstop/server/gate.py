@@ -51,7 +51,7 @@ class Caps:
 
 
 class Gate:
-    """Refuses what must not come in, and notes the caller in the request's state for the routes behind.
+    """Refuses what must not come in, and notes the caller, and `send` as it is here, in the state of the request.
 
     Args:
         app: What lies behind.
@@ -79,7 +79,7 @@ class Gate:
         except Problem as problem:
             await problem.response()(scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = caller
+        scope.setdefault("state", {}).update(caller=caller, send=send)
         await self._app(scope, self._capped(receive), send)
 
     def _check_origin(self, headers: Headers) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from starlette.responses import Response
@@ -20,16 +20,19 @@ HEADERS: Final = [
     (b"x-accel-buffering", b"no"),
 ]
 TICK: Final = 0.5  # seconds between two looks at a stream: who lags, who is idle
+T = TypeVar("T")
 
 
-class EventStreamResponse(Response):
-    """Send chunks of frames as they come, and a comment where none came for a while.
+class EventStreamResponse(Response, Generic[T]):
+    """Send pages as frames when they come, and a comment where none came for a while.
 
     A client that takes nothing for `patience` seconds is dropped; one that leaves ends the response at once. Neither
-    reaches what makes the chunks: that is read from where it stands.
+    reaches what makes the pages: that is read from where it stands.
 
     Args:
-        chunks: Whole frames, encoded; the response ends with them.
+        pages: What is to be told; the response ends with them.
+        frames: Makes whole frames of a page; of one that tells nothing none.
+        first: Comes before the first frame, as a part of it.
         attended: Held as long as the client is there.
         heartbeat: The comment, and the seconds of silence before it.
         patience: Seconds that a client may take to receive one chunk.
@@ -38,11 +41,13 @@ class EventStreamResponse(Response):
         headers: Further headers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only settings
         self,
-        chunks: AsyncIterable[bytes],
+        pages: AsyncIterable[T],
+        frames: Callable[[T], bytes],
         attended: AbstractContextManager[object],
         *,
+        first: bytes = b"",
         heartbeat: tuple[bytes, float],
         patience: float,
         linger: float = 0.0,
@@ -52,35 +57,46 @@ class EventStreamResponse(Response):
         self.status_code = 200
         self.background = None
         self.raw_headers = HEADERS + [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
-        self._chunks, self._attended, self._over = chunks, attended, over
+        self._pages, self._frames, self._first = pages, frames, first
+        self._attended, self._over = attended, over
         self._comment, self._silence = heartbeat
         self._patience, self._linger = patience, linger
         self._sending: float | None = None  # loop time at which a send began that has not ended
         self._sent = 0.0  # loop time of the last send
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         with self._attended:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            send = scope.get("state", {}).get("send", send)  # past layers that only look for the start
             await while_attended(receive, lambda scope: self._serve(send, scope))
 
     async def _serve(self, send: Send, scope: anyio.CancelScope) -> None:
-        now = asyncio.get_running_loop().time
-        self._sent = now()
+        self._sent = asyncio.get_running_loop().time()
         async with anyio.create_task_group() as tasks:
-            with anyio.CancelScope() as reading:
-                tasks.start_soon(self._watch, send, reading, scope)
-                async for chunk in self._chunks:
-                    self._sending = now()
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    self._sent, self._sending = now(), None
-                    if self._linger:
-                        await anyio.sleep(self._linger)
-            tasks.cancel_scope.cancel()
+            tasks.start_soon(self._watch, send, tasks.cancel_scope, scope)
+            # in a task of its own: here each event would be awaited through all the layers of the web framework
+            tasks.start_soon(self._send, send, tasks.cancel_scope)
         with anyio.move_on_after(self._patience):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _watch(self, send: Send, reading: anyio.CancelScope, scope: anyio.CancelScope) -> None:
+    async def _send(self, send: Send, serving: anyio.CancelScope) -> None:
+        now = asyncio.get_running_loop().time
+        first, frames, linger = self._first, self._frames, self._linger
+        async for page in self._pages:
+            chunk = frames(page)
+            if not chunk:
+                continue
+            if first:
+                chunk, first = first + chunk, b""
+            self._sending = now()
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._sent, self._sending = now(), None
+            if linger:
+                await asyncio.sleep(linger)
+        serving.cancel()
+
+    async def _watch(self, send: Send, serving: anyio.CancelScope, scope: anyio.CancelScope) -> None:
         """Break the silence, and the connection of a client that does not read."""
         now = asyncio.get_running_loop().time
         while True:
@@ -89,8 +105,7 @@ class EventStreamResponse(Response):
                 if now() - self._sending >= self._patience:
                     scope.cancel()
             elif self._over():
-                reading.cancel()
-                return
+                serving.cancel()
             elif now() - self._sent >= self._silence:
                 with anyio.move_on_after(self._patience) as late:
                     await send({"type": "http.response.body", "body": self._comment, "more_body": True})

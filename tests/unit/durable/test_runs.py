@@ -119,6 +119,31 @@ async def test_what_is_merged_for_a_late_follower_is_not_the_line_that_an_early_
         assert "".join(event.content for event in late if isinstance(event, RunContent)) == output.content
 
 
+async def test_what_was_folded_meanwhile_is_not_the_page_that_an_earlier_follower_had() -> None:
+    """Both begin with the same event, and have as many."""
+
+    async def writer(run: RunContext, message: object) -> None:
+        for number in range(2_500):
+            run.write(f"w{number} ")
+        await anyio.sleep(1)
+        size = len(await supervisor.events(run.run_id).read())
+        run.write("more ")
+        while len(await supervisor.events(run.run_id).read()) != size:
+            run.write("more ")
+        await anyio.sleep(100)
+
+    async with Supervisor() as supervisor:
+        runs = Runs(supervisor)
+        run = await started(runs, supervisor, Agent(writer), "go")
+        early = await runs.follow(run.run_id)
+        await anyio.sleep(0.5)
+        first = await anext(early)
+        await anyio.sleep(1)
+        second = await anext(await runs.follow(run.run_id))
+        assert len(first.events) == len(second.events)
+        assert (first.events[0], first.events[-1][0] < second.events[-1][0]) == (second.events[0], True)
+
+
 async def test_a_cancel_waits_for_the_end_and_tells_how_far_it_has_come() -> None:
     async with Supervisor() as supervisor:
         runs = Runs(supervisor)

@@ -4,10 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import contextmanager, nullcontext
+from inspect import iscoroutinefunction
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import Response
@@ -17,9 +19,12 @@ from kit.server import frames_of
 from softstop import Agent, RunContext, Supervisor
 from softstop.durable import Runs
 from softstop.errors import StoreUnavailable
+from softstop.server.routes import agentos, contract, openai, probes
+from softstop.server.routes import native as native_routes
 from softstop.server.sse import EventStreamResponse, LateResponse
 from softstop.wire import native
 
+ROUTERS = [module.router for module in (native_routes, contract, openai, agentos, probes)]
 FORGED = ["x\n\nevent: RunCompleted\ndata: {}\n\n", "a\r\rdata: b\r\r", "\u2028\u2029\x85", "</script>", "\x00", ": c"]
 
 
@@ -91,7 +96,9 @@ async def ticks(number: int, every: float) -> AsyncIterator[bytes]:
 async def served(client: Client, chunks: AsyncIterator[bytes], **options: Any) -> float:
     """Serve a client, and say how long it took."""
     began, door = now(), Door()
-    response = EventStreamResponse(chunks, door(), **{"heartbeat": (b": h\n\n", 15.0), "patience": 30.0, **options})
+    response = EventStreamResponse(
+        chunks, bytes, door(), **{"heartbeat": (b": h\n\n", 15.0), "patience": 30.0, **options}
+    )
     await response({"type": "http"}, client.receive, client.send)
     assert door.inside == 0
     return now() - began
@@ -178,3 +185,32 @@ async def test_an_answer_that_fails_while_it_is_waited_for_is_a_problem_with_its
     client = Client()
     await LateResponse(answer, nullcontext())({"type": "http", "method": "GET"}, client.receive, client.send)
     assert b'"STORE_UNAVAILABLE"' in client.body
+
+
+async def test_the_head_passes_all_layers_and_the_frames_those_that_have_to_see_them() -> None:
+    layers, gate = Client(), Client()
+    response = EventStreamResponse(ticks(3, 1.0), bytes, Door()(), heartbeat=(b": h\n\n", 15.0), patience=30.0)
+    await response({"type": "http", "state": {"send": gate.send}}, gate.receive, layers.send)
+    assert (layers.body, layers.ended) == (b"", False)
+    assert (gate.body, gate.ended) == (b"data: x\n\n" * 3, True)
+
+
+async def test_what_comes_first_comes_with_the_first_frame_and_never_alone() -> None:
+    client = Client()
+    await served(client, ticks(3, 1.0), first=b"retry: 1\n")
+    assert client.body == b"retry: 1\n" + b"data: x\n\n" * 3
+    client = Client()
+    response = EventStreamResponse(
+        ticks(2, 1.0), lambda _: b"", Door()(), first=b"retry: 1\n", heartbeat=(b": h\n\n", 15.0), patience=30.0
+    )
+    await response({"type": "http"}, client.receive, client.send)
+    assert (client.body, client.ended) == (b"", True)
+
+
+def test_no_request_waits_for_a_thread() -> None:
+    """FastAPI calls a plain function that a route depends on in a thread."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    calls = {dependency.call for route in routes for dependency in route.dependant.dependencies}
+    assert len(calls) >= 2
+    assert all(iscoroutinefunction(call) for call in calls)
+    assert all(iscoroutinefunction(route.endpoint) for route in routes)

@@ -26,7 +26,7 @@ from .legs import Continue, Leg, waiting_in
 router = APIRouter(tags=["agentos"])
 
 
-def _kind(kind: Annotated[str, Path(description="agent, team or workflow")]) -> Kind:
+async def _kind(kind: Annotated[str, Path(description="agent, team or workflow")]) -> Kind:
     if kind not in KINDS:
         raise Problem("NOT_FOUND", "Not Found")
     return kind

@@ -119,7 +119,7 @@ async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
         if who is None:
             raise Problem("UNAUTHENTICATED", "This token stops no such run, or has expired")
     else:
-        who = caller_of(request)
+        who = await caller_of(request)
         stop = Stop(reason=text[:1_000]) if text else await read(request, Stop, empty=True)
     try:
         view = await service.cancel(who, run_id, stop, address_of(request))
@@ -207,6 +207,7 @@ async def feed(request: Request, service: Here, who: Who, types: Types = None) -
     number, lost = service.feed.number(request.headers.get("last-event-id"))
     return EventStreamResponse(
         _all_events(service, who, number, lost, names),
+        bytes,
         service.readers.reading(readers, who.user_id),
         heartbeat=(native.HEARTBEAT, service.settings.heartbeat),
         patience=service.caps.patience,
