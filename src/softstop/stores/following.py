@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect
-from collections.abc import Callable, Container
+from collections.abc import Container
 from operator import itemgetter
 from typing import Final
 
@@ -14,35 +14,8 @@ from .store import Page, Store
 
 LOOK: Final = 1.0  # seconds after which a reader looks by itself, should the bell of another process get lost
 MOST: Final = 500  # events of a page
+NOTHING: Final = Page((), ended=False)
 KEPT: Final = 1_000  # newest events of a root that its readers share
-
-
-class Bells:
-    """Wakes those that wait for a root, on one loop."""
-
-    def __init__(self) -> None:
-        self._waiters: dict[str, Waiters] = {}
-        self.watcher: Callable[[str], object] | None = None  # is told of every root
-
-    def ring(self, root_run_id: str) -> None:
-        """Wake them."""
-        if self.watcher is not None:
-            self.watcher(root_run_id)
-        wake_all(self._waiters.pop(root_run_id, []))
-
-    def waiter(self, root_run_id: str) -> asyncio.Future[None]:
-        """A future that the next ring sets."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(root_run_id, []).append(waiter)
-        return waiter
-
-    def forget(self, root_run_id: str, waiter: asyncio.Future[None]) -> None:
-        """Drop a future that nobody waits for any more."""
-        waiters = self._waiters.get(root_run_id, [])
-        if waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiters[root_run_id]
 
 
 class Tail:
@@ -56,49 +29,73 @@ class Tail:
         self._events: list[tuple[int, bytes]] = []  # those above `_from` up to `_last`
         self._from = self._last = -1
         self._ended = False
-        self._begun = self._done = 0  # number of the last read
-        self._waiters: Waiters = []  # for the end of a read
+        self._stale = True  # more may be stored than is here
+        self._reading = False
+        self._readers: Waiters = []  # for the end of a read
+        self._waiters: Waiters = []  # for the next ring
+
+    def ring(self, after: int | None = None, page: Page = NOTHING) -> None:
+        """Wake all: more is stored, such as this page above `after`; if it follows here, nobody has to read it."""
+        if after == self._last and not self._reading:
+            self._add(page)
+        else:
+            self._stale = True
+        wake_all(self._waiters)
+
+    def waiter(self) -> asyncio.Future[None]:
+        """A future that the next ring sets."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        """Drop a future that nobody waits for any more."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
 
     async def page(self, after: int) -> Page:
-        """What is stored above `after`, as of a read that begins from now on; see `Store.read`."""
-        if after > self._last and self._begun == self._done:
-            self._events, self._from, self._last = [], after, after
-        needed = self._begun + 1
+        """What is stored above `after`, as of the last ring; see `Store.read`."""
+        if after > self._last and not self._reading:
+            self._events, self._from, self._last, self._stale = [], after, after, True
         while self._from <= after <= self._last:
             if after < self._last or self._ended:
                 newer = bisect(self._events, after, key=itemgetter(0))
                 return Page(self._events[newer:], self._ended)
-            if self._done >= needed:
-                return Page((), ended=False)
-            if self._begun == self._done:
+            if self._reading:
+                await wait_in(self._readers, asyncio.get_running_loop())
+            elif self._stale:
                 await self._read()
             else:
-                await wait_in(self._waiters, asyncio.get_running_loop())
+                return NOTHING
         return await self._store.read(self._root_run_id, after, MOST)
 
     async def _read(self) -> None:
-        self._begun += 1
+        self._reading, self._stale = True, False
         try:
             page = await self._store.read(self._root_run_id, self._last, MOST)
-            self._events += page.events
-            self._last = self._events[-1][0] if self._events else self._last
-            self._ended = page.ended
-            if len(self._events) > KEPT:
-                self._from = self._events[-KEPT - 1][0]
-                del self._events[:-KEPT]
-            self._done = self._begun
+            self._stale = self._stale or len(page.events) == MOST
+            self._add(page)
         except BaseException:
-            self._begun = self._done  # nothing was read: whoever waits reads
+            self._stale = True  # nothing was read: whoever waits reads
             raise
         finally:
-            wake_all(self._waiters)
+            self._reading = False
+            wake_all(self._readers)
+
+    def _add(self, page: Page) -> None:
+        self._events += page.events
+        self._last = self._events[-1][0] if self._events else self._last
+        self._ended = page.ended
+        if len(self._events) > KEPT:
+            self._from = self._events[-KEPT - 1][0]
+            del self._events[:-KEPT]
 
 
 class Follow:
     """The stored events of a root run, page by page, until its outcome. See `Recording.follow`."""
 
-    def __init__(self, tail: Tail, bells: Bells, root_run_id: str, after: int = 0, coming: Container[str] = ()) -> None:
-        self._tail, self._bells, self._coming = tail, bells, coming  # roots that will be in the store in a moment
+    def __init__(self, tail: Tail, root_run_id: str, after: int = 0, coming: Container[str] = ()) -> None:
+        self._tail, self._coming = tail, coming  # roots that will be in the store in a moment
         self._root_run_id, self._after = root_run_id, after
         self._done = False
 
@@ -108,23 +105,30 @@ class Follow:
     async def __anext__(self) -> Page:
         """The next page; a cancelled call loses none."""
         while not self._done:
-            news = self._bells.waiter(self._root_run_id)  # before the read, so that no ring is missed
+            news = self._tail.waiter()  # before the read, so that no ring is missed
             try:
                 page = await self._read()
                 self._done = page.ended
                 if page.events:
                     self._after = page.events[-1][0]
                     return page
-                if not page.ended and not (await asyncio.wait({news}, timeout=LOOK))[0]:
-                    self._bells.ring(self._root_run_id)  # all look together
+                if not page.ended:
+                    await self._news(news)
             finally:
-                self._bells.forget(self._root_run_id, news)
+                self._tail.forget(news)
         raise StopAsyncIteration
+
+    async def _news(self, news: asyncio.Future[None]) -> None:
+        look = news.get_loop().call_later(LOOK, self._tail.ring)  # all look together
+        try:
+            await news
+        finally:
+            look.cancel()
 
     async def _read(self) -> Page:
         try:
             return await self._tail.page(self._after)
         except RunNotFound:
             if self._root_run_id in self._coming:
-                return Page((), ended=False)
+                return NOTHING
             raise

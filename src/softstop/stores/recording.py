@@ -30,7 +30,7 @@ from ..stops import StopCause, StopMode, StopRequest
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .checking import check_attached, check_messages, check_store
-from .following import Bells, Follow, Tail
+from .following import NOTHING, Follow, Tail
 from .orphans import Burials
 from .outputs import family_of, outputs_of, result_of
 from .records import record_of, status_of
@@ -42,6 +42,7 @@ from .store import (
     MessageCodec,
     News,
     OwnerLost,
+    Page,
     Request,
     RunQuery,
     RunRecord,
@@ -119,7 +120,7 @@ class Recording:
         self._awake = self._tried = self._clock()  # when the store was told that this process lives, or could not be
         self._leaving = False
         self._merged = 0
-        self._bells = Bells()
+        self._watcher: Callable[[str], object] | None = None  # is told of every root
         self._tails: WeakValueDictionary[str, Tail] = WeakValueDictionary()
         self._exit = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -209,14 +210,14 @@ class Recording:
         tail = self._tails.get(root_run_id)
         if tail is None:
             tail = self._tails[root_run_id] = Tail(self.store, root_run_id)
-        return Follow(tail, self._bells, root_run_id, after, self._roots)
+        return Follow(tail, root_run_id, after, self._roots)
 
     def watch(self, watcher: Callable[[str], object]) -> None:
         """Have a function called with the id of each root run, of any process, of which more is stored; one function.
 
         It is called in the loop and must not block.
         """
-        self._bells.watcher = typed(watcher, Callable, "watcher")
+        self._watcher = typed(watcher, Callable, "watcher")
 
     async def output(self, run_id: str) -> RunOutput | None:
         """The output of any ended run that the store has, to be given as `continue_from=`; None for any other.
@@ -305,7 +306,15 @@ class Recording:
             self._fence(root)
         root.stored = batch.last
         self._leave(root)
-        self._bells.ring(root.run_id)
+        self._ring(root.run_id, None if fenced else batch.after, Page(batch.events, batch.ended))
+
+    def _ring(self, root_run_id: str, after: int | None = None, page: Page = NOTHING) -> None:
+        """Tell those who follow or watch a root that more of it is stored."""
+        if self._watcher is not None:
+            self._watcher(root_run_id)
+        tail = self._tails.get(root_run_id)
+        if tail is not None:
+            tail.ring(after, page)
 
     def _fence(self, root: _Root) -> None:
         if not root.fenced:
@@ -327,7 +336,8 @@ class Recording:
                     case Asked(run_id, request):
                         self._carry_out(run_id, request)
                     case Changed(root_run_id):
-                        self._bells.ring(root_run_id)
+                        if root_run_id not in self._roots:  # of those that are stored here it is told then
+                            self._ring(root_run_id)
                     case OwnerLost():
                         self._burials.due.set()
                     case Lapsed():

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from kit.runs import now
 from kit.stores import batch, end, record
-from softstop import RunStatus, StoreUnavailable
+from softstop import Agent, RunContext, RunStatus, StoreUnavailable, Supervisor
 from softstop.stores import MemoryStore, Page, Recording, Shelf
 
 
@@ -181,3 +182,61 @@ async def test_all_who_follow_a_silent_run_look_together_once_a_second() -> None
         await anyio.sleep(10)
         assert 8 < scene.store.reads - reads < 25
         await scene.owner.commit([end("r", 20)])
+
+
+async def ticks(run: RunContext, message: object) -> None:
+    for number in range(40):
+        await anyio.sleep(0.5)
+        async with run.step(f"tick {number}"):
+            pass
+
+
+async def test_what_this_process_stores_none_of_its_followers_reads() -> None:
+    store = Counted(Shelf())
+    got: list[list[int]] = []
+
+    async def follow(run_id: str) -> None:
+        got.append([seq async for page in recording.follow(run_id) for seq, _ in page.events])
+
+    async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+        run = supervisor.start(Agent(ticks))
+        await anyio.sleep(0.1)
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(follow, run.run_id)
+    assert got == [[*range(1, 83)]] * 20
+    assert store.reads < 5
+
+
+class Late(MemoryStore):
+    """Is read a moment after it was asked."""
+
+    async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+        await anyio.sleep(0.01)
+        return await super().read(root_run_id, after, limit)
+
+
+async def test_what_is_stored_in_the_middle_of_a_read_comes_once() -> None:
+    async with Recording(Late()) as recording, Supervisor(recorder=recording) as supervisor:
+        run = supervisor.start(Agent(ticks))
+        await anyio.sleep(0.5 * 10 - 0.005)  # the next event is stored in the middle of the read
+        pages = recording.follow(run.run_id, 19)
+        assert [seq async for page in pages for seq, _ in page.events] == [*range(20, 83)]
+
+
+async def test_one_that_is_pages_behind_goes_on_at_once_and_skips_nothing_that_is_stored_meanwhile() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        for number in range(700):
+            async with run.step(f"step {number}"):
+                pass
+        await ticks(run, message)
+
+    async with Recording(MemoryStore()) as recording, Supervisor(recorder=recording) as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(0.1)
+        pages = recording.follow(run.run_id)
+        got = [*(await anext(pages)).events, *(await anext(pages)).events]
+        assert (now(), len(got)) == (0.1, 1_000)
+        await anyio.sleep(5)
+        got += [event async for page in pages for event in page.events]
+    assert [seq for seq, _ in got] == [*range(1, 1_483)]

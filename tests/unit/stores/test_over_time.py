@@ -71,4 +71,4 @@ async def test_nothing_grows_with_the_number_of_runs() -> None:
     assert sizes[-1] - sizes[1] < 50, sizes
     assert len(shelf._roots) == len(shelf._runs) == 10
     assert not recording._roots
-    assert not recording._bells._waiters
+    assert not recording._tails

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from zlib import crc32
 
 from pydantic_core import to_json
@@ -45,35 +45,42 @@ def _change(connection: sqlite3.Connection) -> int:
 
 
 def commit(connection: sqlite3.Connection, owner: str, batches: Sequence[Batch], at: float) -> list[str]:
-    """See `Store.commit`."""
-    return [batch.root_run_id for batch in batches if not _commit(connection, owner, batch, at)]
-
-
-def _commit(connection: sqlite3.Connection, owner: str, batch: Batch, at: float) -> bool:
-    for record in batch.runs:
+    """See `Store.commit`. Few statements for all batches: the loop's thread may come between any two."""
+    for record in chain.from_iterable(batch.runs for batch in batches):
         if record.parent_run_id is None:
             _add_root(connection, owner, record)
-    root = connection.execute(
-        "SELECT number, owner, last_seq, ended FROM roots WHERE run_id = ?", (batch.root_run_id,)
-    ).fetchone()
-    if root is None or root[1] != owner or batch.after > root[2]:
-        return False
-    number, _, last, ended = root
-    connection.executemany(INSERT_RUN, [row_of(record) for record in batch.runs if record.parent_run_id is not None])
-    if batch.last <= last:
-        return True
-    if ended:
-        return False
+    roots = _roots(connection, [batch.root_run_id for batch in batches])
+    events: list[tuple[int, int, bytes, int]] = []
+    changes: list[tuple[int, bool, float | None, int, int]] = []
+    refused: list[str] = []
+    change = _change(connection)
+    for batch in batches:
+        number, owned_by, last, ended = roots.get(batch.root_run_id, (0, "", 0, 0))
+        if owned_by != owner or batch.after > last or (ended and batch.last > last):
+            refused.append(batch.root_run_id)
+            continue
+        members = [row_of(record) for record in batch.runs if record.parent_run_id is not None]
+        if members:
+            connection.executemany(INSERT_RUN, members)
+        if batch.last > last:
+            roots[batch.root_run_id] = number, owner, batch.last, batch.ended
+            events += [(number, seq, data, crc32(data)) for seq, data in batch.events if seq > last]
+            changes.append((batch.last, batch.ended, at if batch.ended else None, change + len(changes), number))
+            _note(connection, batch)
+    connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", events)
     connection.executemany(
-        "INSERT INTO events VALUES (?, ?, ?, ?)",
-        [(number, seq, data, crc32(data)) for seq, data in batch.events if seq > last],
+        "UPDATE roots SET last_seq = ?, ended = ?, ended_at = ?, changed = ? WHERE number = ?", changes
     )
-    connection.execute(
-        "UPDATE roots SET last_seq = ?, ended = ?, ended_at = ?, changed = ? WHERE number = ?",
-        (batch.last, batch.ended, at if batch.ended else None, _change(connection), number),
+    return refused
+
+
+def _roots(connection: sqlite3.Connection, run_ids: list[str]) -> dict[str, tuple[int, str, int, int]]:
+    """Number, owner, last `seq` and whether it has ended, of each root that is there."""
+    rows = connection.execute(
+        "SELECT run_id, number, owner, last_seq, ended FROM roots WHERE run_id IN (SELECT value FROM json_each(?))",
+        (to_json(run_ids).decode(),),
     )
-    _note(connection, batch)
-    return True
+    return {run_id: (number, owner, last, ended) for run_id, number, owner, last, ended in rows}
 
 
 def _note(connection: sqlite3.Connection, batch: Batch) -> None:
