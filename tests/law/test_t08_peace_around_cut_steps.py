@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from kit.runs import now, one, statuses
-from kit.spawns import asyncio_group, gather
+from kit.spawns import anyio_group, asyncio_group, gather
 from softstop import RunContext, RunStatus, StepTimeout, StopPolicy
 
 
@@ -93,22 +93,35 @@ async def test_a_branch_that_comes_to_a_boundary_after_its_cut_step_is_refused_a
     assert (now(), statuses(run.output)) == (3, [("pay", "unsettled")] * 2)
 
 
-@pytest.mark.parametrize("group", [asyncio_group, gather])
-async def test_branches_clean_up_around_their_steps_when_the_time_of_the_step_around_all_is_over(group: Any) -> None:
-    cleaned: list[tuple[str, float]] = []
-
+async def test_a_gather_that_ends_with_the_first_of_its_cut_steps_is_the_timeout_of_the_step_around_it() -> None:
     async def body(run: RunContext, message: object) -> float:
-        branches = Branches(run, group)
+        async def part(name: str, seconds: float) -> None:
+            async with run.step(name):
+                try:
+                    await anyio.sleep(1_000)
+                finally:
+                    await anyio.sleep(seconds)
+
         with pytest.raises(StepTimeout):
             async with run.step("all", timeout=2):
-                await branches()
-        cleaned.extend(branches.cleaned)
-        await anyio.sleep(1)
-        cleaned.extend(branches.cleaned[len(cleaned) :])
+                await gather(lambda: part("a", 0.5), lambda: part("b", 1))
         return now()
 
     run, _ = await one(body)
-    assert cleaned == [("a", 2.5), ("b", 3)]
     assert run.output is not None
-    assert (run.output.status, run.output.errors) == (RunStatus.completed, ())
+    assert (run.output.status, run.output.value, run.output.errors) == (RunStatus.completed, 2.5, ())
     assert dict(statuses(run.output)) == dict.fromkeys(("a", "b", "all"), "unsettled")
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["and returns", "and waits"])
+async def test_a_body_that_goes_on_after_a_group_of_anyio_is_interrupted_all_the_same(waits: bool) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def part() -> None:
+            async with run.step("pay"):
+                await anyio.sleep(1_000)
+
+        await anyio_group(part, part)
+        await anyio.sleep(1_000 if waits else 0)
+
+    run, _ = await one(body, stop_at=3, mode="now")
+    assert (run.status, now(), statuses(run.output)) == (RunStatus.cancelled, 3, [("pay", "unsettled")] * 2)

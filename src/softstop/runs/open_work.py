@@ -340,7 +340,7 @@ class OpenWork:
                 continue
             if not any(step.task is task for step in self.steps or ()):
                 cut.exit()
-                if goes_on or task is None:
+                if goes_on or task is None or cut.parent is not self.scope:
                     cut.close()
                 else:
                     cut.close_with(task)
