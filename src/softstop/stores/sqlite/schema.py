@@ -10,7 +10,6 @@ from typing import Final
 
 from ...errors import StoreUnavailable
 
-PAGES: Final = 10_000  # of 4 KB that the log of writes may hold; a commit that takes them over waits for the disk
 BUSY: Final = 2.0  # seconds that a write waits for the write of another process
 
 # What a version adds to the one before. Never change one that was released: add the next.
@@ -70,7 +69,6 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: all that was committed survives the process
-        connection.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
     except sqlite3.Error:
         connection.close()
         raise
