@@ -44,12 +44,12 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
         given.close()  # else Python warns that it was never awaited
     if not iscoroutinefunction(given):
         raise MisuseError(f"softstop.run takes an async function, softstop.run(main), not {type(main).__name__}")
+    if asyncio._get_running_loop() is not None:
+        raise MisuseError("softstop.run() starts an event loop, and one runs in this thread: write `await main()`")
     try:
         signature(main).bind(*args)
     except TypeError as error:
         raise MisuseError(f"softstop.run(main, ...) calls main(...) with what follows it: {error}") from None
-    if asyncio._get_running_loop() is not None:
-        raise MisuseError("softstop.run() starts an event loop, and one runs in this thread: write `await main()`")
     ended_by: list[signal.Signals] = []
     supervisor = defaults.new()
     state = supervisor._state
