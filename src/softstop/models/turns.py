@@ -23,7 +23,7 @@ from .bounds import Reservation, reserve
 from .endings import cut_off
 from .errors import ModelFailed, TooManyTurns, secrets_of
 from .handling import Handling
-from .history import History, opening
+from .history import GO_ON, History, opening
 from .options import BodyOptions, system_text
 from .prices import Tariff
 from .results import NAME as RESULT
@@ -174,7 +174,10 @@ class ModelBody:
                 return False
             if door.last_answer is None:  # else that answer used up all but the reserve
                 await door.do_without(reply.cut_off_by)  # ends here, unless the limit leaves another way
-            history.go_on(own_bound=False)
+            if door.last_answer is None:
+                history.go_on(own_bound=False)
+            else:
+                history.ask(GO_ON)  # the last answer stands for itself
             return False
 
     def _is_done(self, history: History, *, called: bool) -> bool:
