@@ -24,6 +24,7 @@ from openai.types.responses import (
     ResponseTextDeltaEvent,
     ResponseTextDoneEvent,
 )
+from openai.types.responses.response import IncompleteDetails
 
 
 class _Seen(NamedTuple):
@@ -92,16 +93,17 @@ class WholeItems:
     """Events of the Responses API: each piece of a call with the id of its item, and what is told at an end alone, too.
 
     Some servers leave the ids of items out, or change them from event to event, and some tell arguments or text when an
-    item ends, or the answer, without deltas.
+    item ends, or the answer, without deltas. An answer with a call that has ended "incomplete" is not complete.
     """
 
-    __slots__ = ("_calls", "_due", "_events", "_last", "_told", "source")
+    __slots__ = ("_calls", "_due", "_events", "_last", "_told", "_torn", "source")
 
     def __init__(self, events: Any) -> None:
         self._events, self.source = events, events.source
         self._calls: dict[str, str] = {}  # the ids of calls, by the first ones of their items
         self._last: dict[int, str] = {}  # the last one of these at each place
         self._told = _ANSWER  # the smallest pieces by which text has come
+        self._torn = False  # a call has ended before its end
         self._due: deque[Any] = deque()
 
     def __aiter__(self) -> WholeItems:
@@ -128,9 +130,13 @@ class WholeItems:
                 yield from self._item(item, place, _ANSWER)
                 if isinstance(item, ResponseFunctionToolCall):
                     yield ResponseOutputItemDoneEvent.model_construct(item=item, output_index=place)
+            if self._torn:  # a reason that is no end
+                event.response.incomplete_details = IncompleteDetails.model_construct(reason="incomplete function_call")
         yield event
 
     def _item(self, item: Any, place: int, level: int) -> Iterator[Any]:
+        if isinstance(item, ResponseFunctionToolCall) and level != _DELTAS and item.status == "incomplete":
+            self._torn = True
         if isinstance(item, ResponseFunctionToolCall) and item.id not in self._calls:
             if level != _DELTAS:
                 item.id = next((id for id, call in self._calls.items() if call == item.call_id), item.id)
