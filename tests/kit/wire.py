@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -191,6 +193,7 @@ class Sent:
     content_type: str | None = None
     by: int = 0  # bytes sent at a time; 0 is all at once
     breaks: bool = False  # the connection is closed before the body that was promised has come
+    resets: bool = False  # it is closed with a reset
 
 
 @dataclass
@@ -223,6 +226,8 @@ class Wire:
             for at in range(0, len(sent.data), sent.by or len(sent.data) or 1):
                 writer.write(sent.data[at : at + (sent.by or len(sent.data))])
                 await writer.drain()
+        if sent.resets:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
 

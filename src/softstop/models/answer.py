@@ -10,6 +10,7 @@ from typing import Final
 import anyio
 from pydantic_ai import ModelAPIError
 from pydantic_ai.direct import model_request_stream
+from pydantic_ai.exceptions import ModelConnectionError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
@@ -187,8 +188,9 @@ class Answer:
             with self._exchange.watch():
                 self._response = await opening.__aenter__()
         except Exception as error:
-            if isinstance(error, ModelAPIError) or not self._exchange.is_stream:
-                self._prompt_tokens = None  # refused: nothing was generated or billed
+            refused = isinstance(error, ModelAPIError) and not isinstance(error, ModelConnectionError)
+            if refused or not self._exchange.is_stream:
+                self._prompt_tokens = None  # nothing was generated or billed
             raise
         self._opened = opening
         return aiter(self._response)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kit.wire import USED, Call, End, body, playing
+from kit.wire import PROTOCOLS, USED, Call, End, Sent, body, playing
 from softstop import Agent, RunOutput, RunStatus
 from softstop.models import Retry
 
@@ -149,3 +149,48 @@ async def test_a_call_that_ended_incomplete_is_not_made_though_the_answer_is_com
     assert (output.status, output.content, WIPED) == (RunStatus.failed, "Let me. ", [])
     assert "ended the answer with 'incomplete function_call', which is no end" in output.errors[0]
     assert (output.usage.total_tokens, output.usage.estimated) == (sum(USED), False)
+
+
+# -- connections that end anywhere
+
+END = {
+    "chat": b'"finish_reason": "tool_calls"',
+    "responses": b'"response.completed"',
+    "anthropic": b'"tool_use", "stop_',
+}
+
+
+def cuts_of(data: bytes) -> list[int]:
+    """Places to cut a body at: around the end of each event, and here and there inside."""
+    ends = [at for at in range(len(data)) if data.startswith(b"\n\n", at)]
+    near = {at + by for at in ends for by in range(-2, 4)}
+    return sorted(near.union(range(0, len(data), 13)).intersection(range(len(data) + 1)))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "how", [{}, {"breaks": True}, {"breaks": True, "resets": True}], ids=["ends", "breaks", "resets"]
+)
+async def test_wherever_a_connection_ends_a_torn_call_is_not_made_and_the_rest_is_kept_and_paid(
+    protocol: str, how: dict[str, bool]
+) -> None:
+    data, done = body(protocol, "Let me. ", TWO[0], End()), body(protocol, "Done.", End())
+    written = data.index(b"\n\n", data.index(b"Let me. ")) + 2
+    ended = data.index(b"\n\n", data.index(END[protocol]))
+    completed = 0
+    async with playing(data) as wire:
+        agent = Agent(model=wire.model(protocol, retry=Retry(attempts=1)), tools=[wipe])
+        for cut in cuts_of(data):
+            WIPED.clear()
+            wire.asked.clear()
+            wire.answers = (Sent(data[:cut], **how), done)
+            output = await agent.arun("go")
+            if output.status is RunStatus.completed:
+                completed += 1
+                assert (cut >= ended, WIPED, output.content) == (True, ["/a"], "Let me. Done."), cut
+                continue
+            text = {output.content} if written - 2 <= cut < written else {"Let me. " if cut >= written else ""}
+            assert (output.status, WIPED, {output.content}) == (RunStatus.failed, [], text), cut
+            paid = b"data:" in data[:cut]
+            assert (output.usage.estimated, output.usage.input_tokens > 0) == (paid, paid), cut
+    assert completed or how, "cut behind its end it is whole"
