@@ -273,6 +273,36 @@ def test_multiprocessing_by_fork_runs_agents_in_its_children() -> None:
     assert code == 0
 
 
+@needs_fork
+@pytest.mark.parametrize("starts", ["Agent(work).run(number).content", "asyncio.run(arun(number))"])
+def test_a_child_that_a_step_forks_is_in_no_run_of_its_parent_and_its_agents_run(starts: str) -> None:
+    with script(
+        f"""
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        async def work(run, message):
+            run.write(f"{{message}} {{run.parent_run_id}}")
+
+        async def arun(number):
+            return (await Agent(work).arun(number)).content
+
+        def in_child(number):
+            return f"{{softstop.current_run()}} {{{starts}}}"
+
+        async def body(run, message):
+            async with run.step("fork"):
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+                    say(await asyncio.get_running_loop().run_in_executor(pool, in_child, 7))
+
+        say(Agent(body).run("go").status)
+        """
+    ) as process:
+        code, out, err = finish(process)
+    assert out.splitlines() == ["None 7 None", "completed"], err
+    assert code == 0
+
+
 # -- what stays ------------------------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,33 @@ def test_in_another_thread_it_is_misuse_that_says_so() -> None:
     assert raised
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_ended_by_its_first_sigterm_and_its_parent_goes_on() -> None:
+    with script(
+        """
+        async def body(run, message):
+            async with run.step("fork"):
+                reads, writes = os.pipe()
+                child = os.fork()
+                if child == 0:
+                    os.write(writes, b"1")  # Python forgets a signal that comes while it forks
+                    time.sleep(60)
+                    os._exit(7)
+                os.read(reads, 1)
+                os.kill(child, signal.SIGTERM)
+                say(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]))
+
+        async def main():
+            say((await Agent(body).arun("go")).status)
+
+        softstop.run(main)
+        """
+    ) as process:
+        code, out, err = finish(process)
+    assert out.split() == [str(-signal.SIGTERM), "completed"], err
+    assert code == 0
+
+
 # -- softstop.run ----------------------------------------------------------------------------------------------------
 
 

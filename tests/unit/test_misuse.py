@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
@@ -207,9 +208,45 @@ async def test_a_step_in_the_clean_up_of_a_stopped_body_is_refused_and_the_outpu
     output = await run
     assert output.status is RunStatus.cancelled
     [line] = output.errors
-    assert "in clean-up was refused" in line
-    assert "run.on_stop" in line
+    assert "use none in clean-up, or run.on_stop(...)" in line
     assert output.content == ""
+
+
+async def test_a_body_that_swallows_its_stop_in_a_group_and_goes_on_is_told_to_let_it_out() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with suppress(BaseExceptionGroup, asyncio.CancelledError):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(anyio.sleep(1_000))
+        async with run.step("next"):
+            run.write("never written")
+
+    run = Agent(body).arun("x")
+    at(1, run.cancel)
+    output = await run
+    assert output.status is RunStatus.cancelled
+    [line] = output.errors
+    assert "has caught the CancelledError and goes on, let it raise that again" in line
+    assert output.content == ""
+
+
+@pytest.mark.parametrize("where", ["in a callback", "in a client that closes"])
+async def test_a_callback_that_comes_too_late_to_be_called_is_refused_and_not_dropped(where: str) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        def late(*stop: StopRequest) -> None:
+            run.on_stop(lambda stop: None)
+
+        if where == "in a callback":
+            run.on_stop(late)
+        else:
+            closing = AsyncExitStack()
+            closing.callback(late)
+            await run.open(closing)
+        await anyio.sleep(1_000)
+
+    run = Agent(body).arun("x")
+    at(1, run.cancel)
+    [line] = (await run).errors
+    assert line.startswith("MisuseError: run.on_stop came too late")
 
 
 async def in_its_body(run: RunContext, wait: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -14,6 +14,7 @@ from ..aio.crossing import call_on
 from ..checks import typed
 from ..errors import MisuseError, SaysWhere
 from ..law.amounts import Amount, exactly
+from ..law.machine import ENDING
 from ..law.reports import check_report, read_report
 from ..limits import Headroom
 from ..protocols import Runnable
@@ -277,7 +278,10 @@ class RunContext(SaysWhere):
         """Call `callback(stop)`, sync or async, if this run ends cancelled: after its last step, newest callback first.
 
         All callbacks together have `cleanup_timeout` seconds; they cannot change the outcome. One that is registered
-        while they run, or later, is not called.
+        after the outcome is not called.
+
+        Raises:
+            MisuseError: It is no such callable, or the callbacks are being called already.
         """
         if not callable(callback):
             raise MisuseError(f"run.on_stop takes a callable, not {type(callback).__name__}")
@@ -287,6 +291,11 @@ class RunContext(SaysWhere):
             raise MisuseError(f"run.on_stop takes callback(stop), not {callback!r:.80}: {error}") from None
         except ValueError:  # of C code that does not tell its arguments
             pass
+        if self._run.record.phase is ENDING:
+            raise MisuseError(
+                f"run.on_stop came too late, {callback!r:.80} would not be called: run {self.run_id!r} is calling its "
+                "callbacks already; register it before the stop or in a begun step, or do here what it does"
+            )
         if self._run.hooks is None:
             self._run.hooks = []
         if self._run.context is None:

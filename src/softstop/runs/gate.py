@@ -20,6 +20,10 @@ from .open_work import OpenStep, OpenStream, current_step
 from .state import RunState, current
 
 REFUSED_AT_ONCE = 3  # refusals of one task without delay; a task that swallows them is slowed down
+AFTER_STOP = (
+    "a step was refused after the stop had interrupted the body: use none in clean-up, or run.on_stop(...); where the "
+    "body has caught the CancelledError and goes on, let it raise that again"
+)
 LEVELS = 16  # nested task groups through which a body's interruption reaches a branch
 
 
@@ -99,7 +103,7 @@ async def refuse(run: RunState) -> None:
         raise after_end(run)
     elif run.scope.phase >= DELIVERED:
         if asyncio.current_task() is run.scope.task and not run.refusals:
-            run.add_error("a step in clean-up was refused, since its run stops: use none there, or run.on_stop(...)")
+            run.add_error(AFTER_STOP)
         await _slow_down(run)
     elif not (streams := run.work.cleaned_up_by(asyncio.current_task())):
         await run.scope.delivery()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
@@ -159,6 +160,8 @@ class RunState:
 
 
 current: ContextVar[RunState | None] = ContextVar("softstop.current_run", default=None)
+if hasattr(os, "register_at_fork"):  # a child that code of a run forks has no loop of its parent to wait for
+    os.register_at_fork(after_in_child=lambda: current.set(None))
 
 
 def new_run(

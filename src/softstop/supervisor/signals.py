@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from types import FrameType
@@ -21,13 +22,15 @@ class Signals:
     """The handlers of SIGINT and SIGTERM of one supervisor; those that were there come back with `restore`.
 
     A handler of somebody else (a web server's) is called as well, with each signal. Those of Python and of
-    `asyncio.run`, which interrupt or cancel the main task, are not before the third.
+    `asyncio.run`, which interrupt or cancel the main task, are not before the third. In a forked child signals do what
+    they do without softstop.
     """
 
     def __init__(self, supervisor: SupervisorState) -> None:
         self.first: signal.Signals | None = None
         self.came = asyncio.Event()  # and all runs are told to stop
         self._times = 0
+        self._pid = os.getpid()  # a forked child inherits the handlers, and neither loop nor runs
         self._supervisor = supervisor
         self._loop: asyncio.AbstractEventLoop | None = None  # set while the handlers are installed
         self._before: dict[signal.Signals, Any] = {}
@@ -55,7 +58,7 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._times += 1
-        if self._times > 2:
+        if self._times > 2 or self._pid != os.getpid():
             self.restore()
             signal.raise_signal(number)
             return

@@ -16,6 +16,7 @@ import pytest
 
 from kit.foreign import Library, stop_when_begun, words
 from softstop import Agent, RunContent, RunContext, RunStatus, StopPolicy
+from softstop.runs.gate import AFTER_STOP
 
 MODES = ["step", "now"]
 in_each_mode = pytest.mark.parametrize("mode", MODES)
@@ -259,9 +260,6 @@ async def an_opening(run: RunContext) -> None:
     raise NotImplementedError
 
 
-REFUSED = "a step in clean-up was refused, since its run stops: use none there, or run.on_stop(...)"
-
-
 async def gathered_steps(run: RunContext) -> None:
     await asyncio.gather(a_step(run), a_step(run))  # noqa: TID251 - users do
 
@@ -283,7 +281,7 @@ async def test_what_would_begin_in_clean_up_is_refused_and_the_rest_of_the_clean
 
     pool = Pool()
     with anyio.fail_after(9):
-        told = await stop_when_begun(Agent(body), pool, mode, *([] if work is gathered_steps else [REFUSED]))
+        told = await stop_when_begun(Agent(body), pool, mode, *([] if work is gathered_steps else [AFTER_STOP]))
     assert (told, pool.whole) == ([], True)
 
 
