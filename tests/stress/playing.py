@@ -96,6 +96,7 @@ class Playing:
         injections = (Injection("stress", "start"),) if self.program.deeds else ()
         trace = Trace(Schedule(injections, (), caller if injections or caller != "none" else "own"), run)
         trace.story, trace.scripts, trace.natively = self.witness.story, self.witness.scripts, self._natively
+        trace.inside = self.witness.inside
         trace.asked, trace.results = self._asked, self._results
         self.traces.append(trace)
         self._ends.append(self._spawn(run.ended()))

@@ -46,6 +46,19 @@ def test_a_step_that_its_own_time_limit_cuts_after_a_stop_is_no_violation() -> N
     assert stop_everywhere(lambda supervisor: supervisor.start(Agent(body), "go"), causes=causes).violations == 0
 
 
+def test_a_step_of_a_lead_that_begins_in_a_begun_step_of_its_member_is_no_violation() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        async def member(below: RunContext, message: object) -> None:
+            async with below.step("outer"):
+                await anyio.sleep(1)
+                async with run.step("inner"):
+                    await anyio.sleep(1)
+
+        await run.member(Agent(member), "go")
+
+    assert stop_everywhere(lambda supervisor: supervisor.start(Agent(lead), "go"), causes=("user",)).violations == 0
+
+
 @pytest.mark.timeout(120)
 def test_a_sound_agent_passes_under_every_cause_at_every_point() -> None:
     report = stop_everywhere(small, pairs=50)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from softstop.events import Event
+from softstop.events import Event, StepStarted
 from softstop.law.amounts import Amount
 from softstop.runs.context import RunContext
+from softstop.runs.open_work import OpenStep, current_step
 
 What = Literal[
     "begin", "commit",  # of an atomic step
@@ -76,6 +77,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.story: list[Mark | Event] = []
+        self.inside: set[int] = set()  # places of steps in the story that begin in a begun step of a member
         self.beside: list[Event] = []  # of the companion
         self.events = 0  # in the story so far
         self.marks = 0  # that bodies made
@@ -91,6 +93,8 @@ class Recorder:
             self.beside.append(event)
             return
         self.before_event(event)
+        if isinstance(event, StepStarted) and _in_a_members_step():
+            self.inside.add(len(self.story))
         self.story.append(event)
         self.events += 1
         self.inspect(event)
@@ -110,6 +114,18 @@ class Recorder:
     def add_effect(self, entry: Mark) -> None:
         """Record an effect; no point for a stop, since nobody is there to stop at that moment."""
         self.story.append(entry)
+
+
+def _in_a_members_step() -> bool:
+    """Whether the step that begins here does so in a begun atomic step of a member of its run."""
+    begins = current_step.get()
+    here = None if begins is None else begins.around
+    while begins is not None and here is not None:
+        below = isinstance(here, OpenStep) and here.is_open and here.work is not begins.work
+        if below and begins.work.scope.is_around(here.work.scope):
+            return True
+        here = here.around
+    return False
 
 
 def _inspect_nothing(entry: Mark | Event) -> None:

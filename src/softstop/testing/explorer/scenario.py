@@ -64,6 +64,7 @@ class Scenario:
         self._loop = VirtualLoop(max_turns=MOST_TURNS, spin=SPIN, turn=TURN)
         recorder = self._recorder = Recorder()
         self.trace = Trace(schedule, story=recorder.story, beside=recorder.beside, scripts=recorder.scripts)
+        self.trace.inside = recorder.inside
         self._effects = None if effects is None else EffectWatch(effects, recorder, self._loop)
         self._harness: set[asyncio.Task[Any]] = set()
         self._delayed: list[asyncio.TimerHandle] = []

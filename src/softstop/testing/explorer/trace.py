@@ -41,6 +41,7 @@ class Trace:
     root: Run | None = None  # None if the scenario could not even be started
     runs: list[Run] = field(default_factory=list[Run])  # root and members, in the order of their start
     story: list[Mark | Event] = field(default_factory=list[Mark | Event])
+    inside: set[int] = field(default_factory=set[int])  # places of steps that begin in a begun step of a member
     scripts: dict[str, Script] = field(default_factory=dict[str, Script])  # of scripted bodies, by run id
     asked: list[Asked] = field(default_factory=list[Asked])
     natively: dict[str, int] = field(default_factory=dict[str, int])  # length of the story at the first native cancel

@@ -94,7 +94,7 @@ def each_step_tells_its_own_usage(run: RunTrace) -> Broken:
 
 
 def nothing_starts_after_a_stop(run: RunTrace) -> Broken:
-    """T2: once a stop is accepted no step and no member begins, but inside a begun atomic step."""
+    """T2: once a stop is accepted no step or member begins, but inside a begun step, also one of a member."""
     stopped = _stopped_for_good(run)
     if stopped == FOR_EVER:
         return
@@ -102,7 +102,7 @@ def nothing_starts_after_a_stop(run: RunTrace) -> Broken:
         yield "it began although a stop had been accepted before"
     begun = {mark.step_id: mark for _, mark in run.marks("begin")}
     for place, event in run.of(StepStarted):
-        if place >= stopped:
+        if place >= stopped and place not in run.trace.inside:
             opened, around = run.open_steps(place), event.step_id
             while around in begun and around not in opened:  # its own step, then those around: one may have been cut
                 around = begun[around].around
