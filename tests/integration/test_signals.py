@@ -193,6 +193,42 @@ def test_a_forked_child_is_ended_by_its_first_sigterm_and_its_parent_goes_on() -
     assert code == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_with_a_program_of_its_own_lets_its_steps_end_at_sigterm() -> None:
+    with script(
+        """
+        async def pay(run, writes):
+            async with run.step("pay"):
+                os.write(writes, b"1")
+                await run.stop_requested()
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(1_000)
+
+        async def in_child(writes):
+            output = await Agent(pay).arun(writes)
+            return [step.status for step in output.steps] == ["completed"]
+
+        async def body(run, message):
+            async with run.step("fork"):
+                reads, writes = os.pipe()
+                child = os.fork()
+                if child == 0:
+                    os._exit(5 if softstop.run(in_child, writes) else 6)
+                os.read(reads, 1)
+                os.kill(child, signal.SIGTERM)
+                say(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]))
+
+        async def main():
+            say((await Agent(body).arun("go")).status)
+
+        softstop.run(main)
+        """
+    ) as process:
+        code, out, err = finish(process)
+    assert out.split() == ["5", "completed"], err
+    assert code == 0
+
+
 # -- softstop.run ----------------------------------------------------------------------------------------------------
 
 

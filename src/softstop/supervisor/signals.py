@@ -57,6 +57,8 @@ class Signals:
                 signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set by Python
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._pid != os.getpid() and signal.getsignal(number) != self._handle:
+            return  # a forked child has handlers of its own, which call those that were there
         self._times += 1
         if self._times > 2 or self._pid != os.getpid():
             self.restore()
