@@ -82,7 +82,7 @@ class RunNotFound(SoftstopError):
         super().__init__(run_id)
 
     def __str__(self) -> str:
-        return f"no run {self.run_id!r} here; it never existed, or it ended long ago and is no longer remembered"
+        return f"no run {self.run_id!r:.80} here; it never existed, or it ended long ago and is no longer remembered"
 
 
 class RunNotCancellable(SoftstopError):

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +116,8 @@ BUILT: dict[str, tuple[Callable[[], object], str]] = {
         "mount(app, path, server) takes what create_app(...) made as the last one",
     ),
     "an app in an app, nowhere": (lambda: mount(FastAPI(), "x", APP), "path must begin with '/', not be 'x'"),
+    "a port that is a word": (lambda: serve(APP, port="http"), "port must be a whole number from 0 on, not 'http'"),
+    "a port that nobody has": (lambda: serve(APP, port=99_999), "port must be at most 65,535, not 99,999"),
     "a served agent": (lambda: serve(agent), "app must be FastAPI(...), not Agent"),
     "keys that are one": (lambda: ApiKeys(KEY), "keys must be a list, not ApiKey"),
     "keys that are secrets": (lambda: ApiKeys(["secret"]), "each of keys must be ApiKey(...), not str"),
@@ -137,6 +141,10 @@ BUILT: dict[str, tuple[Callable[[], object], str]] = {
     "a walk over nothing": (
         lambda: stop_everywhere(lambda supervisor: None),
         "what make_run returns must be Run(...), not NoneType",
+    ),
+    "a walk over two runs": (
+        lambda: stop_everywhere(lambda supervisor: [make(supervisor), make(supervisor)][0]),
+        "make_run started 2 runs, and must start one: let it start the others, as members",
     ),
     "a walk with an option of nobody": (
         lambda: stop_everywhere(make, effect=[]),
@@ -351,6 +359,34 @@ async def test_a_recording_keeps_the_runs_of_one_supervisor() -> None:
     async with Recording(MemoryStore()) as recording, Supervisor(recorder=recording):
         with pytest.raises(MisuseError, match="of one Supervisor; make another one, over the same store"):
             Supervisor(recorder=recording)
+
+
+async def test_a_recording_is_entered_once() -> None:
+    recording = Recording(MemoryStore())
+    async with recording:
+        with pytest.raises(MisuseError, match="a Recording is entered once; make another one"):
+            await recording.__aenter__()
+    with pytest.raises(MisuseError, match="a Recording is entered once; make another one"):
+        await recording.__aenter__()
+
+
+async def test_a_run_that_is_started_after_its_recording_was_left_is_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with AsyncExitStack() as outer:
+        async with Recording(MemoryStore()) as recording:
+            supervisor = await outer.enter_async_context(Supervisor(recorder=recording))
+        await supervisor.start(agent, "x", run_id="late")
+    assert [line.getMessage() for line in caplog.records] == ["run late is not kept: its Recording was left"]
+
+
+async def test_a_store_in_a_file_is_opened_by_one_at_a_time(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "runs.db")
+    for _ in range(2):  # and by the next one after that
+        async with store.open("first", 10):
+            with pytest.raises(MisuseError, match="open already; give each Recording or server its own: SQLiteStore"):
+                async with store.open("second", 10):
+                    raise NotImplementedError
 
 
 @pytest.mark.parametrize(("part", "needs"), [("models", "pydantic_ai"), ("server", "fastapi"), ("server", "jwt")])

@@ -1,6 +1,7 @@
 """What misuse of runs says: its first line, word for word. It is raised by the call itself, with the next move."""
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -41,6 +42,10 @@ IN_A_BODY: dict[str, tuple[Use, str]] = {
     "a step with a time below 0": (
         lambda run: run.step("ask", timeout=-1),
         "step 'ask': timeout: Input should be greater than or equal to 0",
+    ),
+    "a step that can be cut, perhaps": (
+        lambda run: run.step("ask", interruptible="no"),
+        "interruptible must be True or False, not str",
     ),
     "a stream with its arguments swapped": (
         lambda run: run.stream(words(), "read"),
@@ -165,6 +170,13 @@ WITH_A_SUPERVISOR: dict[str, tuple[Use, str]] = {
         lambda supervisor: supervisor.start(agent, "x", budgets=Budget(tokens=1)),
         "budgets takes a list: budgets=[...], not Budget",
     ),
+    **{
+        f"start with {budgets!r} for budgets": (
+            partial(lambda given, supervisor: supervisor.start(agent, "x", budgets=given), budgets),
+            f"budgets takes a list: budgets=[...], not {type(budgets).__name__}",
+        )
+        for budgets in ("", 0, False, {})
+    },
     "start with a policy in a dict": (
         lambda supervisor: supervisor.start(agent, "x", policy={}),
         "policy must be StopPolicy(...), not dict",
@@ -230,6 +242,45 @@ async def test_misuse_of_a_supervisor_says(what: str) -> None:
     async with Supervisor() as supervisor:
         says(expected, use, supervisor)
         assert supervisor.list_runs() == [], "nothing was started"
+
+
+async def test_an_id_that_nobody_has_is_not_told_whole() -> None:
+    async with Supervisor() as supervisor:
+        with pytest.raises(softstop.RunNotFound) as caught:
+            supervisor.get_run("x" * 5_000)
+    assert str(caught.value).startswith("no run 'xxx")
+    assert len(str(caught.value)) < 200
+    assert caught.value.run_id == "x" * 5_000
+
+
+FORGOTTEN: dict[str, tuple[Callable[[], Any], str]] = {
+    "a coroutine": (
+        lambda: two(None, None),  # type: ignore[arg-type]
+        "the body 'body' returned a coroutine, of which nothing has run; write `return await ...`",
+    ),
+    "an async generator": (
+        words,
+        (
+            "the body 'body' returned an async generator, of which nothing has run; write "
+            "`async for text in ...: run.write(text)`"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FORGOTTEN)
+async def test_a_body_that_returns_what_it_forgot_to_await_fails(what: str) -> None:
+    make, expected = FORGOTTEN[what]
+    made: list[Any] = []
+
+    async def body(run: RunContext, message: object) -> object:
+        made.append(make())
+        return made[0]
+
+    output = await Agent(body).arun("x")
+    if what == "a coroutine":
+        made[0].close()
+    assert (output.status, output.value, output.errors) == ("failed", None, (f"MisuseError: {expected}",))
 
 
 async def test_a_supervisor_that_was_left_is_not_entered_again() -> None:

@@ -82,7 +82,7 @@ class Offline:
 
     async def _stream(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
         first, rest = _halves(self.text) if info.function_tools else ("", self.text)
-        calling = bool(first) and not _tools_have_answered(messages)
+        calling = bool(info.function_tools) and not _tools_have_answered(messages)
         for word in WORD.findall(first if calling else rest) or [""]:
             yield word
             await anyio.sleep(1 / self.words_per_second)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, Protocol, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 from pydantic_ai import ModelRetry, Tool, UserError
 from pydantic_ai.messages import RetryInfo, ToolCallPart, ToolReturnPart
 from pydantic_ai.tools import ToolDefinition
@@ -154,8 +154,9 @@ def to_tool(tool: Callable[..., Any] | Tool[Any]) -> ReadyTool:
         takes_run = _takes_run(tool)
         shown = _without_run(tool) if takes_run else tool
         return ReadyTool(tool, Tool(shown, takes_ctx=False), takes_run, inspect.iscoroutinefunction(tool))
-    except (UserError, NameError, TypeError) as error:
-        raise MisuseError(f"tool {tool.__name__!r} cannot be described to a model: {error}") from error
+    except (UserError, PydanticUserError, NameError, TypeError) as error:
+        told = str(error).partition("\n")[0]
+        raise MisuseError(f"tool {tool.__name__!r} cannot be described to a model: {told}") from error
 
 
 def _described(tool: Tool[Any]) -> ReadyTool:

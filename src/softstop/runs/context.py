@@ -163,7 +163,7 @@ class RunContext(SaysWhere):
                 a thread softstop has started is not cut meanwhile, but named in `errors`. None is no limit.
 
         Raises:
-            MisuseError: `name` is no string, `reserve` no Usage, or `timeout` no positive number.
+            MisuseError: `name`, `reserve`, `interruptible` or `timeout` is of another type, or a time below 0.
         """
         if reserve is None:
             return Step(self._run, name, None, interruptible=interruptible, timeout=timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -32,8 +32,8 @@ async def drive(run: RunState) -> None:
     try:
         _begin(run)
         value = await _call_body(run)
-        if isinstance(value, str) and not run.writer.content:
-            run.writer.write(value)  # a returned string is the content of a body that wrote none
+        if value is not None:
+            _look_at(run, value)
         how = RETURNED
         if not run.record.ended:  # else it was abandoned, and its result comes too late
             run.value = value
@@ -93,6 +93,18 @@ def _call_body(run: RunState) -> Awaitable[Any]:
         )
     work = run.spec.runnable.invoke(RunContext(run), run.spec.message)
     return _write_out(run, work) if isinstance(work, AsyncIterator) else work
+
+
+def _look_at(run: RunState, value: object) -> None:
+    """Write what a body returned, if it is a string and the body wrote none; refuse what it forgot to await."""
+    if isinstance(value, str):
+        if not run.writer.content:
+            run.writer.write(value)
+    elif isinstance(value, Coroutine | AsyncGenerator):
+        what, move = "a coroutine", "return await ..."
+        if isinstance(value, AsyncGenerator):
+            what, move = "an async generator", "async for text in ...: run.write(text)"
+        raise MisuseError(f"the body {run.source.name!r} returned {what}, of which nothing has run; write `{move}`")
 
 
 async def _write_out(run: RunState, texts: AsyncIterator[str]) -> None:

@@ -91,7 +91,7 @@ class RunSpec(NamedTuple):
             message,
             fresh_id() if run_id is None else identified(run_id, "run_id"),
             _given(options, "limits", Limits) or NO_LIMITS,
-            _budgets(options.get("budgets") or ()),
+            _budgets(options.get("budgets")),
             _given(options, "policy", StopPolicy),
             _owner(options, "user_id"),
             _owner(options, "session_id"),
@@ -111,6 +111,8 @@ def _owner(options: RunOptions, name: str) -> str | None:
 
 
 def _budgets(given: object) -> tuple[Budget, ...]:
+    if given is None:
+        return ()
     if not isinstance(given, list | tuple):
         raise MisuseError(f"budgets takes a list: budgets=[...], not {type(given).__name__}")
     return tuple(typed(budget, Budget, "each of budgets") for budget in cast("Sequence[Budget]", given))

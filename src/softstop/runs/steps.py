@@ -14,7 +14,7 @@ from anyio import CancelScope
 
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..aio.deferred_scope import DUE, SLOWEST_PULSE, DeferredScope
-from ..checks import label
+from ..checks import label, typed
 from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error
 from ..events import StepCompleted, StepStarted, StepStatus
 from ..law.amounts import Fit
@@ -109,7 +109,7 @@ class Step(AsyncBlock):
         self._run = run
         self._fit = fit
         self._announced = announced
-        self._interruptible = interruptible
+        self._interruptible = interruptible if interruptible is False else typed(interruptible, bool, "interruptible")
         self._timeout = None if timeout is None else checked(Limits, {"timeout": timeout}, f"step {name!r}").timeout
         self._open: OpenStep | None = None  # set while the step runs
         self._beside: DeferredScope | None = None  # of a member in whose code it runs, and which it holds as well

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
-from ..checks import typed
+from ..checks import typed, whole
+from ..errors import MisuseError
 from ..stops import StopPolicy
 from ..telemetry.logs import tell
 from .service import Settings
+
+HIGHEST: Final = 65_535  # number of a port; a higher one is cut to 16 bits on the way
 
 
 def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
@@ -25,9 +29,12 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
         port: The port.
 
     Raises:
-        MisuseError: `app` is no app; an agent becomes one by `create_app(agents=[agent], dev=True)`.
+        MisuseError: `app` is no app; an agent becomes one by `create_app(agents=[agent], dev=True)`. Or a wrong
+            port.
     """
     typed(app, FastAPI, "app")
+    if whole(port, "port") > HIGHEST:
+        raise MisuseError(f"port must be at most {HIGHEST:,}, not {port:,}")
     if getattr(app.state, "dev", False):
         text = "no keys are asked for on %(host)s:%(port)d: whoever works on this machine may start and stop runs"
         tell("warning", "server.open_to_this_machine", text, host=host, port=port)

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 import anyio
 
 from ..checks import seconds, typed
-from ..errors import RunNotFound, safe_error
+from ..errors import MisuseError, RunNotFound, safe_error
 from ..events import Outcome
 from ..protocols import RunFacts, Tape
 from ..runs.approving import decide
@@ -126,6 +126,8 @@ class Recording:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
+        if self._tasks:
+            raise MisuseError("a Recording is entered once; make another one: Recording(...)")
         await self._exit.enter_async_context(self.store.open(self.owner, self._lease))
         # owned like a supervisor's: ended and awaited where the block is left
         self._awake = self._clock()
@@ -176,6 +178,8 @@ class Recording:
 
     def registered(self, run: RunFacts, tape: Tape | None) -> None:
         """See `softstop.ports.Recorder`."""
+        if self._leaving:
+            tell("error", "store.left", "run %(run_id)s is not kept: its Recording was left", run_id=run.run_id)
         if tape is not None:
             self._roots[run.run_id] = _Root(run.run_id, tape, [], {})
             self._mark(self._roots[run.run_id])

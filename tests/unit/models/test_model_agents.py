@@ -14,7 +14,7 @@ from pydantic_ai import RunContext as TheirContext
 from pydantic_ai import Tool
 
 from kit.scripts import Script, call
-from softstop import Agent, MisuseError, RunContext, RunStatus, Team
+from softstop import Agent, MisuseError, RunContext, RunStatus, Supervisor, Team
 from softstop.models import Anthropic, Offline, OpenAIChat, OpenAIResponses
 
 
@@ -144,6 +144,14 @@ def unhinted(x: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
     raise NotImplementedError
 
 
+def undescribed(x: Supervisor) -> None:
+    raise NotImplementedError
+
+
+def run_comes_last(x: int, run: RunContext) -> None:
+    raise NotImplementedError
+
+
 async def stream() -> Any:
     yield "a tool's answer is one value"
 
@@ -164,7 +172,7 @@ def theirs(context: TheirContext[None]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *(7, "search", Agent(body), unhinted, theirs, print),
+        *(7, "search", Agent(body), unhinted, undescribed, run_comes_last, Agent(body).arun, theirs, print),
         *(Tool(theirs), Tool(tool, sequential=True), partial(tool), CallableObject()),
         *(stream, generate, Tool(generate)),
     ],

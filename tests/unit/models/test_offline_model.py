@@ -33,6 +33,15 @@ async def test_it_calls_each_tool_once_in_the_middle() -> None:
     assert answers(output.messages) == [("success", "save", "1 of 'one two'")]
 
 
+async def test_it_calls_a_tool_also_before_a_single_word() -> None:
+    async def save(text: str) -> str:
+        return f"{text!r} is saved"
+
+    output = await Agent(model=Offline("one"), tools=[save]).arun("go")
+    assert output.content == "one"
+    assert answers(output.messages) == [("success", "save", "'' is saved")]
+
+
 async def test_its_built_in_story_stops_between_two_words() -> None:
     run = Agent(model=Offline()).arun("go")
     async for event in run:

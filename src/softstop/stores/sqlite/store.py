@@ -83,16 +83,23 @@ class SQLiteStore(Store):
         """See `Store`.
 
         Raises:
+            MisuseError: It is open already.
             StoreUnavailable: The file cannot be written, is no database, or is of a newer version.
         """
+        if self._owner:
+            own = f"SQLiteStore({str(self._path)!r})"
+            raise MisuseError(f"this SQLiteStore is open already; give each Recording or server its own: {own}")
         self._owner, self._lease = owner, lease
-        watcher = await anyio.to_thread.run_sync(self._begin, asyncio.get_running_loop())
         try:
-            await self._beat()
-            yield
+            watcher = await anyio.to_thread.run_sync(self._begin, asyncio.get_running_loop())
+            try:
+                await self._beat()
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):  # bounded: the threads end with the jobs that wait
+                    await anyio.to_thread.run_sync(self._end, watcher)
         finally:
-            with anyio.CancelScope(shield=True):  # bounded: the threads end with the jobs that wait
-                await anyio.to_thread.run_sync(self._end, watcher)
+            self._owner = ""
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> Watcher:
         prepare(self._path)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Final, TypedDict, Unpack, cast
 
@@ -16,6 +17,7 @@ from softstop.errors import MisuseError
 from softstop.events import Event, StepStarted
 from softstop.runs.run import Run
 from softstop.stops import RunStatus
+from softstop.supervisor.supervisor import Supervisor
 from softstop.telemetry.logs import quiet
 
 from ..errors import LawBroken
@@ -138,7 +140,8 @@ def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report
     Raises:
         LawBroken: A schedule broke an invariant, or the scenario does not do the same twice; the message names both,
             the line that plays the schedule again, and the last events, marks and effects.
-        MisuseError: Called where an event loop runs, with an unknown option or cause, or `make_run` returns no run.
+        MisuseError: Called where an event loop runs, with an unknown option or cause, or `make_run` returns no run or
+            starts several.
 
     ```python
     def test_my_agent_can_be_stopped_anywhere() -> None:
@@ -206,11 +209,19 @@ def _check(make_run: MakeRun, options: Exploration) -> None:
         raise MisuseError(f"effects must be a list, or a function that gives one, not {type(effects).__name__}")
 
 
+def _one_run(make_run: MakeRun, supervisor: Supervisor) -> Run:
+    """Start the scenario, which is one run: those beside it would be judged by events that nobody has read."""
+    run = typed(make_run(supervisor), Run, "what make_run returns")
+    if (begun := len(supervisor.list_runs())) > 1:
+        raise MisuseError(f"make_run started {begun} runs, and must start one: let it start the others, as members")
+    return run
+
+
 class _Judge:
     """Plays schedules of a scenario, and holds each against the law and what else is asked for."""
 
     def __init__(self, make_run: MakeRun, options: Exploration) -> None:
-        self._make_run: MakeRun = lambda supervisor: typed(make_run(supervisor), Run, "what make_run returns")
+        self._make_run: MakeRun = partial(_one_run, make_run)
         self._options = options
         self._usual: Trace | None = None  # the first, undisturbed
 
