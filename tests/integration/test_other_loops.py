@@ -149,8 +149,8 @@ async def test_a_reader_on_another_loop_loses_nothing_however_often_its_wait_is_
     assert text == output.content
 
 
-@pytest.mark.parametrize("what", ["step", "stream"])
-async def test_a_step_that_is_entered_on_another_loop_is_misuse_and_says_where_to_go(what: str) -> None:
+@pytest.mark.parametrize("what", ["step", "stream", "member", "client"])
+async def test_what_would_begin_on_another_loop_is_misuse_and_says_where_to_go(what: str) -> None:
     async def source() -> Any:
         yield "never"
 
@@ -158,6 +158,10 @@ async def test_a_step_that_is_entered_on_another_loop_is_misuse_and_says_where_t
         if what == "step":
             async with run.step("there"):
                 raise NotImplementedError
+        if what == "member":
+            await run.member(Agent(body), "go")
+        if what == "client":
+            await run.open(Supervisor())
         async for _ in run.stream("there", source()):
             raise NotImplementedError
 

@@ -28,7 +28,7 @@ from .open_work import innermost, step_around
 from .run import Run
 from .spec import RunOptions, RunOutput
 from .state import RunState, StopHook
-from .steps import Step
+from .steps import WRONG_LOOP, Step
 from .streams import Stream
 
 T = TypeVar("T")
@@ -188,6 +188,8 @@ class RunContext(SaysWhere):
         if not hasattr(manager, "__aenter__"):
             raise MisuseError(f"run.open takes an async context manager, not {type(manager).__name__}")
         run = self._run
+        if not run.writer.log.on_loop():
+            raise MisuseError(WRONG_LOOP.format("a client", type(manager).__name__, run.run_id))
         await gate.cross(run)
         client = Client(manager)
         if run.clients is None:

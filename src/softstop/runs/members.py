@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+from ..errors import MisuseError
 from ..protocols import Runnable
 from ..stops import StopCause, StopMode, StopRequest
 from . import ending, gate, pausing, stopping
 from .spec import RunOptions
 from .state import RunState
+from .steps import WRONG_LOOP
 
 
 def start_member(run: RunState, runnable: Runnable, message: object, options: RunOptions) -> RunState:
     """Start a run below this one; under a stop it ends without having begun, like a refused step."""
     if run.record.ended:  # a task that outlived the run: its log is closed
         raise gate.after_end(run)
+    if not run.writer.log.on_loop():
+        raise MisuseError(WRONG_LOOP.format("a member", getattr(runnable, "name", ""), run.run_id))
     member = run.owner.launch(runnable, message, options, run)
     if run.members is None:
         run.members = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Final
 
@@ -30,9 +31,12 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
 
     Raises:
         MisuseError: `app` is no app; an agent becomes one by `create_app(agents=[agent], dev=True)`. Or a wrong
-            port.
+            host or port, or a running event loop.
     """
     typed(app, FastAPI, "app")
+    if asyncio._get_running_loop() is not None:
+        raise MisuseError("serve() starts an event loop, and one runs in this thread; call it from plain code")
+    typed(host, str, "host")
     if whole(port, "port") > HIGHEST:
         raise MisuseError(f"port must be at most {HIGHEST:,}, not {port:,}")
     if getattr(app.state, "dev", False):

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from kit.stores import followed, stored
-from softstop import Agent, RunContext, RunOutput, RunStatus, StoreUnavailable, Supervisor
+from softstop import Agent, MisuseError, RunContext, RunOutput, RunStatus, StoreUnavailable, Supervisor
 from softstop.stores import Batch, Lapsed, News, OwnerLost, Recording, RunQuery, RunRecord, Store
 from softstop.stores.sqlite import SQLiteStore, schema
 from softstop.stores.sqlite.worker import Worker
@@ -357,3 +357,12 @@ async def test_an_owner_that_is_lost_is_told_of_once(path: Path) -> None:
             while True:
                 told += await b.attend()
         assert told.count(OwnerLost("a")) == 1
+
+
+async def test_a_store_in_a_file_is_opened_by_one_at_a_time(path: Path) -> None:
+    store = SQLiteStore(path)
+    for _ in range(2):  # and by the next one after that
+        async with store.open("first", 10):
+            with pytest.raises(MisuseError, match="open already; give each Recording or server its own: SQLiteStore"):
+                async with store.open("second", 10):
+                    raise NotImplementedError
