@@ -9,12 +9,11 @@ from pydantic_core import from_json
 
 from ..events import Event, Outcome
 from ..log.reader import EventStream
-from ..stores import Page, Store
+from ..stores import Page
 
 OUTCOMES: Final = frozenset(
     name.value for cls in Event.CLASSES if issubclass(cls, Outcome) for name in cls.names.values()
 )
-MOST_STORED: Final = 1_000  # stored events that are read at once
 
 
 class Encoded:
@@ -49,21 +48,10 @@ class LogPages:
         return self
 
     async def __anext__(self) -> Page:
-        async for event in self._stream:  # as `read` does, without a coroutine of its own
-            return self._encoded.page_of([event, *self._stream._batch])
-        raise StopAsyncIteration
-
-
-async def stored_pages(store: Store, root_run_id: str) -> AsyncIterator[Page]:
-    """The stored events of a root until now."""
-    page = Page((), ended=False)
-    after = 0
-    while after == 0 or len(page.events) == MOST_STORED:
-        page = await store.read(root_run_id, after, MOST_STORED)
-        if not page.events:
-            return
-        after = page.events[-1][0]
-        yield page
+        events = await self._stream.read()
+        if not events:
+            raise StopAsyncIteration
+        return self._encoded.page_of(events)
 
 
 class MemberPages:

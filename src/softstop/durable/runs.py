@@ -33,11 +33,12 @@ from ..runs.spec import RunOptions, RunSpec
 from ..runs.state import Approval
 from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
 from ..stores import Audit, Page, Recording, RunQuery, RunRecord
+from ..stores.following import stored_pages
 from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from .deciding import decide_elsewhere
-from .following import Encoded, LogPages, MemberPages, stored_pages
+from .following import Encoded, LogPages, MemberPages
 from .live import LiveRuns
 from .taking import TakenIds
 from .views import RunView, view, view_of, views_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect
-from collections.abc import Container
+from collections.abc import AsyncIterator, Container
 from operator import itemgetter
 from typing import Final
 
@@ -16,6 +16,16 @@ LOOK: Final = 1.0  # seconds after which a reader looks by itself, should the be
 MOST: Final = 500  # events of a page
 NOTHING: Final = Page((), ended=False)
 KEPT: Final = 1_000  # newest events of a root that its readers share
+
+
+async def stored_pages(store: Store, root_run_id: str) -> AsyncIterator[Page]:
+    """The stored events of a root until now."""
+    page = await store.read(root_run_id, 0, MOST)
+    while page.events:
+        yield page
+        if len(page.events) < MOST:
+            return
+        page = await store.read(root_run_id, page.events[-1][0], MOST)
 
 
 class Tail:

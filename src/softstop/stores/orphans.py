@@ -15,11 +15,11 @@ from ..events import Outcome
 from ..events.restoring import RestoredLog, RestoredRun, orphan_outcomes, parse_log, restore
 from ..stops import RunStatus
 from ..usage import NO_USAGE
+from .following import stored_pages
 from .outputs import family_of
 from .store import Batch, RunRecord, Store
 from .trying import Tries
 
-MOST = 1_000  # events of a page
 AT_ONCE: Final = 100  # orphans adopted at a time
 AGAIN: Final = 30.0  # seconds until those that could not be ended are tried again
 
@@ -53,13 +53,7 @@ class Burials:
 
 async def last_words(store: Store, record: RunRecord, at: float) -> Batch:
     """The batch that ends a root run whose owner is gone, and its members."""
-    lines: list[bytes] = []
-    after, ended = 0, False
-    while not ended:
-        page = await store.read(record.run_id, after, MOST)
-        lines += [line for _, line in page.events]
-        ended = len(page.events) < MOST
-        after = page.events[-1][0] if page.events else after
+    lines = [line async for page in stored_pages(store, record.run_id) for _, line in page.events]
     family = (await family_of(store, record))[::-1]
     return await anyio.to_thread.run_sync(_last_words, family, lines, at)  # perhaps long, so not on the loop
 

@@ -26,7 +26,7 @@ from softstop import (
     parse_event,
 )
 from softstop.ports import Recorder
-from softstop.stores import Batch, MemoryStore, Recording, RunQuery, RunRecord, Shelf, orphans
+from softstop.stores import Batch, MemoryStore, Recording, RunQuery, RunRecord, Shelf, following
 
 
 def text_of(events: list[Event]) -> str:
@@ -269,7 +269,7 @@ async def logged(body: object, run_id: str, until: float, **options: object) -> 
 async def test_the_runs_of_a_dead_owner_are_ended_once_members_first_with_what_they_had(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(orphans, "MOST", 10)  # events of a page, of which there are several
+    monkeypatch.setattr(following, "MOST", 10)  # events of a page, of which there are several
     shelf = Shelf()
     left, events = await logged(lead, "r", 2.0)
     bare = Batch("bare", 0, 0, (), [RunRecord("bare", "bare", None, Agent(sleeper).source, None, None, {}, 0.0)])
