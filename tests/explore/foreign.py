@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from kit.careless import ask, clean_up, helper, locked
 from softstop import StopPolicy
 from softstop.testing import (
     Action,
-    ask,
     boundary,
-    clean_up,
     hang,
-    helper,
-    locked,
     member,
     parallel,
     scripted,

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from softstop.testing import Report, random_agent, stop_everywhere
+from kit.plainly import undisturbed_is_as_without_us
+from kit.random_agents import random_agent
+from softstop.testing import Report, stop_everywhere
 
 from .foreign import FOREIGN
 from .scale import FIRST_SEED, PATIENCE, times
-from .scenes import SCENES, MakeRun, never_overspent
+from .scenes import SCENES, MakeRun, never_overspent, of
 
 pytestmark = [pytest.mark.explore, pytest.mark.timeout(PATIENCE)]
 CountReport = Callable[[Report], None]
@@ -27,7 +29,7 @@ ALL: dict[str, MakeRun] = {**SCENES, **FOREIGN}
 @pytest.mark.parametrize("scene", ALL)
 def test_the_law_holds_wherever_the_stop_lands(scene: str, count: CountReport) -> None:
     most = times(OF_SLOW.get(scene, MOST))
-    report = stop_everywhere(ALL[scene], pairs=PAIRS, most=most, seed=FIRST_SEED)
+    report = stop_everywhere(ALL[scene], pairs=PAIRS, most=most, seed=FIRST_SEED, also=undisturbed_is_as_without_us)
     count(report)
     assert report.violations == 0
 
@@ -47,6 +49,7 @@ def test_the_law_holds_for_random_scripts(ten: int, rude: bool, count: CountRepo
     for seed in range(10 * ten, 10 * ten + 10):
         agent = random_agent(seed, manners=not rude)
         print(f"seed {seed}: {agent._body!r}")
-        total.add(stop_everywhere(lambda supervisor: supervisor.start(agent, "go"), pairs=20, most=50, seed=seed))  # noqa: B023
+        make_run = of(agent)
+        total.add(stop_everywhere(make_run, pairs=20, most=50, seed=seed, also=undisturbed_is_as_without_us))
     count(total)
     assert total.violations == 0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from kit.random_agents import random_agent
 from softstop import (
     Agent,
     BestEffort,
@@ -39,7 +40,6 @@ from softstop.testing import (
     member,
     on_stop,
     parallel,
-    random_agent,
     scripted,
     sleep,
     step,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
+from kit.random_agents import random_agent
 from kit.runs import listen
 from softstop import (
     Agent,
@@ -31,7 +32,7 @@ from softstop import (
     parse_event,
 )
 from softstop.events import orphan_outcomes, restore
-from softstop.testing import random_agent, run_virtual
+from softstop.testing import run_virtual
 
 AT = 5_000_000_000.0
 ASKED = StopRequest(reason="too dear", by="ann", requested_at=AT - 7)

@@ -8,7 +8,6 @@ import logging
 import random
 import sys
 import warnings
-from pathlib import Path
 
 from .closing import Closing
 from .fuzzing import Ground, fuzz
@@ -34,7 +33,6 @@ def main() -> int:
     warnings.simplefilter("ignore")  # of tasks that are left in the lurch on purpose
     logging.getLogger("softstop").disabled = True  # so are runs
     if given.serve:
-        sys.path.append(str(Path(__file__).parents[1]))  # for the tests' kit
         from .serving import serve  # noqa: PLC0415
 
         return _told(serve(given.serve, print))

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+from kit.careless import ask, clean_up, helper, locked
 from softstop import (
     BestEffort,
     Budget,
@@ -25,14 +26,10 @@ from softstop import (
 )
 from softstop.testing import (
     Action,
-    ask,
     boundary,
     charge,
-    clean_up,
     fail,
     hang,
-    helper,
-    locked,
     member,
     on_stop,
     parallel,

@@ -52,14 +52,9 @@ from .scripts.actions import stream as stream
 from .scripts.actions import swallow as swallow
 from .scripts.actions import turns as turns
 from .scripts.actions import write as write
-from .scripts.random import random_agent as random_agent
 from .scripts.script import Action as Action
 from .scripts.script import ScriptedBody as ScriptedBody
 from .scripts.script import scripted as scripted
-from .scripts.together import ask as ask
-from .scripts.together import clean_up as clean_up
-from .scripts.together import helper as helper
-from .scripts.together import locked as locked
 from .scripts.together import member as member
 from .scripts.together import parallel as parallel
 from .virtual_loop import VirtualLoop as VirtualLoop

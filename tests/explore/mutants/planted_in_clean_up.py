@@ -46,7 +46,7 @@ def holds_do_not_go_up(patch: Patch) -> None:
     patch.setattr(DeferredScope, "release", release)
 
 
-@found_by("undisturbed_is_as_without_us")
+@found_by("also")  # undisturbed_is_as_without_us
 def a_pull_waits_for_more_than_its_source(patch: Patch) -> None:
     stream = RunContext.stream
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from kit.plainly import undisturbed_is_as_without_us
+from kit.random_agents import random_agent
 from softstop.runs.context import RunContext
 from softstop.runs.steps import Step
-from softstop.testing import random_agent
 from softstop.testing.explorer.explore import walk
 from softstop.testing.invariants.of_runs import OF_RUNS
 from softstop.testing.invariants.of_trees import OF_TREES
@@ -72,7 +73,7 @@ def find(bound: int = BOUND, alone: str | None = None, near: str | int | None = 
     """How many schedules it takes until an invariant breaks, or one breaks alone, and which ones do."""
     count = 0
     for make_run, draw in scenarios(near):
-        for _, broken in walk(make_run, pairs=AT_ONCE, most=AT_ONCE, seed=draw):
+        for _, broken in walk(make_run, pairs=AT_ONCE, most=AT_ONCE, seed=draw, also=undisturbed_is_as_without_us):
             count += 1
             names = list(dict.fromkeys(name for name, _ in broken))
             if (names and alone is None) or names == [alone]:
@@ -95,7 +96,7 @@ def test_a_planted_bug_is_found(
     assert invariants, f"{plant.__name__} survived {count} schedules"
 
 
-@pytest.mark.parametrize("invariant", [check.__name__ for check in (*OF_TREES, *OF_RUNS)])
+@pytest.mark.parametrize("invariant", [*(check.__name__ for check in (*OF_TREES, *OF_RUNS)), "also"])
 def test_an_invariant_has_a_planted_bug_that_nothing_else_finds(invariant: str) -> None:
     assert GUARDS.get(invariant)
 

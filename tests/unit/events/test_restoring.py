@@ -3,11 +3,12 @@
 import anyio
 import pytest
 
+from kit.random_agents import random_agent
 from kit.runs import listen
 from softstop import Agent, Event, RunContent, RunContext, Supervisor, Usage
 from softstop.events import restore
 from softstop.events.restoring import parse_log
-from softstop.testing import random_agent, run_virtual
+from softstop.testing import run_virtual
 
 
 async def log_of(agent: Agent) -> list[Event]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
+from kit.plainly import undisturbed_is_as_without_us
 from softstop import Agent, Run, RunContext, RunStatus, Supervisor
 from softstop.errors import MisuseError
 from softstop.testing import (
@@ -152,8 +153,12 @@ def test_a_script_that_waits_longer_under_us_than_without_us_is_found(monkeypatc
         await anyio.sleep(1)
 
     monkeypatch.setattr(RunContext, "boundary", slow)
-    with pytest.raises(LawBroken, match="undisturbed_is_as_without_us: without us it does"):
-        stop_everywhere(lambda supervisor: supervisor.start(scripted(boundary(), write("a"))), causes=["user"])
+    with pytest.raises(LawBroken, match="also: without us it does"):
+        stop_everywhere(
+            lambda supervisor: supervisor.start(scripted(boundary(), write("a"))),
+            causes=["user"],
+            also=undisturbed_is_as_without_us,
+        )
 
 
 def test_a_polite_script_that_needs_force_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,24 +7,21 @@ from typing import Any
 import anyio
 import pytest
 
+from kit.careless import ask, clean_up, helper, locked
+from kit.plainly import play_plainly
+from kit.random_agents import random_agent
 from softstop import Event, Limits, Run, RunStatus, StopPolicy, Supervisor, Usage
-from softstop.errors import MisuseError
 from softstop.testing import (
     Action,
     ScriptedBody,
     ScriptedFailure,
-    ask,
     boundary,
     charge,
-    clean_up,
     fail,
     hang,
-    helper,
-    locked,
     member,
     on_stop,
     parallel,
-    random_agent,
     run_virtual,
     scripted,
     sleep,
@@ -34,7 +31,6 @@ from softstop.testing import (
     turns,
     write,
 )
-from softstop.testing.scripts.plain import play_plainly
 
 
 def lines(events: list[Event]) -> list[str]:
@@ -136,7 +132,7 @@ async def test_a_helper_answers_one_after_the_other_and_ends_with_what_it_helps(
 async def test_asking_without_a_helper_is_misuse() -> None:
     async with Supervisor() as supervisor:
         output = await supervisor.start(scripted(ask())).ended()
-    assert isinstance(output.error, MisuseError)
+    assert isinstance(output.error, LookupError)
 
 
 async def test_clean_up_is_played_whatever_happens() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from softstop.events import Event, StepStarted
 from softstop.law.amounts import Amount
@@ -55,11 +55,6 @@ class Mark(NamedTuple):
 
 class Script(Protocol):
     """What a body was given to play."""
-
-    @property
-    def actions(self) -> Sequence[Any]:
-        """What the body does, one after the other."""
-        ...
 
     @property
     def takes(self) -> float:

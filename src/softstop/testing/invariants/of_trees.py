@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 
 from softstop.events import RunStopRequested, UsageRejected
 from softstop.law.amounts import Amount
 from softstop.law.ledgers import Ledger
-from softstop.limits import NO_LIMITS
 from softstop.stops import RunStatus, StopCause, StopResult
 from softstop.supervisor.registry import registry
 
 from ..explorer.companion import alone
 from ..explorer.recorder import Mark
-from ..explorer.schedules import Schedule
 from ..explorer.trace import HORIZON, Trace
-from ..scripts.plain import play_plainly, summary
 from .of_runs import OF_RUNS, one_outcome_and_last
 from .traces import Broken, at_which_instant, first_difference, run_traces, same
 
@@ -123,25 +119,6 @@ def callers_that_leave_stop_their_run(trace: Trace) -> Broken:
         yield "its caller left and the run went on"
 
 
-def undisturbed_is_as_without_us(trace: Trace) -> Broken:
-    """T20: a script that nothing stops does the same, at the same instants, as if it were played without a run.
-
-    Not compared: what fails, since a step outlives a failure beside it only here; what waits for room in a budget.
-    """
-    script = None if trace.root is None else trace.scripts.get(trace.root.run_id)
-    marks = [entry for entry in trace.story if isinstance(entry, Mark)]
-    if script is None or trace.root is None or trace.schedule != Schedule():
-        return
-    stopped = any(isinstance(entry, RunStopRequested) for entry in trace.story)
-    if stopped or trace.root.limits.now != NO_LIMITS or any(mark.what in ("failed", "refused") for mark in marks):
-        return
-    plain, here = summary(play_plainly(script)), summary(marks)
-    for one, other in zip_longest(plain, here):
-        if one != other:
-            yield f"without us it does {one}, here {other}"
-            return
-
-
 def nobody_else_is_disturbed(trace: Trace) -> Broken:
     """T20: a run beside the scenario does what it does alone, at the same instants; only a drain stops it, too."""
     if trace.spun or not trace.beside:
@@ -158,8 +135,7 @@ def nobody_else_is_disturbed(trace: Trace) -> Broken:
 
 OF_TREES: tuple[Callable[[Trace], Broken], ...] = (
     everything_ends, seq_is_gapless, readers_agree, receipts_agree, ledgers_hold, budgets_balance,
-    nothing_is_left, only_the_stopped_stop, callers_that_leave_stop_their_run, undisturbed_is_as_without_us,
-    nobody_else_is_disturbed,
+    nothing_is_left, only_the_stopped_stop, callers_that_leave_stop_their_run, nobody_else_is_disturbed,
 )  # fmt: skip
 
 

@@ -20,7 +20,6 @@ from ..explorer.recorder import add_script, mark
 
 enclosing: ContextVar[int] = ContextVar("softstop.testing.around", default=0)  # id of the enclosing scripted step
 unruly: ContextVar[bool] = ContextVar("softstop.testing.unruly", default=False)  # in a child of an anyio group
-shared_lock: ContextVar[anyio.Lock] = ContextVar("softstop.testing.shared_lock")  # of the script that is played
 
 Play = Callable[[RunContext], Awaitable[None]]
 
@@ -76,7 +75,6 @@ class ScriptedBody:
         """Play the script."""
         del message
         add_script(run, self)
-        shared_lock.set(anyio.Lock())
         token = enclosing.set(0)  # a member's steps are its own, wherever it was started
         try:
             await play_all(run, self.actions)

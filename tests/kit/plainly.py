@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any, cast
 
-import anyio
-
-from softstop.runnables.agents import Agent
-from softstop.runs.context import RunContext
-
-from ..explorer.recorder import Mark, Recorder, Script, recording
-from ..virtual_loop import VirtualLoop
-from .script import shared_lock
+from softstop import Agent, RunContext, RunStopRequested
+from softstop.limits import NO_LIMITS
+from softstop.testing import Mark, Trace, VirtualLoop
+from softstop.testing.explorer.recorder import Recorder, Script, recording
+from softstop.testing.explorer.schedules import Schedule
+from softstop.testing.invariants.traces import first_difference
 
 
 class PlainContext:
@@ -22,7 +20,7 @@ class PlainContext:
 
     def __init__(self, run_id: str = "plain") -> None:
         self.run_id = run_id
-        self._numbers = count(1)
+        self._numbers, self._members = count(1), count(1)
 
     def step(self, name: str, **options: object) -> PlainStep:
         """A block of code with a number."""
@@ -36,11 +34,8 @@ class PlainContext:
 
     async def member(self, agent: Agent, message: object) -> None:
         """The body of the member, in this task."""
-        token = shared_lock.set(anyio.Lock())
-        try:
-            await cast(Any, agent.invoke(cast(RunContext, PlainContext("member")), message))
-        finally:
-            shared_lock.reset(token)
+        context = PlainContext(f"{self.run_id}.{next(self._members)}")
+        await cast(Any, agent.invoke(cast(RunContext, context), message))
 
     async def boundary(self) -> None:
         """Nothing stops here."""
@@ -103,3 +98,19 @@ def play_plainly(script: Script) -> list[Mark]:
 def summary(marks: Sequence[Mark]) -> list[tuple[float, str, str, str]]:
     """Marks without what depends on the order of tasks at one instant: steps' numbers, and that order itself."""
     return sorted((round(mark.at, 6), mark.what, mark.name, str(mark.value)) for mark in marks)
+
+
+def undisturbed_is_as_without_us(trace: Trace) -> Iterator[str]:
+    """T20: a script that nothing stops does the same, at the same instants, as if it were played without a run.
+
+    Not compared: what fails, since a step outlives a failure beside it only here; what waits for room in a budget.
+    """
+    script = None if trace.root is None else trace.scripts.get(trace.root.run_id)
+    marks = [entry for entry in trace.story if isinstance(entry, Mark)]
+    if script is None or trace.root is None or trace.schedule != Schedule():
+        return
+    stopped = any(isinstance(entry, RunStopRequested) for entry in trace.story)
+    if stopped or trace.root.limits.now != NO_LIMITS or any(mark.what in ("failed", "refused") for mark in marks):
+        return
+    if (where := first_difference(summary(play_plainly(script)), summary(marks))) is not None:
+        yield f"without us it does {where} here"

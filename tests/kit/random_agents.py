@@ -6,14 +6,28 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from softstop.limits import Limits
-from softstop.runnables.agents import Agent
-from softstop.stops import StopPolicy
-from softstop.usage import Usage
+from softstop import Agent, Limits, StopPolicy, Usage
+from softstop.testing import (
+    Action,
+    boundary,
+    charge,
+    fail,
+    hang,
+    member,
+    on_stop,
+    parallel,
+    scripted,
+    sleep,
+    step,
+    stream,
+    swallow,
+    turns,
+    write,
+)
+from softstop.testing.scripts.actions import Within
+from softstop.testing.scripts.together import Manner
 
-from .actions import Within, boundary, charge, fail, hang, on_stop, sleep, step, stream, swallow, turns, write
-from .script import Action, scripted
-from .together import Manner, ask, clean_up, helper, locked, member, parallel
+from .careless import ask, clean_up, helper, locked
 
 INSTANTS: Final = (0.0, 0.0, 0.1, 0.25, 0.5, 1.0)  # few and round, so that things happen at the same time
 MANNERS: Final[tuple[Manner, ...]] = ("anyio", "anyio", "gather", "TaskGroup", "wait_for")

@@ -1,0 +1,156 @@
+"""Actions of code that knows no softstop, around steps: helpers that steps depend on, clean-up, a lock."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+import anyio
+
+from softstop import RunContext
+from softstop.testing import Action, mark
+from softstop.testing.scripts.actions import clean_up_in
+from softstop.testing.scripts.script import (
+    Branch,
+    all_polite,
+    any_crosses,
+    as_text,
+    enclosing,
+    play_all,
+    sleep_for,
+    total,
+)
+
+# -- helpers, as a client of a connection has them -----------------------------------------------------------------
+
+
+class _Helper:
+    """A task that answers one question after the other."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._questions: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+        self._open: set[asyncio.Future[None]] = set()
+        self._gone = False
+
+    async def serve(self) -> None:
+        """Answer until cancelled; whoever still waits for an answer then learns that none will come."""
+        try:
+            while True:
+                question = await self._questions.get()
+                await sleep_for(self._seconds)
+                if not question.done():
+                    question.set_result(None)
+        finally:
+            self._gone = True
+            for question in self._open:
+                if not question.done():
+                    question.set_exception(ConnectionError("the helper is gone"))
+
+    async def ask(self) -> None:
+        """Wait for an answer."""
+        if self._gone:
+            raise ConnectionError("the helper is gone")
+        question: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open.add(question)
+        self._questions.put_nowait(question)
+        try:
+            await question
+        finally:
+            self._open.discard(question)
+
+
+_helper: ContextVar[_Helper] = ContextVar("softstop.testing.helper")
+
+
+def helper(seconds: float, *inside: Action, by: Literal["anyio", "TaskGroup"] = "anyio") -> Action:
+    """Play the actions beside a helper task in a group of the body, which answers each `ask()` after `seconds`.
+
+    In an anyio group they are played in the group's block, in an `asyncio.TaskGroup` in a child that the block awaits.
+    """
+
+    async def play(run: RunContext) -> None:
+        helps = _Helper(seconds)
+        token = _helper.set(helps)
+        try:
+            if by == "anyio":
+                async with anyio.create_task_group() as group:
+                    group.start_soon(helps.serve)
+                    await play_all(run, inside)
+                    group.cancel_scope.cancel()
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    serving = tasks.create_task(helps.serve())
+                    await tasks.create_task(play_all(run, inside))
+                    serving.cancel()
+        finally:
+            _helper.reset(token)
+
+    named: dict[str, Any] = {} if by == "anyio" else {"by": by}
+    takes = total(inside) + seconds * sum(action.text.count("ask()") for action in inside)
+    return Action(as_text("helper", seconds, *inside, **named), play, takes, all_polite(inside), any_crosses(inside))
+
+
+def ask() -> Action:
+    """Wait for an answer of the helper around; inside a step, that helper must live as long as the step does (T3)."""
+
+    async def play(run: RunContext) -> None:
+        helps = _helper.get(None)
+        if helps is None:
+            raise LookupError("ask() has nobody to ask; put it inside helper(...)")
+        try:
+            await helps.ask()
+        except ConnectionError:
+            mark(run, "lost", "answer", around=enclosing.get())
+            raise
+
+    return Action("ask()", play)
+
+
+# -- clean-up and locks --------------------------------------------------------------------------------------------
+
+
+def clean_up(*inside: Action, seconds: float = 0.1, then: Branch = ()) -> Action:
+    """Play actions, and in a `finally` await for `seconds` and then play some more."""
+
+    async def play(run: RunContext) -> None:
+        torn = "interrupted"  # as any other wait, if nothing had interrupted what it cleans up after
+        try:
+            await play_all(run, inside)
+        except BaseException:
+            torn = "torn"
+            raise
+        finally:
+            await clean_up_in(run, shown, seconds, torn, "cleaned")  # noqa: ASYNC102 - as careless as bodies are
+            await play_all(run, then)  # noqa: ASYNC102 - as careless as bodies are
+
+    shown = as_text("clean_up", *inside, seconds=seconds, then=list(then))
+    return Action(shown, play, total(inside, then) + seconds, all_polite(inside, then), any_crosses(inside, then))
+
+
+class _RunLock:
+    """A lock that goes when nobody plays under it any more."""
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+
+
+_locks: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], _RunLock] = WeakValueDictionary()
+
+
+def locked(*inside: Action) -> Action:
+    """Play actions under the one lock of their run.
+
+    Impolite if there is a step boundary in them: who is refused there keeps the lock, and a begun step that waits for
+    it waits until its grace is over. Polite scripts take the lock inside of a step (T3).
+    """
+
+    async def play(run: RunContext) -> None:
+        mine = _locks.setdefault((asyncio.get_running_loop(), run.run_id), _RunLock())
+        async with mine.lock:
+            await play_all(run, inside)
+
+    polite = all_polite(inside) and not any_crosses(inside)
+    return Action(as_text("locked", *inside), play, total(inside), polite, any_crosses(inside))
