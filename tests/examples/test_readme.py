@@ -29,7 +29,6 @@ def commands_of(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.timeout(60)
 @every_page
 def test_every_python_block_of_a_page_runs_and_prints_what_the_page_shows(page: Path) -> None:
     done = subprocess.run(

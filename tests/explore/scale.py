@@ -15,7 +15,7 @@ FACTOR = 62.0 if RELEASE else float(os.environ.get("SOFTSTOP_EXPLORE", "0.18"))
 if RELEASE:  # workers of xdist inherit it, and must collect the same tests
     os.environ.setdefault("SOFTSTOP_SEED", str(int(time.time())))
 FIRST_SEED = int(os.environ.get("SOFTSTOP_SEED", "1"))
-PATIENCE = 120 * max(1.0, FACTOR)  # seconds that one test may take
+PATIENCE = 300 * max(1.0, FACTOR)  # seconds that one test may take
 
 
 def times(many: int, least: int = 1) -> int:

@@ -24,7 +24,7 @@ from . import planted_in_ledgers as planted_in_ledgers
 from . import planted_in_records as planted_in_records
 from .registry import GUARDS, MUTANTS, Mutant, Patch
 
-pytestmark = [pytest.mark.explore, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.explore
 BOUND = 5_000  # schedules within which a planted bug must be found
 AT_ONCE = 16  # schedules drawn from a scenario before the next one has its turn
 NEAR: dict[str, str | int] = {  # few scenes show these: which to play first, or the seed of the random script that does

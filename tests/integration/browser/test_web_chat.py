@@ -24,7 +24,6 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium"),
 ]
 

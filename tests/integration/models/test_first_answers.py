@@ -47,7 +47,6 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.timeout(60)
 def test_the_first_answer_of_a_process_does_not_block_its_loop(protocol: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, protocol], capture_output=True, text=True, check=True, timeout=110,

@@ -54,7 +54,6 @@ def plain(response: ModelResponse) -> list[dict[str, Any]]:
     return [{**vars(part), "timestamp": None} for part in response.parts]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_recorded_streams_give_the_same_parts_text_and_usage_as_pydantic_ai_and_go_on(
     protocol: str, provider: Provider

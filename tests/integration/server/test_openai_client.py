@@ -8,7 +8,7 @@ import pytest
 from kit.server import app, serving
 
 openai: Any = pytest.importorskip("openai")
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def sdk(client: httpx2.AsyncClient) -> Any:

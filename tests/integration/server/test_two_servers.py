@@ -15,7 +15,7 @@ import pytest
 from kit.processes import SRC
 from kit.server import frames_of, free_port, read_until, until_answers
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.server
 
 ENDS = ("RunCancelled", "run.cancelled")
 TYPES = ",".join(("RunStarted", *ENDS))

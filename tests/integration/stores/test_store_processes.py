@@ -145,7 +145,6 @@ ROUNDS = 10 if os.environ.get("CI") else 4  # a second of CPU each
 OWNERS = "abcdef"  # killed in each round
 
 
-@pytest.mark.timeout(120)
 async def test_the_runs_of_processes_that_are_killed_are_ended_by_another_one_each_with_one_outcome(path: Path) -> None:
     for number in range(ROUNDS):
         here = path.with_name(f"{number}.db")

@@ -63,7 +63,6 @@ def play(script: list[tuple[str, int, Any]]) -> tuple[Log, list[Writer], Model]:
     return log, writers, model
 
 
-@pytest.mark.timeout(120)
 @settings(max_examples=300, deadline=None)
 @given(acts)
 def test_replay_from_every_position_gives_exactly_what_came_after_it(script: list[tuple[str, int, Any]]) -> None:
@@ -141,7 +140,6 @@ def test_structural_events_are_never_dropped_however_many_there_are() -> None:
     assert len(log.read(0)) == 9 * MOST_RECENT
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("branches", [1, 2])
 def test_a_folded_delta_takes_at_most_32_bytes_and_its_text(branches: int) -> None:
     log, (writer,) = make(clock=lambda: 1.0)

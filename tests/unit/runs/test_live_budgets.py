@@ -314,7 +314,6 @@ async def test_room_that_another_thread_frees_in_the_instant_a_step_begins_to_wa
 
 
 @pytest.mark.explore
-@pytest.mark.timeout(120)
 async def test_no_random_parallel_plan_overshoots_a_limit_that_its_steps_respect() -> None:
     """5,000 random plans: with bounds the overshoot is 0, without them at most what was in flight."""
     for seed in range(2_500):

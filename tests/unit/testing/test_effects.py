@@ -258,7 +258,6 @@ TESTS = """
 """
 
 
-@pytest.mark.timeout(60)
 def test_the_fixture_is_strict_and_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(dedent(TESTS), "utf-8")
     done = subprocess.run(

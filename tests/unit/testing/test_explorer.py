@@ -60,7 +60,6 @@ def test_a_step_of_a_lead_that_begins_in_a_begun_step_of_its_member_is_no_violat
     assert stop_everywhere(lambda supervisor: supervisor.start(Agent(lead), "go"), causes=("user",)).violations == 0
 
 
-@pytest.mark.timeout(120)
 def test_a_sound_agent_passes_under_every_cause_at_every_point() -> None:
     report = stop_everywhere(small, pairs=50)
     assert report.violations == 0
@@ -73,7 +72,6 @@ def test_a_sound_agent_passes_under_every_cause_at_every_point() -> None:
     assert 50 < len(report.stories) < report.schedules
 
 
-@pytest.mark.timeout(120)
 def test_the_same_exploration_walks_the_same_schedules() -> None:
     first, second = ([str(trace.schedule) for trace, _ in walk(small, pairs=20, most=100, seed=7)] for _ in range(2))
     assert first == second

@@ -54,7 +54,6 @@ def test_stops_come_before_the_start_and_after_the_outcome_as_well() -> None:
     assert set(outcomes.values()) == {StopOutcome.accepted, StopOutcome.too_late}
 
 
-@pytest.mark.timeout(60)
 def test_each_kind_of_stop_reaches_the_run() -> None:
     """A cause that never strikes finds nothing, ever."""
     stopped: dict[str, set[str]] = {}
