@@ -191,7 +191,9 @@ async def read_until(
 
 
 @asynccontextmanager
-async def feed_until(client: httpx2.AsyncClient, word: str, **headers: str) -> AsyncIterator[list[str]]:
+async def feed_until(
+    client: httpx2.AsyncClient, word: str, *, path: str = "/events", **headers: str
+) -> AsyncIterator[list[str]]:
     """A reader of the feed beside the block: it reads as that is entered, up to a word; then its text is in the list.
 
     The block is left when it has read so far.
@@ -199,7 +201,7 @@ async def feed_until(client: httpx2.AsyncClient, word: str, **headers: str) -> A
     texts: list[str] = []
 
     async def read(*, task_status: TaskStatus[None]) -> None:
-        texts.append(await read_until(client, "/events", word, task_status=task_status, **headers))
+        texts.append(await read_until(client, path, word, task_status=task_status, **headers))
 
     with anyio.fail_after(50):
         async with anyio.create_task_group() as tasks:

@@ -38,7 +38,7 @@ from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from .deciding import decide_elsewhere
-from .following import Encoded, LogPages, MemberPages
+from .following import Encoded, LogPages, MemberPages, at_once
 from .live import LiveRuns
 from .taking import TakenIds
 from .views import RunView, view, view_of, views_of
@@ -161,8 +161,16 @@ class Runs:
             page = replace(page, before=records[-1].run_id)
         return found
 
-    async def follow(self, run_id: str, after: int = 0, *, user_id: str | None = None) -> AsyncIterator[Page]:
+    async def follow(
+        self, run_id: str, after: int = 0, *, user_id: str | None = None, live: bool = True
+    ) -> AsyncIterator[Page]:
         """Read the events of a run with a `seq` above `after`, replayed and then live. No reader ever stops a run.
+
+        Args:
+            run_id: A run of this process or another.
+            after: The `seq` of the last event that was read before.
+            user_id: Whose run it may be.
+            live: Wait for more up to the outcome. False ends after what can be read now, which may be nothing.
 
         Raises:
             RunNotFound: It is none of that user's.
@@ -180,13 +188,15 @@ class Runs:
         if whole(after, "after") > last:
             raise MisuseError(f"the run has had {last:,} events so far; read on after one of them, not after {after:,}")
         if self._recording is not None:
-            pages = self._recording.follow(root, 0 if run_id != root else after)
+            first = 0 if run_id != root else after
+            pages = self._recording.follow(root, first) if live else stored_pages(self._recording.store, root, first)
             return pages if run_id == root else MemberPages(pages, run_id, after)
         assert run is not None
         encoded = self._encoded.get(run_id)
         if encoded is None:
             encoded = self._encoded[run_id] = Encoded()
-        return LogPages(run.events(after), encoded)
+        pages = LogPages(run.events(after), encoded)
+        return pages if live else at_once(pages)
 
     async def events(self, run_id: str, *, user_id: str | None = None) -> list[Event]:
         """The events of a run until now, its members' included; of one of another process those that are stored.

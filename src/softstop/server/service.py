@@ -265,15 +265,15 @@ class Service:
             query = replace(query, user_id=caller.user_id)
         return [seen_by(caller, view) for view in await self.runs.find(replace(query, roots=True), keep)]
 
-    async def follow(self, caller: Caller, run_id: str, after: int) -> AsyncIterator[Page]:
-        """The events of a run of the caller's.
+    async def follow(self, caller: Caller, run_id: str, after: int = 0, *, live: bool = True) -> AsyncIterator[Page]:
+        """The events of a run of the caller's; see `Runs.follow`.
 
         Raises:
             Problem: Too many readers.
             RunNotFound: It is not there, or not the caller's.
         """
         allow(caller, "runs:read")
-        pages = await self.runs.follow(run_id, after, user_id=caller.sees)
+        pages = await self.runs.follow(run_id, after, user_id=caller.sees, live=live)
         self.readers.check(run_id, caller.user_id)
         return pages
 

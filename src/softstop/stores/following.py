@@ -18,14 +18,18 @@ NOTHING: Final = Page((), ended=False)
 KEPT: Final = 1_000  # newest events of a root that its readers share
 
 
-async def stored_pages(store: Store, root_run_id: str) -> AsyncIterator[Page]:
-    """The stored events of a root until now."""
-    page = await store.read(root_run_id, 0, MOST)
-    while page.events:
-        yield page
+async def stored_pages(store: Store, root_run_id: str, after: int = 0) -> AsyncIterator[Page]:
+    """The stored events of a root until now, with a seq above `after`; none of one that is not there."""
+    while True:
+        try:
+            page = await store.read(root_run_id, after, MOST)
+        except RunNotFound:
+            return
+        if page.events:
+            yield page
         if len(page.events) < MOST:
             return
-        page = await store.read(root_run_id, page.events[-1][0], MOST)
+        after = page.events[-1][0]
 
 
 class Tail:

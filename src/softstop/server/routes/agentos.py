@@ -238,7 +238,7 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
     run_id = view.facts.run_id
     leg = Leg(service, who, view.facts)
     if asked.stream:
-        return await streamed(service, who, run_id, 0, leg.wire, b"", leg)
+        return await streamed(service, who, run_id, leg(await service.follow(who, run_id)), leg.wire, b"")
     if asked.background:
         body = {"run_id": run_id, "session_id": asked.session_id, "status": agentos.STATUS[view.status]}
         return JSONResponse(body, 202, {"location": f"{request.url.path}/{run_id}"})
@@ -291,7 +291,7 @@ async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: H
     after = next(iter(waiting.values())).seq  # where the leg before has ended
     leg = Leg(service, who, view.facts, after)
     if asked.stream:
-        return await streamed(service, who, run_id, after, leg.wire, b"", leg)
+        return await streamed(service, who, run_id, leg(await service.follow(who, run_id, after)), leg.wire, b"")
     return leg.output()
 
 
@@ -314,4 +314,4 @@ async def resume(kind: OfKind, id: str, run_id: str, request: Request, service: 
         live = agentos.subscribed(view, after + count) if status is None else b""
         return agentos.caught_up(view, after, count, status) + leg.wire(page) + live
 
-    return await streamed(service, who, run_id, after, wire, b"", leg)
+    return await streamed(service, who, run_id, leg(await service.follow(who, run_id, after)), wire, b"")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, cast
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
-from ...events import Event
+from ...events import Event, Kind, Source
+from ...protocols import RunFacts
 from ...stores import Page
 from ...wire import contract
-from ...wire.native import HEARTBEAT, RETRY
+from ...wire.native import FIELDS, HEARTBEAT, RETRY
 from ...wire.shown import shown_page
 from ..auth import Caller
 from ..problems import Problem
@@ -22,6 +24,7 @@ from ..sse import EventStreamResponse
 
 NAMES: Final = frozenset(name.value for cls in Event.CLASSES for name in cls.names.values()) | {contract.CANCELLED}
 Types = Annotated[str | None, Query(max_length=2_000, description="names of events, with commas; without it all")]
+Select = Annotated[str | None, Query(max_length=1_000, description="top-level fields, with commas; without it all")]
 _CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -86,6 +89,47 @@ def names_of(types: str | None) -> frozenset[bytes] | None:
     return frozenset(name.encode() for name in names)
 
 
+def fields_of(select: str | None) -> Collection[str]:
+    """The fields of a run that a caller wants, from a list with commas.
+
+    Raises:
+        Problem: VALIDATION_FAILED, with the fields that there are.
+    """
+    if select is None:
+        return FIELDS
+    names = frozenset(select.split(","))
+    if not names.issubset(FIELDS):
+        raise Problem("VALIDATION_FAILED", f"select: a run has the fields {', '.join(FIELDS)}")
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which runs a caller wants, of those that it may see."""
+
+    kind: Kind | None
+    id: str | None
+    session_id: str | None
+    user_id: str | None
+
+    def take(self, source: Source) -> bool:
+        """Whether a run of this may be one."""
+        return self.kind in (None, source.kind) and self.id in (None, source.id)
+
+    def take_run(self, facts: RunFacts) -> bool:
+        """Whether a run of such a source is one."""
+        return self.session_id in (None, facts.session_id) and self.user_id in (None, facts.user_id)
+
+
+async def _filters(
+    kind: Kind | None = None, id: str | None = None, session_id: str | None = None, user_id: str | None = None
+) -> Filters:
+    return Filters(kind, id, session_id, user_id)
+
+
+Which = Annotated[Filters, Depends(_filters)]
+
+
 def said(model: type[BaseModel], example: dict[str, Any], *, forms: bool = False, optional: bool = False) -> Any:
     """The description of a request's body for OpenAPI."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -108,26 +152,21 @@ def _inlined(node: Any, defs: dict[str, Any]) -> Any:
     return node
 
 
-def _whole(pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
-    return pages
-
-
 async def streamed(
     service: Service,
     who: Caller,
     run_id: str,
-    after: int,
+    pages: AsyncIterator[Page],
     wire: Callable[[Page], bytes],
     first: bytes = RETRY,
-    leg: Callable[[AsyncIterator[Page]], AsyncIterator[Page]] = _whole,
+    live: bool = True,
 ) -> Response:
     """Stream the events of a run in some wire format; 204 where none is left, which tells a browser to stop asking.
 
-    `leg` gives the part of the pages that is to be streamed.
+    Not `live` are pages that end without a wait.
     """
-    pages = leg(await service.follow(who, run_id, after))
     view = await service.get(who, run_id)
-    if view.status.ended:
+    if view.status.ended or not live:
         begun = await anext(pages, None)
         if begun is None:
             return Response(status_code=204)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import anyio
 from fastapi import APIRouter, Query, Request
@@ -23,11 +23,26 @@ from ..problems import Problem
 from ..requests import LONGEST_WAIT, Decide, Start, StartAny, Stop, StopMany, read
 from ..service import Service, allow
 from ..sse import EventStreamResponse, LateResponse
-from .asked import Here, Types, Who, address_of, caller_of, cursor_of, names_of, said, streamed
+from .asked import (
+    Filters,
+    Here,
+    Select,
+    Types,
+    Which,
+    Who,
+    address_of,
+    caller_of,
+    cursor_of,
+    fields_of,
+    names_of,
+    said,
+    streamed,
+)
 
 router = APIRouter(tags=["runs"])
 Limit = Annotated[int, Query(ge=1, le=200)]
 ENDS: Final = frozenset(name.encode() for name in OUTCOMES)
+GATHERED: Final = 0.05  # seconds between two writes to a reader of coalesced content
 CANCELLED: Final = {"success": True, "status": "cancelled"}
 
 
@@ -47,7 +62,7 @@ async def started(service: Service, who: Caller, request: Request, kind: Kind, i
     view = await service.start(who, service.runnable(kind, id), asked, request.headers.get("idempotency-key"))
     run_id = view.facts.run_id
     if asked.stream:
-        return await streamed(service, who, run_id, 0, native.frames)
+        return await streamed(service, who, run_id, await service.follow(who, run_id), native.frames)
     if asked.background:
         token = service.tokens.issue(run_id, view.facts.user_id or who.user_id)
         body = native.run_as_json(view) | {"stop_token": token}
@@ -65,24 +80,31 @@ def path_of(request: Request, run_id: str) -> str:
 
 
 @router.get("/runs")
-async def find(  # noqa: PLR0913 - the filters of the address
+async def find(
     service: Here,
     who: Who,
+    which: Which,
     status: RunStatus | None = None,
-    kind: Kind | None = None,
-    id: str | None = None,
-    session_id: str | None = None,
-    user_id: str | None = None,
     cursor: str | None = None,
     limit: Limit = 20,
+    select: Select = None,
 ) -> JSONResponse:
-    """Runs, the newest first; `next` is the `cursor` of the page after this one, null on the last."""
+    """Runs, the newest first; `next` is the `cursor` of the page after this one, null on the last.
+
+    With `select` each has those fields alone.
+    """
+    fields = fields_of(select)
     query = RunQuery(
-        user_id=user_id, session_id=session_id, status=status, source_id=id, before=cursor, limit=limit + 1
+        user_id=which.user_id,
+        session_id=which.session_id,
+        status=status,
+        source_id=which.id,
+        before=cursor,
+        limit=limit + 1,
     )
-    found = await service.find(who, query, kind)
+    found = await service.find(who, query, which.kind)
     more = found[limit - 1].facts.run_id if len(found) > limit else None
-    return JSONResponse({"runs": [native.run_as_json(view) for view in found[:limit]], "next": more})
+    return JSONResponse({"runs": [native.run_as_json(view, fields) for view in found[:limit]], "next": more})
 
 
 @router.post(
@@ -95,9 +117,10 @@ async def cancel_many(request: Request, service: Here, who: Who) -> JSONResponse
 
 
 @router.get("/runs/{run_id}")
-async def get(run_id: str, service: Here, who: Who) -> JSONResponse:
-    """A run: whose it is, its status, its usage; with its outcome what it has written."""
-    return JSONResponse(native.run_as_json(await service.get(who, run_id)))
+async def get(run_id: str, service: Here, who: Who, select: Select = None) -> JSONResponse:
+    """A run: whose it is, its status, its usage; with its outcome what it has written. With `select` a part of that."""
+    fields = fields_of(select)
+    return JSONResponse(native.run_as_json(await service.get(who, run_id), fields))
 
 
 @router.post(
@@ -156,14 +179,33 @@ async def _decided(service: Service, who: Caller, run_id: str, request: Request,
 
 
 @router.get("/runs/{run_id}/events")
-async def events(run_id: str, request: Request, service: Here, who: Who, types: Types = None) -> Response:
+async def events(
+    run_id: str,
+    request: Request,
+    service: Here,
+    who: Who,
+    types: Types = None,
+    follow: bool = True,
+    deltas: Literal["raw", "coalesced"] = "raw",
+) -> Response:
     """The events of a run as server-sent events, after `Last-Event-ID` or `starting_after`; 204 if none is left.
 
-    With `types` those alone, and outcomes, by which a reader knows that nothing follows.
+    With `types` those alone, and outcomes, by which a reader knows that nothing follows. With `follow=false` what can
+    be read now, without a wait for more. With `deltas=coalesced` at most twenty writes a second, in each of which
+    adjacent content of one step is one event, whose id is that of the last.
     """
     names = names_of(types)
     wire = native.frames if names is None else partial(native.frames, names=names | ENDS)
-    return await streamed(service, who, run_id, cursor_of(request), wire)
+    pages = await service.follow(who, run_id, cursor_of(request), live=follow)
+    if deltas == "coalesced":
+        pages = _gathered(pages)
+    return await streamed(service, who, run_id, pages, wire, live=follow)
+
+
+async def _gathered(pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
+    async for page in pages:
+        yield native.coalesced(page)
+        await anyio.sleep(GATHERED)
 
 
 @router.get("/runs/{run_id}/wait")
@@ -194,11 +236,12 @@ async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
 
 
 @router.get("/events")
-async def feed(request: Request, service: Here, who: Who, types: Types = None) -> Response:
+async def feed(request: Request, service: Here, who: Who, which: Which, types: Types = None) -> Response:
     """The events of all runs that the caller may see, but their content, and `run.cancelled` once for each stopped one.
 
-    With a store, those of runs of other processes too. With `types` those alone. Goes on after `Last-Event-ID`, which
-    is an id of this process; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
+    With a store, those of runs of other processes too. With `types` those alone; the other filters are those of
+    `GET /runs`, a member run is one of its own `kind` and `id`. Goes on after `Last-Event-ID`, which is an id of this
+    process; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
     """
     names = names_of(types)
     allow(who, "runs:read")
@@ -206,7 +249,7 @@ async def feed(request: Request, service: Here, who: Who, types: Types = None) -
     service.readers.check(readers, who.user_id)
     number, lost = service.feed.number(request.headers.get("last-event-id"))
     return EventStreamResponse(
-        _all_events(service, who, number, lost, names),
+        _all_events(service, who, number, lost, names, which),
         bytes,
         service.readers.reading(readers, who.user_id),
         heartbeat=(native.HEARTBEAT, service.settings.heartbeat),
@@ -216,7 +259,7 @@ async def feed(request: Request, service: Here, who: Who, types: Types = None) -
 
 
 async def _all_events(
-    service: Service, who: Caller, number: int, lost: bool, names: frozenset[bytes] | None
+    service: Service, who: Caller, number: int, lost: bool, names: frozenset[bytes] | None, which: Filters
 ) -> AsyncIterator[bytes]:
     first = native.RETRY
     if lost:
@@ -226,7 +269,7 @@ async def _all_events(
         chunk = b""
         for each, event in service.feed.after(number):
             number = each
-            for name, frame in (await _frames(service, who, number, event)).items():
+            for name, frame in (await _frames(service, who, number, event, which)).items():
                 if names is None or name in names:
                     chunk += frame
         if chunk:
@@ -235,10 +278,10 @@ async def _all_events(
         await service.feed.more(number)
 
 
-async def _frames(service: Service, who: Caller, number: int, event: Event) -> dict[bytes, bytes]:
-    """What the feed tells of an event, by name; nothing of a run that the caller may not see."""
-    view = await service.seen(who, event.run_id)
-    if view is None:
+async def _frames(service: Service, who: Caller, number: int, event: Event, which: Filters) -> dict[bytes, bytes]:
+    """What the feed tells of an event, by name; nothing of a run that the caller may not see, or does not want to."""
+    view = await service.seen(who, event.run_id) if which.take(event.source) else None
+    if view is None or not which.take_run(view.facts):
         return {}
     frames: dict[bytes, bytes] = {}
     if isinstance(event, RunCancelled) and event.via is None:  # else it is in the stop of its parent

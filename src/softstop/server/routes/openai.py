@@ -86,7 +86,7 @@ async def create(request: Request, service: Here, who: Who) -> Response:
     )
     run_id = view.facts.run_id
     if asked.stream:
-        return await streamed(service, who, run_id, 0, responses.Wire(view.facts), b"")
+        return await streamed(service, who, run_id, await service.follow(who, run_id), responses.Wire(view.facts), b"")
     if asked.background:
         return JSONResponse(responses.response_of(view))
 
@@ -109,7 +109,7 @@ async def get(
     if not stream:
         return JSONResponse(responses.response_of(view))
     wire = responses.Wire(view.facts, starting_after)
-    return await streamed(service, who, run_id, wire.after, wire, b"")
+    return await streamed(service, who, run_id, await service.follow(who, run_id, wire.after), wire, b"")
 
 
 @router.post("/{run_id}/cancel")
