@@ -21,7 +21,7 @@ import anyio
 
 from ..checks import seconds, typed
 from ..errors import MisuseError, RunNotFound, safe_error
-from ..events import Outcome
+from ..events import Outcome, RunContent
 from ..protocols import RunFacts, Tape
 from ..runs.approving import decide
 from ..runs.run import Run
@@ -84,8 +84,7 @@ class Recording:
         lease: Seconds in which this process shows the store three times that it lives. After two of them without a sign
             others may end its runs; after one and a half nothing begins in these any more, until the store has said
             whose they are.
-        linger: Seconds that new events wait for more before they are stored together; while others are being stored
-            they gather without.
+        linger: Seconds from one commit to the next at least: what comes meanwhile is stored together.
         merge: Adjacent content of one run that was written within so many seconds is stored as one event.
         messages: How conversations are written, such as `softstop.models.Messages()`; without it they are not kept, and
             `continue_from=` works in this process only.
@@ -112,7 +111,7 @@ class Recording:
         self._supervisor: Supervisor | None = None
         self._roots: dict[str, _Root] = {}  # live, or not stored to their end
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
-        self._since = 0.0  # loop time of the first of them
+        self._taken = 0.0  # loop time at which the last commit began
         self._early: dict[str, StopRequest] = {}  # stops of runs that have not begun here
         self._news = asyncio.Event()  # for the pump
         self._tries = Tries()
@@ -242,17 +241,17 @@ class Recording:
 
     def _mark(self, root: _Root) -> None:
         """Note that there is something to take, now and whenever there is."""
-        if not self._dirty:
-            self._since = asyncio.get_running_loop().time()
         self._dirty[root.run_id] = root
         self._news.set()
 
     async def _pump(self) -> None:
+        now = asyncio.get_running_loop().time
         while self._dirty or not self._leaving:
             await self._news.wait()
             self._news.clear()
-            if not self._leaving:  # what came while others were stored has waited for long enough, perhaps
-                await asyncio.sleep(max(0.0, self._since + self._linger - asyncio.get_running_loop().time()))
+            if not self._leaving:  # at least to the end of the turn: what others write in it comes along
+                await asyncio.sleep(max(0.0, self._taken + self._linger - now()))
+            self._taken = now()
             dirty, self._dirty = self._dirty, {}
             taken = [(root, batch) for root in dirty.values() if (batch := self._take(root)) is not None]
             if not taken:
@@ -265,22 +264,24 @@ class Recording:
         """Cut what is new into a batch; watch for more."""
         events = root.tape.take(self._merge)
         unknown, root.unknown = root.unknown, []
-        root.ended = root.ended or any(isinstance(event, Outcome) and event.run_id == root.run_id for event in events)
+        told = [event for event in events if type(event) is not RunContent]  # most are, and change nothing
+        outcomes = [event for event in told if isinstance(event, Outcome)]
+        root.ended = root.ended or any(outcome.run_id == root.run_id for outcome in outcomes)
         if not root.ended:
             root.tape.watch(lambda: self._mark(root))
         if root.fenced:
             self._leave(root)
             return None
-        outcomes = [event for event in events if isinstance(event, Outcome)]
+        lines = {event.seq: event.to_json() for event in events}
         results, messages = self._outputs([run for outcome in outcomes if (run := root.runs.pop(outcome.run_id, None))])
         return Batch(
             root_run_id=root.run_id,
             after=root.stored,
             last=events[-1].seq if events else root.stored,
-            events=[(event.seq, event.to_json()) for event in events],
+            events=[*lines.items()],
             runs=unknown,
-            status={event.run_id: status for event in events if (status := status_of(event)) is not None},
-            outcomes={outcome.run_id: outcome.to_json() for outcome in outcomes},
+            status={event.run_id: status for event in told if (status := status_of(event)) is not None},
+            outcomes={outcome.run_id: lines[outcome.seq] for outcome in outcomes},
             messages=messages,
             ended=root.ended,
             results=results,

@@ -12,11 +12,12 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.stores import followed, stored
+from kit.stores import batch, followed, lines, record, stored
 from softstop import Agent, MisuseError, RunContext, RunOutput, RunStatus, StoreUnavailable, Supervisor
 from softstop.stores import Batch, Lapsed, News, OwnerLost, Recording, RunQuery, RunRecord, Store
 from softstop.stores.sqlite import SQLiteStore, schema
 from softstop.stores.sqlite.worker import Worker
+from softstop.stores.sqlite.writing import AT_ONCE
 
 
 async def counts(run: RunContext, message: object) -> str:
@@ -102,10 +103,6 @@ def assert_whole(events: list[Any], output: RunOutput) -> None:
     assert "".join(event.content for event in events if type(event).__name__ == "RunContent") == output.content
     assert [event.seq for event in events] == sorted({event.seq for event in events})
     assert events[-1].status is output.status
-
-
-def record(run_id: str) -> RunRecord:
-    return RunRecord(run_id, run_id, None, Agent(counts).source, None, None, {}, 0.0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -366,3 +363,13 @@ async def test_a_store_in_a_file_is_opened_by_one_at_a_time(path: Path) -> None:
             with pytest.raises(MisuseError, match="open already; give each Recording or server its own: SQLiteStore"):
                 async with store.open("second", 10):
                     raise NotImplementedError
+
+
+async def test_batches_of_more_events_than_a_statement_takes_are_stored_whole(path: Path) -> None:
+    store = SQLiteStore(path)
+    async with store.open("first", 10):
+        for run_id in "ab":
+            await store.create(record(run_id))
+        await store.commit([batch("a", 0, 3 * AT_ONCE), batch("b", 0, AT_ONCE + 1)])
+        for run_id, last in (("a", 3 * AT_ONCE), ("b", AT_ONCE + 1)):
+            assert (await store.read(run_id)).events == lines(1, last)

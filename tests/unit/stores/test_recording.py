@@ -1,7 +1,9 @@
 """Runs are kept in a store at the store's pace: whole, cut for good, and never at the cost of a run."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -91,6 +93,32 @@ async def test_the_batches_of_a_run_join_without_a_gap_or_an_overlap() -> None:
     cuts = [(batch.after, batch.last) for batches in store.tries for batch in batches]
     assert len(cuts) > 10
     assert [after for after, _ in cuts] == [0, *(last for _, last in cuts[:-1])]
+
+
+async def test_what_comes_alone_is_stored_at_once_and_what_comes_soon_after_together() -> None:
+    class Timed(MemoryStore):
+        async def commit(self, batches: Sequence[Batch]) -> Sequence[str]:
+            if batches[0].root_run_id == "r":
+                times.append(anyio.current_time())
+            return await super().commit(batches)
+
+    async def body(run: RunContext, message: object) -> None:
+        for _ in range(100):
+            run.write("often")
+            await anyio.sleep(0.001)
+        await anyio.sleep(5)
+        run.write("late")
+        late.append(anyio.current_time())
+        await anyio.sleep(5)
+
+    times: list[float] = []
+    late: list[float] = []
+    async with Recording(Timed(), linger=0.02) as recording, Supervisor(recorder=recording) as supervisor:
+        await supervisor.start(Agent(body), run_id="r")
+    apart = [after - before for before, after in pairwise(times)]
+    assert len(apart) >= 5
+    assert min(apart) >= 0.02 - 1e-9
+    assert late[0] in times
 
 
 async def test_with_no_merging_each_piece_is_stored_also_of_a_short_and_fast_run() -> None:

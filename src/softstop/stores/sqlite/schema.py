@@ -69,6 +69,7 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: all that was committed survives the process
+        connection.execute("PRAGMA temp_store = MEMORY")  # what savepoints take back: in a file, half of a commit
     except sqlite3.Error:
         connection.close()
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from itertools import chain, takewhile
+from typing import Final
 from zlib import crc32
 
 from pydantic_core import to_json
@@ -16,6 +17,8 @@ from ..store import Batch, Decision, Request, RunQuery, RunRecord, Verdict
 from .owners import OwnerLocks, Sign, others
 from .reading import find
 from .rows import INSERT_RUN, decision_of, row_of
+
+AT_ONCE: Final = 100  # rows of a statement
 
 
 def create(connection: sqlite3.Connection, owner: str, record: RunRecord, key: str | None) -> RunRecord | None:
@@ -67,7 +70,10 @@ def commit(connection: sqlite3.Connection, owner: str, batches: Sequence[Batch],
             events += [(number, seq, data, crc32(data)) for seq, data in batch.events if seq > last]
             changes.append((batch.last, batch.ended, at if batch.ended else None, change + len(changes), number))
             _note(connection, batch)
-    connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", events)
+    for first in range(0, len(events), AT_ONCE):
+        some = events[first : first + AT_ONCE]
+        values = ", ".join(["(?, ?, ?, ?)"] * len(some))
+        connection.execute(f"INSERT INTO events VALUES {values}", [*chain.from_iterable(some)])
     connection.executemany(
         "UPDATE roots SET last_seq = ?, ended = ?, ended_at = ?, changed = ? WHERE number = ?", changes
     )
