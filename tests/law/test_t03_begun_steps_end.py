@@ -8,6 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from kit.runs import at, listen, names, now, one
+from kit.spawns import anyio_group, asyncio_group, gather
 from softstop import (
     Agent,
     Budget,
@@ -20,22 +21,6 @@ from softstop import (
 )
 
 Branches = Callable[..., Awaitable[None]]
-
-
-async def in_anyio_group(*works: Callable[[], Awaitable[None]]) -> None:
-    async with anyio.create_task_group() as group:
-        for work in works:
-            group.start_soon(work)
-
-
-async def in_asyncio_group(*works: Callable[[], Awaitable[None]]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for work in works:
-            group.create_task(work())  # type: ignore[arg-type]
-
-
-async def in_gather(*works: Callable[[], Awaitable[None]]) -> None:
-    await asyncio.gather(*(work() for work in works))  # noqa: TID251 - users do
 
 
 async def in_wait_for(*works: Callable[[], Awaitable[None]]) -> None:
@@ -54,12 +39,12 @@ async def in_bare_tasks(*works: Callable[[], Awaitable[None]]) -> None:
         await task
 
 
-async def in_gather_in_group(*works: Callable[[], Awaitable[None]]) -> None:
-    await in_anyio_group(lambda: in_gather(*works))
+async def gather_in_group(*works: Callable[[], Awaitable[None]]) -> None:
+    await anyio_group(lambda: gather(*works))
 
 
 WAYS = [
-    in_anyio_group, in_asyncio_group, in_gather, in_wait_for, in_timeout, in_bare_tasks, in_gather_in_group,
+    anyio_group, asyncio_group, gather, in_wait_for, in_timeout, in_bare_tasks, gather_in_group,
 ]  # fmt: skip
 
 
@@ -108,7 +93,7 @@ async def test_what_a_step_returned_is_in_the_hands_of_its_task_afterwards(way: 
     assert results == ["receipt 7"]
 
 
-@pytest.mark.parametrize("way", [in_asyncio_group, in_gather], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [asyncio_group, gather], ids=lambda way: way.__name__)
 async def test_while_a_foreign_step_runs_the_stop_holds_but_interrupts_nothing(way: Branches) -> None:
     log: list[tuple[str, float]] = []
 
@@ -133,7 +118,7 @@ async def test_while_a_foreign_step_runs_the_stop_holds_but_interrupts_nothing(w
     assert names(events) == ["RunStarted", "StepStarted", "RunStopRequested", "StepCompleted", "RunCancelled"]
 
 
-@pytest.mark.parametrize("way", [in_asyncio_group, in_gather], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [asyncio_group, gather], ids=lambda way: way.__name__)
 async def test_the_scope_is_cancelled_as_soon_as_the_last_foreign_step_ends(way: Branches) -> None:
     ended: list[float] = []
 
@@ -229,7 +214,7 @@ async def test_a_deadline_inside_a_step_works_as_anywhere_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "between", [None, in_anyio_group, in_gather, in_asyncio_group], ids=lambda way: getattr(way, "__name__", "nothing")
+    "between", [None, anyio_group, gather, asyncio_group], ids=lambda way: getattr(way, "__name__", "nothing")
 )
 async def test_a_deadline_of_anyio_around_a_step_tears_it_only_through_tasks_of_asyncio(
     between: Branches | None,
@@ -244,7 +229,7 @@ async def test_a_deadline_of_anyio_around_a_step_tears_it_only_through_tasks_of_
 
     run, _ = await one(body)
     assert run.output is not None
-    torn = between in (in_gather, in_asyncio_group)
+    torn = between in (gather, asyncio_group)
     assert [step.status for step in run.output.steps] == ["unsettled" if torn else "completed"]
 
 

@@ -8,25 +8,10 @@ import anyio.lowlevel
 import pytest
 
 from kit.runs import at, listen, names, now, one
+from kit.spawns import anyio_group, asyncio_group, gather
 from softstop import Agent, RunContext, RunFailed, RunStatus, StopResult, Supervisor
 
 Together = Callable[..., Awaitable[object]]
-
-
-async def anyio_group(*works: Callable[[], Awaitable[None]]) -> None:
-    async with anyio.create_task_group() as group:
-        for work in works:
-            group.start_soon(work)
-
-
-async def asyncio_group(*works: Callable[[], Awaitable[None]]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for work in works:
-            group.create_task(work())  # type: ignore[arg-type]
-
-
-async def gather(*works: Callable[[], Awaitable[None]]) -> None:
-    await asyncio.gather(*(work() for work in works))  # noqa: TID251 - users do
 
 
 async def gather_all(*works: Callable[[], Awaitable[None]]) -> None:

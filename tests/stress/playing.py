@@ -13,8 +13,7 @@ from softstop.events import Event
 from softstop.testing import Trace
 from softstop.testing.explorer.recorder import recording
 from softstop.testing.explorer.schedules import Injection, Schedule
-from softstop.testing.explorer.trace import HORIZON as AT_HORIZON
-from softstop.testing.explorer.trace import Asked
+from softstop.testing.explorer.trace import AT_HORIZON, Asked
 from softstop.testing.invariants.traces import FOR_EVER
 from softstop.testing.virtual_loop import EPOCH
 

@@ -136,6 +136,10 @@ BUILT: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Settings(max_running="5"),
         "max_running must be a whole number from 1 on, not '5'",
     ),
+    "a secret that can be guessed": (
+        lambda: Settings(stop_secret=b""),
+        "stop_secret must have 32 bytes or more: secrets.token_bytes(32)",
+    ),
     "bounds below 0": (lambda: Caps(body=-1), "body must be a whole number from 0 on, not -1"),
     "a walk over an agent": (lambda: stop_everywhere(agent), "make_run must be a function, not Agent"),
     "a walk over nothing": (

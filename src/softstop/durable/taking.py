@@ -10,7 +10,7 @@ from typing import Final
 from ..errors import KeyReused, RunIdTaken, StoreUnavailable
 from ..runs.spec import RunSpec
 from ..stores import RunQuery, RunRecord, Store
-from ..stores.orphans import last_words
+from ..stores.orphans import final_batch
 
 MOST_KEPT: Final = 10_000  # keys, without a store
 Taken = tuple[str, str | None]  # the id of a run, and the wish that it was started for
@@ -70,4 +70,4 @@ class TakenIds:
         if self._store is not None:
             with suppress(StoreUnavailable):
                 for record in await self._store.find(RunQuery(run_id=spec.run_id)):
-                    await self._store.commit([await last_words(self._store, record, time.time())])
+                    await self._store.commit([await final_batch(self._store, record, time.time())])

@@ -65,11 +65,5 @@ def views_of(supervisor: Supervisor, query: RunQuery) -> Iterator[RunView]:
         last = next((number for number, run in enumerate(runs, 1) if run.run_id == query.before), len(runs))
         del runs[:last]
     for run in runs:
-        facts = run.facts
-        if (
-            query.run_id in (None, facts.run_id)
-            and query.root_run_id in (None, facts.root_run_id)
-            and query.source_id in (None, facts.source.id)
-            and not (query.roots and facts.parent_run_id)
-        ):
+        if query.fits(run.facts):
             yield view(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -64,26 +64,17 @@ class Joined:
         return half
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """One request to a model: messages, tools, and the bound of the answer."""
 
-    __slots__ = ("claimed", "messages", "most_output", "prompt_tokens", "results", "tools", "uses_tools")
-
-    def __init__(
-        self,
-        messages: list[ModelMessage],
-        tools: list[ToolDefinition],
-        prompt_tokens: int,
-        *,
-        uses_tools: bool = True,
-        results: Sequence[ToolDefinition] = (),
-    ) -> None:
-        self.messages, self.tools = messages, tools
-        self.prompt_tokens = prompt_tokens  # about
-        self.results = results  # calls of which one must be made, if there are any, unless a tool is called
-        self.uses_tools = uses_tools  # False sends the tools and forbids to call them
-        self.most_output: int | None = None  # output tokens; None leaves it to the model
-        self.claimed: int | None = None  # output tokens that limits and budgets hold for it; None without any
+    messages: list[ModelMessage]
+    tools: list[ToolDefinition]
+    prompt_tokens: int  # about
+    uses_tools: bool = True  # False sends the tools and forbids to call them
+    results: Sequence[ToolDefinition] = ()  # calls of which one must be made, if there are any, unless a tool is called
+    most_output: int | None = None  # output tokens; None leaves it to the model
+    claimed: int | None = None  # output tokens that limits and budgets hold for it; None without any
 
 
 class Answer:

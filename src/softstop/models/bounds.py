@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from ..law.amounts import Amount, Room
@@ -14,6 +15,7 @@ LEAST_OUTPUT: Final = 16  # tokens, the least that OpenAI takes: no request is s
 MOST_OUTPUT: Final = 128_000  # tokens: no provider gives more in one answer
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Reservation:
     """Room for one request in every ledger of the run; a context that gives back the unspent part.
 
@@ -23,10 +25,9 @@ class Reservation:
         limited_by: The ledger that allows a shorter answer than the model's settings, if one does.
     """
 
-    __slots__ = ("hold", "limited_by", "most_output")
-
-    def __init__(self, hold: Hold | None, most_output: int | None, limited_by: Exhausted | None = None) -> None:
-        self.hold, self.most_output, self.limited_by = hold, most_output, limited_by
+    hold: Hold | None
+    most_output: int | None
+    limited_by: Exhausted | None = None
 
     def __enter__(self) -> Reservation:
         return self

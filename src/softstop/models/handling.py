@@ -1,4 +1,4 @@
-"""How a model is asked: again after a failure, with its reasoning told, on after a cut. Values that users set."""
+"""Values that users set for the requests to a model: retries, events of its reasoning, going on after a cut."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ _ARGUMENTS: Final = (ResponseFunctionCallArgumentsDeltaEvent, ResponseFunctionCa
 
 
 class WholeItems:
-    """Events of the Responses API: each piece of a call with the id of its item, and what is told at an end alone, too.
+    """Events of the Responses API, repaired: each piece of a call has the id of its item, and no text is missing.
 
     Some servers leave the ids of items out, or change them from event to event, and some tell arguments or text when an
     item ends, or the answer, without deltas. An answer with a call that has ended "incomplete" is not complete.

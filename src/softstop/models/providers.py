@@ -256,13 +256,13 @@ class Borrowed:
             await finish_within(CLOSING, lambda: self.model.__aexit__(None, None, None))  # noqa: ASYNC102 - bounded
 
 
+@dataclass(slots=True, eq=False)
 class _Lease:
     """Connections of one loop to one model, and how many runs use them."""
 
-    __slots__ = ("http", "model", "runs")
-
-    def __init__(self, http: httpx2.AsyncClient, model: Model) -> None:
-        self.http, self.model, self.runs = http, model, 0
+    http: httpx2.AsyncClient
+    model: Model
+    runs: int = 0
 
 
 _leases: RunVar[dict[Hosted, _Lease]] = RunVar("softstop.models.leases")

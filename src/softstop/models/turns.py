@@ -87,7 +87,7 @@ class Plan:
         result = self._history.result
         results = [] if result is None else [result.definition]
         size = self._history.size_of(messages, [*tools, *results], self._model.system)
-        return Request(messages, tools, size, uses_tools=uses_tools, results=results)
+        return Request(messages, tools, size, uses_tools, results)
 
 
 def _needs_tools(model: Model) -> bool:

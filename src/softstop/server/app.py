@@ -102,9 +102,8 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
             expose_headers=["x-run-id", "location"],
         )  # fmt: skip
-    for error in (Problem, SoftstopError, Exception):
+    for error in (Problem, SoftstopError, RequestValidationError, Exception):
         app.add_exception_handler(error, _told)
-    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     for module in (native, contract, openai, agentos, probes):
         app.include_router(module.router)
@@ -139,20 +138,6 @@ def mount(app: FastAPI, path: str, server: FastAPI) -> None:
 
 async def _told(_: Request, error: Exception) -> Response:
     return problem_of(error).response()
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    issues = [
-        {
-            "path": ".".join(map(str, each["loc"][1:])),
-            "code": str(each["type"]),
-            "message": str(each["msg"]),
-        }
-        for each in error.errors()[:20]
-    ]
-    detail = one_line(f"{issues[0]['path']}: {issues[0]['message']}", 300)
-    return Problem("VALIDATION_FAILED", detail, issues=issues).response()
 
 
 async def _refused(_: Request, error: Exception) -> Response:

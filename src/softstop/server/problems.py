@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
@@ -107,7 +108,7 @@ class Problem(Exception):
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer for an exception; of one that is nobody's here, nothing is told but that it was."""
+    """The answer for an exception; one that is not expected here is not described, since its text may be private."""
     match error:
         case Problem():
             return error
@@ -125,7 +126,7 @@ def problem_of(error: Exception) -> Problem:
             return Problem("DRAINING", "This server is shutting down and starts no run; try another one")
         case StoreUnavailable():
             return Problem("STORE_UNAVAILABLE", "The store of runs cannot be used at the moment")
-        case ValidationError():
+        case ValidationError() | RequestValidationError():
             return invalid(error)
         case SoftstopError():
             code = next(code for kind, code in OTHERS if isinstance(error, kind))
@@ -134,11 +135,12 @@ def problem_of(error: Exception) -> Problem:
             return Problem("INTERNAL_ERROR", "The server failed; its log says why")
 
 
-def invalid(error: ValidationError) -> Problem:
+def invalid(error: ValidationError | RequestValidationError) -> Problem:
     """What is wrong with a request, field by field; without the values, which may be private."""
+    skip = isinstance(error, RequestValidationError)  # FastAPI's paths begin with "query" or "path"
     issues = [
-        {"path": ".".join(str(part) for part in each["loc"]), "code": each["type"], "message": each["msg"]}
-        for each in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+        {"path": ".".join(map(str, each["loc"][skip:])), "code": str(each["type"]), "message": str(each["msg"])}
+        for each in error.errors()[:20]
     ]
     first = issues[0]
     return Problem("VALIDATION_FAILED", one_line(f"{first['path'] or 'body'}: {first['message']}", 300), issues=issues)

@@ -39,7 +39,7 @@ class Readers:
             self._spared.add(run_id)
 
     def recall(self, run_id: str) -> None:
-        """End that: it goes on."""
+        """End what `spare` began: the run goes on, and needs readers again."""
         if run_id in self._spared:
             self._spared.discard(run_id)
             self.need(run_id)

@@ -27,7 +27,7 @@ from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from ..wire.shown import shown
 from .admission import Admission
-from .auth import Caller, Scope, StopTokens
+from .auth import LEAST_SECRET, Caller, Scope, StopTokens
 from .elsewhere import LIVE
 from .feed import Feed
 from .gate import Caps
@@ -52,7 +52,7 @@ class Settings:
         heartbeat: Seconds of silence after which a stream sends a comment.
         linger: Seconds for which a stream gathers events after each write. With 0.005 many readers of many events cost
             a fraction of the CPU, and each event is that much later at most.
-        stop_secret: Signs tokens that stop one run; None makes one for this process.
+        stop_secret: Signs tokens that stop one run, 32 bytes or more; None makes one for this process.
         messages: How conversations are written to a store, `softstop.models.Messages()`; None keeps them in no store.
     """
 
@@ -75,6 +75,10 @@ class Settings:
             whole(self.max_running, "max_running", 1)
         seconds(self.disconnect_grace, "disconnect_grace")
         seconds(self.heartbeat, "heartbeat")
+        if self.stop_secret is not None and len(typed(self.stop_secret, bytes, "stop_secret")) < LEAST_SECRET:
+            raise MisuseError(
+                f"stop_secret must have {LEAST_SECRET} bytes or more: secrets.token_bytes({LEAST_SECRET})"
+            )
         if seconds(self.linger, "linger") > LONGEST_LINGER:
             raise MisuseError(f"linger={self.linger:g} s would keep readers waiting; take at most {LONGEST_LINGER:g}")
 

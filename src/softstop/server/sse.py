@@ -27,7 +27,7 @@ class EventStreamResponse(Response, Generic[T]):
     """Send pages as frames when they come, and a comment where none came for a while.
 
     A client that takes nothing for `patience` seconds is dropped; one that leaves ends the response at once. Neither
-    reaches what makes the pages: that is read from where it stands.
+    stops what makes the pages.
 
     Args:
         pages: What is to be told; the response ends with them.

@@ -214,16 +214,7 @@ class MemoryStore(Store):
     def _matching(self, query: RunQuery) -> Iterator[RunRecord]:
         reached = query.before is None
         for run in reversed(self._shelf._runs.values()):
-            if (
-                reached
-                and query.run_id in (None, run.run_id)
-                and query.root_run_id in (None, run.root_run_id)
-                and query.user_id in (None, run.user_id)
-                and query.session_id in (None, run.session_id)
-                and query.status in (None, run.status)
-                and query.source_id in (None, run.source.id)
-                and not (query.roots and run.parent_run_id)
-            ):
+            if reached and query.status in (None, run.status) and query.fits(run):
                 yield run
             reached = reached or run.run_id == query.before
 

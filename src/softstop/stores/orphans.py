@@ -1,4 +1,4 @@
-"""What dead owners owe their runs, from what they have stored; and who writes it."""
+"""Ends the runs of owners that have died, by what these have stored."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ AT_ONCE: Final = 100  # orphans adopted at a time
 AGAIN: Final = 30.0  # seconds until those that could not be ended are tried again
 
 
-class Burials:
-    """Ends the runs that dead owners have left; one that cannot be ended hinders no other, and is tried again.
+class Orphans:
+    """Ends the runs that dead owners have left. One that cannot be ended now is tried again, and hinders no other.
 
     `due` is set when there may be such runs.
     """
@@ -48,22 +48,22 @@ class Burials:
                     del left[record.run_id]
 
     async def _end(self, record: RunRecord) -> Sequence[str]:
-        return await self._store.commit([await last_words(self._store, record, self._clock())])
+        return await self._store.commit([await final_batch(self._store, record, self._clock())])
 
 
-async def last_words(store: Store, record: RunRecord, at: float) -> Batch:
+async def final_batch(store: Store, record: RunRecord, at: float) -> Batch:
     """The batch that ends a root run whose owner is gone, and its members."""
     lines = [line async for page in stored_pages(store, record.run_id) for _, line in page.events]
     family = (await family_of(store, record))[::-1]
-    return await anyio.to_thread.run_sync(_last_words, family, lines, at)  # perhaps long, so not on the loop
+    return await anyio.to_thread.run_sync(_final_batch, family, lines, at)  # perhaps long, so not on the loop
 
 
-def _last_words(family: Sequence[RunRecord], lines: Sequence[bytes], at: float) -> Batch:
+def _final_batch(family: Sequence[RunRecord], lines: Sequence[bytes], at: float) -> Batch:
     root_run_id = family[0].root_run_id
     log = restore(parse_log(lines)) if lines else RestoredLog(root_run_id, 0, {})
-    silent = {record.run_id: _not_begun(record) for record in family if record.run_id not in log.runs}
+    unbegun = {record.run_id: _not_begun(record) for record in family if record.run_id not in log.runs}
     asked = {record.run_id: record.stop for record in family if record.stop is not None}
-    owed = orphan_outcomes(replace(log, runs={**log.runs, **silent}), at, asked)
+    owed = orphan_outcomes(replace(log, runs={**log.runs, **unbegun}), at, asked)
     outcomes = [event for event in owed if isinstance(event, Outcome)]
     return Batch(
         root_run_id=root_run_id,

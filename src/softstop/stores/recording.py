@@ -31,7 +31,7 @@ from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .checking import check_attached, check_messages, check_store
 from .following import NOTHING, Follow, Tail
-from .orphans import Burials
+from .orphans import Orphans
 from .outputs import family_of, outputs_of, result_of
 from .records import record_of, status_of
 from .store import (
@@ -115,7 +115,7 @@ class Recording:
         self._early: dict[str, StopRequest] = {}  # stops of runs that have not begun here
         self._news = asyncio.Event()  # for the pump
         self._tries = Tries()
-        self._burials = Burials(store, self._tries, self._clock)
+        self._orphans = Orphans(store, self._tries, self._clock)
         self._awake = self._tried = self._clock()  # when the store was told that this process lives, or could not be
         self._leaving = False
         self._merged = 0
@@ -130,7 +130,7 @@ class Recording:
         await self._exit.enter_async_context(self.store.open(self.owner, self._lease))
         # owned like a supervisor's: ended and awaited where the block is left
         self._awake = self._clock()
-        self._tasks = [self._start(work) for work in (self._pump(), self._attend(), self._burials.attend())]
+        self._tasks = [self._start(work) for work in (self._pump(), self._attend(), self._orphans.attend())]
         return self
 
     @staticmethod
@@ -344,7 +344,7 @@ class Recording:
                         if root_run_id not in self._roots:  # of those that are stored here it is told then
                             self._ring(root_run_id)
                     case OwnerLost():
-                        self._burials.due.set()
+                        self._orphans.due.set()
                     case Lapsed():
                         await self._look_what_is_left()
             self._awake = self._tried

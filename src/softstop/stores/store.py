@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ..events import Source
+from ..protocols import RunFacts
 from ..runs.state import Approval
 from ..stops import RunStatus, StopMode, StopOutcome, StopRequest
 
@@ -104,6 +105,17 @@ class RunQuery:
     before: str | None = None
     limit: int = 100
 
+    def fits(self, run: RunRecord | RunFacts) -> bool:
+        """Whether a run matches, as far as `status` and `before` do not matter."""
+        return (
+            self.run_id in (None, run.run_id)
+            and self.root_run_id in (None, run.root_run_id)
+            and self.user_id in (None, run.user_id)
+            and self.session_id in (None, run.session_id)
+            and self.source_id in (None, run.source.id)
+            and not (self.roots and run.parent_run_id)
+        )
+
 
 class Decision(NamedTuple):
     """What a person has decided about a call that waits, which the event with the seq `asked` has told."""
@@ -153,7 +165,7 @@ class Store(Protocol):
     """Where runs are kept. All but `open` raise StoreUnavailable while it cannot be reached, written or read."""
 
     def open(self, owner: str, lease: float) -> AbstractAsyncContextManager[object]:
-        """Be the owner with this name, which nobody else has, inside the block; leaving it gives nothing up.
+        """Be the owner with this name, which nobody else has, inside the block; its roots stay its own afterwards.
 
         Args:
             owner: A fresh name.

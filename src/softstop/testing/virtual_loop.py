@@ -9,7 +9,7 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context
 from pathlib import PurePath
@@ -21,7 +21,7 @@ from softstop.errors import MisuseError
 from .errors import Deadlock
 
 if TYPE_CHECKING:
-    from _typeshed import FileDescriptorLike
+    pass
 
 T = TypeVar("T")
 EPOCH: Final = 1_750_000_000.0  # what `wall()` says at virtual time 0
@@ -263,48 +263,28 @@ class _Ready(deque[asyncio.Handle]):
         return _take(self)  # what `super()` would find; this is the hottest line of an exploration
 
 
-class _VirtualSelector(selectors.BaseSelector):
+class _VirtualSelector(selectors.DefaultSelector):
     """Where a loop would wait, and the virtual one jumps instead. Real sockets still work."""
 
     def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
         self._loop = loop
-        self._real = selectors.DefaultSelector()
-        self._files = 0  # registered
-
-    def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
-        key = self._real.register(fileobj, events, data)
-        self._files += 1
-        return key
-
-    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
-        key = self._real.unregister(fileobj)
-        self._files -= 1
-        return key
-
-    def modify(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.modify(fileobj, events, data)
-
-    def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]:
-        return self._real.get_map()
-
-    def close(self) -> None:
-        self._real.close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        loop, sockets = self._loop, self._files > 1  # the one is the loop's own, for other threads
+        loop, sockets = self._loop, len(self.get_map()) > 1  # the one is the loop's own, for other threads
         loop.begin_turn()
         if timeout is not None and timeout <= 0:
-            return self._real.select(0) if sockets else []
-        if events := self._real.select(0):
+            return super().select(0) if sockets else []
+        if events := super().select(0):
             return events
         patience = loop.patience(sockets=sockets)
         began = time.monotonic()
         while patience > 0 and time.monotonic() - began < patience:
-            if (events := self._real.select(SLICE if patience > SLICE else patience)) or self._called_meanwhile():
+            if (events := super().select(SLICE if patience > SLICE else patience)) or self._called_meanwhile():
                 return events
             patience = loop.patience(sockets=sockets)
         if self._called_meanwhile():  # a thread calls first and is idle then: it may have done both since the last look
-            return self._real.select(0)
+            return super().select(0)
         loop.jump(waited=patience > 0)
         return []
 

@@ -12,7 +12,7 @@ from softstop import Agent, Run, RunContext, RunStatus, StopPolicy, StopResult, 
 from softstop.stops import StopOutcome
 from softstop.testing import LawBroken, Trace, on_stop, scripted, sleep, step, stop_everywhere, write
 from softstop.testing.explorer.explore import walk
-from softstop.testing.explorer.scenario import AFTERLIFE, Scenario
+from softstop.testing.explorer.scenario import AFTER_END, Scenario
 from softstop.testing.explorer.schedules import Injection, Schedule
 from softstop.testing.invariants.of_trees import breaches
 
@@ -48,7 +48,7 @@ def test_stops_come_before_the_start_and_after_the_outcome_as_well() -> None:
         for asked in trace.asked:
             outcomes[str(trace.schedule)] = asked.receipt.outcome
     late = [text for text, outcome in outcomes.items() if outcome is StopOutcome.too_late]
-    assert len([text for text in late if "@call" in text]) >= AFTERLIFE // 2
+    assert len([text for text in late if "@call" in text]) >= AFTER_END // 2
     assert "user@event:4" in late  # the outcome itself
     assert outcomes["user@start:0"] is StopOutcome.accepted
     assert set(outcomes.values()) == {StopOutcome.accepted, StopOutcome.too_late}

@@ -24,7 +24,7 @@ from .companion import start_companion
 from .effects import Effects, EffectWatch
 from .recorder import COMPANION_ID, Mark, Recorder, recording
 from .schedules import Injection, Schedule
-from .trace import HORIZON, Asked, Trace
+from .trace import AT_HORIZON, Asked, Trace
 from .watching import WatchedSupervisor, watch_generators
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ MakeRun = Callable[[Supervisor], Run]
 MOST_TURNS: Final = 100_000  # of the loop in one schedule; a scenario that needs more spins
 SPIN: Final = 2_000  # turns at one instant after which a body spins ...
 TURN: Final = 0.005  # ... and each turn takes so many seconds, or a body that spins for a minute would take an hour
-AFTERLIFE: Final = 4  # callbacks after the outcome at which a stop still comes, too late
+AFTER_END: Final = 4  # callbacks after the outcome at which a stop still comes, too late
 LINGER: Final = 86_400.0  # virtual seconds that the tasks of an abandoned body get to end by themselves
 SAME_TURN: Final = 5e-10  # seconds that are less than the resolution of the loop's clock
 SETTLE: Final = 8  # turns in which tasks whose work is done may end
@@ -138,7 +138,7 @@ class Scenario:
         self._spawn(self._watch_end(run))
         if self._schedule.caller != "none":
             self._caller = self._spawn(self._call(run))
-        self._delayed.append(loop.call_later(self._horizon, self._ask, StopMode.step, HORIZON))
+        self._delayed.append(loop.call_later(self._horizon, self._ask, StopMode.step, AT_HORIZON))
         for injection in self._injections["start"]:
             self._inject(injection)
         self._charting = not (self._schedule.injections or self._schedule.limits)
@@ -155,7 +155,7 @@ class Scenario:
 
     async def _watch_end(self, run: Run) -> None:
         await run.ended()
-        self._last_call = self._loop.calls + AFTERLIFE
+        self._last_call = self._loop.calls + AFTER_END
         for handle in self._delayed:
             handle.cancel()
         if not self._until_end.done():
@@ -364,7 +364,7 @@ def _parents_first(runs: list[Run]) -> list[Run]:
 
 
 def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What scripts do wrong on purpose, tasks left in the lurch say, is not for the log."""
+    """Keep out of the log what asyncio says of tasks that a scenario leaves behind."""
 
 
 INJECTORS: Final[dict[str, Callable[[Any], object]]] = {

@@ -14,46 +14,35 @@ Caller = Literal["none", "await", "read", "work", "own"]
 PointKind = Literal["start", "call", "event", "mark"]
 
 
-class StopKind(NamedTuple):
-    """One kind of stop, and the caller it needs: one that awaits the run, reads it, works on it, or owns it."""
-
-    name: str
-    caller: Caller
-    description: str
-
-
-STOP_KINDS: Final = (
-    StopKind("user", "none", "cancel_run at the next step"),
-    StopKind("user_turn", "none", "cancel_run after the turn"),
-    StopKind("user_now", "none", "cancel_run, mode now"),
-    StopKind("user_short", "none", "cancel_run with a grace of 0.3 s"),
-    StopKind("user_then_now", "none", "cancel_run, and 0.25 s later with mode now"),
-    StopKind("user_then_user", "none", "cancel_run twice with two reasons"),
-    StopKind("now_then_user", "none", "cancel_run with mode now, then a weaker one"),
-    StopKind("far", "none", "cancel_run from another thread"),
-    StopKind("far_then_now", "none", "cancel_run from another thread, then mode now from yet another"),
-    StopKind("far_then_user", "none", "cancel_run from another thread, then from the loop's"),
-    StopKind("pause", "none", "Run.pause(), which nobody ends but the stop at the horizon"),
-    StopKind("pause_then_resume", "none", "Run.pause(), and 0.25 s later Run.resume()"),
-    StopKind("pause_then_user", "none", "Run.pause(), and 0.25 s later cancel_run"),
-    StopKind("user_at_limit", "none", "cancel_run at the instant of a timeout, each of its own"),
-    StopKind("owner_lost", "none", "a stop of cause owner_lost, by Supervisor.request_stop"),
-    StopKind("native", "none", "Task.cancel() on the run's task"),
-    StopKind("native_later", "none", "cancel_run, and in the next turn Task.cancel() on the run's task"),
-    StopKind("drain", "none", "Supervisor.drain()"),
-    StopKind("drain_short", "none", "Supervisor.drain(timeout=0.2)"),
-    StopKind("leave", "none", "the supervisor's block is left by an exception"),
-    StopKind("member", "none", "cancel_run of the newest live member"),
-    StopKind("await_cancelled", "await", "the task that awaits the run is cancelled"),
-    StopKind("read_cancelled", "read", "the task that iterates over the run is cancelled"),
-    StopKind(
-        "worker_cancelled", "work", "the task that iterates over the run is cancelled, perhaps at work on an event"
-    ),
-    StopKind("reader_breaks", "read", "the task that iterates over the run breaks out: stops nothing"),
-    StopKind("block_left", "own", "the block that owns the run is left early"),
-)
-CALLER_OF: Final[dict[str, Caller]] = {kind.name: kind.caller for kind in STOP_KINDS}
-
+# The kinds of stop, each with the caller that it needs: one that awaits the run, reads it, works on it, or owns it
+CALLER_OF: Final[dict[str, Caller]] = {
+    "user": "none",  # cancel_run at the next step
+    "user_turn": "none",  # cancel_run after the turn
+    "user_now": "none",  # cancel_run, mode now
+    "user_short": "none",  # cancel_run with a grace of 0.3 s
+    "user_then_now": "none",  # cancel_run, and 0.25 s later with mode now
+    "user_then_user": "none",  # cancel_run twice with two reasons
+    "now_then_user": "none",  # cancel_run with mode now, then a weaker one
+    "far": "none",  # cancel_run from another thread
+    "far_then_now": "none",  # cancel_run from another thread, then mode now from yet another
+    "far_then_user": "none",  # cancel_run from another thread, then from the loop's
+    "pause": "none",  # Run.pause(), which nobody ends but the stop at the horizon
+    "pause_then_resume": "none",  # Run.pause(), and 0.25 s later Run.resume()
+    "pause_then_user": "none",  # Run.pause(), and 0.25 s later cancel_run
+    "user_at_limit": "none",  # cancel_run at the instant of a timeout, each of its own
+    "owner_lost": "none",  # a stop of cause owner_lost, by Supervisor.request_stop
+    "native": "none",  # Task.cancel() on the run's task
+    "native_later": "none",  # cancel_run, and in the next turn Task.cancel() on the run's task
+    "drain": "none",  # Supervisor.drain()
+    "drain_short": "none",  # Supervisor.drain(timeout=0.2)
+    "leave": "none",  # the supervisor's block is left by an exception
+    "member": "none",  # cancel_run of the newest live member
+    "await_cancelled": "await",  # the task that awaits the run is cancelled
+    "read_cancelled": "read",  # the task that iterates over the run is cancelled
+    "worker_cancelled": "work",  # the same, perhaps while it works on an event
+    "reader_breaks": "read",  # the task that iterates over the run breaks out: stops nothing
+    "block_left": "own",  # the block that owns the run is left early
+}
 LIMITS: Final = ("timeout", "idle_timeout", "tokens", "steps")
 CAUSES: Final = (*CALLER_OF, *LIMITS)
 

@@ -18,7 +18,7 @@ from .schedules import Schedule
 
 EPSILON: Final = 1e-6  # seconds of virtual time: what sums of floats are off
 SAID: Final = ("step", "status", "cause", "reason", "mode", "error")  # what a line of a story says of an event
-HORIZON: Final = "the scenario had not ended at its horizon"
+AT_HORIZON: Final = "the scenario had not ended at its horizon"
 
 
 class Asked(NamedTuple):

@@ -12,7 +12,7 @@ from softstop.supervisor.registry import registry
 
 from ..explorer.companion import alone
 from ..explorer.recorder import Mark
-from ..explorer.trace import HORIZON, Trace
+from ..explorer.trace import AT_HORIZON, Trace
 from .of_runs import OF_RUNS, one_outcome_and_last
 from .traces import Broken, at_which_instant, first_difference, run_traces, same
 
@@ -100,7 +100,7 @@ def only_the_stopped_stop(trace: Trace) -> Broken:
     """T7, T18: a reader that goes away stops nothing, and stopping a member stops no parent."""
     if trace.root is None or trace.schedule.cause not in ("reader_breaks", "member", "undisturbed"):
         return
-    asked = any(asked.request.reason == HORIZON for asked in trace.asked)
+    asked = any(asked.request.reason == AT_HORIZON for asked in trace.asked)
     stopped = [entry for entry in trace.story if isinstance(entry, RunStopRequested)]
     if not asked and any(entry.run_id == trace.root.run_id and entry.limit is None for entry in stopped):
         yield "the run was stopped although nobody had asked for that"
