@@ -122,7 +122,7 @@ class OpenWork:
 
     __slots__ = (
         "_closing", "_cuts", "_emptied", "_ended", "_failures", "_late", "above", "begun", "counted", "given_up",
-        "scope", "stages", "steps", "streams", "total",
+        "looks", "scope", "stages", "steps", "streams", "total",
     )  # fmt: skip
 
     def __init__(self, scope: DeferredScope, above: OpenWork | None) -> None:
@@ -135,6 +135,7 @@ class OpenWork:
         self.counted = False  # a limit may ask for `total`, here or above
         self.total = 0  # steps begun here and in members since they are counted
         self.given_up = False  # the run ends without its body
+        self.looks = False  # a scope of the body was cancelled during a step: the next ones look before they begin
         self._closing = 0  # sources that are cleaning up
         self._ended: list[tuple[str, int, StepKind, StepStatus]] | None = None  # a record costs 450 ns: made at the end
         self._failures: deque[BaseException] | None = None  # of steps, from before a stop

@@ -27,6 +27,7 @@ from .state import RunState, current
 from .threads import ThreadEnded
 
 PLAIN: Final = Announced(StepStarted, StepCompleted)
+BRIEF: Final = 10e-6  # seconds; a step that takes less has not let the loop turn
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )
@@ -89,8 +90,8 @@ class Step(AsyncBlock):
     """
 
     __slots__ = (
-        "_announced", "_beside", "_deadline", "_fit", "_interruptible", "_open", "_run", "_shield", "_timeout", "name",
-        "step_id",
+        "_announced", "_begun", "_beside", "_deadline", "_fit", "_interruptible", "_open", "_run", "_shield",
+        "_timeout", "name", "step_id",
     )  # fmt: skip
     _USE = 'async with run.step("name"): ...'
 
@@ -114,6 +115,7 @@ class Step(AsyncBlock):
         self._open: OpenStep | None = None  # set while the step runs
         self._beside: DeferredScope | None = None  # of a member in whose code it runs, and which it holds as well
         self._shield: CancelScope | None = None
+        self._begun: StepStarted | None = None
 
     async def __aenter__(self) -> Step:
         if self.step_id:
@@ -128,7 +130,7 @@ class Step(AsyncBlock):
             await admit(run, self._announced.call)
         if self._fit is not None and run.allowance.chain:
             hold = reserve_now(run, self._fit) or await self._wait_for_room(self._fit)
-        if task is not None and task.cancelling() and cancelled_around():  # perhaps by a scope of the body
+        if task is not None and (task.cancelling() or run.work.looks) and cancelled_around():
             if hold is not None:
                 hold.release()
             await pass_unless_cancelled()
@@ -142,7 +144,7 @@ class Step(AsyncBlock):
             self._beside = here.scope
             here.scope.hold()
         try:
-            run.writer.emit(self._announced.started(self.name, step.step_id, "atomic"))
+            self._begun = run.writer.emit(self._announced.started(self.name, step.step_id, "atomic"))
         except BaseException as exc:  # KeyboardInterrupt, of an observer
             self._end("unsettled", None, exc)
             raise
@@ -182,16 +184,18 @@ class Step(AsyncBlock):
 
     def _end(self, status: StepStatus, text: str | None, exc: BaseException | None) -> None:
         """Settle, commit while the scope is held (T3), and leave: each, whatever the others raise."""
-        step = self._open
+        step, begun, ended = self._open, self._begun, None
         assert step is not None
         try:
             if step.hold is not None:
                 step.hold.release()
         finally:
             try:
-                self._run.writer.emit(self._announced.ended(self.name, self.step_id, status, text))
+                ended = self._run.writer.emit(self._announced.ended(self.name, self.step_id, status, text))
             finally:
                 self._leave(step, status, exc)
+        if begun and ended and ended._at - begun._at > BRIEF and cancelled_around():  # a look is 1.4 us of a 7 us step
+            self._run.work.looks = True
 
     def _leave(self, step: OpenStep, status: StepStatus, exc: BaseException | None) -> None:
         """Leave the shield and close the step."""

@@ -121,7 +121,7 @@ class Reading(Generic[T]):
         try:
             if run.alert or run.allowance.bounded:
                 await admit(run, self.announced.call)
-            if task is not None and task.cancelling():  # perhaps by a scope of the body
+            if task is not None and (task.cancelling() or run.work.looks):  # perhaps by a scope of the body
                 await pass_unless_cancelled()
             return self._begin(task)
         except BaseException:
