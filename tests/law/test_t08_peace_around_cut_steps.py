@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from kit.runs import now, one, statuses
-from kit.spawns import anyio_group, asyncio_group, gather
+from kit.spawns import anyio_group, asyncio_group, gather, must_not_begin
 from softstop import RunContext, RunStatus, StepTimeout, StopPolicy
 
 
@@ -125,3 +125,108 @@ async def test_a_body_that_goes_on_after_a_group_of_anyio_is_interrupted_all_the
 
     run, _ = await one(body, stop_at=3, mode="now")
     assert (run.status, now(), statuses(run.output)) == (RunStatus.cancelled, 3, [("pay", "unsettled")] * 2)
+
+
+@pytest.mark.parametrize("time", [None, 3], ids=["by a stop", "by the timeout of the step around"])
+async def test_a_branch_of_a_group_of_anyio_cleans_up_around_its_cut_step(time: float | None) -> None:
+    """As long as none has ended: then anyio cancels the others on every turn of the loop."""
+    cleaned: list[tuple[str, float]] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        branches = Branches(run, lambda one, other: anyio_group(lambda: branches.part("a", 1), other))
+        try:
+            if time is None:
+                await branches()
+            async with run.step("all", timeout=time):
+                await branches()
+        except StepTimeout:
+            pass
+        finally:
+            cleaned.extend(branches.cleaned)
+
+    run, _ = await one(body, stop_at=None if time else 3, mode="now")
+    assert (cleaned, now()) == ([("a", 4), ("b", 4)], 4)
+    assert run.status is (RunStatus.completed if time else RunStatus.cancelled)
+
+
+@pytest.mark.parametrize("group", [asyncio_group, waiter])
+async def test_branches_clean_up_around_steps_that_the_timeout_of_the_step_around_has_cut(
+    group: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(run: RunContext, message: object) -> tuple[list[tuple[str, float]], float]:
+        branches = Branches(run, group)
+        with pytest.raises(StepTimeout):
+            async with run.step("all", timeout=2):
+                await branches()
+        return branches.cleaned, now()
+
+    run, _ = await one(body)
+    assert run.output is not None
+    assert run.output.value == ([("a", 2.5), ("b", 3)], 3)
+    assert "cancelled in the middle" not in caplog.text
+
+
+async def test_a_branch_finishes_a_step_of_its_clean_up_before_the_step_around_is_cut() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def part() -> None:
+            try:
+                async with run.step("part"):
+                    await anyio.sleep(1_000)
+            finally:
+                async with run.step("undo"):
+                    await anyio.sleep(1)
+
+        with pytest.raises(StepTimeout):
+            async with run.step("all", timeout=3):
+                await asyncio_group(part)
+        run.write(f"{now():g}")
+
+    run, _ = await one(body, stop_at=2)
+    assert run.output is not None
+    assert (run.output.content, statuses(run.output)) == (
+        "4", [("part", "unsettled"), ("undo", "completed"), ("all", "unsettled")],
+    )  # fmt: skip
+
+
+async def test_a_branch_cleans_up_in_peace_though_its_group_is_interrupted_only_when_another_has_cleaned_up() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def branch() -> None:
+            try:
+                async with run.step("pay"):
+                    await anyio.sleep(5)
+                await must_not_begin(run)
+            finally:
+                await anyio.sleep(2)
+                run.write("whole")
+
+        async def helper() -> None:
+            try:
+                await anyio.sleep(1_000)
+            finally:
+                await anyio.sleep(0.05)
+
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(branch())
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(helper())
+
+    run, _ = await one(body, stop_at=3)
+    assert run.output is not None
+    assert (run.status, run.output.content, now()) == (RunStatus.cancelled, "whole", pytest.approx(7.05))
+
+
+async def test_a_branch_that_its_body_waits_for_and_does_not_cancel_is_ended_soon() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        task = asyncio.create_task(must_not_begin_later(run))  # noqa: TID251 - users do
+        try:
+            await anyio.sleep(1_000)
+        finally:
+            await asyncio.wait([task])
+
+    async def must_not_begin_later(run: RunContext) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(5)
+        await must_not_begin(run)
+
+    run, _ = await one(body, stop_at=3)
+    assert (run.status, 5 < now() < 5.2) == (RunStatus.cancelled, True)

@@ -11,8 +11,6 @@ from enum import IntEnum
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-import anyio
-
 TURNS: Final = 3  # of the loop that a task which is about to run gets before it is cancelled
 PULSE: Final = 0.06  # seconds until the next cancel of a task that has not ended: below 20 in any second
 SLOWEST_PULSE: Final = 1.0
@@ -219,13 +217,7 @@ class DeferredScope:
             self.parent.release(tries)
 
     def close_with(self, task: asyncio.Task[Any]) -> None:
-        """Close as soon as a task is done; what that lets through comes before whoever waits for the task goes on.
-
-        At once in a task group of anyio, which cancels all in it when one of its tasks has ended cancelled.
-        """
-        if anyio.get_current_task().parent_id is not None:
-            self.close()
-            return
+        """Close as soon as a task is done; what that lets through comes before whoever waits for the task goes on."""
         _ending[task] = self
         task.add_done_callback(lambda _: self.close(0))
 

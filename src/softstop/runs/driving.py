@@ -130,7 +130,7 @@ def _note(run: RunState, raised: BaseException) -> Ending:
     """Record the exception of the body: a failure, or the interruption of a stop."""
     record = run.record
     only_cancelled = all(isinstance(exc, asyncio.CancelledError | BaseExceptionGroup) for exc in unfold(raised))
-    if only_cancelled and (record.refusing or record.delivered):
+    if only_cancelled and (record.refusing or record.delivered or record.torn):
         stopping.stop_by_process(run)
         return INTERRUPTED
     record.failed_first = not record.refusing or run.work.knows(raised)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..aio.closing import pass_unless_cancelled
+from ..aio.closing import SETTLE, pass_unless_cancelled
 from ..aio.crossing import call_on
 from ..aio.deferred_scope import DELIVERED, PULSE
 from ..aio.parking import wait_in, wake_all
@@ -24,7 +24,7 @@ AFTER_STOP = (
     "a step was refused after the stop had interrupted the body: use none in clean-up, or run.on_stop(...); where the "
     "body has caught the CancelledError and goes on, let it raise that again"
 )
-LEVELS = 16  # nested task groups through which a body's interruption reaches a branch
+LOOKS = 16  # within `SETTLE`, whether the body has ended without interrupting a branch
 
 
 async def cross(run: RunState) -> None:
@@ -130,15 +130,16 @@ def after_end(run: RunState) -> BaseException:
 async def _wait_for_groups(run: RunState) -> None:
     """Wait until the body's interruption has come through the task groups around the calling task.
 
-    Each anyio or asyncio group cancels its children a turn of the loop later: a caller that unwinds before is cancelled
-    a second time, in its clean-up.
+    Each anyio or asyncio group cancels its children a turn of the loop later, or when a group within it has cleaned up:
+    a caller that unwinds before is cancelled a second time, in its clean-up. Nothing in asyncio says whether a task is
+    going to be cancelled, and a body may wait for one that it does not cancel: so this ends after `SETTLE`.
     """
     task = asyncio.current_task()
     assert task is not None
-    for _ in range(0 if task is run.scope.task else LEVELS):
-        await asyncio.sleep(0)
+    for _ in range(0 if task is run.scope.task else LOOKS):
         if task.cancelling() or run.scope.phase is not DELIVERED:
             return
+        await asyncio.sleep(SETTLE / LOOKS)
 
 
 async def _end_leftover(run: RunState) -> None:

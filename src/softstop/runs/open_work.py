@@ -341,10 +341,10 @@ class OpenWork:
                 continue
             if not any(step.task is task for step in self.steps or ()):
                 cut.exit()
-                if goes_on or task is None or cut.parent is not self.scope:
-                    cut.close()
-                else:
+                if task is not None and isinstance(raised, asyncio.CancelledError):
                     cut.close_with(task)
+                else:
+                    cut.close()
             elif goes_on:
                 cut.deliver(again=True)
         if self._cuts:

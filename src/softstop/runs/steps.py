@@ -233,7 +233,7 @@ class Step(AsyncBlock):
                 work.failed(self._deadline.error)
             return cut, self._deadline.error
         if isinstance(exc, asyncio.CancelledError):
-            ours = step.was_cut or isinstance(exc, ThreadEnded)
+            ours = step.was_cut or isinstance(exc, ThreadEnded) or work.is_cutting(step.task)
             ours |= self._run.record.refused  # perhaps in a gather, which drops that
             torn = not ours and step.task is not None and step.task.cancelling() > 0
             stray = not (ours or torn)

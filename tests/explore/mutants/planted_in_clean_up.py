@@ -22,7 +22,7 @@ def clean_up_has_no_peace(patch: Patch) -> None:
 
 @found_by("clean_up_is_whole")
 def who_is_refused_is_torn_by_the_groups_around(patch: Patch) -> None:
-    patch.setattr(gate, "LEVELS", 0)
+    patch.setattr(gate, "LOOKS", 0)
 
 
 @mutant

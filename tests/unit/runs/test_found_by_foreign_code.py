@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from kit.careless import clean_up
 from softstop import (
     Agent,
     RunContext,
@@ -17,7 +18,6 @@ from softstop import (
     Supervisor,
 )
 from softstop.testing import (
-    clean_up,
     fail,
     hang,
     parallel,

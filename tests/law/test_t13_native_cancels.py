@@ -1,0 +1,42 @@
+"""T13: a native cancel of a run's task is cause `shutdown`, also where the groups of its sources take it back."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+
+from kit.runs import at, statuses
+from kit.spawns import anyio_group, asyncio_group, gather
+from softstop import Agent, RunContext, RunStatus, StopCause, StopMode, Supervisor
+
+
+@pytest.mark.parametrize("spawn", [anyio_group, asyncio_group, gather])
+async def test_a_body_whose_branches_read_sources_with_groups_of_anyio_ends_cancelled(spawn: object) -> None:
+    """anyio takes a cancel of the body back, too, when it takes back those of such a source."""
+
+    async def source() -> AsyncGenerator[str]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep, 1_000)
+            yield "begun"
+            await anyio.sleep(1_000)
+
+    async def body(run: RunContext, message: object) -> None:
+        async def reads() -> None:
+            async with run.stream("read", source()) as chunks:
+                async for chunk in chunks:
+                    run.write(chunk)
+
+        await spawn(reads, reads)  # type: ignore[operator]
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), "go")
+        await asyncio.sleep(0)
+        (task,) = supervisor.statistics().tasks
+        at(3, task.cancel)
+        output = await run.ended()
+    assert output.stop is not None
+    assert (output.status, output.stop.cause, output.stop.mode) == (
+        RunStatus.cancelled, StopCause.shutdown, StopMode.now,
+    )  # fmt: skip
+    assert (statuses(output), output.errors) == ([("read", "cut")] * 2, ())
