@@ -1,4 +1,4 @@
-"""What is called in a handler of `signal.signal`, which runs between any two bytecodes of the loop's thread."""
+"""Handlers of `signal.signal`, which run between any two bytecodes of the loop's thread, and what is called in them."""
 
 import asyncio
 import signal
@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from kit.foreign import turns
+from kit.processes import finish, script
 from softstop import Agent, Event, Limits, Run, RunContent, RunContext, RunPaused, RunStopRequested, StopMode, Usage
 from softstop.log.log import MOST_RECENT, Log
 
@@ -179,3 +180,28 @@ async def test_a_limit_that_is_lowered_in_a_signal_handler_is_reached_in_time() 
         output = await run
     assert output.stop is not None
     assert output.stop.cause == "timeout"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_interrupts_no_wait_of_the_main_thread_wakes_an_idle_loop(number: signal.Signals) -> None:
+    """It comes to another thread here, which for the main thread is as if it had come right before its wait."""
+    with script(
+        f"""
+        def strike():
+            time.sleep(0.5)  # the loop is idle by then, most likely
+            signal.pthread_kill(threading.get_ident(), {int(number)})
+
+        async def main():
+            async with Supervisor(signals=True) as supervisor:
+                run = supervisor.start(Agent(waits))
+                threading.Thread(target=strike).start()
+                say((await run).status)
+            restored = signal.getsignal({int(number)}) in (signal.SIG_DFL, signal.default_int_handler)
+            say(restored, signal.set_wakeup_fd(-1))
+
+        asyncio.new_event_loop().run_until_complete(main())
+        """
+    ) as process:
+        code, out, err = finish(process)
+    assert out.splitlines() == ["begun", "interrupted", "cancelled", "True -1"]
+    assert (code, err) == (0, "")

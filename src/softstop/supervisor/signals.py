@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from .draining import patience, stop_all
 from .state import SupervisorState
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
+WAKES: Final = signal.SIGINT  # the one by whose handler the loop gets its wakeup fd
 OF_PYTHON: Final = ("_signal", "asyncio.runners")  # modules of handlers that would cancel the program's main task
 
 
@@ -34,6 +36,7 @@ class Signals:
         self._supervisor = supervisor
         self._loop: asyncio.AbstractEventLoop | None = None  # set while the handlers are installed
         self._before: dict[signal.Signals, Any] = {}
+        self._woken: asyncio.AbstractEventLoop | None = None  # by a wakeup fd that it has for our sake
         self._late: asyncio.TimerHandle | None = None  # mode `now`, where runs take too long
 
     def install(self) -> None:
@@ -45,8 +48,23 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             raise MisuseError("signals=True needs the main thread, where Python handles signals; leave it out here")
         self._loop = self._supervisor.bind()
+        self._before = {number: signal.getsignal(number) for number in NUMBERS}
+        self._wake_by_signals(self._loop)
         for number in NUMBERS:
-            self._before[number] = signal.signal(number, self._handle)
+            signal.signal(number, self._handle)
+
+    def _wake_by_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have each signal wake the loop, unless it does already.
+
+        Python calls a handler between two bytecodes: if a signal comes right before an idle loop begins to wait, or to
+        another thread, that would be after the next event. A loop of asyncio sets a wakeup fd with its first handler.
+        """
+        known = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(known, warn_on_full_buffer=False)
+        if known == -1:
+            with suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(WAKES, lambda: None)
+                self._woken = loop
 
     def restore(self) -> None:
         """Put the handlers back that were there, unless somebody has replaced ours; set no further stop."""
@@ -54,6 +72,8 @@ class Signals:
             self._late.cancel()
         for number, before in self._before.items():
             if signal.getsignal(number) == self._handle:
+                if self._woken is not None and number is WAKES:
+                    self._woken.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not set by Python
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
