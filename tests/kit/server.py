@@ -31,8 +31,8 @@ async def storyteller(run: RunContext, message: object) -> None:
 
 
 async def steady(run: RunContext, message: object) -> None:
-    """One step of half a second, then another."""
-    for number in range(2):
+    """One step of half a second, then many others."""
+    for number in range(100):
         async with run.step(f"s{number}"):
             await anyio.sleep(0.5)
 

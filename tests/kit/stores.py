@@ -40,6 +40,10 @@ class Flaky(MemoryStore):
             await self.after_commit()
         return fenced
 
+    async def request(self, *given: Any) -> Any:
+        self._check()
+        return await super().request(*given)
+
     async def attend(self) -> Any:
         self._check()
         return await super().attend()

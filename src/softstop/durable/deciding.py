@@ -17,7 +17,12 @@ from .live import LiveRuns
 
 
 async def decide_elsewhere(
-    recording: Recording, live: LiveRuns, record: RunRecord, decided: tuple[str, Approval], wait: float
+    recording: Recording,
+    live: LiveRuns,
+    record: RunRecord,
+    decided: tuple[str, Approval],
+    origin: str | None,
+    wait: float,
 ) -> bool | None:
     """Whether a call waited and was decided so; None if that was not told within `wait` seconds."""
     call_id, approval = decided
@@ -26,7 +31,7 @@ async def decide_elsewhere(
     asked = None if run is None else run.asked.get(call_id)
     if asked is None:
         return False
-    verdict = await recording.store.request(record.run_id, Decision(call_id, asked, approval))
+    verdict = await recording.store.request(record.run_id, Decision(call_id, asked, approval), origin)
     if verdict.outcome is not StopOutcome.accepted:
         return False
     with anyio.move_on_after(wait), suppress(EventsExpired, StoreUnavailable):

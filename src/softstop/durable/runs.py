@@ -32,7 +32,7 @@ from ..runs.run import Run
 from ..runs.spec import RunOptions, RunSpec
 from ..runs.state import Approval
 from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
-from ..stores import Audit, Page, Recording, RunQuery, RunRecord
+from ..stores import Audit, Decision, Page, Recording, RunQuery, RunRecord
 from ..stores.following import stored_pages
 from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
@@ -287,11 +287,7 @@ class Runs:
     ) -> tuple[StopOutcome, RunStatus | None]:
         """Note a stop for the audit, in the store if there is one, where it reaches the owner; and its effect."""
         if self._recording is None:
-            lines = self._audit.setdefault(run_id, [])
-            if len(lines) < MOST_AUDITED:
-                lines.append(Audit(time.time(), request.by, request.reason, request.mode, origin, outcome))
-            if len(self._audit) > MOST_KEPT:
-                self._audit.popitem(last=False)
+            self._keep(run_id, Audit(time.time(), request.by, request.reason, request.mode, origin, outcome))
             return outcome, status
         try:
             verdict = await self._recording.store.request(run_id, request, origin)
@@ -301,8 +297,22 @@ class Runs:
             return outcome, status  # a run of this process is stopped without the store
         return (outcome, status) if status is not None else verdict
 
+    def _keep(self, run_id: str, line: Audit) -> None:
+        lines = self._audit.setdefault(run_id, [])
+        if len(lines) < MOST_AUDITED:
+            lines.append(line)
+        if len(self._audit) > MOST_KEPT:
+            self._audit.popitem(last=False)
+
     async def decide(
-        self, run_id: str, call_id: str, approval: Approval, *, user_id: str | None = None, wait: float = 10.0
+        self,
+        run_id: str,
+        call_id: str,
+        approval: Approval,
+        *,
+        user_id: str | None = None,
+        origin: str | None = None,
+        wait: float = 10.0,
     ) -> bool:
         """Approve or refuse a call that waits in a run of this process or another, told as `ApprovalRequested`.
 
@@ -311,6 +321,7 @@ class Runs:
             call_id: The `tool_call_id` of that event.
             approval: `softstop.ports.Approval`: whether, why not, and by whom.
             user_id: Whose run it may be.
+            origin: From where it was decided, for the audit.
             wait: Seconds for which another process may take to do it.
 
         Returns:
@@ -331,18 +342,30 @@ class Runs:
         seen = await self.get(run_id, user_id=user_id)
         run = self._local(run_id)
         if run is not None:
-            done: bool | None = decide(run._state, call_id, approval)
+            asked = decide(run._state, call_id, approval)
+            done: bool | None = asked is not None
+            if asked is not None:
+                await self._record_decision(run_id, Decision(call_id, asked.seq, approval), origin)
         else:
             assert self._recording is not None
             assert self._live is not None
             record = await self._record(run_id, user_id)
-            done = await decide_elsewhere(self._recording, self._live, record, (call_id, approval), wait)
+            done = await decide_elsewhere(self._recording, self._live, record, (call_id, approval), origin, wait)
         if done is False:
             raise NotWaiting(run_id, call_id, seen.status)
         return done is True
 
+    async def _record_decision(self, run_id: str, decision: Decision, origin: str | None) -> None:
+        """Note for the audit a decision that is in force; its owner, told of it again, finds nothing that waits."""
+        if self._recording is None:
+            by, reason = decision.approval.by, decision.approval.reason
+            self._keep(run_id, Audit(time.time(), by, reason, None, origin, StopOutcome.accepted, decision))
+        else:
+            with suppress(StoreUnavailable):
+                await self._recording.store.request(run_id, decision, origin)
+
     async def audit(self, run_id: str, *, user_id: str | None = None) -> list[Audit]:
-        """Who asked for the stop of a run, when, why and from where; oldest first.
+        """Who asked for the stop of a run, or decided a call in it, when, why and from where; oldest first.
 
         Raises:
             RunNotFound: It is none of that user's.

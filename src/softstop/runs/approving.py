@@ -16,24 +16,32 @@ async def approval(run: RunState, tool_call_id: str, tool: str, arguments: str) 
         waiter: asyncio.Future[Approval] = run.loop.create_future()
         if run.approvals is None:
             run.approvals = {}
-        run.approvals[tool_call_id] = (tool, waiter)
-        run.writer.emit(ApprovalRequested(tool_call_id, tool, arguments))
+        asked = ApprovalRequested(tool_call_id, tool, arguments)
+        run.approvals[tool_call_id] = (asked, waiter)
+        run.writer.emit(asked)
         try:
             return await waiter
         finally:
             run.approvals.pop(tool_call_id, None)
 
 
-def decide(run: RunState, tool_call_id: str, approval: Approval) -> bool:
-    """Decide about a call, from any thread; return whether it waited for that. Of two decisions the first counts."""
-    asked = None if run.approvals is None or run.record.requested else run.approvals.pop(tool_call_id, None)
-    if asked is None:
-        return False
-    gate.on_loop(run, _tell, run, tool_call_id, *asked, approval)
-    return True
+def decide(run: RunState, tool_call_id: str, approval: Approval, seq: int | None = None) -> ApprovalRequested | None:
+    """Decide about a call, from any thread; return what had asked for that, None if nothing did.
+
+    Of two decisions the first counts. With `seq`, in the run's loop, it is about the call that the event with this
+    number has asked for: the same id may be asked for again.
+    """
+    calls = {} if run.approvals is None or run.record.requested else run.approvals
+    if seq is not None and tool_call_id in calls and calls[tool_call_id][0].seq != seq:
+        return None
+    waiting = calls.pop(tool_call_id, None)
+    if waiting is None:
+        return None
+    gate.on_loop(run, _tell, run, *waiting, approval)
+    return waiting[0]
 
 
-def _tell(run: RunState, tool_call_id: str, tool: str, waiter: asyncio.Future[Approval], approval: Approval) -> None:
+def _tell(run: RunState, asked: ApprovalRequested, waiter: asyncio.Future[Approval], approval: Approval) -> None:
     if not waiter.done():  # else a stop has ended the wait
         waiter.set_result(approval)  # first: an observer of the event may end the wait
-        run.writer.emit(ApprovalDecided(tool_call_id, tool, *approval))
+        run.writer.emit(ApprovalDecided(asked.tool_call_id, asked.tool, *approval))

@@ -162,7 +162,7 @@ class Run(AsyncOnly, SaysWhere, Generic[Value]):
         return self._decide(call_id, Approval(False, why, None if by is None else label(by, "by")))
 
     def _decide(self, call_id: str, decided: Approval) -> bool:
-        return approving.decide(self._state, typed(call_id, str, "call_id"), decided)
+        return approving.decide(self._state, typed(call_id, str, "call_id"), decided) is not None
 
     def events(self, after: int = 0) -> EventStream:
         """Read the events with a `seq` above `after`. A cancelled reader does not stop the run."""

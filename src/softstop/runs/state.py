@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from ..aio.deferred_scope import DeferredScope
 from ..aio.parking import Waiters
 from ..errors import MOST_ERRORS
-from ..events import Outcome, RunStarted, Source, Stamp
+from ..events import ApprovalRequested, Outcome, RunStarted, Source, Stamp
 from ..law.ledgers import Claim, Hold
 from ..law.machine import StopRecord
 from ..limits import Limits
@@ -26,7 +26,7 @@ from .clients import Client
 from .open_work import OpenWork
 from .spec import RunOptions, RunOutput, RunSpec
 
-Asked = tuple[str, asyncio.Future["Approval"]]  # the name of a tool, and who waits for the approval
+Asked = tuple[ApprovalRequested, asyncio.Future["Approval"]]  # what has asked, and who waits for the approval
 StopHook = Callable[[StopRequest], object]
 
 

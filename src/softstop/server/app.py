@@ -22,7 +22,7 @@ from ..stores.checking import check_store
 from .auth import Authenticator
 from .elsewhere import Elsewhere
 from .gate import Gate
-from .problems import Problem, problem_of
+from .problems import TRACE, Problem, answer_to
 from .routes import agentos, contract, native, openai, probes
 from .service import Service, Settings, catalogue
 
@@ -100,7 +100,7 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
-            expose_headers=["x-run-id", "location"],
+            expose_headers=["x-run-id", "location", TRACE],
         )  # fmt: skip
     for error in (Problem, SoftstopError, RequestValidationError, Exception):
         app.add_exception_handler(error, _told)
@@ -136,14 +136,14 @@ def mount(app: FastAPI, path: str, server: FastAPI) -> None:
     app.mount(path, server)
 
 
-async def _told(_: Request, error: Exception) -> Response:
-    return problem_of(error).response()
+async def _told(request: Request, error: Exception) -> Response:
+    return answer_to(error, request.scope)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """Answer what no route answers."""
     assert isinstance(error, HTTPException)
     code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "BAD_REQUEST")
-    response = Problem(code, one_line(str(error.detail), 300), status=error.status_code).response()
+    response = answer_to(Problem(code, one_line(str(error.detail), 300), status=error.status_code), request.scope)
     response.headers.update(error.headers or {})
     return response

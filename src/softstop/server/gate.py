@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,15 +12,18 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import anyio
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..checks import seconds, whole
 from .auth import SCOPES, Authenticator, Caller
-from .problems import Problem
+from .problems import TRACE, Problem
 
 OPEN: Final = ("/healthz", "/readyz", "/health")  # paths for probes, which have no key
 MOST_OF_HEADERS: Final = 65_536  # bytes
+TRACEPARENT: Final = re.compile(  # of the W3C; only a later version may have more behind it
+    r"(?!ff|00.{53}.)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII
+)
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 DEVELOPER: Final = Caller("dev", frozenset(SCOPES))
 
@@ -51,7 +56,7 @@ class Caps:
 
 
 class Gate:
-    """Refuses what must not come in, and notes the caller, and `send` as it is here, in the state of the request.
+    """Refuses what must not come in, and notes caller, trace, and `send` as it is here, in the state of the request.
 
     Args:
         app: What lies behind.
@@ -71,16 +76,20 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        trace_id = _trace_of(headers)
+        state = scope.setdefault("state", {})
+        state |= {"trace_id": trace_id, "send": send}
+        traced = _with_header(send, trace_id)
         try:
             self._check_origin(headers)
             self._check_size(scope, headers)
             caller = self._caller(scope, headers)
             self._count(_address(scope) if caller is None else caller.user_id)
         except Problem as problem:
-            await problem.response()(scope, receive, send)
+            await problem.response(trace_id)(scope, receive, send)
             return
-        scope.setdefault("state", {}).update(caller=caller, send=send)
-        await self._app(scope, self._capped(receive), send)
+        state["caller"] = caller
+        await self._app(scope, self._capped(receive), traced)
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse what another site's page sends: a browser says where a page is from."""
@@ -150,6 +159,21 @@ class Gate:
         self._requests[caller] += 1
         if self._requests[caller] > self._caps.requests:
             raise Problem("TOO_MANY_REQUESTS", f"At most {self._caps.requests:,} requests a second")
+
+
+def _trace_of(headers: Headers) -> str:
+    """The trace that a request belongs to, as its `traceparent` says; else a new one."""
+    known = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return secrets.token_hex(16) if known is None else known[1]
+
+
+def _with_header(send: Send, trace_id: str) -> Send:
+    async def traced(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).setdefault(TRACE, trace_id)
+        await send(message)
+
+    return traced
 
 
 def _address(scope: Scope) -> str:

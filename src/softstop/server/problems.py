@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.types import Scope
 
 from ..errors import (
     EventsExpired,
@@ -22,6 +23,7 @@ from ..errors import (
     SupervisorClosed,
     one_line,
 )
+from ..telemetry.logs import tell
 
 STATUS: Final[Mapping[str, int]] = {
     "BAD_REQUEST": 400,
@@ -53,6 +55,7 @@ STATUS: Final[Mapping[str, int]] = {
     "STORE_UNAVAILABLE": 503,
 }
 RETRYABLE: Final = (429, 503)
+TRACE: Final = "x-trace-id"  # the header of every answer
 CATEGORIES: Final = {401: "authentication", 403: "authorization", 404: "not_found", 409: "conflict", 429: "rate_limit"}
 
 OTHERS: Final = (
@@ -81,15 +84,15 @@ class Problem(Exception):
         self.code, self.detail, self.issues, self.facts = code, detail, issues, facts
         self.status = STATUS[code] if status is None else status
 
-    def response(self) -> JSONResponse:
-        """The answer; one that may be tried again says when."""
+    def response(self, trace_id: str) -> JSONResponse:
+        """The answer to a request with this trace; one that may be tried again says when."""
         retryable = self.status in RETRYABLE
-        headers = {"retry-after": "1"} if retryable else {}
+        headers = {TRACE: trace_id} | ({"retry-after": "1"} if retryable else {})
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse(self._body(), self.status, headers, "application/problem+json; charset=utf-8")
+        return JSONResponse(self._body(trace_id), self.status, headers, "application/problem+json; charset=utf-8")
 
-    def _body(self) -> dict[str, Any]:
+    def _body(self, trace_id: str) -> dict[str, Any]:
         words = self.code.replace("_", " ")
         category = CATEGORIES.get(self.status, "validation" if self.status < 500 else "internal")
         body: dict[str, Any] = {
@@ -102,9 +105,19 @@ class Problem(Exception):
             "severity": "warning" if self.status < 500 else "error",
             "retryable": self.status in RETRYABLE,
             "gqlCode": self.code,
+            "trace_id": trace_id,
             **self.facts,
         }
         return body | ({"issues": list(self.issues)} if self.issues else {})
+
+
+def answer_to(error: Exception, scope: Scope) -> JSONResponse:
+    """The answer to a request that has failed so; where that is the server's fault, its log has the trace too."""
+    problem, trace_id = problem_of(error), scope["state"]["trace_id"]
+    if problem.code == "INTERNAL_ERROR":
+        text = "the request with the trace %(trace_id)s failed with %(error_type)s"
+        tell("error", "server.failed", text, trace_id=trace_id, error_type=type(error).__name__)
+    return problem.response(trace_id)
 
 
 def problem_of(error: Exception) -> Problem:

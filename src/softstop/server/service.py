@@ -291,7 +291,7 @@ class Service:
         return await self.runs.events(run_id, user_id=caller.sees)
 
     async def cancel(
-        self, caller: Caller, run_id: str, stop: Stop, address: str, kind: Kind | None = None, id: str | None = None
+        self, caller: Caller, run_id: str, stop: Stop, origin: str, kind: Kind | None = None, id: str | None = None
     ) -> RunView:
         """Stop a run of the caller's: the one handler of every route that stops one. Each call leaves an audit entry.
 
@@ -307,13 +307,13 @@ class Service:
             await self._view(caller, run_id, kind, id)
         except RunNotFound:
             if stop.allow_pending:
-                self.admission.stop_early(caller.user_id, run_id, request, address)
+                self.admission.stop_early(caller.user_id, run_id, request, origin)
             raise
         return seen_by(
-            caller, await self.runs.cancel(run_id, request, user_id=caller.sees, origin=address, wait=stop.wait)
+            caller, await self.runs.cancel(run_id, request, user_id=caller.sees, origin=origin, wait=stop.wait)
         )
 
-    async def decide(self, caller: Caller, run_id: str, decided: Decide, *, approved: bool) -> bool:
+    async def decide(self, caller: Caller, run_id: str, decided: Decide, origin: str, *, approved: bool) -> bool:
         """Approve or refuse a call that waits in a run of the caller's; whether that is done, see `Runs.decide`.
 
         Raises:
@@ -322,9 +322,9 @@ class Service:
         """
         allow(caller, "runs:write")
         approval = Approval(approved, decided.reason, caller.user_id)
-        return await self.runs.decide(run_id, decided.tool_call_id, approval, user_id=caller.sees)
+        return await self.runs.decide(run_id, decided.tool_call_id, approval, user_id=caller.sees, origin=origin)
 
-    async def cancel_many(self, caller: Caller, many: StopMany, address: str) -> tuple[int, int]:
+    async def cancel_many(self, caller: Caller, many: StopMany, origin: str) -> tuple[int, int]:
         """Stop live runs of the caller's that match; how many match, and how many were asked to stop."""
         allow(caller, "runs:cancel")
         query = RunQuery(
@@ -346,11 +346,11 @@ class Service:
         for number, view in enumerate(chosen, 1):
             if number % 50 == 0:
                 await anyio.lowlevel.checkpoint()  # the loop stays awake
-            await self.cancel(caller, view.facts.run_id, Stop(reason=many.reason, mode=many.mode, wait=0), address)
+            await self.cancel(caller, view.facts.run_id, Stop(reason=many.reason, mode=many.mode, wait=0), origin)
         return len(found), len(chosen)
 
     async def audit(self, caller: Caller, run_id: str) -> list[Audit]:
-        """Who asked for the stop of a run of the caller's, oldest first; kept as long as the run."""
+        """Who asked for the stop of a run of the caller's, or decided in it, oldest first; kept as long as the run."""
         allow(caller, "runs:read")
         return await self.runs.audit(run_id, user_id=caller.sees)
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..errors import SoftstopError
-from .problems import Problem, problem_of
+from .problems import Problem, answer_to
 
 HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -132,7 +132,7 @@ class LateResponse(Response):
             try:
                 response = await self._answer()
             except (Problem, SoftstopError) as error:  # before the task group wraps it
-                response = problem_of(error).response()
+                response = answer_to(error, scope)
 
         with self._attended:
             refused = await while_attended(receive, wait)

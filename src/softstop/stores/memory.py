@@ -233,6 +233,9 @@ class MemoryStore(Store):
             outcome = judge_decision(run.status, run.stop, decided=request.asked in root.decided)
             if outcome is StopOutcome.accepted:
                 root.decided.add(request.asked)
+                by, reason = request.approval.by, request.approval.reason
+                line = Audit(shelf._clock(), by, reason, None, origin, outcome, request)
+                shelf._runs[run_id] = replace(run, audit=(*run.audit, line))
                 shelf._tell(Asked(run_id, request), root.owner)
             return Verdict(outcome, run.status)
         outcome, stop = judge_stop(run.status, run.stop, request)

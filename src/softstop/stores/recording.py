@@ -371,7 +371,7 @@ class Recording:
             self._request_stop(run_id, request)
         elif self._supervisor is not None:
             with suppress(RunNotFound):  # it has ended
-                decide(self._supervisor.get_run(run_id)._state, request.call_id, request.approval)
+                decide(self._supervisor.get_run(run_id)._state, request.call_id, request.approval, request.asked)
 
     def _request_stop(self, run_id: str, request: StopRequest) -> None:
         if self._supervisor is None or not self._supervisor.request_stop(run_id, request).status:

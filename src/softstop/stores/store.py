@@ -20,14 +20,18 @@ from ..stops import RunStatus, StopMode, StopOutcome, StopRequest
 
 
 class Audit(NamedTuple):
-    """One stop request that came through the store: who, when, why and from where, and what it did."""
+    """One request about a run: who, when, why and from where, and what it did.
+
+    A stop has its `mode`; in place of that a decision about a call, here if it was accepted, is the `decision`.
+    """
 
     at: float
     by: str | None
     reason: str | None
-    mode: StopMode
+    mode: StopMode | None
     origin: str | None
     outcome: StopOutcome
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +217,8 @@ class Store(Protocol):
             run_id: A root or a member.
             request: A stop with its own time: as everywhere the first one fixes the cause, later ones make it stronger,
                 and each is a line in the run's `audit`. Of the decisions about one call the first counts, unless a stop
-                is on record.
-            origin: From where a stop came: an address, a command.
+                is on record, and is a line there.
+            origin: From where it came: an address, a command.
         """
         ...
 

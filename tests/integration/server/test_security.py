@@ -29,6 +29,7 @@ for name, scopes in {
     KEYS[name], key = ApiKey.new("ann" if name in ("reader", "stopper") else name, scopes)  # type: ignore[arg-type]
     KEPT.append(key)
 SECRET = "s" * 40
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def guarded(**options: Any) -> Any:
@@ -149,7 +150,7 @@ async def test_another_user_s_run_and_no_run_are_told_in_the_same_words() -> Non
                 continue
             answers = [
                 await client.request(
-                    method, path.replace("{run_id}", id), headers=bearer("bob"),
+                    method, path.replace("{run_id}", id), headers={**bearer("bob"), "traceparent": TRACE},
                     **({} if body is None else {"json": json.loads(json.dumps(body).replace("{run_id}", id))}),
                 )
                 for id in (run_id, "0" * len(run_id))

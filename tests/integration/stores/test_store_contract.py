@@ -266,7 +266,11 @@ async def test_a_decision_reaches_the_owner_once_and_not_in_a_run_that_is_being_
     assert (await a.request("m", first._replace(asked=3))).outcome is StopOutcome.too_late
     await a.commit([end("r", 2)])
     assert (await b.request("r", first._replace(asked=4))) == (StopOutcome.too_late, RunStatus.completed)
-    assert (await one(b, "r")).audit == (), "the run's own events tell who has decided"
+    lines = (await one(b, "r")).audit
+    assert [(line.by, line.reason, line.mode, line.origin, line.outcome, line.decision) for line in lines] == [
+        ("ann", None, None, "10.0.0.1", StopOutcome.accepted, first),
+        (None, "é", None, None, StopOutcome.accepted, again),
+    ], "what had no effect is nobody's act"
 
 
 async def test_who_attends_is_told_of_changes_of_any_owner(opened: Open) -> None:

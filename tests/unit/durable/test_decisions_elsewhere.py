@@ -77,7 +77,7 @@ async def test_of_decisions_in_several_processes_at_once_one_counts_and_the_othe
                 group.start_soon(decide, runs, f"user-{number}", number % 2 == 0)
         [counted] = [by for by, answer in answers.items() if answer]
         assert {answer for by, answer in answers.items() if by != counted} == {None}
-        [decided] = [event for event in await stored(MemoryStore(two.shelf), "r") if isinstance(event, ApprovalDecided)]
+        [decided] = [event for event in await opened[0][0].events("r") if isinstance(event, ApprovalDecided)]
         assert decided.by == counted
 
 
@@ -227,3 +227,23 @@ async def test_a_decision_that_is_none_is_refused_where_it_is_handed_in() -> Non
         run = supervisor.get_run("r")
         run.cancel()
         await listen(run)
+
+
+async def test_one_decision_is_about_one_call_also_where_the_next_one_has_its_id() -> None:
+    async def again(run: RunContext, message: object) -> str:
+        told = [await AdapterContext(run).approval("call/0", "pay", "{}") for _ in range(2)]
+        return " ".join(str(each.approved) for each in told)
+
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, supervisor), _ = await two.open(), await two.open()
+        run = await started(here, supervisor, Agent(again), "go", run_id="r", user_id="ann")
+        await anyio.sleep(0.1)
+        assert await told(here, "call/0", YES) is True
+        await anyio.sleep(1)
+        assert run.status is RunStatus.running, "what the store tells of the first decision is not the second"
+        assert await told(here, "call/0", NO) is True
+        assert [line.decision.approval for line in await here.audit("r") if line.decision] == [YES, NO]
+        output = (await here.ended("r")).output
+        assert output is not None
+        assert output.value == "True False"

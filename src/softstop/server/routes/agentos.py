@@ -20,7 +20,7 @@ from ..auth import Caller
 from ..problems import Problem
 from ..requests import Content, Decide, Start, Stop, read
 from ..service import KINDS, Service, allow
-from .asked import Here, Who, address_of, said, streamed
+from .asked import Here, Who, origin_of, said, streamed
 from .legs import Continue, Leg, waiting_in
 
 router = APIRouter(tags=["agentos"])
@@ -267,7 +267,7 @@ async def get(kind: OfKind, id: str, run_id: str, service: Here, who: Who) -> JS
 async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop a run at its next step boundary: CANCELLED if it has ended so within `wait` seconds, else 202."""
     stop = await read(request, AgentOSStop, empty=True)
-    view = await service.cancel(who, run_id, stop, address_of(request), kind, id)
+    view = await service.cancel(who, run_id, stop, origin_of(request), kind, id)
     body = {"success": True, "status": agentos.STATUS[view.status]}
     if view.status is RunStatus.cancelled:
         return JSONResponse(body)
@@ -286,7 +286,7 @@ async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: H
     waiting = await waiting_in(service, who, view)
     for call, decision in asked.chosen(waiting):
         decided = Decide(tool_call_id=call.tool_call_id, reason=decision.confirmation_note)
-        await service.decide(who, call.run_id, decided, approved=decision.confirmed is True)
+        await service.decide(who, call.run_id, decided, origin_of(request), approved=decision.confirmed is True)
     service.readers.recall(run_id)
     after = next(iter(waiting.values())).seq  # where the leg before has ended
     leg = Leg(service, who, view.facts, after)

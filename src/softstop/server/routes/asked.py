@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ...events import Event, Kind, Source
 from ...protocols import RunFacts
-from ...stores import Page
+from ...stores import Audit, Decision, Page
 from ...wire import contract
 from ...wire.native import FIELDS, HEARTBEAT, RETRY
 from ...wire.shown import shown_page
@@ -25,6 +25,7 @@ from ..sse import EventStreamResponse
 NAMES: Final = frozenset(name.value for cls in Event.CLASSES for name in cls.names.values()) | {contract.CANCELLED}
 Types = Annotated[str | None, Query(max_length=2_000, description="names of events, with commas; without it all")]
 Select = Annotated[str | None, Query(max_length=1_000, description="top-level fields, with commas; without it all")]
+_TRACE: Final = " trace "  # between the address and the trace of an origin
 _CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -58,9 +59,21 @@ Here = Annotated[Service, Depends(service_of)]
 Who = Annotated[Caller, Depends(caller_of)]
 
 
-def address_of(request: Request) -> str:
-    """Where a request comes from."""
-    return request.client.host if request.client else "unknown"
+def origin_of(request: Request) -> str:
+    """From where a request comes, for the audit: its address and its trace."""
+    return f"{request.client.host if request.client else 'unknown'}{_TRACE}{request.state.trace_id}"
+
+
+def audited(line: Audit) -> dict[str, Any]:
+    """A line of the audit as JSON-able data."""
+    told = line._asdict()
+    origin, _, trace_id = (line.origin or "").partition(_TRACE)
+    told |= {"origin": origin or None, "trace_id": trace_id or None}
+    decision: Decision | None = told.pop("decision")
+    if decision is None:
+        return {"action": "run.cancelled", **told}
+    verb = "approved" if decision.approval.approved else "refused"
+    return {"action": f"call.{verb}", "tool_call_id": decision.call_id, **told}
 
 
 def cursor_of(request: Request) -> int:

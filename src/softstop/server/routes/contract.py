@@ -13,7 +13,7 @@ from ...stops import RunStatus
 from ...stores import RunQuery
 from ...wire import contract
 from ..requests import LONGEST_WAIT, Start, Stop, checked, parsed, read
-from .asked import Here, Who, address_of, said
+from .asked import Here, Who, origin_of, said
 from .native import path_of
 
 router = APIRouter(prefix="/agent/run", tags=["contract"])
@@ -77,7 +77,7 @@ async def cancel(
     """`agent.run.cancel`: CANCELLED if the run has ended so within `wait` seconds, else IN_PROGRESS (202)."""
     asked = await read(request, CancelRunInput, forms=True, empty=True)
     stop = Stop(reason=asked.reason or None, wait=wait)
-    view = await service.cancel(who, asked.runId, stop, address_of(request))
+    view = await service.cancel(who, asked.runId, stop, origin_of(request))
     if view.status is RunStatus.cancelled:
         return JSONResponse({"success": True, "status": "CANCELLED"})
     body = {"success": True, "status": contract.STATUS[view.status]}

@@ -30,11 +30,12 @@ from .asked import (
     Types,
     Which,
     Who,
-    address_of,
+    audited,
     caller_of,
     cursor_of,
     fields_of,
     names_of,
+    origin_of,
     said,
     streamed,
 )
@@ -112,7 +113,7 @@ async def find(
 )
 async def cancel_many(request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop all live runs that match, at most `limit`; with `dry_run` only count them."""
-    matched, requested = await service.cancel_many(who, await read(request, StopMany), address_of(request))
+    matched, requested = await service.cancel_many(who, await read(request, StopMany), origin_of(request))
     return JSONResponse({"matched": matched, "requested": requested}, 202)
 
 
@@ -145,7 +146,7 @@ async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
         who = await caller_of(request)
         stop = Stop(reason=text[:1_000]) if text else await read(request, Stop, empty=True)
     try:
-        view = await service.cancel(who, run_id, stop, address_of(request))
+        view = await service.cancel(who, run_id, stop, origin_of(request))
     except RunNotFound:
         if not stop.allow_pending:
             raise
@@ -174,7 +175,8 @@ async def refuse(run_id: str, request: Request, service: Here, who: Who) -> JSON
 
 
 async def _decided(service: Service, who: Caller, run_id: str, request: Request, *, approved: bool) -> JSONResponse:
-    done = await service.decide(who, run_id, await read(request, Decide), approved=approved)
+    asked = await read(request, Decide)
+    done = await service.decide(who, run_id, asked, origin_of(request), approved=approved)
     return JSONResponse({"success": True}, 200 if done else 202)
 
 
@@ -230,8 +232,8 @@ async def wait(
 
 @router.get("/runs/{run_id}/audit")
 async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
-    """Who asked for the stop of a run, when, why and from where; oldest first."""
-    entries = [{"action": "run.cancelled", **line._asdict()} for line in await service.audit(who, run_id)]
+    """Who asked for the stop of a run, or decided a call in it, when, why and from where; oldest first."""
+    entries = [audited(line) for line in await service.audit(who, run_id)]
     return JSONResponse({"entries": to_jsonable_python(entries)})
 
 

@@ -13,7 +13,7 @@ from ...wire import responses
 from ..problems import Problem
 from ..requests import Start, Stop, checked, read
 from ..sse import LateResponse
-from .asked import Here, Who, address_of, said, streamed
+from .asked import Here, Who, origin_of, said, streamed
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"])
 UNDERSTOOD: Final = "input: texts, input_image (image_url) and input_file (file_url, file_data) are understood"
@@ -115,5 +115,5 @@ async def get(
 @router.post("/{run_id}/cancel")
 async def cancel(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop a run at its next step boundary: `cancelled`, or `in_progress` (202) while it is stopping."""
-    view = await service.cancel(who, run_id, Stop(), address_of(request))
+    view = await service.cancel(who, run_id, Stop(), origin_of(request))
     return JSONResponse(responses.response_of(view), 200 if view.status is RunStatus.cancelled else 202)

@@ -23,6 +23,10 @@ INSERT_RUN = (
     "session_id, metadata, created_at, status, wish) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
+INSERT_STOP = (  # or a decision
+    "INSERT INTO stops (run_id, at, by, reason, mode, origin, outcome, decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
 
 def row_of(run: RunRecord) -> tuple[Any, ...]:
     """The values of `INSERT_RUN`."""
@@ -77,10 +81,12 @@ def decision_of(data: str) -> Decision:
 
 
 def audit_of(rows: Iterable[tuple[Any, ...]]) -> tuple[Audit, ...]:
-    """The audit of a run from rows of `at, by, reason, mode, origin, outcome`."""
+    """The audit of a run from rows of `at, by, reason, mode, origin, outcome, decision`."""
     return tuple(
         Audit(at, by, reason, StopMode(mode), origin, StopOutcome(outcome))
-        for at, by, reason, mode, origin, outcome in rows
+        if decision is None
+        else Audit(at, by, reason, None, origin, StopOutcome(outcome), decision_of(decision))
+        for at, by, reason, mode, origin, outcome, decision in rows
     )
 
 

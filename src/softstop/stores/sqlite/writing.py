@@ -16,7 +16,7 @@ from ..judging import judge_decision, judge_stop
 from ..store import Batch, Decision, Request, RunQuery, RunRecord, Verdict
 from .owners import OwnerLocks, Sign, others
 from .reading import find
-from .rows import INSERT_RUN, decision_of, row_of
+from .rows import INSERT_RUN, INSERT_STOP, decision_of, row_of
 
 AT_ONCE: Final = 100  # rows of a statement
 
@@ -158,34 +158,24 @@ def request(connection: sqlite3.Connection, run_id: str, request: Request, origi
         return Verdict(StopOutcome.unknown, None)
     status, held = RunStatus(row[0]), None if row[1] is None else StopRequest.model_validate_json(row[1])
     if isinstance(request, Decision):
-        return Verdict(_decide(connection, run_id, request, status, held, at), status)
+        judged = judge_decision(status, held, decided=_is_decided(connection, run_id, request))
+        if judged is StopOutcome.accepted:
+            by, reason = request.approval.by, request.approval.reason
+            line = (run_id, at, by, reason, "", origin, judged.value, to_json(request).decode())
+            connection.execute(INSERT_STOP, line)
+        return Verdict(judged, status)
     outcome, stop = judge_stop(status, held, request)
     if stop is not None:
         connection.execute("UPDATE runs SET stop = ? WHERE run_id = ?", (stop.model_dump_json(), run_id))
-    line = (run_id, at, request.by, request.reason, request.mode.value, origin, outcome.value)
     connection.execute(
-        "INSERT INTO stops (run_id, at, by, reason, mode, origin, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)", line
+        INSERT_STOP, (run_id, at, request.by, request.reason, request.mode.value, origin, outcome.value, None)
     )
     return Verdict(outcome, status)
 
 
-def _decide(
-    connection: sqlite3.Connection,
-    run_id: str,
-    decision: Decision,
-    status: RunStatus,
-    held: StopRequest | None,
-    at: float,
-) -> StopOutcome:
+def _is_decided(connection: sqlite3.Connection, run_id: str, decision: Decision) -> bool:
     kept = connection.execute("SELECT decision FROM stops WHERE run_id = ? AND decision IS NOT NULL", (run_id,))
-    decided = any(decision_of(data).asked == decision.asked for (data,) in kept)
-    outcome = judge_decision(status, held, decided=decided)
-    if outcome is StopOutcome.accepted:
-        connection.execute(
-            "INSERT INTO stops (run_id, at, by, mode, outcome, decision) VALUES (?, ?, ?, '', ?, ?)",
-            (run_id, at, decision.approval.by, outcome.value, to_json(decision).decode()),
-        )
-    return outcome
+    return any(decision_of(data).asked == decision.asked for (data,) in kept)
 
 
 def adopt(
