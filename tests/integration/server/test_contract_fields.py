@@ -31,7 +31,10 @@ RUN = (
     " steps?:steps logs?:list agent?:dict"
 )
 LISTED = "items:summaries total:int hasMore:bool"
-PROBLEM = "type:str title:str status:int code:str detail:str category:str severity:str retryable:bool gqlCode:str trace_id:str"
+PROBLEM = (
+    "type:str title:str status:int code:str detail:str category:str severity:str retryable:bool gqlCode:str "
+    "trace_id:str"
+)
 STEPS = {"MESSAGE_CREATION", "TOOL_CALL", "TOOL_RESULT", "ERROR"}
 
 
