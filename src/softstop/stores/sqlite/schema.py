@@ -11,6 +11,7 @@ from typing import Final
 from ...errors import StoreUnavailable
 
 BUSY: Final = 2.0  # seconds that a write waits for the write of another process
+LONG: Final = 4_000  # pages of a log beside the database that is begun anew: 16 MB
 
 # What a version adds to the one before. Never change one that was released: add the next.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -69,6 +70,7 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: all that was committed survives the process
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # no commit waits for the disk: see `checkpoint`
         connection.execute("PRAGMA temp_store = MEMORY")  # what savepoints take back: in a file, half of a commit
     except sqlite3.Error:
         connection.close()
@@ -103,3 +105,14 @@ def prepare(path: Path) -> None:
             connection.close()
     except (OSError, sqlite3.Error) as error:
         raise StoreUnavailable(f"{path}: {error}") from error
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Move what was committed from the log beside the database into it, which holds up nobody.
+
+    A log that is long is begun anew, if the rest of it can be moved at once: others wait for that, a moment at most.
+    """
+    connection.execute("PRAGMA busy_timeout = 50")
+    _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if pages > LONG:
+        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()

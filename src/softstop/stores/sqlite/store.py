@@ -1,4 +1,4 @@
-"""The store in one file of SQLite: three threads, the loop never waits."""
+"""The store in one file of SQLite: four threads, the loop never waits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from ..checking import check_keep
 from ..store import Batch, Lapsed, News, Page, Request, RunQuery, RunRecord, Store, Verdict
 from . import reading, writing
 from .owners import OwnerLocks, Sign, beat
-from .schema import connect, prepare
+from .schema import checkpoint, connect, prepare
 from .watcher import Watcher
-from .worker import Worker
+from .worker import Rounds, Worker
 
 BEATS: Final = 3  # in a lease
+CHECKPOINTS: Final = 1.0  # seconds between two
 NEVER: Final = float("inf")
 TRIMMED: Final = 200  # rows at a time, beside twice those that were written meanwhile
 PATIENCE: Final = 5.0  # seconds; more than the pause between two tries of a recording, and a wait for a lock
@@ -91,34 +92,33 @@ class SQLiteStore(Store):
             raise MisuseError(f"this SQLiteStore is open already; give each Recording or server its own: {own}")
         self._owner, self._lease = owner, lease
         try:
-            watcher = await anyio.to_thread.run_sync(self._begin, asyncio.get_running_loop())
+            rounds = await anyio.to_thread.run_sync(self._begin, asyncio.get_running_loop())
             try:
                 await self._beat()
                 yield
             finally:
                 with anyio.CancelScope(shield=True):  # bounded: the threads end with the jobs that wait
-                    await anyio.to_thread.run_sync(self._end, watcher)
+                    await anyio.to_thread.run_sync(self._end, rounds)
         finally:
             self._owner = ""
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> Watcher:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> tuple[Watcher, Rounds]:
         prepare(self._path)
-        reads = partial(connect, self._path, writes=False)
+        reads, writes = [partial(connect, self._path, writes=writes) for writes in (False, True)]
         try:
             self._locks.take(self._owner)
             watcher = Watcher(self._owner, reads, self._is_gone, partial(call_on, loop, self._receive))
         except (OSError, sqlite3.Error) as error:
             self._locks.give_back()
             raise StoreUnavailable(f"{self._path}: {error}") from error
-        self._writer = Worker("writer", partial(connect, self._path, writes=True), "IMMEDIATE")
+        self._writer = Worker("writer", writes, "IMMEDIATE")
         self._reader = Worker("reader", reads, "DEFERRED")
-        return watcher
+        return watcher, Rounds("checkpoints", writes, checkpoint, lambda: CHECKPOINTS)
 
-    def _end(self, watcher: Watcher) -> None:
-        watcher.stop()
-        for worker in (self._writer, self._reader):
-            if worker is not None:
-                worker.stop()
+    def _end(self, rounds: tuple[Watcher, Rounds]) -> None:
+        for each in (*rounds, self._reader, self._writer):  # the last one that could write leaves a single file
+            if each is not None:
+                each.stop()
         self._locks.give_back()
 
     def _receive(self, news: list[News]) -> None:

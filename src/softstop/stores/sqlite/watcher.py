@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from ...stops import StopRequest
 from ..store import Asked, Changed, News, OwnerLost
 from .owners import Sign, others
 from .rows import decision_of
+from .worker import Rounds
 
 EVERY: Final = 0.01  # seconds between looks: half of what a stop from another process waits
 OFTEN: Final = 0.002  # the same while there is something to see, so that who follows a stream has it in time
@@ -20,7 +19,7 @@ AWAKE: Final = 1.0  # seconds after the last change until looks become rare
 
 
 class Watcher:
-    """Looks at the database, and whether its owners are gone, and tells what is new; outlives every error."""
+    """Looks at the database, and whether its owners are gone, and tells what is new."""
 
     def __init__(
         self,
@@ -29,51 +28,36 @@ class Watcher:
         is_gone: Callable[[str, Sign], bool],
         tell: Callable[[list[News]], object],
     ) -> None:
-        self._owner, self._connect, self._is_gone, self._tell = owner, connect, is_gone, tell
+        self._owner, self._is_gone, self._tell = owner, is_gone, tell
         self._version = -1  # of the data, as SQLite counts what other connections commit
         self._seen = 0.0  # when that changed
         self._changed, self._asked = _newest(connect)
         self._others: dict[str, Sign] = {}
         self._lost: set[str] = set()  # that were told
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="softstop watcher", daemon=True)
-        self._thread.start()
+        self._rounds = Rounds("watcher", connect, self._look, self._pause)
 
     def stop(self) -> None:
-        """End the thread; wait for that."""
-        self._stopped.set()
-        self._thread.join()
+        """End its thread; wait for that."""
+        self._rounds.stop()
 
-    def _watch(self) -> None:
-        connection: sqlite3.Connection | None = None
-        while not self._stopped.wait(OFTEN if time.monotonic() - self._seen < AWAKE else EVERY):
-            try:
-                connection = connection or self._connect()
-                news = self._look(connection)
-            except Exception:  # noqa: BLE001 - boundary: the thread, which lives on; whoever reads is told what is wrong
-                if connection is not None:
-                    connection.close()
-                connection, self._version = None, -1
-            else:
-                if news:
-                    self._tell(news)
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+    def _pause(self) -> float:
+        return OFTEN if time.monotonic() - self._seen < AWAKE else EVERY
 
-    def _look(self, connection: sqlite3.Connection) -> list[News]:
+    def _look(self, connection: sqlite3.Connection) -> None:
+        known, self._version = self._version, -1  # after an error: another connection has numbers of its own
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         news: list[News] = []
-        if version != self._version:
+        if version != known:
             news += self._new_events(connection)
             news += self._requests(connection)
             self._others = others(connection, self._owner)
-            self._version = version
             self._seen = time.monotonic()
         gone = {other for other, sign in self._others.items() if self._is_gone(other, sign)}
         news += [OwnerLost(other) for other in gone - self._lost]
         self._lost = gone
-        return news
+        self._version = version
+        if news:
+            self._tell(news)
 
     def _new_events(self, connection: sqlite3.Connection) -> list[News]:
         rows = connection.execute("SELECT run_id, changed FROM roots WHERE changed > ?", (self._changed,)).fetchall()

@@ -1,4 +1,4 @@
-"""A thread that works on a database, job after job, and outlives every error."""
+"""Threads that work on a database, job after job or again and again, and outlive every error."""
 
 from __future__ import annotations
 
@@ -108,6 +108,48 @@ class Worker:
     def _close(self) -> None:
         """Close the connection, which takes back what is not committed; the next job opens another one."""
         connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
+class Rounds:
+    """One thread with one connection, in which the same is done again and again.
+
+    Args:
+        name: The thread's.
+        connect: Makes the connection, again after each error.
+        work: What is done.
+        pause: Seconds before the next round.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], sqlite3.Connection],
+        work: Callable[[sqlite3.Connection], object],
+        pause: Callable[[], float],
+    ) -> None:
+        self._connect, self._do, self._pause = connect, work, pause
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"softstop {name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the round that it is in; wait for that."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while not self._stopped.wait(self._pause()):
+            try:
+                connection = connection or self._connect()
+                self._do(connection)
+            except Exception:  # noqa: BLE001 - boundary: the thread, which lives on; whoever reads is told what is wrong
+                if connection is not None:
+                    connection.close()
+                connection = None
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
