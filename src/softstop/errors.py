@@ -201,7 +201,7 @@ class StoreUnavailable(SoftstopError):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        return f"the store cannot do that now: {self.problem}; nothing of it was stored, so that it may be tried again"
+        return f"the store cannot be used: {self.problem}; nothing of it was stored; try again once that is mended"
 
 
 class StepTimeout(SoftstopError, TimeoutError):
@@ -261,7 +261,7 @@ class AsyncOnly:
     if not TYPE_CHECKING:  # checkers tell it by themselves
 
         def __enter__(self) -> NoReturn:
-            raise MisuseError(f"a {type(self).__name__} is not used so; write {self._USE}")
+            raise MisuseError(f"{type(self).__name__} is not used so; write {self._USE}")
 
         def __exit__(self, *exc: object) -> None: ...  # Python looks for both
 

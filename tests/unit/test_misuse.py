@@ -249,6 +249,22 @@ async def test_a_callback_that_comes_too_late_to_be_called_is_refused_and_not_dr
     assert line.startswith("MisuseError: run.on_stop came too late")
 
 
+@pytest.mark.parametrize("stop_at", [None, 1])
+async def test_a_callback_that_is_registered_after_the_outcome_is_refused(stop_at: float | None) -> None:
+    contexts: list[RunContext] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        contexts.append(run)
+        await anyio.sleep(2)
+
+    run = Agent(body).arun("x")
+    if stop_at is not None:
+        at(stop_at, run.cancel)
+    assert (await run).errors == ()
+    with pytest.raises(MisuseError, match=f"run '{run.run_id}' has ended; register it before"):
+        contexts[0].on_stop(lambda stop: None)
+
+
 async def in_its_body(run: RunContext, wait: Callable[[], Coroutine[Any, Any, object]]) -> None:
     await wait()
 

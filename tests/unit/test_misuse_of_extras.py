@@ -34,11 +34,15 @@ APP = create_app(agents=[agent], dev=True)
 BUILT: dict[str, tuple[Callable[[], object], str]] = {
     "a file without a name": (
         lambda: SQLiteStore(""),
-        "SQLiteStore takes the path of a file that processes share; MemoryStore() is for tests",
+        "SQLiteStore takes the path of a file that processes share, not ''; MemoryStore() is for tests",
     ),
     "a file in memory": (
         lambda: SQLiteStore(":memory:"),
-        "SQLiteStore takes the path of a file that processes share; MemoryStore() is for tests",
+        "SQLiteStore takes the path of a file that processes share, not ':memory:'; MemoryStore() is for tests",
+    ),
+    "a file that is a number": (
+        lambda: SQLiteStore(5),  # type: ignore[arg-type]
+        "SQLiteStore takes the path of a file that processes share, not 5; MemoryStore() is for tests",
     ),
     "a recording of a path": (
         lambda: Recording("runs.db"),

@@ -258,6 +258,10 @@ FORGOTTEN: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: two(None, None),  # type: ignore[arg-type]
         "the body 'body' returned a coroutine, of which nothing has run; write `return await ...`",
     ),
+    "a member": (
+        lambda: agent.arun("x"),
+        "the body 'body' returned a member that is live; write `return await ...`",
+    ),
     "an async generator": (
         words,
         (

@@ -279,11 +279,10 @@ class RunContext(SaysWhere):
     def on_stop(self, callback: StopHook) -> None:
         """Call `callback(stop)`, sync or async, if this run ends cancelled: after its last step, newest callback first.
 
-        All callbacks together have `cleanup_timeout` seconds; they cannot change the outcome. One that is registered
-        after the outcome is not called.
+        All callbacks together have `cleanup_timeout` seconds; they cannot change the outcome.
 
         Raises:
-            MisuseError: It is no such callable, or the callbacks are being called already.
+            MisuseError: It is no such callable, or the callbacks are being called already, or the run has ended.
         """
         if not callable(callback):
             raise MisuseError(f"run.on_stop takes a callable, not {type(callback).__name__}")
@@ -293,10 +292,12 @@ class RunContext(SaysWhere):
             raise MisuseError(f"run.on_stop takes callback(stop), not {callback!r:.80}: {error}") from None
         except ValueError:  # of C code that does not tell its arguments
             pass
-        if self._run.record.phase is ENDING:
+        record = self._run.record
+        if record.ended or record.phase is ENDING:
             raise MisuseError(
-                f"run.on_stop came too late, {callback!r:.80} would not be called: run {self.run_id!r} is calling its "
-                "callbacks already; register it before the stop or in a begun step, or do here what it does"
+                f"run.on_stop came too late, {callback!r:.80} would not be called: run {self.run_id!r} "
+                f"{'has ended' if record.ended else 'is calling its callbacks already'}; register it before the stop "
+                "or in a begun step, or do here what it does"
             )
         if self._run.hooks is None:
             self._run.hooks = []

@@ -16,6 +16,7 @@ from .context import RunContext
 from .limiting import reach_time_or_steps
 from .members import end_members
 from .open_work import current_step
+from .run import Run
 from .state import RunState, current
 from .streams import FAIRNESS
 
@@ -105,6 +106,8 @@ def _look_at(run: RunState, value: object) -> None:
         if isinstance(value, AsyncGenerator):
             what, move = "an async generator", "async for text in ...: run.write(text)"
         raise MisuseError(f"the body {run.source.name!r} returned {what}, of which nothing has run; write `{move}`")
+    elif isinstance(value, Run) and value._state.parent is run and not value.status.ended:
+        raise MisuseError(f"the body {run.source.name!r} returned a member that is live; write `return await ...`")
 
 
 async def _write_out(run: RunState, texts: AsyncIterator[str]) -> None:

@@ -138,6 +138,19 @@ async def test_a_file_that_is_no_database_is_told_where_it_is_opened(path: Path)
             raise NotImplementedError
 
 
+@pytest.mark.parametrize("version", [0, len(schema.MIGRATIONS)])
+async def test_a_database_of_another_program_is_told_where_it_is_opened_and_left_as_it_is(
+    path: Path, version: int
+) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"CREATE TABLE runs (x); PRAGMA user_version = {version}")
+    before = await anyio.Path(path).read_bytes()
+    with pytest.raises(StoreUnavailable, match="is a database of another program; give SQLiteStore a file of its own"):
+        async with SQLiteStore(path).open("a", 10.0):
+            raise NotImplementedError
+    assert await anyio.Path(path).read_bytes() == before
+
+
 async def test_a_folder_that_is_not_there_is_told_where_it_is_opened(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="No such file or directory"):
         async with SQLiteStore(tmp_path / "nowhere" / "runs.db").open("a", 10.0):

@@ -78,6 +78,16 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     return connection
 
 
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreUnavailable if the database is one of another program, before anything of it is changed."""
+    version, tables, ours = connection.execute(
+        "SELECT user_version, (SELECT count(*) FROM sqlite_master), (SELECT count(*) FROM sqlite_master WHERE name = "
+        "'roots') FROM pragma_user_version"
+    ).fetchone()
+    if tables and not (version and ours):
+        raise StoreUnavailable(f"{path} is a database of another program; give SQLiteStore a file of its own")
+
+
 def prepare(path: Path) -> None:
     """Make the file, for its owner alone, or bring an older one to the present version.
 
@@ -89,6 +99,7 @@ def prepare(path: Path) -> None:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = connect(path, writes=True)
         try:
+            _refuse_foreign(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -52,7 +52,7 @@ class SQLiteStore(Store):
         keep_ended_for: The same for all that is kept of a root run.
 
     Raises:
-        MisuseError: The path is empty or ":memory:", or a number is none.
+        MisuseError: The path is none, empty or ":memory:", or a number is none.
     """
 
     def __init__(
@@ -65,8 +65,12 @@ class SQLiteStore(Store):
         keep_logs_for: float | timedelta | None = None,
         keep_ended_for: float | timedelta | None = None,
     ) -> None:
-        if fspath(path) in ("", ":memory:"):
-            raise MisuseError("SQLiteStore takes the path of a file that processes share; MemoryStore() is for tests")
+        given: object = path
+        if not isinstance(given, str | PathLike) or fspath(path) in ("", ":memory:"):
+            raise MisuseError(
+                f"SQLiteStore takes the path of a file that processes share, not {given!r:.80}; MemoryStore() is for "
+                "tests"
+            )
         self._path, self._clock = Path(path), clock
         self._keep = check_keep(keep_logs, keep_ended, keep_logs_for, keep_ended_for)
         self._written = 0  # rows of events since something was trimmed
