@@ -241,6 +241,22 @@ async def test_a_stream_read_in_it_is_closed_and_told_as_cut() -> None:
     assert statuses(run.output) == [("read", "cut"), ("ask", "unsettled")]
 
 
+async def test_a_stream_whose_block_it_leaves_between_two_chunks_is_told_as_cut() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        try:
+            async with run.step("ask", timeout=3.5), run.stream("read", words(9)) as chunks:
+                async for word in chunks:
+                    run.write(word)
+                    await anyio.sleep(5)
+        except StepTimeout:
+            pass
+        return "done"
+
+    run, _ = await one(body)
+    assert run.status is RunStatus.completed
+    assert statuses(run.output) == [("read", "cut"), ("ask", "unsettled")]
+
+
 async def test_a_member_that_it_waits_for_is_stopped_and_finishes_what_it_has_begun() -> None:
     async def member(run: RunContext, message: object) -> None:
         async with run.step("pay"):

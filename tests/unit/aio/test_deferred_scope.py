@@ -137,6 +137,22 @@ async def test_a_scope_that_is_closed_holds_nothing_above_whatever_is_open_in_it
     await asyncio.wait((worker.task, top.task))
 
 
+async def test_who_is_about_to_run_gets_its_turns_also_above_a_scope_that_gives_none() -> None:
+    top = Worker()
+    middle = Worker(top)
+    worker = Worker(middle)
+    await turns()
+    worker.scope.hold()
+    top.scope.cancel()
+    top.let_go.set()  # it is about to end by itself
+    worker.scope.close(0)
+    await asyncio.wait((top.task,))
+    assert not top.interrupted_at
+    for each in (worker, middle):
+        each.task.cancel()
+    await asyncio.wait((worker.task, middle.task))
+
+
 @pytest.mark.parametrize("seed", range(150))
 async def test_random_holds_cancels_and_ends(seed: int) -> None:
     await random_story(seed)

@@ -7,7 +7,7 @@ from kit.random_agents import random_agent
 from kit.runs import listen
 from softstop import Agent, Event, RunContent, RunContext, Supervisor, Usage
 from softstop.events import restore
-from softstop.events.restoring import parse_log
+from softstop.events.restoring import Restoring, parse_log
 from softstop.testing import run_virtual
 
 
@@ -55,3 +55,10 @@ def test_adjacent_texts_are_one_event_and_what_is_charged_stays_apart() -> None:
     assert [event for event in read if not isinstance(event, RunContent)] == [
         event for event in events if not isinstance(event, RunContent)
     ]
+
+
+def test_a_fold_that_wants_no_texts_keeps_none() -> None:
+    folded = Restoring(texts=False)
+    for event in run_virtual(lambda: log_of(Agent(writer)))[:-1]:
+        folded.take(event)
+    assert {run.content for run in folded.log().runs.values()} == {""}

@@ -131,7 +131,7 @@ async def test_t09_a_native_cancel_while_clients_are_closed_leaves_none_of_them_
             for _ in range(cancels):
                 task.cancel()
                 await asyncio.sleep(0.05)
-            await run
+            assert len((await run).errors) == cancels, "each is told"
             await asyncio.sleep(0.5)
             assert sorted(log) == ["first is closed", "second is closed", "third is closed"]
             assert not supervisor.statistics().tasks
