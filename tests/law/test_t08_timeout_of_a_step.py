@@ -257,6 +257,30 @@ async def test_a_stream_whose_block_it_leaves_between_two_chunks_is_told_as_cut(
     assert statuses(run.output) == [("read", "cut"), ("ask", "unsettled")]
 
 
+async def test_a_stream_that_is_left_early_after_a_step_was_cut_is_not_told_as_cut() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        async def helper() -> None:
+            async with run.step("inner"):
+                await anyio.sleep(5)
+            async with run.stream("read", words(9)) as chunks:
+                async for _ in chunks:
+                    break
+
+        try:
+            async with run.step("ask", timeout=2):
+                await helper()
+        except StepTimeout:
+            pass
+        async with run.stream("read", words(9)) as chunks:
+            async for _ in chunks:
+                break
+        return "done"
+
+    run, _ = await one(body)
+    assert run.status is RunStatus.completed
+    assert statuses(run.output) == [("inner", "unsettled"), ("ask", "unsettled"), ("read", "completed")]
+
+
 async def test_a_member_that_it_waits_for_is_stopped_and_finishes_what_it_has_begun() -> None:
     async def member(run: RunContext, message: object) -> None:
         async with run.step("pay"):

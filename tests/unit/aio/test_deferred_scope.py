@@ -60,6 +60,7 @@ async def test_a_region_in_a_region_gives_back_the_one_around_it() -> None:
     with outer.scope.region():
         with inner.scope.region():
             assert (outer.scope.in_region, inner.scope.in_region) == (True, True)
+            await outer.scope.delivery()  # at once here, too
         outer.scope.cancel()
         await outer.scope.delivery()  # at once: the scope waits for this region
         assert (outer.scope.in_region, inner.scope.in_region) == (True, False)
@@ -135,6 +136,25 @@ async def test_a_scope_that_is_closed_holds_nothing_above_whatever_is_open_in_it
     worker.task.cancel()
     top.task.cancel()
     await asyncio.wait((worker.task, top.task))
+
+
+@pytest.mark.parametrize("end", ["exit", "give_up", "close"])
+async def test_who_waits_for_an_interruption_that_never_comes_is_let_go_with_the_scope(end: str) -> None:
+    worker = Worker()
+    await turns()
+    worker.scope.hold()
+    worker.scope.cancel()
+    waiting = asyncio.ensure_future(worker.scope.delivery())  # noqa: TID251 - without a supervisor
+    await turns()
+    assert (worker.scope.waiting, waiting.done()) == (1, False)
+    if end == "exit":
+        worker.let_go.set()
+    else:
+        getattr(worker.scope, end)()
+    await turns()
+    assert (worker.scope.waiting, waiting.done()) == (0, True)
+    worker.task.cancel()
+    await asyncio.wait((worker.task,))
 
 
 async def test_who_is_about_to_run_gets_its_turns_also_above_a_scope_that_gives_none() -> None:

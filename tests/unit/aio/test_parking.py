@@ -26,6 +26,12 @@ async def test_a_waiter_whose_loop_is_closed_keeps_no_other_one_from_waking() ->
             await mine
 
 
+async def test_a_list_of_waiters_that_were_woken_is_empty() -> None:
+    waiters: Waiters = [asyncio.get_running_loop().create_future()]
+    wake_all(waiters)
+    assert waiters == []
+
+
 async def test_a_wait_that_is_given_up_is_no_longer_in_the_list() -> None:
     waiters: Waiters = []
     for _ in range(3):

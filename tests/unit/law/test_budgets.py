@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kit.budgets import claim, hold_of
 from softstop import Usage
-from softstop.law.amounts import NOTHING, Amount, exactly
+from softstop.law.amounts import NOTHING, Amount, Room, exactly
 from softstop.law.ledgers import Claim, ClaimState, Ledger, first_reached, spend
 
 # -- single cases ----------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_two_steps_that_wait_for_each_other_are_not_left_waiting() -> None:
     budget = Ledger(tokens=100)
     one, two = hold_of(claim(budget, tokens=50)), hold_of(claim(budget, tokens=50))
     first = claim(budget, tokens=10, inside=(one,))
-    assert first.state is ClaimState.waiting, "the other one may still end"
+    assert (first.state, budget.waiting) == (ClaimState.waiting, 1), "the other one may still end"
     second = claim(budget, tokens=10, inside=(two,))
     assert second.state is ClaimState.refused, "it would wait for one that waits for it"
     two.release()
@@ -158,6 +158,17 @@ def test_a_circle_that_closes_by_spending_is_opened_again() -> None:
     assert ClaimState.granted in (first.state, second.state)
 
 
+def test_who_may_still_get_room_is_not_refused_with_one_that_cannot() -> None:
+    budget = Ledger(tokens=120)
+    one, two, third = (hold_of(claim(budget, tokens=tokens)) for tokens in (30, 30, 60))
+    small, large = claim(budget, tokens=10, inside=(one,)), claim(budget, tokens=50, inside=(two,))
+    assert {small.state, large.state} == {ClaimState.waiting}
+    budget.change(Room(tokens=75))
+    assert (small.state, large.state) == (ClaimState.waiting, ClaimState.refused)
+    third.release()
+    assert small.state is ClaimState.granted
+
+
 def test_who_waits_inside_a_step_is_served_although_a_larger_one_waits_inside_another() -> None:
     budget = Ledger(tokens=100)
     one, two, third = (hold_of(claim(budget, tokens=tokens)) for tokens in (30, 30, 40))
@@ -179,6 +190,7 @@ def test_spending_beyond_a_claim_is_counted_and_never_makes_reserved_negative() 
     assert (budget.spent.tokens, budget.reserved.tokens) == (150, 0)
     assert budget.reached() == "tokens"
     assert budget.facts("tokens").overshoot == 50
+    assert Ledger(tokens=50).facts("tokens").overshoot == 0
 
 
 def test_forfeiting_counts_all_that_is_left_as_spent() -> None:

@@ -95,6 +95,8 @@ def test_the_reports_of_a_part_of_a_stream_and_of_a_whole_run_are_understood_too
     run = of_run(input_tokens=5, output_tokens=2, cost=Decimal("0.25"), requests=3)
     assert read_report(run) == Usage(input_tokens=5, output_tokens=2, cost_nano_usd=250_000_000)
     assert read_report(of_run(input_tokens=5, unmeasured_requests=1)) == Usage(input_tokens=5, estimated=True)
+    priced = {"input_tokens": 5, "cost": Decimal("0.25"), "cost_nano_usd": 7}
+    assert read_report(priced) == Usage(input_tokens=5, cost_nano_usd=7), "the caller's own price"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_replay_from_every_position_gives_exactly_what_came_after_it(script: lis
     assert [seq for seq, *_ in model.entries] == list(range(1, log.seq + 1))
     for after in range(log.seq + 1):
         events, rest = log.read(after), [entry for entry in model.entries if entry[0] > after]
-        assert [event.seq for event in events] == sorted({event.seq for event in events})
+        assert [event.seq for event in events] == sorted({event.seq for event in events if event.seq > after})
         for run in ("r0", "r1", "r2"):
             assert text_of(events, run) == "".join(text or "" for _, who, text, _ in rest if who == run)
             assert tokens_of(events, run) == sum(tokens for _, who, _, tokens in rest if who == run)

@@ -300,4 +300,4 @@ def test_what_cannot_be_a_team_is_misuse_where_it_is_built(arguments: dict[str, 
 def test_a_team_is_named_after_its_lead_unless_it_has_a_name() -> None:
     assert Team([waits()], body=sane).name == "sane"
     assert Team([waits()], sane, name="Ours", id="o-1").source == Source("team", "o-1", "Ours")
-    assert Team([waits(), BestEffort(Workflow([waits()]))]).members[1].source.kind == "workflow"
+    assert Team([waits(), BestEffort(BestEffort(Workflow([waits()])))]).members[1].source.kind == "workflow"
