@@ -276,3 +276,20 @@ async def test_what_several_abandoned_steps_had_reserved_counts_as_spent_all_of_
         assert output.abandoned == ("pay", "pay")
         assert (budget.spent.tokens, budget.reserved.tokens) == (20, 0)
         await anyio.sleep(20)
+
+
+async def test_a_step_and_a_callback_that_both_ignore_their_cut_are_both_named() -> None:
+    async def callback(stop: StopRequest) -> None:
+        await retries_for(30)
+
+    async def body(run: RunContext, message: object) -> None:
+        run.on_stop(callback)
+        async with run.step("pay"):
+            await retries_for(30)
+
+    async with Supervisor(policy=POLICY) as supervisor:
+        run = supervisor.start(Agent(body))
+        at(3, run.cancel)
+        output = await run.ended()
+        await anyio.sleep(30)
+    assert (output.status, output.abandoned) == (RunStatus.cancelled, ("pay", "on_stop"))

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from kit.runs import now, sleeper, words
+from kit.runs import at, now, sleeper, statuses, words
 from softstop import Agent, LimitReached, Limits, RunContext, StopCause, Supervisor
 
 
@@ -104,3 +104,17 @@ async def test_of_two_timeouts_of_one_instant_the_root_s_fires_first_although_it
     (member,) = output.members
     assert member.stop is not None
     assert (member.stop.cause, member.stop.via) == (StopCause.timeout, run.run_id)
+
+
+async def test_a_limit_that_is_reached_after_a_stop_does_not_shorten_the_grace_of_that() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(60)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), limits=Limits(timeout=5))
+        at(1, lambda: run.cancel(grace=100))
+        output = await run.ended()
+        assert now() == 60
+    assert output.stop is not None
+    assert (output.stop.grace, statuses(output)) == (100, [("pay", "completed")])

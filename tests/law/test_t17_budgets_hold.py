@@ -5,10 +5,11 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.runs import at, listen, now, one
+from kit.runs import at, listen, now, one, statuses
 from softstop import (
     Agent,
     Budget,
+    BudgetExceeded,
     Limits,
     MisuseError,
     RunContext,
@@ -313,3 +314,15 @@ async def test_a_task_that_outlives_its_step_waits_for_room_behind_those_that_ca
 
     await one(body, budgets=[Budget(tokens=10)])
     assert order == ["second", "third", "left over"]
+
+
+async def test_a_step_does_not_wait_for_the_room_of_any_of_the_steps_around_it() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        half, more = Usage(output_tokens=50), Usage(output_tokens=40)
+        async with run.step("outer", reserve=half), run.step("in it", reserve=more):
+            with pytest.raises(BudgetExceeded):
+                await run.step("innermost", reserve=more).__aenter__()
+
+    with anyio.fail_after(60):
+        run, _ = await one(body, limits=Limits(tokens=100))
+    assert statuses(run.output) == [("in it", "completed"), ("outer", "completed")]

@@ -237,6 +237,10 @@ def test_of_a_stop_of_a_member_and_one_of_a_run_above_that_no_owner_saw_the_firs
         (("member", ASKED),): ("too dear", None),
         (("member", ASKED), ("root", later)): ("too dear", "as well"),
         (("member", later), ("root", ASKED)): ("too dear", "too dear"),
+        (("member", later.model_copy(update={"requested_at": ASKED.requested_at})), ("root", ASKED)): (
+            "too dear",
+            "too dear",
+        ),
     }.items():
         ids = {"member": member, "root": root}
         below, above = [

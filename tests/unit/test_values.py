@@ -103,3 +103,16 @@ def test_each_kind_of_limit_is_known_wherever_limits_are_told_changed_and_judged
         kinds - {"queue_timeout"}
     )
     assert {field.name for field in fields(Headroom)} == kinds - {"queue_timeout", "idle_timeout"}
+
+
+def test_a_total_that_has_become_less_gives_nothing_back() -> None:
+    before = Usage(input_tokens=20, output_tokens=9, cost_nano_usd=70)
+    assert Usage(input_tokens=12, output_tokens=10, cost_nano_usd=60).beyond(before) == Usage(
+        output_tokens=1, cost_nano_usd=0
+    )
+
+
+@pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"])
+def test_a_sum_stays_within_what_a_usage_may_have(name: str) -> None:
+    most = Usage.model_validate({name: MOST_TOKENS})
+    assert getattr(most + most, name) == MOST_TOKENS

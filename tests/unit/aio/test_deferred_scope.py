@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from kit.scope_model import Worker, random_story, turns
 from softstop.aio.deferred_scope import DeferredScope, about_to_run
+from softstop.aio.parking import wake_all
 
 
 async def test_it_waits_for_what_holds_it_then_interrupts_once_and_leaves_clean_up_in_peace() -> None:
@@ -127,8 +129,9 @@ async def test_a_scope_that_is_closed_holds_nothing_above_whatever_is_open_in_it
     await turns()
     worker.scope.hold()
     worker.scope.hold()
-    worker.scope.close()
-    assert top.scope.held == 0
+    for _ in range(2):
+        worker.scope.close()
+        assert top.scope.held == 0
     worker.scope.release()
     worker.scope.release()
     worker.scope.hold()
@@ -326,3 +329,44 @@ async def test_a_task_that_does_not_show_what_it_waits_for_is_interrupted_all_th
     assert heard == [pytest.approx(now, abs=0.01)]
     scope.exit()
     assert task.cancelling() == 0
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_task_to_which_something_comes_in_every_turn_is_interrupted_all_the_same(held: bool) -> None:
+    scope, loop = DeferredScope(), asyncio.get_running_loop()
+    chunks = [loop.create_future()]
+
+    async def work() -> None:
+        scope.enter(asyncio.current_task())
+        try:
+            while len(chunks) < 100:
+                await chunks[-1]
+                chunks.append(loop.create_future())
+        finally:
+            scope.exit()
+
+    def supply() -> None:
+        wake_all(chunks[-1:])
+        if not task.done():
+            loop.call_soon(supply)
+
+    task = asyncio.ensure_future(work())  # noqa: TID251 - without a supervisor
+    await turns()
+    supply()
+    if held:
+        scope.hold()
+    scope.cancel()
+    if held:
+        scope.release()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    await turns()
+
+
+async def test_a_scope_is_entered_once() -> None:
+    scope = DeferredScope()
+    scope.enter(asyncio.current_task())
+    with suppress(RuntimeError):
+        scope.enter(asyncio.current_task())
+        raise AssertionError("entered twice")
+    scope.exit()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kit.budgets import claim, hold_of
 from softstop import Usage
 from softstop.law.amounts import NOTHING, Amount, Room, exactly
-from softstop.law.ledgers import Claim, ClaimState, Ledger, first_reached, spend
+from softstop.law.ledgers import Claim, ClaimState, Ledger, first_reached, grant, spend
 
 # -- single cases ----------------------------------------------------------------------------------------------------
 
@@ -190,6 +190,29 @@ def test_spending_beyond_a_claim_is_counted_and_never_makes_reserved_negative() 
     assert (budget.spent.tokens, budget.reserved.tokens) == (150, 0)
     assert budget.reached() == "tokens"
     assert budget.facts("tokens").overshoot == 50
+
+
+def test_output_beyond_a_claim_leaves_none_reserved() -> None:
+    budget = Ledger(output_tokens=100)
+    hold = grant((budget,), exactly(Amount(30, 0, 30)))
+    assert hold is not None
+    hold.spend(Amount(50, 0, 50))
+    assert budget.reserved == NOTHING
+    hold.release()
+    assert (budget.spent, budget.reserved) == (Amount(50, 0, 50), NOTHING)
+
+
+def test_what_an_abandoned_step_has_not_used_is_given_back_once() -> None:
+    budget = Ledger(tokens=100)
+    hold = hold_of(claim(budget, tokens=40))
+    hold.abandon()
+    hold.spend(Amount(10))
+    for _ in range(2):
+        hold.release()
+        assert (budget.spent.tokens, budget.reserved.tokens) == (10, 0)
+
+
+def test_a_limit_that_is_not_reached_is_not_overshot() -> None:
     assert Ledger(tokens=50).facts("tokens").overshoot == 0
 
 

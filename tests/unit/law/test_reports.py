@@ -97,6 +97,7 @@ def test_the_reports_of_a_part_of_a_stream_and_of_a_whole_run_are_understood_too
     assert read_report(of_run(input_tokens=5, unmeasured_requests=1)) == Usage(input_tokens=5, estimated=True)
     priced = {"input_tokens": 5, "cost": Decimal("0.25"), "cost_nano_usd": 7}
     assert read_report(priced) == Usage(input_tokens=5, cost_nano_usd=7), "the caller's own price"
+    assert read_report({"input_tokens": 5, "cost": Decimal("NaN")}) == Usage(input_tokens=5), "no price at all"
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,15 @@ def test_a_replay_tells_the_usage_of_what_it_replays_and_none_of_what_was_read(a
     assert tokens_of(log.read(after), "r0") == 100 - after
 
 
+def test_money_without_tokens_is_told_by_folded_content_as_well() -> None:
+    log, (writer,) = make()
+    writer.charge(Usage(cost_nano_usd=5))
+    writer.write("x")
+    writer.write("y")
+    log.fold(0)
+    assert [event.metrics for event in log.read(0)] == [Usage(cost_nano_usd=5)]
+
+
 def test_each_stretch_of_a_folded_log_has_the_time_of_its_last_delta() -> None:
     log, (writer, other) = make(2)
     for step in (1, 1, 2, 2):

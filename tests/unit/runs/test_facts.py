@@ -62,3 +62,15 @@ async def test_what_a_run_ends_without_is_no_open_step_of_it_any_more() -> None:
         run.cancel(mode="now")
         await run.ended()
         assert run.facts.open_steps == ()
+
+
+async def test_a_member_that_has_ended_has_no_deadline_any_more_although_its_parent_has() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(sleeper), "go", run_id="leaf", limits=Limits(timeout=1))
+        await anyio.sleep(5)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), limits=Limits(timeout=60))
+        await anyio.sleep(2)
+        assert run.facts.deadline is not None
+        assert supervisor.get_run("leaf").facts.deadline is None

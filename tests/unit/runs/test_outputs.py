@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kit.runs import at
-from softstop import Agent, RunContext, RunOutput, RunStatus, StopCause, Usage
+from softstop import Agent, RunContext, RunFailed, RunOutput, RunStatus, StopCause, Usage
+from softstop.ports import AdapterContext
 
 
 async def stopped(value: object = None) -> RunOutput:
@@ -60,6 +61,17 @@ async def test_a_failed_run_tells_its_error_as_type_and_text() -> None:
     told = (await Agent(body).arun("x")).to_dict()
     assert (told["status"], told["errors"]) == ("failed", ["KeyError: 'x'"])
     assert "error" not in told
+
+
+async def test_the_error_of_a_failed_run_is_what_its_body_raised_and_not_a_line_that_came_before_or_after() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        for _ in range(2):
+            AdapterContext(run).add_error("a member has failed")
+        raise KeyError(message)
+
+    *_, failed = [event async for event in Agent(body).arun("x")]
+    assert isinstance(failed, RunFailed)
+    assert (failed.error, failed.errors) == ("KeyError: 'x'", ("KeyError: 'x'", *["a member has failed"] * 2))
 
 
 @dataclass

@@ -134,6 +134,24 @@ async def test_a_member_that_code_of_a_paused_run_starts_is_paused_with_it() -> 
     assert begun == [10.5]
 
 
+async def test_a_member_that_a_begun_step_of_a_paused_run_starts_works_for_that_step() -> None:
+    async def leaf(run: RunContext, message: object) -> None:
+        async with run.step("part of it"):
+            run.write(f"{now():g}")
+
+    async def lead(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(5)
+            await run.member(Agent(leaf), "go")
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(1, run.pause)
+        at(100, run.resume)
+        output = await run.ended()
+    assert output.members[0].content == "5"
+
+
 async def test_a_person_s_pause_outlasts_any_change_of_limits() -> None:
     begun: list[str] = []
 

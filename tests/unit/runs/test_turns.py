@@ -83,6 +83,22 @@ async def test_when_grace_is_over_the_turn_is_too_and_nothing_begins_in_it_any_m
     assert run.output.abandoned == ()
 
 
+async def test_a_second_stop_after_the_turn_shortens_the_grace_and_the_end_of_the_turn_ends_the_wait() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await takes_a_turn(run, 5)
+        await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        at(1, lambda: run.cancel(mode="turn"))
+        at(2, lambda: run.cancel(mode="turn", grace=10))
+        output = await run.ended()
+        assert now() == 6
+    assert [(step.step, step.status) for step in output.steps] == [("tool 5", "completed")]
+    assert output.stop is not None
+    assert (output.stop.mode, output.stop.grace) == (StopMode.turn, 10)
+
+
 async def test_a_stop_that_another_thread_requests_in_a_turn_holds_with_its_end_before_the_loop_has_seen_it() -> None:
     async def body(run: RunContext, message: object) -> None:
         with AdapterContext(run).turn():
