@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.careless import ask, clean_up, helper, locked
+from kit.careless import ask, clean_up, helper, locked, stream_within
 from softstop import StopPolicy
 from softstop.testing import (
     Action,
@@ -81,43 +81,43 @@ FOREIGN: dict[str, MakeRun] = {
     ),
     "generators that keep a scope or a group open": of(
         scripted(
-            stream("s", ["a", "b"], 0.25, within="scope", closes_in=0.1),
-            stream("t", ["c", "d"], 0.25, within="group", closes_in=0.1),
-            parallel([stream("u", ["e"], 0.25, within="group")], [stream("v", ["f"], 0.5, within="scope")]),
+            stream_within("scope", "s", ["a", "b"], 0.25, closes_in=0.1),
+            stream_within("group", "t", ["c", "d"], 0.25, closes_in=0.1),
+            parallel([stream_within("group", "u", ["e"], 0.25)], [stream_within("scope", "v", ["f"], 0.5)]),
         )
     ),
     "generators that keep something open, in tasks of asyncio's": of(
         scripted(
             parallel(
-                [stream("s", ["a", "b"], 0.25, within="group", closes_in=0.1), step("a")],
-                [stream("t", ["c"], 0.5, within="scope", closes_in=0.1), step("b", 0.25)],
+                [stream_within("group", "s", ["a", "b"], 0.25, closes_in=0.1), step("a")],
+                [stream_within("scope", "t", ["c"], 0.5, closes_in=0.1), step("b", 0.25)],
                 by="TaskGroup",
             )
         )
     ),
     "a generator that yields in the middle of a step": of(
         scripted(
-            stream("s", ["a", "b"], 0.25, within="step", rests=0.1),
-            parallel([stream("t", ["c"], 0.25, within="step", closes_in=0.1)], [step("a", 0.5)], by="TaskGroup"),
+            stream_within("step", "s", ["a", "b"], 0.25, rests=0.1),
+            parallel([stream_within("step", "t", ["c"], 0.25, closes_in=0.1)], [step("a", 0.5)], by="TaskGroup"),
             step("b"),
         )
     ),
     "a generator whose own tasks take steps": of(
         scripted(
-            stream("s", ["a", "b"], 0.25, within="tasks", closes_in=0.1),
-            parallel([stream("t", ["c"], 0.25, within="tasks", rests=0.1)], [step("a", 0.5)], by="gather"),
+            stream_within("tasks", "s", ["a", "b"], 0.25, closes_in=0.1),
+            parallel([stream_within("tasks", "t", ["c"], 0.25, rests=0.1)], [step("a", 0.5)], by="gather"),
             step("b"),
         )
     ),
     "a body that rests between chunks": of(
         scripted(
             stream("s", ["a", "b"], 0.25, rests=0.25, closes_in=0.1),
-            stream("t", ["c", "d"], rests=0.25, within="group"),
-            stream("u", ["e"], rests=0.25, within="scope", closes_in=0.1),
+            stream_within("group", "t", ["c", "d"], rests=0.25),
+            stream_within("scope", "u", ["e"], rests=0.25, closes_in=0.1),
         )
     ),
     "a generator with a group in a step": of(
-        scripted(step("a", 0.25, stream("s", ["a", "b"], 0.25, within="group")), stream("t", ["c"], within="group"))
+        scripted(step("a", 0.25, stream_within("group", "s", ["a", "b"], 0.25)), stream_within("group", "t", ["c"]))
     ),
     "a lock that is taken inside of steps": of(
         scripted(

@@ -1,17 +1,20 @@
-"""Actions of code that knows no softstop, around steps: helpers that steps depend on, clean-up, a lock."""
+"""Actions of code that knows no softstop: sources that keep scopes open, helpers of steps, clean-up, a lock."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, Unpack
 from weakref import WeakValueDictionary
 
 import anyio
+from anyio.abc import ObjectSendStream
 
 from softstop import RunContext
-from softstop.testing import Action, mark
-from softstop.testing.scripts.actions import clean_up_in
+from softstop.testing import Action, mark, stream
+from softstop.testing.scripts.actions import Feed, StreamOptions, clean_up_in
 from softstop.testing.scripts.script import (
     Branch,
     all_polite,
@@ -22,6 +25,105 @@ from softstop.testing.scripts.script import (
     sleep_for,
     total,
 )
+
+# -- sources that keep something open while they yield --------------------------------------------------------------
+
+
+class _InScope(Feed):
+    """Keeps a cancel scope open."""
+
+    def __init__(self, run: RunContext, chunks: Sequence[str], every: float) -> None:
+        super().__init__(run, chunks, every)
+        self._scope = anyio.CancelScope()
+
+    async def __aenter__(self) -> AsyncIterator[str]:
+        self._scope.__enter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        return self._scope.__exit__(*exc)
+
+
+class _InGroup(Feed):
+    """Keeps a task group open, in which a pump makes the chunks, as a client of a connection does."""
+
+    async def __aenter__(self) -> AsyncIterator[str]:
+        send, self._receive = anyio.create_memory_object_stream[str](0)
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._group.start_soon(self._pump, send)
+        return self._receive
+
+    async def _pump(self, send: ObjectSendStream[str]) -> None:
+        async with send:
+            for chunk in self._chunks:
+                await sleep_for(self._every)
+                await send.send(chunk)
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        try:
+            return await self._group.__aexit__(*exc)  # noqa: ASYNC102 - first: a pump whose reader is gone raises
+        finally:
+            self._receive.close()
+
+
+class _InStep(Feed):
+    """Yields in the middle of an atomic step."""
+
+    in_step = True
+
+    async def __aenter__(self) -> AsyncIterator[str]:
+        self._step = self._run.step("made")
+        await self._step.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        return await self._step.__aexit__(*exc)  # noqa: ASYNC102 - a step leaves without a wait
+
+
+class _InTasks(Feed):
+    """Keeps an `asyncio.TaskGroup` open, whose child makes each chunk in an atomic step."""
+
+    in_step = True
+
+    async def __aenter__(self) -> AsyncIterator[str]:
+        self._made: asyncio.Queue[str | None] = asyncio.Queue()
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        self._tasks.create_task(self._make())
+        return self
+
+    async def _make(self) -> None:
+        for chunk in self._chunks:
+            async with self._run.step("made"):
+                await sleep_for(self._every)
+                self._made.put_nowait(chunk)
+        self._made.put_nowait(None)
+
+    async def __anext__(self) -> str:
+        chunk = await self._made.get()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self._tasks.__aexit__(*exc)  # noqa: ASYNC102 - as careless as sources are
+
+
+Within = Literal["scope", "group", "step", "tasks"]
+_KEPT_OPEN: dict[Within, type[Feed]] = {"scope": _InScope, "group": _InGroup, "step": _InStep, "tasks": _InTasks}
+
+
+def stream_within(
+    within: Within, name: str, chunks: Sequence[str], every: float = 0.0, **options: Unpack[StreamOptions]
+) -> Action:
+    """A stream whose source, an async generator, keeps something open while it yields.
+
+    That is a cancel scope, a task group with a pump, an atomic step, or an `asyncio.TaskGroup` whose child takes steps.
+    """
+    shown = as_text("stream_within", within, name, list(chunks), every, **options)
+    return replace(stream(name, chunks, every, **options, feed=_KEPT_OPEN[within]), text=shown)
+
 
 # -- helpers, as a client of a connection has them -----------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from softstop import Agent, Limits, StopPolicy, Usage
@@ -24,10 +25,9 @@ from softstop.testing import (
     turns,
     write,
 )
-from softstop.testing.scripts.actions import Within
 from softstop.testing.scripts.together import Manner
 
-from .careless import ask, clean_up, helper, locked
+from .careless import Within, ask, clean_up, helper, locked, stream_within
 
 INSTANTS: Final = (0.0, 0.0, 0.1, 0.25, 0.5, 1.0)  # few and round, so that things happen at the same time
 MANNERS: Final[tuple[Manner, ...]] = ("anyio", "anyio", "gather", "TaskGroup", "wait_for")
@@ -100,14 +100,14 @@ class _Dice:
         chunks = [f"{chr(97 + number)} " for number in range(self._rng.randint(0, 3))]
         within: Within | None = self._rng.choice(("scope", "group")) if self._rng.random() < 0.3 else None
         breaks = 1 if chunks and within != "group" and self._rng.random() < 0.2 else None
-        return stream(
+        make = stream if within is None else partial(stream_within, within)
+        return make(
             self._name(),
             chunks,
             self._seconds(),
             closes_in=self._rng.choice((0, 0, 0.1)),
             breaks_after=breaks,
             rests=self._rng.choice((0, 0, 0, 0.1)),
-            within=within,
         )
 
     def _sleep(self, _depth: int) -> Action:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
-from kit.careless import ask, clean_up, helper, locked
+from kit.careless import ask, clean_up, helper, locked, stream_within
 from softstop import (
     BestEffort,
     Budget,
@@ -201,9 +202,8 @@ class _Dice:
         within: Any = rng.choice(("scope", "group")) if rng.random() < 0.3 else None
         breaks = 1 if chunks and within != "group" and rng.random() < 0.2 else None
         rests, closes_in = rng.choice((0, 0, 0, 0.002)), rng.choice((0, 0, 0.005))
-        return stream(
-            self._name(), chunks, self._seconds(), closes_in=closes_in, breaks_after=breaks, rests=rests, within=within
-        )
+        make: Any = stream if within is None else partial(stream_within, within)
+        return make(self._name(), chunks, self._seconds(), closes_in=closes_in, breaks_after=breaks, rests=rests)
 
     def _sleep(self, _depth: int) -> Action:
         return sleep(self._seconds())

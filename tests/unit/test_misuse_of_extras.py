@@ -198,10 +198,6 @@ BUILT: dict[str, tuple[Callable[[], object], str]] = {
         lambda: stream("read", ["a"], breaks_after=0),
         "breaks_after must be a whole number from 1 on, not 0",
     ),
-    "a stream within nothing known": (
-        lambda: stream("read", ["a"], within="pool"),
-        "within is one of None, 'scope', 'group', 'step', 'tasks', not 'pool'",
-    ),
     "branches of a library of nobody": (
         lambda: parallel([step("pay")], by="trio"),
         "by is one of 'anyio', 'gather', 'TaskGroup', 'wait_for', not 'trio'",

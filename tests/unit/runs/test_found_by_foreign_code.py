@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from kit.careless import clean_up
+from kit.careless import clean_up, stream_within
 from softstop import (
     Agent,
     RunContext,
@@ -98,7 +98,7 @@ async def test_a_generator_that_is_closed_in_its_own_task_group_fails_nothing(as
 
 
 async def test_a_stream_that_is_left_early_may_keep_a_task_group_open() -> None:
-    body = scripted(stream("s", ["a", "b"], breaks_after=1, within="group"), step("after"))
+    body = scripted(stream_within("group", "s", ["a", "b"], breaks_after=1), step("after"))
     async with Supervisor() as supervisor:
         output = await supervisor.start(body).ended()
     assert (output.status, output.content) == (RunStatus.completed, "a")

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.careless import ask, clean_up, helper, locked
+from kit.careless import ask, clean_up, helper, locked, stream_within
 from kit.plainly import play_plainly
 from kit.random_agents import random_agent
 from softstop import Event, Limits, Run, RunStatus, StopPolicy, Supervisor, Usage
@@ -152,10 +152,10 @@ async def test_a_script_has_one_lock_and_a_member_its_own() -> None:
         assert anyio.current_time() == 2.0
 
 
-@pytest.mark.parametrize("within", [None, "scope", "group", "step", "tasks"])
+@pytest.mark.parametrize("within", ["scope", "group", "step", "tasks"])
 async def test_a_source_may_keep_something_open_while_it_yields(within: Any) -> None:
     async with Supervisor() as supervisor:
-        output = await supervisor.start(scripted(stream("s", ["a", "b"], 0.5, within=within, rests=0.25))).ended()
+        output = await supervisor.start(scripted(stream_within(within, "s", ["a", "b"], 0.5, rests=0.25))).ended()
     assert (output.status, output.content) == (RunStatus.completed, "ab")
 
 
@@ -180,7 +180,7 @@ def test_a_script_knows_whether_it_is_polite_and_how_long_it_takes(action: Actio
 def test_a_script_marks_the_same_without_a_run() -> None:
     body = ScriptedBody(
         helper(0.25, step("a", 0.5, ask()), member(step("m", 0.5, locked(sleep(1))))),
-        parallel([stream("s", ["x", "y"], 0.25, within="group")], [clean_up(locked(sleep(0.25)))], by="TaskGroup"),
+        parallel([stream_within("group", "s", ["x", "y"], 0.25)], [clean_up(locked(sleep(0.25)))], by="TaskGroup"),
     )
     marks = play_plainly(body)
     assert [(mark.at, mark.name) for mark in marks if mark.what == "commit"] == [(0.75, "a"), (2.25, "m")]
@@ -195,7 +195,7 @@ def test_the_repr_of_a_script_is_the_script() -> None:
         on_stop(0.5, fails=True),
         helper(0.25, step("b", 0.5, ask()), by="TaskGroup"),
         clean_up(locked(sleep(0.5)), seconds=0.25, then=[step("c", 0.0)]),
-        stream("t", [], rests=0.5, within="group"),
+        stream_within("group", "t", [], rests=0.5),
         charge(report={"output_tokens": -1}),
         fail("oops"),
     )

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextvars import ContextVar
 from itertools import count
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
 import anyio
-from anyio.abc import ObjectSendStream
 
 from softstop.checks import whole
 from softstop.errors import BudgetExceeded
@@ -20,7 +19,7 @@ from softstop.stops import StopRequest
 from softstop.usage import Usage
 
 from ..explorer.recorder import mark
-from .script import Action, all_polite, as_text, enclosing, one_of, play_all, sleep_for, total, unruly
+from .script import Action, all_polite, as_text, enclosing, play_all, sleep_for, total, unruly
 
 FOR_EVER: Final = float("inf")
 
@@ -71,6 +70,33 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
 left_early: ContextVar[bool] = ContextVar("softstop.testing.left_early", default=False)  # the stream's loop, by itself
 
 
+class Feed:
+    """Hands out the chunks of a scripted stream, each after `every` seconds.
+
+    A subclass may keep something open meanwhile, as sources of SDKs do; `in_step` says that this is a step.
+    """
+
+    in_step = False
+
+    def __init__(self, run: RunContext, chunks: Sequence[str], every: float) -> None:
+        self._run, self._chunks, self._every = run, iter(chunks), every
+
+    async def __aenter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __aexit__(self, *exc: object) -> bool | None:
+        return None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        for chunk in self._chunks:
+            await sleep_for(self._every)
+            return chunk
+        raise StopAsyncIteration
+
+
 class StreamOptions(TypedDict, total=False):
     """How the source and the reader of a scripted stream behave."""
 
@@ -80,26 +106,24 @@ class StreamOptions(TypedDict, total=False):
     """The body leaves the loop after so many chunks."""
     rests: float
     """Seconds that the body waits after each chunk."""
-    within: Within | None
-    """What the source, an async generator, keeps open while it yields: a cancel scope, a task group with a pump, an
-    atomic step, or an `asyncio.TaskGroup` whose child takes steps."""
+    feed: type[Feed]
+    """What makes the chunks."""
 
 
 def stream(name: str, chunks: Sequence[str], every: float = 0.0, **options: Unpack[StreamOptions]) -> Action:
     """A divisible step: write `chunks`, each after `every` seconds, from an async generator."""
     closes_in, rests = options.get("closes_in", 0.0), options.get("rests", 0.0)
-    breaks_after, within = options.get("breaks_after"), options.get("within")
+    breaks_after, feeds = options.get("breaks_after"), options.pop("feed", Feed)
     if breaks_after is not None:
         whole(breaks_after, "breaks_after", 1)
-    one_of(_KEPT_OPEN, within, "within")
-    may_be_in_step = within in ("step", "tasks")  # which ends before the wait for its chunk does (T3)
 
     async def source(run: RunContext, opened: list[Stream[str]]) -> AsyncGenerator[str]:
         step_id = opened[0].step_id
-        mark(run, "open", name, step_id, around=enclosing.get(), value="rests" if rests or may_be_in_step else "")
+        rested = rests or feeds.in_step  # a step ends before the wait for its chunk does (T3)
+        mark(run, "open", name, step_id, around=enclosing.get(), value="rests" if rested else "")
         torn = "interrupted"  # one that cleans up because it has ended looks like one that stalls
         try:
-            async with _KEPT_OPEN[within](run, chunks, every) as feed:
+            async with feeds(run, chunks, every) as feed:
                 async for chunk in feed:
                     mark(run, "made", name, step_id, value=chunk)
                     yield chunk  # noqa: ASYNC119 - what this is a model of
@@ -143,114 +167,6 @@ async def clean_up_in(
         how = "whole"
     finally:
         mark(run, what, name, step_id, around=enclosing.get(), value=how, since=began)
-
-
-Within = Literal["scope", "group", "step", "tasks"]
-Feed = AsyncIterator[str]
-
-
-class _Plain:
-    """Hands out chunks, and keeps nothing open meanwhile."""
-
-    def __init__(self, run: RunContext, chunks: Sequence[str], every: float) -> None:
-        self._run, self._chunks, self._every = run, iter(chunks), every
-
-    async def __aenter__(self) -> Feed:
-        return self
-
-    async def __aexit__(self, *exc: object) -> bool | None:
-        return None
-
-    def __aiter__(self) -> Feed:
-        return self
-
-    async def __anext__(self) -> str:
-        for chunk in self._chunks:
-            await sleep_for(self._every)
-            return chunk
-        raise StopAsyncIteration
-
-
-class _InScope(_Plain):
-    """Keeps a cancel scope open."""
-
-    def __init__(self, run: RunContext, chunks: Sequence[str], every: float) -> None:
-        super().__init__(run, chunks, every)
-        self._scope = anyio.CancelScope()
-
-    async def __aenter__(self) -> Feed:
-        self._scope.__enter__()
-        return self
-
-    async def __aexit__(self, *exc: Any) -> bool | None:
-        return self._scope.__exit__(*exc)
-
-
-class _InGroup(_Plain):
-    """Keeps a task group open, in which a pump makes the chunks, as a client of a connection does."""
-
-    async def __aenter__(self) -> Feed:
-        send, self._receive = anyio.create_memory_object_stream[str](0)
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(self._pump, send)
-        return self._receive
-
-    async def _pump(self, send: ObjectSendStream[str]) -> None:
-        async with send:
-            for chunk in self._chunks:
-                await sleep_for(self._every)
-                await send.send(chunk)
-
-    async def __aexit__(self, *exc: Any) -> bool | None:
-        try:
-            return await self._group.__aexit__(*exc)  # noqa: ASYNC102 - first: a pump whose reader is gone raises
-        finally:
-            self._receive.close()
-
-
-class _InStep(_Plain):
-    """Yields in the middle of an atomic step."""
-
-    async def __aenter__(self) -> Feed:
-        self._step = self._run.step("made")
-        await self._step.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: Any) -> bool | None:
-        return await self._step.__aexit__(*exc)  # noqa: ASYNC102 - a step leaves without a wait
-
-
-class _InTasks(_Plain):
-    """Keeps an `asyncio.TaskGroup` open, whose child makes each chunk in an atomic step."""
-
-    async def __aenter__(self) -> Feed:
-        self._made: asyncio.Queue[str | None] = asyncio.Queue()
-        self._tasks = asyncio.TaskGroup()
-        await self._tasks.__aenter__()
-        self._tasks.create_task(self._make())
-        return self
-
-    async def _make(self) -> None:
-        for chunk in self._chunks:
-            async with self._run.step("made"):
-                await sleep_for(self._every)
-                self._made.put_nowait(chunk)
-        self._made.put_nowait(None)
-
-    async def __anext__(self) -> str:
-        chunk = await self._made.get()
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
-
-    async def __aexit__(self, *exc: Any) -> None:
-        await self._tasks.__aexit__(*exc)  # noqa: ASYNC102 - as careless as sources are
-
-
-_KEPT_OPEN: Final[dict[Within | None, type[_Plain]]] = {
-    None: _Plain, "scope": _InScope, "group": _InGroup, "step": _InStep, "tasks": _InTasks,
-}  # fmt: skip
 
 
 # -- small things --------------------------------------------------------------------------------------------------
