@@ -143,14 +143,17 @@ class DeferredScope:
         self._reach(DUE)
         self._look()
 
-    def deliver(self, peace: float | None = None, *, again: bool = False) -> None:
-        """Interrupt the task in spite of holds; once, unless `again`. A later call may shorten `peace`, in seconds."""
+    def deliver(self, peace: float | None = None, *, again: bool = False, tries: int = TURNS) -> None:
+        """Interrupt the task in spite of holds; once, unless `again`. A later call may shorten `peace`, in seconds.
+
+        A task that is about to run gets `tries` turns of the loop first.
+        """
         self._reach(DUE)
         peace = self.peace if peace is None else peace
         if self.task is None:
             return
         if self.phase is DUE or again:
-            self._strike(peace)
+            self._strike(peace, tries)
         elif isinstance(self._handle, asyncio.TimerHandle) and self._handle.when() > self._loop.time() + peace:
             self._stop_timer()
             self._handle = self._loop.call_later(peace, self._strike, 0.0)

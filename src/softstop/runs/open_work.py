@@ -121,7 +121,7 @@ class OpenWork:
     """
 
     __slots__ = (
-        "_closing", "_cuts", "_emptied", "_ended", "_failures", "_late", "above", "begun", "counted", "given_up",
+        "_emptied", "_ended", "_failures", "_late", "above", "begun", "closing", "counted", "cuts", "given_up",
         "looks", "scope", "stages", "steps", "streams", "total",
     )  # fmt: skip
 
@@ -136,11 +136,11 @@ class OpenWork:
         self.total = 0  # steps begun here and in members since they are counted
         self.given_up = False  # the run ends without its body
         self.looks = False  # a scope of the body was cancelled during a step: the next ones look before they begin
-        self._closing = 0  # sources that are cleaning up
+        self.closing = 0  # sources that are cleaning up
         self._ended: list[tuple[str, int, StepKind, StepStatus]] | None = None  # a record costs 450 ns: made at the end
         self._failures: deque[BaseException] | None = None  # of steps, from before a stop
-        self._cuts: list[DeferredScope] | None = None  # of tasks in steps that were cut, but for grace the body's
-        self._late: asyncio.TimerHandle | None = None  # interrupts the body although a cut step is still open
+        self.cuts: list[DeferredScope] | None = None  # of tasks in steps that were cut, but for grace the body's
+        self._late: list[asyncio.TimerHandle] | None = None  # see `strike_later`
         self._emptied: asyncio.Future[None] | None = None
 
     @property
@@ -189,7 +189,7 @@ class OpenWork:
         if self.steps is not None:
             self.steps.remove(step)
         self.note(step.name, step.step_id, "atomic", status)
-        if stopping or self._cuts:
+        if stopping or self.cuts:
             self._interrupt_after_step(step, raised)
         if stopping and self.streams:
             self.interrupt_streams()  # a source that was in this step
@@ -224,12 +224,12 @@ class OpenWork:
 
     def hold_closing(self) -> None:
         """Hold the run's scope while a source is closed, or cleans up in its interrupted wait."""
-        self._closing += 1
+        self.closing += 1
         self.scope.hold()
 
     def release_closing(self) -> None:
         """Undo `hold_closing`: the source is closed, or has taken too long."""
-        self._closing -= 1
+        self.closing -= 1
         self.scope.release()
 
     def note(self, name: str, step_id: int, kind: StepKind, status: StepStatus) -> None:
@@ -277,53 +277,13 @@ class OpenWork:
         for stream in tuple(self.streams or ()):
             stream.interrupt()
 
-    def cut(self, abandon_after: float) -> None:
-        """Grace is over: interrupt every open step, then the body, half of `abandon_after` later at the latest (T8).
-
-        Steps first, since their clean-up may need helpers in the body, and since the task group of an interrupted body
-        would cancel them a second time.
-        """
-        self.interrupt_streams()
-        scope = self.scope
-        peace = min(scope.peace, abandon_after / 2)
-        tasks = dict.fromkeys([step.task for step in self.steps or ()])
-        for step in self.steps or ():
-            step.was_cut = True
-            if step.told_its_thread():
-                tasks.pop(step.task, None)
-        for cut in self._cuts or ():  # cut before, when their time was over: they clean up
-            tasks.pop(cut.task, None)
-            cut.deliver(peace)
-        for task in tasks:
-            if task is not scope.task:
-                self._cut(task, peace)
-        if scope.task in tasks or not (scope.held or scope.in_region):
-            scope.deliver(peace)
-            return
-        scope.cancel()
-        if scope.held > self._closing and not scope.in_region:  # sources that close, and regions, have own bounds
-            self._late = asyncio.get_running_loop().call_later(peace, scope.deliver, peace)
-
-    def cut_step(self, step: OpenStep, cut: DeferredScope) -> None:
-        """Interrupt one step by `cut`, its time being over, after the steps in it that other tasks have begun."""
-        cut.enter(step.task)
-        self._cuts = [*(self._cuts or ()), cut]
-        for inner in self.steps or ():
-            if inner.is_within(step) and inner.task is not self.scope.task and inner.thread is None:
-                self._cut(inner.task, cut.peace, cut)
-        cut.cancel()
-
-    def _cut(self, task: asyncio.Task[Any] | None, peace: float, around: DeferredScope | None = None) -> None:
-        if not self.is_cutting(task):
-            cut = DeferredScope(around or self.scope, peace=peace)
-            cut.enter(task)
-            cut.hold()
-            self._cuts = [*(self._cuts or ()), cut]
-            cut.deliver()
+    def strike_later(self, seconds: float, strike: Callable[[], None]) -> None:
+        """Interrupt a task later, although steps that are cut before it have not ended."""
+        self._late = [*(self._late or ()), asyncio.get_running_loop().call_later(seconds, strike)]
 
     def is_cutting(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether a step in this task was cut and has not ended."""
-        return any(cut.task is task for cut in self._cuts or ())
+        return any(cut.task is task for cut in self.cuts or ())
 
     def _interrupt_after_step(self, step: OpenStep, raised: BaseException | None) -> None:
         """Interrupt the task of a cut step again if it goes on, else leave it in peace until it has ended (T8).
@@ -336,7 +296,7 @@ class OpenWork:
             if goes_on and DELIVERED <= self.scope.phase < CLOSED:
                 self.scope.deliver(again=True)
             return
-        for cut in self._cuts or ():
+        for cut in self.cuts or ():
             if cut.task is not task:
                 continue
             if not any(step.task is task for step in self.steps or ()):
@@ -347,27 +307,27 @@ class OpenWork:
                     cut.close()
             elif goes_on:
                 cut.deliver(again=True)
-        if self._cuts:
-            self._cuts = [cut for cut in self._cuts if cut.task is not None]
+        if self.cuts:
+            self.cuts = [cut for cut in self.cuts if cut.task is not None]
 
     def give_up(self) -> None:
         """Stop interrupting the body and its steps; the run ends without them."""
         self.given_up = True
-        for scope in (self.scope, *(self._cuts or ())):
+        for scope in (self.scope, *(self.cuts or ())):
             scope.give_up()
-        self._stop_timer()
+        self._stop_timers()
         for stream in self.streams or ():
             stream.give_up()
 
     def close(self) -> None:
         """Release the scopes of the runs above from open work, once the outcome is decided."""
         self.scope.close()
-        self._stop_timer()
+        self._stop_timers()
 
-    def _stop_timer(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_timers(self) -> None:
+        for timer in self._late or ():
+            timer.cancel()
+        self._late = None
 
     # After the body
 

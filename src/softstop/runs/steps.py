@@ -21,6 +21,7 @@ from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from ..limits import Limits
 from ..telemetry import logs
+from .cutting import cut_step
 from .limiting import admit, reserve, reserve_now
 from .open_work import Announced, OpenStep, current_step
 from .state import RunState, current
@@ -63,7 +64,7 @@ class Deadline:
             self._told = True
             self._timer = loop.call_later(SLOWEST_PULSE, self._interrupt)
         else:
-            self._run.work.cut_step(self._step, cut)
+            cut_step(self._run.work, self._step, cut)
             self._timer = loop.call_later(cut.peace, cut.deliver)  # although a step in it has not ended
 
     def _tells_thread(self) -> bool:

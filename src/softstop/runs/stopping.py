@@ -31,6 +31,7 @@ from ..law.machine import (
 )
 from ..stops import StopCause, StopMode, StopOutcome, StopReceipt, StopRequest, StopResult
 from . import ending, gate
+from .cutting import cut_all
 from .ending import mailbox
 from .state import RunState
 
@@ -294,7 +295,7 @@ def escalate(run: RunState, *, announce: bool = True) -> None:
         gate.update_alert(run)
         gate.wake_parked(run)
         _release_for_turn(run)
-        run.work.cut(run.policy.abandon_after)
+        cut_all(run.work, run.policy.abandon_after)
         _set_alarm(run, run.loop.time() + run.policy.abandon_after, end_abandoned)
 
 
