@@ -9,7 +9,7 @@ import pytest
 
 from kit.runs import now, one, statuses
 from kit.spawns import anyio_group, asyncio_group, gather, must_not_begin
-from softstop import RunContext, RunStatus, StepTimeout, StopPolicy
+from softstop import Limits, RunContext, RunStatus, StepTimeout, StopPolicy
 
 
 async def waiter(*works: Callable[[], Awaitable[None]]) -> None:
@@ -230,3 +230,19 @@ async def test_a_branch_that_its_body_waits_for_and_does_not_cancel_is_ended_soo
 
     run, _ = await one(body, stop_at=3)
     assert (run.status, 5 < now() < 5.2) == (RunStatus.cancelled, True)
+
+
+async def test_a_branch_cleans_up_in_peace_though_its_own_step_brings_the_stop_and_the_body_waits_for_it() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def branch() -> None:
+            try:
+                await must_not_begin(run)
+            finally:
+                await anyio.sleep(2)
+                run.write("whole")
+
+        await asyncio.create_task(branch())  # noqa: TID251 - users do
+
+    run, _ = await one(body, limits=Limits(steps=0))
+    assert run.output is not None
+    assert (run.status, run.output.content) == (RunStatus.cancelled, "whole")

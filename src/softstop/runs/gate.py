@@ -136,7 +136,10 @@ async def _wait_for_groups(run: RunState) -> None:
     """
     task = asyncio.current_task()
     assert task is not None
-    for _ in range(0 if task is run.scope.task else LOOKS):
+    if task is run.scope.task:
+        return
+    await asyncio.sleep(0)  # else a cancel that has come meanwhile, in this very turn, would strike its clean-up
+    for _ in range(LOOKS):
         if task.cancelling() or run.scope.phase is not DELIVERED:
             return
         await asyncio.sleep(SETTLE / LOOKS)
