@@ -146,7 +146,7 @@ class Gate:
                 caller = each.identify(token.strip())
                 if caller is not None:
                     return caller
-        elif not kind and _is_beacon(scope, headers):
+        elif _is_beacon(scope, headers):  # a browser may add the password that a proxy asked it for
             return None
         self._count(_address(scope))  # who guesses keys is slowed down as well
         raise Problem("UNAUTHENTICATED", "Send a valid key: Authorization: Bearer <key>")

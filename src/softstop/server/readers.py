@@ -24,18 +24,17 @@ class Readers:
         self._caps, self._grace, self._left = caps, grace, left
         self._of_run: Counter[str | None] = Counter()
         self._of_user: Counter[str] = Counter()
-        self._needed: set[str] = set()  # runs that stop without readers
+        self._needed: dict[str, asyncio.TimerHandle] = {}  # for runs that stop without readers: the next look
         self._spared: set[str] = set()  # those of them that wait for a person
 
     def need(self, run_id: str) -> None:
         """Have a run stopped when all of its readers have left, or none comes at first."""
-        self._needed.add(run_id)
-        self._look_later(run_id)
+        self._drop(run_id)
+        self._needed[run_id] = asyncio.get_running_loop().call_later(self._grace, self._look, run_id)
 
     def spare(self, run_id: str) -> None:
         """Let a run live without readers while it waits for a person: its stream has ended there."""
-        if run_id in self._needed:
-            self._needed.discard(run_id)
+        if self._drop(run_id):
             self._spared.add(run_id)
 
     def recall(self, run_id: str) -> None:
@@ -46,8 +45,15 @@ class Readers:
 
     def forget(self, run_id: str) -> None:
         """Drop what is known of a run that has ended."""
-        self._needed.discard(run_id)
+        self._drop(run_id)
         self._spared.discard(run_id)
+
+    def _drop(self, run_id: str) -> bool:
+        """Need no reader of a run any more; return whether it has needed one."""
+        look = self._needed.pop(run_id, None)
+        if look is not None:
+            look.cancel()
+        return look is not None
 
     def check(self, run_id: str | None, user_id: str) -> None:
         """Refuse one reader too many, of a run, or of one that is to be started.
@@ -70,13 +76,10 @@ class Readers:
                 counter[key] -= 1
                 if not counter[key]:
                     del counter[key]
-            if run_id in self._needed and not self._of_run[run_id]:
-                self._look_later(run_id)
-
-    def _look_later(self, run_id: str) -> None:
-        asyncio.get_running_loop().call_later(self._grace, self._look, run_id)
+            if run_id in self._needed:
+                self.need(run_id)  # the time of who left before is over with this one's
 
     def _look(self, run_id: str) -> None:
-        if run_id in self._needed and not self._of_run[run_id]:
+        if not self._of_run[run_id]:
             self.forget(run_id)
             self._left(run_id)

@@ -198,14 +198,18 @@ async def test_a_token_in_a_plain_body_stops_its_own_run_and_does_nothing_else()
         other = await begun_by(client, "ann")
         plain, token = {"content-type": "text/plain;charset=UTF-8"}, started["stop_token"]
 
-        async def beacon(run_id: str, text: str) -> int:
-            return (await client.post(f"/runs/{run_id}/cancel", content=text, headers=plain)).status_code
+        async def beacon(run_id: str, text: str, **more: str) -> int:
+            return (await client.post(f"/runs/{run_id}/cancel", content=text, headers=plain | more)).status_code
 
         assert await beacon(f"{started['run_id']}/steps/s", token) == 401, "also where no route is"
         assert await beacon(other, token) == 401
         assert await beacon(started["run_id"], token[:-1]) == 401
         assert await beacon(started["run_id"], "just text") == 401
-        assert await beacon(started["run_id"], token) in (200, 202)
+        of_a_proxy = {"authorization": "Basic YTpi"}  # which a browser sends with everything
+        assert await beacon(started["run_id"], "just text", **of_a_proxy) == 401
+        assert await beacon(started["run_id"], token, **of_a_proxy) in (200, 202)
+        assert await beacon(started["run_id"], token) in (200, 202, 400), "400: it has ended meanwhile"
+        assert (await client.get(f"/runs/{started['run_id']}", headers=bearer("ann"))).json()["stop"]["mode"] == "step"
         assert (await client.get(f"/runs/{other}", headers=bearer("ann"))).json()["stop"] is None
         assert (await client.get(f"/runs/{other}", headers={"authorization": f"Bearer {token}"})).status_code == 401
 
@@ -320,6 +324,9 @@ async def test_a_limit_of_a_request_narrows_the_agent_s_and_never_widens_it() ->
         answer = await client.post("/runs", json={"agent": "bounded", "stream": True, "max_output_tokens": 7})
         in_force = events_of(answer.text)[0]["limits"]
         assert (in_force["timeout"], in_force["output_tokens"]) == (5.0, 7)
+    async with serving(app(settings=Settings(limits=Limits(timeout=600)))) as client:  # where the agent has none
+        answer = await client.post("/runs", json={"agent": "quick", "stream": True, "timeout_s": 86_400})
+        assert events_of(answer.text)[0]["limits"]["timeout"] == 600.0
 
 
 async def test_the_text_of_an_exception_is_for_the_operator_alone() -> None:

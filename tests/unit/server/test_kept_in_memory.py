@@ -4,12 +4,13 @@ import time
 
 import anyio
 import pytest
+from starlette.datastructures import Headers
 
 from softstop import MisuseError, RunContinued, Source
 from softstop.events import Stamp
 from softstop.server.auth import Jwt, StopTokens
 from softstop.server.feed import KEPT, Feed
-from softstop.server.gate import Caps, Gate
+from softstop.server.gate import MOST_OF_HEADERS, Caps, Gate
 from softstop.server.problems import Problem
 from softstop.server.readers import Readers
 
@@ -56,6 +57,24 @@ async def test_a_run_that_nobody_comes_to_read_has_lost_its_last_reader() -> Non
     assert left == ["never read", "read"]
 
 
+async def test_the_last_reader_that_leaves_has_its_whole_time_to_come_back() -> None:
+    left: list[str] = []
+    readers = Readers(Caps(), 5.0, left.append)
+    readers.need("r")
+    with readers.reading("r", "bob"):
+        for _ in range(3):  # its connection is bad
+            await anyio.sleep(2)
+            with readers.reading("r", "ann"):
+                await anyio.sleep(2)
+    for _ in range(2):
+        await anyio.sleep(4)
+        assert left == []
+        with readers.reading("r", "ann"):
+            await anyio.sleep(0.5)
+    await anyio.sleep(5.5)
+    assert left == ["r"]
+
+
 def test_one_request_more_than_a_caller_may_send_in_a_second_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1.0)
     gate = Gate(lambda *_: None, auth=[], origins=[], caps=Caps(requests=2))  # type: ignore[arg-type]
@@ -64,3 +83,15 @@ def test_one_request_more_than_a_caller_may_send_in_a_second_is_refused(monkeypa
     gate._count("bob")
     with pytest.raises(Problem):
         gate._count("ann")
+
+
+def test_headers_are_bounded_by_their_names_as_by_their_values() -> None:
+    gate = Gate(lambda *_: None, auth=[], origins=[], caps=Caps())  # type: ignore[arg-type]
+    for name, value in ((MOST_OF_HEADERS, 1), (1, MOST_OF_HEADERS), (1, MOST_OF_HEADERS - 1)):
+        headers = Headers(raw=[(b"x" * name, b"y" * value)])
+        scope = {"headers": headers.raw}
+        if name + value <= MOST_OF_HEADERS:
+            gate._check_size(scope, headers)
+        else:
+            with pytest.raises(Problem, match="HEADERS_TOO_LARGE"):
+                gate._check_size(scope, headers)

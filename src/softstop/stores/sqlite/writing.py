@@ -186,12 +186,12 @@ def adopt(
     for other, sign in others(connection, owner).items():
         if not is_gone(other, sign):
             continue
-        left = limit - len(adopted)
         rows = connection.execute(
-            "SELECT run_id FROM roots WHERE owner = ? AND ended = 0 ORDER BY number LIMIT ?", (other, left)
+            "SELECT run_id FROM roots WHERE owner = ? AND ended = 0 ORDER BY number LIMIT ?",
+            (other, limit - len(adopted)),
         ).fetchall()
         adopted += [run_id for (run_id,) in rows]
-        if len(rows) < left and locks.is_dead(other):
+        if locks.is_dead(other):
             connection.execute("DELETE FROM owners WHERE owner = ?", (other,))
             locks.forget(other)
     for run_id in adopted:
