@@ -11,6 +11,7 @@ from pydantic_ai.models.function import DeltaToolCall
 
 from kit.scripts import Ends, Script, answers, call
 from softstop import Agent, ModelRequestCompleted, RunContent, RunStatus, StopPolicy
+from softstop.models import Borrowed
 
 BROKE_OFF = (
     "ModelFailed: model 'scripted': the answer broke off: its stream ended without "
@@ -122,6 +123,17 @@ async def test_a_run_that_failed_by_its_answer_s_end_goes_on_from_its_messages()
     more = await Agent(model=script.model, tools=[wipe]).arun("Go on.", continue_from=output)
 
     assert (more.status, more.content) == (RunStatus.completed, "and on.")
+
+
+async def test_a_stop_of_an_answer_that_goes_on_after_a_torn_call_leaves_that_call_its_one_answer() -> None:
+    script = Script(["So ", torn("{"), Ends("length")], ["far ", 60.0])
+    run = Agent(model=Borrowed(script.model, continue_once=True), tools=[wipe]).arun("go")
+    await anyio.sleep(1)
+    run.cancel()
+    output = await run
+
+    assert [name for _, name, _ in answers(output.messages)] == ["wipe"]
+    assert (output.content, output.messages[-1].text) == ("So far ", "far ")
 
 
 async def test_two_calls_with_one_id_are_refused_before_any_is_made() -> None:

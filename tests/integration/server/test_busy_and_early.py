@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from kit.server import app, events_of, read_until, serving
-from softstop import Agent, RunContext
+from softstop import Agent, RunContext, Team
 from softstop.server import ApiKey, ApiKeys, create_app
 from softstop.server.admission import EARLY, Admission
 from softstop.stops import StopRequest
@@ -63,6 +63,31 @@ async def test_one_wish_is_one_run_also_where_its_session_is_busy_with_it() -> N
         first = await started(client, "k")
         assert await started(client, "k") == first
         assert (await started(client, "other"))[1] == "SESSION_BUSY"
+
+
+async def test_a_session_is_busy_with_a_team_and_not_with_its_members() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(AGENTS[0], message)
+
+    async with serving(app(teams=[Team(members=[AGENTS[0]], body=lead, name="team")])) as client:
+        team = {"agent": None, "team": "team"}
+        first = await started(client, "k", **team)
+        await read_until(client, f"/runs/{first[2]}/events", '"RunStarted"')
+        assert await started(client, "k", **team) == first
+        assert await started(client, **team) == (409, "SESSION_BUSY", first[2])
+
+
+async def test_an_agent_and_a_team_of_one_name_are_two_wishes_and_each_has_its_own_runs() -> None:
+    team = Team(members=[AGENTS[0]], body=hold, name="hold")
+    async with serving(app(agents=AGENTS, teams=[team])) as client:
+        wish = {"json": {"message": "x", "stream": False, "background": True}, "headers": {"idempotency-key": "k"}}
+        run_id = (await client.post("/agents/hold/runs", **wish)).json()["run_id"]
+        other = await client.post("/teams/hold/runs", **wish)
+        assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+        for kind, found in (("agent", 200), ("team", 404)):
+            assert (await client.get(f"/{kind}s/hold/runs/{run_id}")).status_code == found
+        assert (await client.post(f"/teams/hold/runs/{run_id}/cancel")).status_code == 404
+        assert (await client.get(f"/runs/{run_id}")).json()["stop"] is None
 
 
 async def test_a_session_is_busy_with_a_run_of_another_process_and_with_none_of_another_user(tmp_path: Path) -> None:

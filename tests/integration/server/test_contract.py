@@ -110,13 +110,20 @@ async def test_the_sibling_operations_start_list_and_show_the_same_runs() -> Non
     async with serving(app()) as client:
         started = await client.post(
             "/agent/run/execute/v1.0.0",
-            json={"agentId": "story-teller", "input": {"message": "go"}, "sessionId": "s", "metadata": {"k": 1}},
+            json={
+                "agentId": "story-teller",
+                "input": {"message": "go"},
+                "sessionId": "s",
+                "metadata": {"k": 1},
+                "timeoutMs": 250_000,
+            },
         )
         run_id = started.json()["runId"]
         assert started.json() == {"runId": run_id, "status": "QUEUED"}
         missing = await client.post("/agent/run/execute/v1.0.0", json={"agentId": "x", "input": {"message": "go"}})
         assert_problem(missing, 404, "AGENT_NOT_FOUND")
-        await read_until(client, f"/runs/{run_id}/events", "w1 ")
+        text = await read_until(client, f"/runs/{run_id}/events", "w1 ")
+        assert events_of(text)[0]["limits"]["timeout"] == 250.0
         await cancel(client, run_id)
         run = (await client.get("/agent/run/get/v1.0.0", params={"runId": run_id, "includeSteps": "true"})).json()
         assert (run["status"], run["sessionId"], run["metadata"]) == ("CANCELLED", "s", {"k": 1})
@@ -128,6 +135,10 @@ async def test_the_sibling_operations_start_list_and_show_the_same_runs() -> Non
         await client.post("/runs", json={"agent": "quick", "message": "x"})
         listed = (await client.get("/agent/run/list/v1.0.0", params={"status": "CANCELLED"})).json()
         assert (listed["total"], listed["hasMore"], [item["id"] for item in listed["items"]]) == (1, False, [run_id])
+        in_session = (await client.get("/agent/run/list/v1.0.0", params={"sessionId": "s"})).json()
+        assert [item["id"] for item in in_session["items"]] == [run_id]
+        for session, status in (("s", 200), ("another", 404)):
+            assert (await client.get(f"/sessions/{session}/runs/{run_id}")).status_code == status
         for dates, number in (
             ({"startDate": run["queuedAt"]}, 2),
             ({"endDate": run["queuedAt"]}, 0),

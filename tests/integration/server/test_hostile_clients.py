@@ -124,6 +124,15 @@ async def test_no_run_is_started_that_its_client_could_not_read(path: str, body:
         assert started.status_code in (200, 202)
 
 
+async def test_the_streams_of_a_user_are_no_hindrance_to_who_starts_a_run_for_that_user() -> None:
+    async with (
+        serving(guarded(Caps(readers_of_user=1))) as client,  # type: ignore[arg-type]
+        client.stream("GET", "/events", headers=KEYS["ann"]),
+    ):
+        started = await client.post("/runs", json={"agent": "quick", "user_id": "ann"}, headers=KEYS["admin"])
+        assert (started.status_code, started.json().get("user_id")) == (200, "ann")
+
+
 async def test_a_burst_of_starts_does_not_get_by_the_bound(tmp_path: Path) -> None:
     settings = Settings(caps=Caps(runs=2))
     async with serving(app(agents=AGENTS, store=SQLiteStore(tmp_path / "runs.db"), settings=settings)) as client:

@@ -4,7 +4,7 @@ import anyio
 import anyio.lowlevel
 
 from kit.server import AGENTS, app, begun, events_of, feed_until, frames_of, read_until, serving
-from softstop import Agent, RunContext
+from softstop import Agent, RunContext, Team
 from softstop.server import Caps, Settings
 from softstop.stores import MemoryStore, Shelf
 
@@ -135,10 +135,26 @@ async def test_runs_are_listed_newest_first_by_pages_and_filters() -> None:
         assert (await client.get("/runs", params={"status": "done"})).status_code == 422
 
 
+async def test_members_are_listed_by_the_run_that_they_belong_to_and_not_beside_it() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(AGENTS[1], "go")
+
+    async with serving(app(teams=[Team(members=[AGENTS[1]], body=lead, name="team")])) as client:
+        run = (await client.post("/runs", json={"team": "team", "message": "x"})).json()
+        listed = (await client.get("/runs")).json()["runs"]
+        assert [each["run_id"] for each in listed] == [run["run_id"]]
+        (member,) = (await client.get(f"/runs/{run['run_id']}")).json()["members"]
+        assert (await client.get(f"/runs/{member}")).json()["parent_run_id"] == run["run_id"]
+        assert (await client.get("/runs", params={"kind": "agent"})).json()["runs"] == []
+
+
 async def test_many_runs_are_stopped_at_once_and_counted_first() -> None:
     async with serving(app()) as client:
         ids = [await begun(client, "hold", session_id="s") for _ in range(3)]
         other = await begun(client, "hold")
+        for age, number in ((3_600, 0), (0, 4)):
+            old = await client.post("/runs/cancel", json={"older_than": age, "dry_run": True})
+            assert old.json()["matched"] == number
         dry = await client.post("/runs/cancel", json={"session_id": "s", "dry_run": True})
         assert (dry.status_code, dry.json()) == (202, {"matched": 3, "requested": 0})
         done = await client.post("/runs/cancel", json={"session_id": "s", "limit": 2, "reason": "closed"})

@@ -197,6 +197,8 @@ async def test_runs_are_found_by_whose_they_are_newest_first_in_pages(opened: Op
     assert await ids(status=RunStatus.completed) == ["r5"]
     assert await ids(roots=True, limit=3) == ["r6", "r5", "r4"]
     assert await ids(roots=True, limit=3, before="r4") == ["r3", "r2", "r1"]
+    await store.create(record("r7", created_at=1.5))  # the clock was set back
+    assert await ids(roots=True, limit=2) == ["r7", "r6"]
     assert await ids(source_id="nobody") == []
     assert await ids(run_id="nobody") == []
 

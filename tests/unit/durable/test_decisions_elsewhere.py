@@ -167,6 +167,23 @@ async def test_of_two_calls_that_wait_each_is_decided_for_itself_also_with_an_id
         assert (await run).value == "[False, True, True]"
 
 
+async def test_a_member_that_ends_meanwhile_takes_no_decision_from_the_run_above_it() -> None:
+    async def short(run: RunContext, message: object) -> None:
+        await anyio.sleep(1)
+
+    async def asks(run: RunContext, message: object) -> bool:
+        run.start_member(Agent(short), None)
+        return (await AdapterContext(run).approval("call/0", "pay", "{}")).approved
+
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, supervisor) = await two.open(), await two.open()
+        run = await started(there, supervisor, Agent(asks), "go", run_id="r", user_id="ann")
+        await anyio.sleep(2)
+        assert await told(here, "call/0", YES) is True
+        assert (await run).value is True
+
+
 async def test_nothing_is_decided_in_a_run_that_is_being_stopped_through_the_store() -> None:
     async with AsyncExitStack() as stack:
         two = Two(stack)

@@ -144,6 +144,25 @@ async def test_what_was_folded_meanwhile_is_not_the_page_that_an_earlier_followe
         assert (first.events[0], first.events[-1][0] < second.events[-1][0]) == (second.events[0], True)
 
 
+async def test_two_followers_that_go_on_within_what_was_folded_have_each_what_follows() -> None:
+    """What they have ends with the same event, and is as many."""
+
+    async def writer(run: RunContext, message: object) -> None:
+        for number in range(2_500):
+            run.write(f"w{number} ")
+        await anyio.sleep(100)
+
+    async with Supervisor() as supervisor:
+        runs = Runs(supervisor)
+        run = await started(runs, supervisor, Agent(writer), "go")
+        await anyio.sleep(1)
+        early, late = [await runs.follow(run.run_id, after) for after in (100, 200)]  # seq 2 is "w0 "
+        first, second = await anext(early), await anext(late)
+        assert (len(first.events), first.events[-1]) == (len(second.events), second.events[-1])
+        texts = [parse_event(page.events[0][1]) for page in (first, second)]
+        assert [text.content[:5] for text in texts if isinstance(text, RunContent)] == ["w99 w", "w199 "]
+
+
 async def test_a_cancel_waits_for_the_end_and_tells_how_far_it_has_come() -> None:
     async with Supervisor() as supervisor:
         runs = Runs(supervisor)

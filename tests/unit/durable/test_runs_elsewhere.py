@@ -24,7 +24,7 @@ from softstop import (
     parse_event,
 )
 from softstop.errors import KeyReused
-from softstop.stores import MemoryStore, Page, RunQuery
+from softstop.stores import MemoryStore, Page, RunQuery, RunRecord
 
 
 async def test_a_run_of_another_process_is_found_followed_and_stopped_from_here() -> None:
@@ -153,6 +153,7 @@ async def test_a_member_is_followed_beyond_the_ends_of_its_own_members_and_from_
         await anyio.sleep(0.5)
         whole = [each for page in [p async for p in await here.follow("m")] for each in page.events]
         assert parse_event(whole[-1][1]).run_id == "m"
+        assert len({parse_event(line).run_id for _, line in whole}) == 3, "what its members tell is its own"
         for number, (after, _) in enumerate(whole[:-1], 1):
             pages = [page async for page in await here.follow("m", after)]
             assert [each for page in pages for each in page.events] == whole[number:]
@@ -189,6 +190,28 @@ async def test_ids_and_keys_are_taken_in_all_processes_and_given_back_by_what_ca
             await there.start(Agent(teller), "go", run_id="late")
         with pytest.raises(RunNotFound):
             await here.get("late")
+
+
+async def test_an_id_that_was_taken_as_its_process_began_to_drain_waits_for_no_start_that_never_comes() -> None:
+    class Slow(MemoryStore):
+        async def create(self, record: RunRecord, key: str | None = None) -> RunRecord | None:
+            there = await super().create(record, key)
+            await anyio.sleep(1)
+            return there
+
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, supervisor) = await two.open(), await two.open(Slow(two.shelf))
+
+        async def drains() -> None:
+            await anyio.sleep(0.5)
+            await supervisor.drain()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drains)
+            with pytest.raises(SupervisorClosed):
+                await there.start(Agent(teller), "go", run_id="late")
+        assert (await here.get("late")).status is RunStatus.cancelled
 
 
 async def test_a_conversation_goes_on_from_a_run_of_another_process_of_the_same_user_only() -> None:

@@ -10,7 +10,7 @@ from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError, ModelQu
 from pydantic_ai.models.function import FunctionModel
 
 from kit.runs import at, now
-from kit.scripts import Script, call, look
+from kit.scripts import Ends, Script, call, look
 from softstop import Agent, Limits, MisuseError, ModelRequestStarted, RunStatus, Supervisor
 from softstop.models import Anthropic, Borrowed, OpenAIChat, OpenAIResponses, Retry
 from softstop.models.errors import ModelFailed, explain
@@ -191,3 +191,10 @@ def test_a_key_at_the_end_of_a_long_message_is_not_told_by_half(place: int) -> N
 def test_the_provider_s_own_message_is_told(error: Exception, told: str) -> None:
     model = FunctionModel(lambda *_: None, model_name="m")  # type: ignore[arg-type]
     assert str(explain(error, model, Exchange())) == f"model 'm' answered HTTP 400: {told}"
+
+
+@pytest.mark.parametrize("ends", ["error", "tool_call"])
+async def test_an_answer_that_ends_with_an_error_or_without_its_call_is_asked_for_again(ends: Any) -> None:
+    script = Script(["", Ends(ends)], ["ok", Ends("stop")])
+    output = await Agent(model=script.model).arun("go")
+    assert (output.status, output.content, len(script.asked)) == (RunStatus.completed, "ok", 2)

@@ -6,7 +6,8 @@ import pytest
 from kit.runs import now, sleeper
 from kit.stores import Flaky, one, record, stored
 from softstop import Agent, RunCancelled, RunContext, RunStatus, RunSuperseded, StopCause, StopRequest, Supervisor
-from softstop.stores import MemoryStore, Page, Recording, Shelf
+from softstop.stores import Batch, MemoryStore, Page, Recording, Shelf
+from softstop.stores.orphans import final_batch
 from softstop.stores.recording import MOST_EARLY
 
 
@@ -96,3 +97,12 @@ async def test_the_end_of_a_lost_run_that_cannot_be_written_is_tried_again_and_h
             await anyio.sleep(seconds)
             status += [(await one(store, run_id)).status for run_id in ("fine", "damaged")]
     assert status == [RunStatus.cancelled, RunStatus.pending, RunStatus.cancelled, RunStatus.cancelled]
+
+
+async def test_members_that_were_never_begun_end_before_those_above_them() -> None:
+    store = MemoryStore()
+    async with store.open("dead", 10.0):
+        await store.create(record("root"))
+        await store.commit([Batch("root", 0, 0, runs=[record("m", "root"), record("below", "m", "root")])])
+        words = await final_batch(store, await one(store, "root"), 5.0)
+    assert list(words.outcomes) == ["below", "m", "root"]

@@ -1,14 +1,16 @@
 """Recordings over a long time: leases that are kept for a day, and nothing that grows with the number of runs."""
 
 import gc
+from collections.abc import Sequence
 
 import anyio
 import pytest
 
 from kit.runs import now
-from kit.stores import followed
+from kit.stores import followed, record
 from softstop import Agent, EventsExpired, RunContext, RunStatus, Supervisor
-from softstop.stores import MemoryStore, Recording, RunRecord, Shelf
+from softstop.stores import MemoryStore, News, Recording, RunRecord, Shelf
+from softstop.stores.sqlite.owners import Sign
 
 DAY = 86_400
 
@@ -72,3 +74,74 @@ async def test_nothing_grows_with_the_number_of_runs() -> None:
     assert len(shelf._roots) == len(shelf._runs) == 10
     assert not recording._roots
     assert not recording._tails
+
+
+async def test_nobody_is_taken_for_dead_before_two_of_its_leases_are_over() -> None:
+    """For one and a half it may begin something, see `Recording.holds`."""
+    shelf = Shelf(clock=now)
+    store, other = MemoryStore(shelf), MemoryStore(shelf)
+    async with store.open("stands", 10.0), other.open("other", 10.0):
+        await store.create(record("r"))
+        await store.attend()  # which begins with a sign of life
+        await anyio.sleep(19 - 10 / 3)
+        assert await other.adopt() == []
+        await anyio.sleep(2)
+        assert [each.run_id for each in await other.adopt()] == ["r"]
+    sign = Sign(100.0, 10.0)
+    assert [sign.has_lapsed(100.0 + age) for age in (19, 21)] == [False, True]
+
+
+class Standing(MemoryStore):
+    """Of a process that stands still, now and then."""
+
+    stands = 0.0
+
+    async def attend(self) -> Sequence[News]:
+        await anyio.sleep(self.stands)
+        return await super().attend()
+
+
+async def test_of_two_runs_of_a_process_that_stood_still_the_one_that_nobody_took_goes_on() -> None:
+    shelf = Shelf(clock=now)
+    store, other = Standing(shelf), MemoryStore(shelf)
+    recording = Recording(store, lease=10.0, clock=now)
+    async with recording, Supervisor(recorder=recording) as supervisor, other.open("other", 1_000.0):
+        runs = {name: supervisor.start(Agent(all_day), run_id=name) for name in ("a", "b")}
+        await anyio.sleep(1)
+        store.stands = 30.0
+        await anyio.sleep(26)
+        (taken,) = await other.adopt(limit=1)
+        store.stands = 0.0
+        await anyio.sleep(20)
+        assert [name for name, run in runs.items() if run.stopping] == [taken.run_id]
+        for run in runs.values():
+            run.cancel(mode="now")
+
+
+async def test_what_the_store_has_refused_is_told_to_nobody_who_follows_here() -> None:
+    async def writes(run: RunContext, message: object) -> None:
+        while True:
+            run.write("w ")
+            await anyio.sleep(1)
+
+    shelf = Shelf(clock=now)
+    store, other = Standing(shelf), MemoryStore(shelf)
+    recording = Recording(store, lease=10.0, clock=now)
+    got: list[int] = []
+
+    async def follow() -> None:
+        async for page in recording.follow("r"):
+            got.extend(seq for seq, _ in page.events)
+
+    async with recording, Supervisor(recorder=recording) as supervisor, other.open("other", 1_000.0):
+        run = supervisor.start(Agent(writes), run_id="r")
+        store.stands = 30.0
+        async with anyio.create_task_group() as tasks:
+            await anyio.sleep(0.5)
+            tasks.start_soon(follow)
+            await anyio.sleep(26)
+            assert [taken.run_id for taken in await other.adopt()] == ["r"]
+            await anyio.sleep(3)
+            tasks.cancel_scope.cancel()
+        assert run.stopping
+        assert got == [seq for seq, _ in (await other.read("r")).events] == [*range(1, 29)]

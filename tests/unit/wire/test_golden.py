@@ -6,6 +6,7 @@ The server's own format is the events' JSON, which is pinned where events are; h
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -98,3 +99,9 @@ async def test_a_wire_says_the_same_as_ever(wire: str, name: str) -> None:
     if os.environ.get("WRITE_GOLDEN"):
         file.write_text(said, encoding="utf-8")
     assert said == file.read_text(encoding="utf-8"), f"{file.name}: WRITE_GOLDEN=1 writes it anew"
+
+
+async def test_the_wait_for_a_place_is_no_part_of_the_duration_of_a_run() -> None:
+    view, _ = await played("cancelled")
+    waited = replace(view, facts=replace(view.facts, created_at=view.facts.created_at - 5))
+    assert contract.run_summary(waited)["durationMs"] == contract.run_summary(view)["durationMs"] == 1_000

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import anyio
 from pydantic_core import from_json
 
 from softstop import Agent, Event, RunContext, Supervisor
+from softstop.ports import AdapterContext
 from softstop.stores import Page
+from softstop.wire.agentos import waiting
 from softstop.wire.contract import run_steps
 from softstop.wire.shown import shown_page
 
@@ -38,3 +41,25 @@ async def test_the_steps_of_a_run_are_its_own_and_not_those_of_its_members() -> 
 
     events = await told(body)
     assert [(step["id"], step["status"]) for step in run_steps("r", events)] == [("r.1", "COMPLETED")]
+
+
+async def test_a_stop_of_one_member_takes_back_its_own_question_and_not_that_of_another() -> None:
+    async def asks(run: RunContext, message: object) -> None:
+        await AdapterContext(run).approval("call", "pay", "{}")
+
+    async def lead(run: RunContext, message: object) -> None:
+        members = [run.start_member(Agent(asks), None, run_id=name) for name in ("one", "two")]
+        await anyio.sleep(1)
+        members[0].cancel()
+        await anyio.sleep(1)
+        told.append(list(waiting(await run_events())))
+
+    async def run_events() -> list[Event]:
+        return list(await supervisor.events("r").read())
+
+    told: list[list[tuple[str, str]]] = []
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), run_id="r")
+        await anyio.sleep(3)
+        run.cancel(mode="now")
+    assert told == [[("two", "call")]]
