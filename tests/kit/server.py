@@ -70,11 +70,11 @@ def app(**options: Any) -> FastAPI:
 
 
 @asynccontextmanager
-async def serving(served: FastAPI, **headers: str) -> AsyncIterator[httpx2.AsyncClient]:
-    """The app behind uvicorn, and a client of it."""
+async def serving(served: FastAPI, log: str = "warning", **headers: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """The app behind uvicorn, which logs from that level on, and a client of it."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for listeners of its own alone
-    server = uvicorn.Server(uvicorn.Config(served, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(served, log_level=log))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     done = anyio.Event()
 

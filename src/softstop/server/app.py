@@ -21,7 +21,7 @@ from ..stores import Recording, Store
 from ..stores.checking import check_store
 from .auth import Authenticator
 from .elsewhere import Elsewhere
-from .gate import Gate
+from .gate import Gate, WithoutToken
 from .problems import TRACE, Problem, answer_to
 from .routes import agentos, contract, native, openai, probes
 from .service import Service, Settings, catalogue
@@ -102,10 +102,11 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
             expose_headers=["x-run-id", "location", TRACE],
         )  # fmt: skip
+    app.add_middleware(WithoutToken)  # before all others
     for error in (Problem, SoftstopError, RequestValidationError, Exception):
         app.add_exception_handler(error, _told)
     app.add_exception_handler(HTTPException, _refused)
-    for module in (native, contract, openai, agentos, probes):
+    for module in (native, contract, openai, probes, agentos):  # the last one has paths with any first part
         app.include_router(module.router)
     return app
 

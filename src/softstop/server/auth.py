@@ -1,4 +1,4 @@
-"""Who calls: API keys, JSON web tokens, and tokens that stop one run. Knows no route and no run but by its id."""
+"""Who calls: API keys, JSON web tokens, and tokens for one run. Knows no route and no run but by its id."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from ..errors import MisuseError
 
 Scope = Literal["runs:read", "runs:write", "runs:cancel", "runs:admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("runs:read", "runs:write", "runs:cancel", "runs:admin")
-TOKEN: Final = "stop."  # how a token that stops one run begins
-STOP_ALGORITHM: Final = "HS256"
+ALGORITHM: Final = "HS256"
 LEAST_SECRET: Final = 32  # bytes
 USER_SCOPES: Final[tuple[Scope, ...]] = SCOPES[:3]
 
@@ -143,35 +142,42 @@ class Jwt:
             return None
 
 
-class StopTokens:
-    """Tokens that stop one run and do nothing else, for `navigator.sendBeacon`, which sends no headers.
+class RunTokens:
+    """Tokens for one run and one deed, for what in a browser sends no headers: `navigator.sendBeacon`, `EventSource`.
 
-    They are JSON web tokens whose audience is the run, so that `Jwt` takes none of them, also with the same secret.
+    They are JSON web tokens whose audience is the deed and the run, so that `Jwt` takes none of them, also with the
+    same secret.
 
     Args:
-        secret: Signs them; processes that serve the same runs share it. None makes a fresh one.
+        deed: What they are for; a token begins with it.
         valid: Seconds until one expires.
+        secret: Signs them; processes that serve the same runs share it.
     """
 
-    def __init__(self, secret: bytes | None = None, valid: float = 86_400.0) -> None:
-        self._secret = secrets.token_bytes(LEAST_SECRET) if secret is None else secret
-        self._valid = valid
+    def __init__(self, deed: Literal["stop", "stream"], valid: float, secret: bytes) -> None:
+        self.prefix, self.valid = f"{deed}.", valid
+        self._deed, self._secret = deed, secret
 
-    def issue(self, run_id: str, user_id: str) -> str:
-        """A token for one run, in the name of a user."""
-        claims = {"sub": user_id, "aud": run_id, "exp": int(time.time() + self._valid)}
-        return TOKEN + jwt.encode(claims, self._secret, STOP_ALGORITHM)
+    def issue(self, caller: Caller, run_id: str = "") -> str:
+        """A token in the name of a caller, with its scopes; without a run for the caller's own runs."""
+        claims = {
+            "sub": caller.user_id,
+            "scope": " ".join(sorted(caller.scopes)),
+            "aud": f"{self._deed}/{run_id}",
+            "exp": int(time.time() + self.valid),
+        }
+        return self.prefix + jwt.encode(claims, self._secret, ALGORITHM)
 
-    def identify(self, token: str, run_id: str) -> Caller | None:
-        """The caller in whose name a token stops this run; None if it is none for it, or has expired."""
+    def identify(self, token: str, run_id: str = "") -> Caller | None:
+        """The caller in whose name a token is for this run; None if it is none for it, or has expired."""
         try:
             claims: dict[str, Any] = jwt.decode(
-                token.removeprefix(TOKEN),
+                token.removeprefix(self.prefix),
                 self._secret,
-                algorithms=[STOP_ALGORITHM],
-                audience=run_id,
-                options={"require": ["sub", "aud", "exp"]},
+                algorithms=[ALGORITHM],
+                audience=f"{self._deed}/{run_id}",
+                options={"require": ["sub", "scope", "aud", "exp"]},
             )
         except jwt.PyJWTError:
             return None
-        return Caller(claims["sub"], frozenset({"runs:cancel"}))
+        return Caller(claims["sub"], frozenset(claims["scope"].split()))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,6 +21,7 @@ from .problems import TRACE, Problem
 
 OPEN: Final = ("/healthz", "/readyz", "/health")  # paths for probes, which have no key
 MOST_OF_HEADERS: Final = 65_536  # bytes
+TOKEN: Final = b"token="  # in an address
 TRACEPARENT: Final = re.compile(  # of the W3C; only a later version may have more behind it
     r"(?!ff|00.{53}.)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII
 )
@@ -53,6 +54,26 @@ class Caps:
         for name in ("body", "requests", "runs", "readers", "readers_of_user"):
             whole(getattr(self, name), name)
         seconds(self.patience, "patience")
+
+
+class WithoutToken:
+    """Takes a token out of the address of a request, and notes it in its state: what logs requests sees none.
+
+    Args:
+        app: What lies behind.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        parts: list[bytes] = scope.get("query_string", b"").split(b"&")
+        tokens = [part for part in parts if part.startswith(TOKEN)]
+        if tokens:  # in place: that is what a server logs when the answer begins
+            scope["query_string"] = b"&".join(part for part in parts if part not in tokens)
+            scope.setdefault("state", {})["token"] = unquote(tokens[0].removeprefix(TOKEN).decode("latin-1"))
+        await self._app(scope, receive, send)
 
 
 class Gate:
@@ -132,7 +153,7 @@ class Gate:
         raise Problem("REQUEST_TIMEOUT", f"A request must have come whole within {self._caps.patience:g} seconds")
 
     def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
-        """The caller; None where a route finds out by itself: a probe, or a stop by a token in its body."""
+        """The caller; None where a route finds out by itself: a probe, a stop or a stream by a token."""
         if _path(scope) in OPEN:
             return None
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -146,7 +167,7 @@ class Gate:
                 caller = each.identify(token.strip())
                 if caller is not None:
                     return caller
-        elif _is_beacon(scope, headers):  # a browser may add the password that a proxy asked it for
+        elif _is_beacon(scope, headers) or _is_stream(scope):  # a browser may add the password of a proxy
             return None
         self._count(_address(scope))  # who guesses keys is slowed down as well
         raise Problem("UNAUTHENTICATED", "Send a valid key: Authorization: Bearer <key>")
@@ -192,6 +213,13 @@ def _split(url: str) -> SplitResult:
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+def _is_stream(scope: Scope) -> bool:
+    """Whether a request may be for a stream by a token that was in its address: its route looks at that."""
+    path = _path(scope)
+    one = path.startswith("/runs/") and path.endswith("/events") and path.count("/") == 3
+    return "token" in scope["state"] and scope["method"] == "GET" and (one or path == "/events")
 
 
 def _is_beacon(scope: Scope, headers: Headers) -> bool:

@@ -26,6 +26,16 @@ class Readers:
         self._of_user: Counter[str] = Counter()
         self._needed: dict[str, asyncio.TimerHandle] = {}  # for runs that stop without readers: the next look
         self._spared: set[str] = set()  # those of them that wait for a person
+        self.dropped = 0  # readers that did not read
+
+    @property
+    def open(self) -> int:
+        """Open streams of all users."""
+        return sum(self._of_user.values())
+
+    def drop(self) -> None:
+        """Count a reader that is dropped, since it does not read."""
+        self.dropped += 1
 
     def need(self, run_id: str) -> None:
         """Have a run stopped when all of its readers have left, or none comes at first."""

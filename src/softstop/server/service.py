@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from importlib import import_module
+from secrets import token_bytes
 from typing import Final
 
 import anyio
@@ -27,13 +26,15 @@ from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from ..wire.shown import shown
 from .admission import Admission
-from .auth import LEAST_SECRET, Caller, Scope, StopTokens
+from .auth import LEAST_SECRET, Caller, RunTokens, Scope
 from .elsewhere import LIVE
 from .feed import Feed
 from .gate import Caps
+from .metrics import OutcomeOf, outcome_of
 from .problems import Problem
 from .readers import Readers
 from .requests import Decide, Start, Stop, StopMany, checked
+from .wishes import digest_of, message_of
 
 LONGEST_LINGER: Final = 1.0  # seconds
 KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
@@ -52,7 +53,7 @@ class Settings:
         heartbeat: Seconds of silence after which a stream sends a comment.
         linger: Seconds for which a stream gathers events after each write. With 0.005 many readers of many events cost
             a fraction of the CPU, and each event is that much later at most.
-        stop_secret: Signs tokens that stop one run, 32 bytes or more; None makes one for this process.
+        stop_secret: Signs tokens that stop or read one run, 32 bytes or more; None makes one for this process.
         messages: How conversations are written to a store, `softstop.models.Messages()`; None keeps them in no store.
     """
 
@@ -124,15 +125,19 @@ class Service:
         )
         self.recording = recording
         self.runs = Runs(self.supervisor, recording)
-        self.tokens = StopTokens(settings.stop_secret)
+        secret = settings.stop_secret or token_bytes(LEAST_SECRET)
+        self.stop_tokens = RunTokens("stop", 86_400, secret)
+        self.stream_tokens = RunTokens("stream", 60, secret)
         self.readers = Readers(self.caps, settings.disconnect_grace, self._left)
         self.started_at = time.time()
+        self.ended_runs: Counter[OutcomeOf] = Counter()
         self.admission = Admission(self.caps.runs)
         self._alone = anyio.Lock()  # of those that start a run where no other one may be live
 
     def notice(self, event: Event) -> None:
-        """Count a run no more that has ended, and need no reader of it."""
+        """Count a run that has ended as such and as live no more, and need no reader of it."""
         if isinstance(event, Outcome):
+            self.ended_runs[outcome_of(event)] += 1
             self.admission.ended(event)
             self.readers.forget(event.run_id)
 
@@ -172,9 +177,9 @@ class Service:
                     await self._check_session(user_id, asked.session_id, key)
                 run = await self.runs.start(
                     runnable,
-                    _message(asked),
+                    message_of(asked),
                     key=key,
-                    wish=None if key is None else _digest(runnable, asked),
+                    wish=None if key is None else digest_of(runnable, asked),
                     run_id=asked.run_id,
                     session_id=asked.session_id or None,
                     user_id=user_id,
@@ -356,30 +361,6 @@ class Service:
 
     def _left(self, run_id: str) -> None:
         self.supervisor.request_stop(run_id, StopRequest(cause=StopCause.caller_gone, reason="its last reader left"))
-
-
-def _message(asked: Start) -> object:
-    """The message for the body: what was said, or a list of that and its contents.
-
-    Raises:
-        Problem: Contents beside a message that is no text, or where no agent has a model.
-    """
-    if not asked.contents:
-        return asked.message
-    if not isinstance(asked.message, str | None):
-        raise Problem("VALIDATION_FAILED", "message: beside contents it is a text, or left out")
-    try:
-        values = import_module("softstop.server.contents").contents_of(asked.contents)
-    except ImportError:
-        raise Problem("VALIDATION_FAILED", "contents: this server has no models, which alone take them") from None
-    return [*([asked.message] if asked.message else []), *values]
-
-
-def _digest(runnable: Runnable, asked: Start) -> str:
-    """What was asked for, hashed; how it is to be answered does not count."""
-    source = runnable.source
-    wish = asked.model_dump(mode="json", exclude={"stream", "background", "on_disconnect", "multitask"})
-    return hashlib.sha256(json.dumps([source.kind, source.id, wish], sort_keys=True).encode()).hexdigest()
 
 
 def seen_by(caller: Caller, view: RunView) -> RunView:

@@ -38,6 +38,7 @@ class EventStreamResponse(Response, Generic[T]):
         patience: Seconds that a client may take to receive one chunk.
         linger: Seconds between two chunks at least.
         over: Whether there is a reason to end beside the end of the chunks; looked at twice a second.
+        dropped: Called where a client is dropped.
         headers: Further headers.
     """
 
@@ -52,13 +53,14 @@ class EventStreamResponse(Response, Generic[T]):
         patience: float,
         linger: float = 0.0,
         over: Callable[[], bool] = lambda: False,
+        dropped: Callable[[], object] = lambda: None,
         headers: dict[str, str] | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = HEADERS + [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
         self._pages, self._frames, self._first = pages, frames, first
-        self._attended, self._over = attended, over
+        self._attended, self._over, self._dropped = attended, over, dropped
         self._comment, self._silence = heartbeat
         self._patience, self._linger = patience, linger
         self._sending: float | None = None  # loop time at which a send began that has not ended
@@ -103,7 +105,7 @@ class EventStreamResponse(Response, Generic[T]):
             await anyio.sleep(min(TICK, self._silence, self._patience))
             if self._sending is not None:
                 if now() - self._sending >= self._patience:
-                    scope.cancel()
+                    self._drop(scope)
             elif self._over():
                 serving.cancel()
             elif now() - self._sent >= self._silence:
@@ -111,7 +113,11 @@ class EventStreamResponse(Response, Generic[T]):
                     await send({"type": "http.response.body", "body": self._comment, "more_body": True})
                     self._sent = now()
                 if late.cancelled_caught:
-                    scope.cancel()
+                    self._drop(scope)
+
+    def _drop(self, scope: anyio.CancelScope) -> None:
+        self._dropped()
+        scope.cancel()
 
 
 class LateResponse(Response):

@@ -50,9 +50,11 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("POST", "/runs/{run_id}/approve", {"tool_call_id": "c"}, "write"),
     ("POST", "/runs/{run_id}/refuse", {"tool_call_id": "c"}, "write"),
     ("GET", "/runs/{run_id}/events", None, "read"),
+    ("POST", "/runs/{run_id}/events/token", None, "read"),
     ("GET", "/runs/{run_id}/wait", None, "read"),
     ("GET", "/runs/{run_id}/audit", None, "read"),
     ("GET", "/events", None, "read"),
+    ("POST", "/events/token", None, "read"),
     ("POST", "/agent/run/cancel/v1.0.0", {"runId": "{run_id}"}, "cancel"),
     ("POST", "/agent/run/execute/v1.0.0", {"agentId": "quick", "input": {"message": "x"}}, "write"),
     ("GET", "/agent/run/get/v1.0.0?runId={run_id}", None, "read"),
@@ -78,6 +80,7 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/healthz", None, None),
     ("GET", "/health", None, None),
     ("GET", "/readyz", None, None),
+    ("GET", "/metrics", None, "admin"),
 ]
 ROUTERS: list[Any] = [module.router for module in (agentos, contract, native, openai, probes)]
 MAY = {
@@ -85,7 +88,7 @@ MAY = {
     "bob": {"read", "write", "cancel"},
     "reader": {"read"},
     "stopper": {"cancel"},
-    "admin": {"read", "write", "cancel"},
+    "admin": {"read", "write", "cancel", "admin"},
     "nobody": set[str](),
     "sst_000000000000_forged": set[str](),
 }

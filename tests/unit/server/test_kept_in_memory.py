@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 
 from softstop import MisuseError, RunContinued, Source
 from softstop.events import Stamp
-from softstop.server.auth import Jwt, StopTokens
+from softstop.server.auth import Caller, Jwt, RunTokens
 from softstop.server.feed import KEPT, Feed
 from softstop.server.gate import MOST_OF_HEADERS, Caps, Gate
 from softstop.server.problems import Problem
@@ -17,15 +17,16 @@ from softstop.server.readers import Readers
 
 def test_a_token_that_stops_a_run_is_good_for_that_run_and_until_it_expires() -> None:
     secret = b"secret" * 6
-    tokens = StopTokens(secret)
-    token = tokens.issue("r1", "ann")
-    caller = tokens.identify(token, "r1")
-    assert caller is not None
-    assert (caller.user_id, caller.scopes) == ("ann", {"runs:cancel"})
+    tokens, stopper = RunTokens("stop", 60, secret), Caller("ann", frozenset({"runs:cancel"}))
+    token = tokens.issue(stopper, "r1")
+    assert tokens.identify(token, "r1") == stopper
     assert tokens.identify(token, "r2") is None
-    assert StopTokens().identify(token, "r1") is None
-    assert tokens.identify(StopTokens(secret, valid=-1).issue("r1", "ann"), "r1") is None
-    assert Jwt(secret, ["HS256"]).identify(token.removeprefix("stop.")) is None, "it lets nobody in"
+    assert tokens.identify(token) is None
+    assert RunTokens("stop", 60, b"x" * 32).identify(token, "r1") is None
+    assert RunTokens("stream", 60, secret).identify(token.replace("stop.", "stream."), "r1") is None
+    assert tokens.identify(RunTokens("stop", -1, secret).issue(stopper, "r1"), "r1") is None
+    for audience in (None, "r1"):
+        assert Jwt(secret, ["HS256"], audience).identify(token.removeprefix("stop.")) is None, "it lets nobody in"
 
 
 def test_a_reader_that_comes_back_is_told_whether_events_were_dropped_meanwhile() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import contextmanager, nullcontext
 from inspect import iscoroutinefunction
@@ -9,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import pytest
 from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,13 +125,14 @@ async def test_silence_is_broken_by_a_comment_and_nothing_else() -> None:
 
 
 async def test_a_client_that_takes_nothing_is_dropped_when_its_time_is_over() -> None:
-    client = Client(slow=1_000.0)
-    assert await served(client, ticks(3, 1.0)) < 1_000 + 32  # the first send is that of the head
-    assert not client.ended
+    client, dropped = Client(slow=1_000.0), Counter[str]()
+    told = {"dropped": lambda: dropped.update(["a"])}
+    assert await served(client, ticks(3, 1.0), **told) < 1_000 + 32  # the first send is that of the head
+    assert (client.ended, dropped["a"]) == (False, 1)
 
 
 async def test_a_client_that_stops_reading_in_silence_is_dropped_as_well() -> None:
-    client = Client()
+    client, dropped = Client(), Counter[str]()
     chunks = ticks(1, 500.0)
 
     async def stall() -> None:
@@ -138,7 +141,8 @@ async def test_a_client_that_stops_reading_in_silence_is_dropped_as_well() -> No
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stall)
-        assert await served(client, chunks) < 60
+        assert await served(client, chunks, dropped=lambda: dropped.update(["a"])) < 60
+    assert dropped["a"] == 1
 
 
 async def test_a_client_that_leaves_ends_the_response_at_once() -> None:
@@ -150,7 +154,7 @@ async def test_a_client_that_leaves_ends_the_response_at_once() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(leave)
-        assert await served(client, ticks(100, 1.0)) == 7
+        assert await served(client, ticks(100, 1.0), dropped=lambda: pytest.fail("it has left")) == 7
     assert not client.ended
 
 

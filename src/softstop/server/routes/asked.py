@@ -59,6 +59,31 @@ Here = Annotated[Service, Depends(service_of)]
 Who = Annotated[Caller, Depends(caller_of)]
 
 
+async def reader_of(request: Request, service: Here) -> Caller:
+    """Who reads a stream: by a key, or by a token that was in the address.
+
+    Raises:
+        Problem: UNAUTHENTICATED.
+    """
+    if request.state.caller is not None or "token" not in request.scope["state"]:
+        return await caller_of(request)
+    who = service.stream_tokens.identify(request.state.token, request.path_params.get("run_id", ""))
+    if who is None:
+        raise Problem("UNAUTHENTICATED", "This token reads no such stream, or has expired; get another one")
+    return who
+
+
+Reader = Annotated[Caller, Depends(reader_of)]
+TOKEN: Final = {  # is read from the address before any route
+    "parameters": [
+        {
+            "name": "token", "in": "query", "required": False, "schema": {"type": "string"},
+            "description": "In place of a key, for EventSource, which sends no headers",
+        }
+    ]
+}  # fmt: skip
+
+
 def origin_of(request: Request) -> str:
     """From where a request comes, for the audit: its address and its trace."""
     return f"{request.client.host if request.client else 'unknown'}{_TRACE}{request.state.trace_id}"
@@ -191,6 +216,7 @@ async def streamed(
         first=first,
         heartbeat=(HEARTBEAT, service.settings.heartbeat),
         patience=service.caps.patience,
+        dropped=service.readers.drop,
         linger=service.settings.linger,
         headers={"x-run-id": run_id},
     )

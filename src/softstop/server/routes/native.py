@@ -18,14 +18,16 @@ from ...stops import RunStatus
 from ...stores import Page, RunQuery
 from ...wire import contract, native
 from ...wire.shown import shown_page
-from ..auth import TOKEN, Caller
+from ..auth import Caller
 from ..problems import Problem
 from ..requests import LONGEST_WAIT, Decide, Start, StartAny, Stop, StopMany, read
 from ..service import Service, allow
 from ..sse import EventStreamResponse, LateResponse
 from .asked import (
+    TOKEN,
     Filters,
     Here,
+    Reader,
     Select,
     Types,
     Which,
@@ -65,7 +67,8 @@ async def started(service: Service, who: Caller, request: Request, kind: Kind, i
     if asked.stream:
         return await streamed(service, who, run_id, await service.follow(who, run_id), native.frames)
     if asked.background:
-        token = service.tokens.issue(run_id, view.facts.user_id or who.user_id)
+        stopper = Caller(view.facts.user_id or who.user_id, frozenset({"runs:cancel"}))
+        token = service.stop_tokens.issue(stopper, run_id)
         body = native.run_as_json(view) | {"stop_token": token}
         return JSONResponse(body, 202, {"location": path_of(request, run_id)})
 
@@ -138,8 +141,8 @@ async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
     text = ""
     if request.headers.get("content-type", "").startswith("text/plain"):
         text = (await request.body()).decode("utf-8", "replace")
-    if text.startswith(TOKEN):
-        who, stop = service.tokens.identify(text, run_id), Stop(wait=0)
+    if text.startswith(service.stop_tokens.prefix):
+        who, stop = service.stop_tokens.identify(text, run_id), Stop(wait=0)
         if who is None:
             raise Problem("UNAUTHENTICATED", "This token stops no such run, or has expired")
     else:
@@ -180,12 +183,32 @@ async def _decided(service: Service, who: Caller, run_id: str, request: Request,
     return JSONResponse({"success": True}, 200 if done else 202)
 
 
-@router.get("/runs/{run_id}/events")
+@router.post("/runs/{run_id}/events/token")
+async def token(run_id: str, service: Here, who: Who) -> JSONResponse:
+    """A token that reads the events of this run alone: `GET .../events?token=...`, to be begun within a minute."""
+    await service.get(who, run_id)
+    return _token(service, who, run_id)
+
+
+@router.post("/events/token")
+async def feed_token(service: Here, who: Who) -> JSONResponse:
+    """The same for `GET /events`, which then shows the runs that this caller may see."""
+    allow(who, "runs:read")
+    return _token(service, who)
+
+
+def _token(service: Service, who: Caller, run_id: str = "") -> JSONResponse:
+    reader = Caller(who.user_id, who.scopes & {"runs:read", "runs:admin"})
+    body = {"token": service.stream_tokens.issue(reader, run_id), "expires_in": service.stream_tokens.valid}
+    return JSONResponse(body, headers={"cache-control": "no-store"})
+
+
+@router.get("/runs/{run_id}/events", openapi_extra=TOKEN)
 async def events(
     run_id: str,
     request: Request,
     service: Here,
-    who: Who,
+    who: Reader,
     types: Types = None,
     follow: bool = True,
     deltas: Literal["raw", "coalesced"] = "raw",
@@ -237,25 +260,33 @@ async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
     return JSONResponse({"entries": to_jsonable_python(entries)})
 
 
-@router.get("/events")
-async def feed(request: Request, service: Here, who: Who, which: Which, types: Types = None) -> Response:
+@router.get("/events", openapi_extra=TOKEN)
+async def feed(
+    request: Request,
+    service: Here,
+    who: Reader,
+    which: Which,
+    types: Types = None,
+    starting_after: Annotated[str | None, Query(max_length=100)] = None,
+) -> Response:
     """The events of all runs that the caller may see, but their content, and `run.cancelled` once for each stopped one.
 
     With a store, those of runs of other processes too. With `types` those alone; the other filters are those of
-    `GET /runs`, a member run is one of its own `kind` and `id`. Goes on after `Last-Event-ID`, which is an id of this
-    process; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
+    `GET /runs`, a member run is one of its own `kind` and `id`. Goes on after `Last-Event-ID` or `starting_after`,
+    which is an id of this process; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
     """
     names = names_of(types)
     allow(who, "runs:read")
     readers = f"feed/{who.user_id}"  # no run has such an id, and no user keeps others away
     service.readers.check(readers, who.user_id)
-    number, lost = service.feed.number(request.headers.get("last-event-id"))
+    number, lost = service.feed.number(request.headers.get("last-event-id") or starting_after)
     return EventStreamResponse(
         _all_events(service, who, number, lost, names, which),
         bytes,
         service.readers.reading(readers, who.user_id),
         heartbeat=(native.HEARTBEAT, service.settings.heartbeat),
         patience=service.caps.patience,
+        dropped=service.readers.drop,
         over=lambda: service.draining and not service.supervisor.statistics().live,
     )
 

@@ -1,11 +1,14 @@
-"""What a probe asks: whether the process lives, and whether it takes work."""
+"""What a probe asks: whether the process lives, whether it takes work, and how much it has."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
 
+from ..metrics import CONTENT_TYPE, exposition
 from ..problems import Problem
-from .asked import Here
+from ..service import allow
+from .asked import Here, Who
 
 router = APIRouter(tags=["probes"])
 
@@ -29,3 +32,11 @@ async def readyz(service: Here) -> dict[str, str]:
         raise Problem("DRAINING", "This server is shutting down and starts no run")
     degraded = service.recording is not None and service.recording.degraded is not None
     return {"status": "ready", **({"store": "degraded"} if degraded else {})}
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(service: Here, who: Who) -> PlainTextResponse:
+    """What this process counts, in the text format of Prometheus; for `runs:admin`."""
+    allow(who, "runs:admin")
+    text = exposition(service.ended_runs, service.supervisor.statistics(), service.readers, service.recording)
+    return PlainTextResponse(text, media_type=CONTENT_TYPE)
