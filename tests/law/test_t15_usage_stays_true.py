@@ -23,6 +23,7 @@ from softstop import (
     StopPolicy,
     Supervisor,
     Usage,
+    current_run,
 )
 from softstop.testing import run_virtual
 
@@ -294,6 +295,16 @@ async def test_what_a_thread_of_to_thread_charges_comes_out_of_the_reservation_o
 
     await one(body, budgets=[budget])
     assert (left, budget.spent.tokens) == ([100], 500)
+
+
+async def test_a_second_report_of_one_answer_is_not_added_whoever_charges_it() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        run.charge(SUM, response_id="whole")
+        here = current_run()
+        assert here is not None
+        here.charge(SUM, response_id="whole")
+
+    assert (await Agent(body).arun()).usage == SUM
 
 
 async def test_cache_and_reasoning_parts_are_never_lost_whatever_comes_first() -> None:

@@ -65,7 +65,7 @@ class DeferredScope:
     All on one event loop. Only a second `enter` raises.
     """
 
-    __slots__ = ("_alone", "_given", "_handle", "_pulse", "_waiting", "held", "parent", "peace", "phase", "task")
+    __slots__ = ("_given", "_handle", "_open_regions", "_pulse", "_waiting", "held", "parent", "peace", "phase", "task")
 
     def __init__(self, parent: DeferredScope | None = None, *, peace: float = 0.0) -> None:
         self.parent = parent
@@ -73,7 +73,7 @@ class DeferredScope:
         self.phase = OPEN
         self.task: asyncio.Task[Any] | None = None  # from `enter` to `exit`
         self.held = 0  # holds here, and one for each scope below that is held
-        self._alone = 0  # regions that are open
+        self._open_regions = 0  # regions that are open
         self._given = 0  # cancels that were sent and not taken back
         self._pulse = PULSE  # seconds between the next two of them
         self._handle: asyncio.Handle | None = None  # of the next cancel
@@ -116,18 +116,18 @@ class DeferredScope:
         """Hold this scope only, not those around it. Inside, and in tasks begun inside, `delivery()` does not wait."""
         around = _regions.get()
         _regions.set((*around, self))
-        self._alone += 1
+        self._open_regions += 1
         try:
             yield
         finally:
-            self._alone -= 1
+            self._open_regions -= 1
             _regions.set(around)  # not reset(token): a generator may be closed in another context
             self._look()
 
     @property
     def in_region(self) -> bool:
         """Whether a region of it is open, in any task."""
-        return self._alone > 0
+        return self._open_regions > 0
 
     def is_around(self, other: DeferredScope) -> bool:
         """Whether this is the other scope or one around it, so that a hold of the other holds this."""
@@ -177,7 +177,7 @@ class DeferredScope:
         ending = None if task is None else _ending.get(task)
         if ending is not None and self.is_around(ending):
             return True
-        return any(self.is_around(region) and region._alone for region in _regions.get())
+        return any(self.is_around(region) and region._open_regions for region in _regions.get())
 
     @property
     def waiting(self) -> int:
@@ -250,7 +250,7 @@ class DeferredScope:
 
     @property
     def _deliverable(self) -> bool:
-        return self.task is not None and not self._alone
+        return self.task is not None and not self._open_regions
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:

@@ -7,8 +7,8 @@ from typing import NoReturn, Self
 
 from ..checks import named
 from ..errors import MisuseError
-from ..limits import Unpriced
-from .amounts import Amount
+from ..limits import NANO, Unpriced
+from .amounts import CAUSE_OF, Amount, Room, checked_room
 from .ledgers import WARN_AT, Ledger
 
 
@@ -93,4 +93,10 @@ class Budget:
         Raises:
             MisuseError: A new limit is below the old one, or there was no limit to raise.
         """
-        self._ledger.raise_to(tokens, cost_usd)
+        ledger, new = self._ledger, checked_room(tokens, cost_usd)
+        for unit, old, wanted in zip(CAUSE_OF, ledger.limit, new, strict=True):
+            if wanted is not None and (old is None or wanted < old):
+                scale = NANO if unit == "cost_usd" else 1
+                has = "no limit" if old is None else f"a limit of {old / scale:,.9g}"
+                raise MisuseError(f"{ledger.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise")
+        ledger.change(Room(*(old if wanted is None else wanted for old, wanted in zip(ledger.limit, new, strict=True))))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable
 from decimal import Decimal
 from enum import StrEnum
 
-from ..errors import MisuseError
 from ..limits import NANO, Unpriced
 from ..stops import LimitReached
 from .amounts import CAUSE_OF, NOTHING, Amount, Fit, Room, Unit, Units, checked_room, least_of
@@ -80,20 +79,6 @@ class Ledger:
     def waiting(self) -> int:
         """How many claims wait for room."""
         return len(self._waiting) + len(self._nested)
-
-    def raise_to(self, tokens: int | None = None, cost_usd: Decimal | float | str | None = None) -> None:
-        """Raise the limits, at once: steps that wait for room go on. What was stopped before stays stopped.
-
-        Raises:
-            MisuseError: A new limit is below the old one, or there was no limit to raise.
-        """
-        new = checked_room(tokens, cost_usd)
-        for unit, old, wanted in zip(CAUSE_OF, self.limit, new, strict=True):
-            if wanted is not None and (old is None or wanted < old):
-                scale = NANO if unit == "cost_usd" else 1
-                has = "no limit" if old is None else f"a limit of {old / scale:,.9g}"
-                raise MisuseError(f"{self.name} has {has} of {unit}, which {wanted / scale:,.9g} would not raise")
-        self.change(Room(*(old if wanted is None else wanted for old, wanted in zip(self.limit, new, strict=True))))
 
     def change(self, limit: Room) -> None:
         """Set the limits, up or down."""

@@ -16,8 +16,6 @@ from ..events import (
     StepKind,
     StepStarted,
     StepStatus,
-    ToolCallCompleted,
-    ToolCallStarted,
 )
 from ..law.amounts import Fit
 from ..law.ledgers import Chain, Hold
@@ -25,37 +23,17 @@ from ..stops import LimitReached
 from ..usage import Usage
 from . import approving, limiting, stopping
 from .allowance import Exhausted as Exhausted
+from .announcing import PLAIN, TRACED, Announced
+from .announcing import ToolTrace as ToolTrace
 from .context import RunContext
-from .open_work import Announced, OpenStep
+from .open_work import OpenStep
 from .state import Approval as Approval
-from .steps import PLAIN, Step
+from .steps import Step
 from .streams import Stream
 from .threads import in_thread, seats
 
 T = TypeVar("T")
-TRACED: Final = 4_096  # characters of arguments, and of a result
 OF_ANSWERS: Final = [name for name in ModelRequestCompleted.FIELDS if name not in StepCompleted.FIELDS]
-
-
-class ToolTrace:
-    """What the events of one tool call tell of it, each text up to a bound; `result` is set before its step ends."""
-
-    __slots__ = ("arguments", "result", "tool_call_id")
-
-    def __init__(self, tool_call_id: str | None = None, arguments: str | None = None) -> None:
-        self.tool_call_id = None if tool_call_id is None else label(tool_call_id, "tool_call_id")
-        self.arguments = arguments
-        self.result: str | None = None
-
-    def started(self, name: str, step_id: int, kind: StepKind) -> StepStarted:
-        """The event of the start."""
-        arguments = None if self.arguments is None else bounded(self.arguments, TRACED)
-        return ToolCallStarted(name, step_id, kind, self.tool_call_id, arguments)
-
-    def ended(self, name: str, step_id: int, status: StepStatus, error: str | None) -> StepCompleted:
-        """The event of the end."""
-        result = None if self.result is None else bounded(self.result, TRACED)
-        return ToolCallCompleted(name, step_id, status, error, tool_call_id=self.tool_call_id, result=result)
 
 
 class AdapterContext:
@@ -116,7 +94,7 @@ class AdapterContext:
 
     def take_back_model_request(self) -> None:
         """Count the last request not as an answer: the provider refused it."""
-        self._state.allowance.count("model_calls", -1)
+        self._state.work.count("model_calls", -1)
 
     async def approval(self, tool_call_id: str, tool: str, arguments: str) -> Approval:
         """Ask a person whether a tool may be called, by `ApprovalRequested`, and wait, in no step and outside the turn.

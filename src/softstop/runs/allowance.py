@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Final, NamedTuple, TypedDict, Unpack, get_args
+from typing import Final, NamedTuple, TypedDict, Unpack
 
-from ..aio.deferred_scope import DeferredScope
 from ..errors import MisuseError, checked
 from ..law.amounts import CAUSE_OF, Room, Unit
 from ..law.budgets import Budget
@@ -16,11 +15,11 @@ from ..limits import Limits
 from ..log.writer import Activity
 from ..protocols import Runnable
 from ..stops import LimitReached, StopCause, StopRequest
-from .open_work import Call
+from .announcing import Counted
+from .open_work import OpenWork
 from .timers import Reached, Timers
 
 DEPTH: Final = 64  # levels of members below a root whose limits do not say
-CALLS: Final[tuple[Call, ...]] = get_args(Call)
 KEPT_BACK: Final = 0.1  # share of tokens and money that `on_exhausted="wrap_up"` keeps for one last answer
 
 
@@ -46,11 +45,11 @@ class Exhausted(NamedTuple):
         return not self.ledger.keeps_back(self.unit) or self.ledger.reached() is not None
 
 
-class CallsUsed(NamedTuple):
-    """A number of calls that a run may make and has made, but for a last answer."""
+class NumberExhausted(NamedTuple):
+    """A number of steps or calls that a run may begin and has begun, but for a last answer."""
 
     allowance: Allowance
-    call: Call
+    kind: Counted
 
     @property
     def cause(self) -> StopCause:
@@ -60,14 +59,14 @@ class CallsUsed(NamedTuple):
     @property
     def facts(self) -> LimitReached:
         """The limit as it stands now."""
-        most, left = getattr(self.allowance.limits, self.call), self.allowance.calls_left(self.call)
-        return LimitReached(kind=self.call, holder="run", limit=most or 0, used=(most or 0) - (left or 0))
+        most, left = getattr(self.allowance.limits, self.kind), self.allowance.left(self.kind)
+        return LimitReached(kind=self.kind, holder="run", limit=most or 0, used=(most or 0) - (left or 0))
 
     @property
     def lasts(self) -> bool:
         """Whether the limit was not raised since."""
-        left = self.allowance.calls_left(self.call)
-        return left is not None and left <= (self.call == "model_calls")
+        left = self.allowance.left(self.kind)
+        return left is not None and left <= (self.kind == "model_calls")
 
 
 class LimitChanges(TypedDict, total=False):
@@ -87,7 +86,7 @@ class Allowance:
     """The limits of one run in force, with its ledgers and timers."""
 
     __slots__ = (
-        "_calls", "_loop", "_scope", "_started", "_timers", "activity", "bounded", "chain", "exhausted",
+        "_loop", "_started", "_timers", "_work", "activity", "bounded", "chain", "depth", "exhausted",
         "gives_last_answer", "levels", "limits", "own", "parent",
     )  # fmt: skip
 
@@ -97,17 +96,17 @@ class Allowance:
         limits: Limits,
         budgets: tuple[Budget, ...],
         parent: Allowance | None,
-        scope: DeferredScope,
+        work: OpenWork,
     ) -> None:
         self._loop = loop
-        self._scope = scope  # of the run
+        self._work = work  # of the run
         self.parent = parent  # of the run above
+        self.depth: int = 0 if parent is None else parent.depth + 1  # how many runs are above
         self.limits = limits
         self.bounded = False  # limits can refuse a step, or an owner that does not hold it can keep it waiting
         self.own: Ledger | None = None  # of this run's own limits, if they bound tokens or money
         self.gives_last_answer = False  # the body has a model
-        self.exhausted: Exhausted | CallsUsed | None = None  # after which only that answer is due
-        self._calls: dict[Call, int] | None = None  # begun, here and in members; made with the first
+        self.exhausted: Exhausted | NumberExhausted | None = None  # after which only that answer is due
         above = DEPTH if parent is None else parent.levels - 1
         own = limits.depth
         self.levels: int = above if own is None else own if parent is None else min(own, above)  # of members below
@@ -120,12 +119,11 @@ class Allowance:
                 self.chain = (budget._ledger, *self.chain)
         if limits.tokens is not None or limits.cost_usd is not None or limits.output_tokens is not None:
             self._open_ledger()
-        self.bounded = bool(self.chain) or self._bounds_steps or (parent is not None and parent.bounded)
+        self.bounded = bool(self.chain) or self._bounds_numbers or (parent is not None and parent.bounded)
 
     @property
-    def _bounds_steps(self) -> bool:
-        limits = self.limits
-        return limits.steps is not None or limits.tool_calls is not None or limits.model_calls is not None
+    def _bounds_numbers(self) -> bool:
+        return (self.limits.steps, self.limits.tool_calls, self.limits.model_calls) != (None, None, None)
 
     def _open_ledger(self) -> None:
         limits = self.limits
@@ -146,21 +144,11 @@ class Allowance:
         self.chain = (*self.chain, ledger)
         self.bounded = True
 
-    # Calls
-
-    def count(self, call: Call, number: int = 1) -> None:
-        """Count a call that has begun, here and above; -1 takes one back."""
-        here: Allowance | None = self
-        while here is not None:
-            if here._calls is None:
-                here._calls = dict.fromkeys(CALLS, 0)
-            here._calls[call] += number
-            here = here.parent
-
-    def calls_left(self, call: Call) -> int | None:
-        """How many more this run and its members may make, by its own limit; negative if that was lowered."""
-        most: int | None = getattr(self.limits, call)
-        return most if most is None or self._calls is None else most - self._calls[call]
+    def left(self, kind: Counted) -> int | None:
+        """How many more this run and its members may begin, by its own limit; negative if that was lowered."""
+        most: int | None = getattr(self.limits, kind)
+        used = self._work.used
+        return most if most is None or used is None else most - used[kind]
 
     # Time
 
@@ -184,16 +172,8 @@ class Allowance:
     def _set_timers(self, reached: Reached | None) -> None:
         if reached is not None and (self.limits.timeout is not None or self.activity is not None):
             self._timers = Timers(
-                self._loop, self.limits, self._started, self.activity, self._scope, self.depth, reached
+                self._loop, self.limits, self._started, self.activity, self._work.scope, self.depth, reached
             )
-
-    @property
-    def depth(self) -> int:
-        """How many runs are above."""
-        depth, here = 0, self.parent
-        while here is not None:
-            depth, here = depth + 1, here.parent
-        return depth
 
     def pause(self) -> None:
         """Let the clocks stand still while the run is paused."""
@@ -239,7 +219,7 @@ class Allowance:
             self._set_timers(reached)
         if paused is not None:
             self.pause()
-        self.bounded = self.bounded or self._bounds_steps
+        self.bounded = self.bounded or self._bounds_numbers
         if not changes.keys() & {"tokens", "cost_usd", "output_tokens"}:
             return None
         if self.own is None:
@@ -263,9 +243,9 @@ class Allowance:
             self.exhausted = None
 
     @property
-    def last_answer_after(self) -> Exhausted | CallsUsed | None:
+    def last_answer_after(self) -> Exhausted | NumberExhausted | None:
         """The limit after which the next answer is the last one."""
-        answers = CallsUsed(self, "model_calls")
+        answers = NumberExhausted(self, "model_calls")
         return answers if self.exhausted is None and answers.lasts else self.exhausted
 
     def last_request(self, via: str | None = None) -> StopRequest:

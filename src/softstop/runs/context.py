@@ -43,13 +43,12 @@ class RunContext(SaysWhere):
     of them: there, `loop.call_soon_threadsafe(run.charge, usage)`.
     """
 
-    __slots__ = ("_responses", "_run", "_writer")
+    __slots__ = ("_run", "_writer")
     _ELSEWHERE = Run, "a RunContext has no {}; the Run has it, which arun(...) and start(...) return"
 
     def __init__(self, run: RunState) -> None:
         self._run = run
         self._writer = run.writer
-        self._responses: dict[str, Usage] | None = None  # by provider's response id; made with the first
 
     def __repr__(self) -> str:
         return f"<RunContext {self.run_id}>"
@@ -263,13 +262,13 @@ class RunContext(SaysWhere):
             limiting.charge(run, new, hold)
 
     def _new_part(self, usage: Usage, response_id: str, *, cumulative: bool) -> Usage | None:
-        if self._responses is None:
-            self._responses = {}
-        seen = self._responses.get(response_id)
+        if self._run.answers is None:
+            self._run.answers = {}
+        seen = self._run.answers.get(response_id)
         if seen is not None and not cumulative:
             return None
         new = usage if seen is None else usage.beyond(seen)
-        self._responses[response_id] = usage if seen is None else seen + new
+        self._run.answers[response_id] = usage if seen is None else seen + new
         return new
 
     def heartbeat(self) -> None:

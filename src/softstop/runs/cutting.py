@@ -24,7 +24,7 @@ def cut_all(work: OpenWork, abandon_after: float) -> None:
     tasks = dict.fromkeys([step.task for step in steps if step.task is not None])
     for step in steps:
         step.was_cut = True
-        if step.told_its_thread() and step.task is not None:
+        if step.notify_thread() and step.task is not None:
             tasks.pop(step.task, None)
     for cut in work.cuts or ():  # cut before, when their time was over: they clean up
         if cut.task is not None:

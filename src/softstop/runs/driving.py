@@ -13,12 +13,12 @@ from ..events import RunStarted
 from ..law.machine import CANCEL, INTERRUPTED, PENDING, RAISED, RETURNED, START, Ending, Signal
 from . import ending, gate, pausing, stopping
 from .context import RunContext
-from .limiting import reach_time_or_steps
+from .limiting import stop_for
 from .members import end_members
 from .open_work import current_step
+from .reading import FAIRNESS
 from .run import Run
 from .state import RunState, current
-from .streams import FAIRNESS
 
 TRIES: Final = 2  # of winding up: the first native cancel in those waits hastens them, the second ends them
 
@@ -74,7 +74,7 @@ def _begin(run: RunState) -> None:
     run.scope.enter(run.task)
     spec = run.spec
     run.started = run.writer.emit(RunStarted(spec.user_id, spec.session_id, run.allowance.limits))
-    run.allowance.start(partial(reach_time_or_steps, run))
+    run.allowance.start(partial(stop_for, run))
     if run.paused_by:
         pausing.tell(run)
     current.set(run)

@@ -97,11 +97,12 @@ async def refuse(run: RunState) -> None:
     """
     run.record.refused = True
     if run.work.given_up:
-        await _end_leftover(run)
-    elif run.record.ended:
+        await _slow_down(run, at_once=1)
+        raise asyncio.CancelledError("refused: the run has ended without waiting for this")
+    if run.record.ended:
         await _slow_down(run)
         raise after_end(run)
-    elif run.scope.phase >= DELIVERED:
+    if run.scope.phase >= DELIVERED:
         if asyncio.current_task() is run.scope.task and not run.refusals:
             run.add_error(AFTER_STOP)
         await _slow_down(run)
@@ -143,12 +144,6 @@ async def _wait_for_groups(run: RunState) -> None:
         if task.cancelling() or run.scope.phase is not DELIVERED:
             return
         await asyncio.sleep(SETTLE / LOOKS)
-
-
-async def _end_leftover(run: RunState) -> None:
-    """Refuse an abandoned task that reaches a boundary after its run has ended; slow it down if it goes on."""
-    await _slow_down(run, at_once=1)
-    raise asyncio.CancelledError("refused: the run has ended without waiting for this")
 
 
 async def _slow_down(run: RunState, at_once: int = REFUSED_AT_ONCE) -> None:

@@ -17,8 +17,9 @@ from ..stops import LimitReached, RunStatus, StopCause, StopRequest
 from ..telemetry import logs
 from ..usage import Usage
 from . import gate, pausing, stopping
-from .allowance import CALLS, CallsUsed, Exhausted, LimitChanges, check_priced
-from .open_work import Call, OpenStep, current_step, innermost
+from .allowance import Exhausted, LimitChanges, NumberExhausted, check_priced
+from .announcing import COUNTED, Call, Counted
+from .open_work import OpenStep, current_step, innermost
 from .state import RunState
 
 UNPRICED: Final = (
@@ -41,57 +42,39 @@ async def admit(run: RunState, call: Call | None = None) -> None:
         await gate.wait_until_held(run)
     if run.alert:
         await gate.halt(run)
-    outermost = _outermost_without_steps(run)
-    if outermost is not None:
-        most = outermost.allowance.limits.steps or 0
-        used = LimitReached(kind="steps", holder="run", limit=most, used=outermost.work.total)
-        reach_time_or_steps(outermost, StopCause.step_limit, used)
-        await gate.refuse(run)
-    holder = None if call is None else _outermost_without_calls(run, call)
-    if call is not None and holder is not None:
-        await _do_without_call(run, holder, CallsUsed(holder.allowance, call))
+    kinds: tuple[Counted, ...] = ("steps",) if call is None else ("steps", call)
+    for kind in kinds:
+        holder = _outermost_without(run, kind)
+        if holder is not None:
+            await _do_without_number(run, holder, kind)
     while (exhausted := _exhausted(run)) is not None:
         await do_without(run, exhausted)
 
 
-def _outermost_without_steps(run: RunState) -> RunState | None:
-    """The outermost run without steps left: root before leaf (T16)."""
+def _outermost_without(run: RunState, kind: Counted) -> RunState | None:
+    """The outermost run with none left (T16); one that gives a last answer keeps that back from its members."""
     outermost: RunState | None = None
-    here: RunState | None = run
-    while here is not None:
-        most = here.allowance.limits.steps
-        if most is not None and here.work.total >= most:
-            outermost = here
-        here = here.parent
+    for here in run.lineage():
+        left = here.allowance.left(kind)
+        if left is not None:
+            kept = kind == "model_calls" and here is not run and here.allowance.gives_last_answer
+            outermost = here if left <= kept else outermost
     return outermost
 
 
-def _outermost_without_calls(run: RunState, call: Call) -> RunState | None:
-    """The outermost run without such calls left; one that gives a last answer keeps that back from its members."""
-    outermost: RunState | None = None
-    here: RunState | None = run
-    while here is not None:
-        kept = call == "model_calls" and here is not run and here.allowance.gives_last_answer
-        left = here.allowance.calls_left(call)
-        if left is not None and left <= kept:
-            outermost = here
-        here = here.parent
-    return outermost
-
-
-async def _do_without_call(run: RunState, holder: RunState, used: CallsUsed) -> None:
+async def _do_without_number(run: RunState, holder: RunState, kind: Counted) -> None:
     """Have the run whose limit it is give its last answer, or stop it; refuse the caller."""
-    facts = used.facts
-    if holder.allowance.gives_last_answer and (holder is not run or used.call == "tool_calls"):
+    used = NumberExhausted(holder.allowance, kind)
+    if holder.allowance.gives_last_answer and (kind == "tool_calls" or (kind == "model_calls" and holder is not run)):
         _begin_last_answer(holder, used)
         if holder is run:
-            raise BudgetExceeded(run.run_id, used.cause.value, str(facts))
+            raise BudgetExceeded(run.run_id, used.cause.value, str(used.facts))
     else:
-        reach_time_or_steps(holder, used.cause, facts)
+        stop_for(holder, used.cause, used.facts)
     await gate.refuse(run)
 
 
-def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
+def _begin_last_answer(run: RunState, after: Exhausted | NumberExhausted) -> None:
     run.allowance.exhausted = after
     for member in run.live_members():
         stopping.request_stop(member, run.allowance.last_request(run.run_id))
@@ -100,24 +83,14 @@ def _begin_last_answer(run: RunState, after: Exhausted | CallsUsed) -> None:
 def headroom(run: RunState) -> Headroom:
     """What is left of the limits of a run and those above it."""
     room = least(run.allowance.chain) if run.allowance.chain else Room()
-    above: list[RunState] = []
-    here: RunState | None = run
-    while here is not None:
-        above.append(here)
-        here = here.parent
-    counts = {"tokens": room.tokens, "output_tokens": room.output_tokens, "steps": smallest(map(_steps_left, above))}
-    counts |= {call: smallest(each.allowance.calls_left(call) for each in above) for call in CALLS}
+    left: dict[str, int | None] = {"tokens": room.tokens, "output_tokens": room.output_tokens}
+    left |= {kind: smallest(each.allowance.left(kind) for each in run.lineage()) for kind in COUNTED}
     nano_usd = room.nano_usd
     return Headroom(
         timeout=run.allowance.time_left,
         cost_usd=None if nano_usd is None else Decimal(f"{max(0, nano_usd)}e-9"),  # exact in any context
-        **{kind: None if left is None else max(0, left) for kind, left in counts.items()},
+        **{kind: None if number is None else max(0, number) for kind, number in left.items()},
     )
-
-
-def _steps_left(run: RunState) -> int | None:
-    most = run.allowance.limits.steps
-    return None if most is None else most - run.work.total
 
 
 def _exhausted(run: RunState) -> Exhausted | None:
@@ -183,7 +156,7 @@ async def _claim(run: RunState, fit: Fit) -> Claim:
         if run.claims is None:
             run.claims = []
         run.claims.append(claim)
-        run.owner.bury()  # perhaps it is one of those that holds the room, or stands before it in the queue
+        run.owner.end_runs_of_lost_loops()  # one may hold the room, or stand before it in the queue
         try:
             await waiter
         except BaseException:
@@ -303,8 +276,8 @@ def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
     return allowance.release_reserve(exhausted.unit)
 
 
-def reach_time_or_steps(run: RunState, cause: StopCause, limit: LimitReached) -> None:
-    """Stop a run for a limit of time, steps or calls."""
+def stop_for(run: RunState, cause: StopCause, limit: LimitReached) -> None:
+    """Stop a run for a limit of time, or of a number of steps or calls."""
     if not run.record.refusing:
         stopping.request_stop(run, StopRequest(cause=cause, reason=str(limit), limit=limit))
 
@@ -338,7 +311,7 @@ def _change(run: RunState, changes: LimitChanges) -> None:
     if run.record.ended:  # meanwhile, if the call came from another thread
         return
     started = run.record.status is not RunStatus.pending
-    reached = partial(reach_time_or_steps, run) if started else None
+    reached = partial(stop_for, run) if started else None
     now = run.loop.time()
     paused = now - run.paused_at if run.paused_by else None
     run.paused_at = now  # what has passed of a pause is counted
@@ -348,7 +321,8 @@ def _change(run: RunState, changes: LimitChanges) -> None:
             below.allowance.add_ledger(ledger)
         below.allowance.bounded = below.work.counted = below.allowance.bounded or run.allowance.bounded
     if "steps" in changes:
-        run.work.total = sum(below.work.begun for below in run.tree())
+        begun = sum(below.work.begun for below in run.tree())
+        run.work.used = {**(run.work.used or dict.fromkeys(COUNTED, 0)), "steps": begun}
     if started:  # else its start tells them
         run.writer.emit(LimitsChanged(run.allowance.limits))
     run.allowance.reconsider_last_answer()

@@ -6,54 +6,36 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import starmap
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from anyio import CancelScope
 
 from ..aio.deferred_scope import CLOSED, DELIVERED, DeferredScope
 from ..aio.parking import wake_all
 from ..errors import unfold
-from ..events import StepCompleted, StepKind, StepRecord, StepStarted, StepStatus
+from ..events import StepKind, StepRecord, StepStatus
 from ..law.ledgers import Hold
+from .announcing import COUNTED, Announced, Counted
 
-Call = Literal["tool_calls", "model_calls"]
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 
-class Announced(NamedTuple):
-    """How the start and the end of a step are told, by its name, number and more; and which limit counts it."""
-
-    started: Callable[[str, int, StepKind], StepStarted]
-    ended: Callable[[str, int, StepStatus, str | None], StepCompleted]
-    call: Call | None = None
-
-
+@dataclass(slots=True, eq=False, repr=False)
 class OpenStep:
     """An atomic step that is running, or a stage; `Step` is its caller's handle."""
 
-    __slots__ = (
-        "announced", "around", "hold", "is_open", "name", "step_id", "task", "thread", "was_cut", "work",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        name: str,
-        step_id: int,
-        work: OpenWork,
-        task: asyncio.Task[Any] | None,
-        hold: Hold | None,
-        announced: Announced,
-    ) -> None:
-        self.name, self.step_id = name, step_id
-        self.announced = announced
-        self.work = work  # of the run it is a step of
-        self.task = task
-        self.hold = hold
-        self.around: OpenStep | OpenStream | None = current_step.get()
-        self.is_open = True
-        self.thread: CancelScope | None = None  # around a worker thread that it waits for
-        self.was_cut = False  # grace ran out while it was open
+    name: str
+    step_id: int
+    work: OpenWork  # of the run it is a step of
+    task: asyncio.Task[Any] | None
+    hold: Hold | None
+    announced: Announced
+    around: OpenStep | OpenStream | None
+    is_open: bool = True
+    thread: CancelScope | None = None  # around a worker thread that it waits for
+    was_cut: bool = False  # grace ran out while it was open
 
     def is_within(self, other: OpenStep | OpenStream) -> bool:
         """Whether this is the other step, or was begun in it."""
@@ -62,8 +44,11 @@ class OpenStep:
             here = here.around
         return here is other
 
-    def told_its_thread(self) -> bool:
-        """Whether it waits for a worker thread, which cannot be interrupted; there `check_cancelled()` raises then."""
+    def notify_thread(self) -> bool:
+        """Have `check_cancelled()` raise in the worker thread that it waits for; return whether there is one.
+
+        A thread cannot be interrupted.
+        """
         if self.thread is not None:
             self.thread.cancel()
         return self.thread is not None
@@ -81,12 +66,8 @@ class OpenStream(Protocol):
     waiting: bool  # for the next chunk
     interrupted: bool  # in that wait
     cleans_up: bool  # it holds its run, while its source cleans up or is about to
+    is_over: bool  # it gives no chunk any more: its source is closed, or is being closed
     task: asyncio.Task[Any] | None  # the one that waits, or closes the source
-
-    @property
-    def closing(self) -> bool:
-        """Whether a task has begun to close its source."""
-        ...
 
     def interrupt(self) -> None:
         """End its wait for a chunk."""
@@ -114,34 +95,29 @@ def step_around() -> OpenStep | None:
     return here
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class OpenWork:
     """The steps and streams of one run; while one is open, or cleans up, it holds the run's scope.
 
     Its lists are made on first use: empty ones would be a third of the objects of an idle run (goal 14).
     """
 
-    __slots__ = (
-        "_emptied", "_ended", "_failures", "_late", "above", "begun", "closing", "counted", "cuts", "given_up",
-        "looks", "scope", "stages", "steps", "streams", "total",
-    )  # fmt: skip
-
-    def __init__(self, scope: DeferredScope, above: OpenWork | None) -> None:
-        self.scope = scope
-        self.above = above  # of the run above
-        self.steps: list[OpenStep] | None = None  # in the order of their start
-        self.streams: list[OpenStream] | None = None
-        self.stages: list[OpenStep] | None = None  # divisible steps around members, which hold nothing themselves
-        self.begun = 0  # steps, which is the number of the newest
-        self.counted = False  # a limit may ask for `total`, here or above
-        self.total = 0  # steps begun here and in members since they are counted
-        self.given_up = False  # the run ends without its body
-        self.looks = False  # a scope of the body was cancelled during a step: the next ones look before they begin
-        self.closing = 0  # sources that are cleaning up
-        self._ended: list[tuple[str, int, StepKind, StepStatus]] | None = None  # a record costs 450 ns: made at the end
-        self._failures: deque[BaseException] | None = None  # of steps, from before a stop
-        self.cuts: list[DeferredScope] | None = None  # of tasks in steps that were cut, but for grace the body's
-        self._late: list[asyncio.TimerHandle] | None = None  # see `strike_later`
-        self._emptied: asyncio.Future[None] | None = None
+    scope: DeferredScope
+    above: OpenWork | None  # of the run above
+    counted: bool = False  # whether steps are counted, for a limit here or above
+    steps: list[OpenStep] | None = None  # in the order of their start
+    streams: list[OpenStream] | None = None
+    stages: list[OpenStep] | None = None  # divisible steps around members, which hold nothing themselves
+    begun: int = 0  # steps, which is the number of the newest
+    used: dict[Counted, int] | None = None  # begun here and in members; made with the first that is counted
+    given_up: bool = False  # the run ends without its body
+    looks: bool = False  # a scope of the body was cancelled during a step: the next ones look before they begin
+    closing: int = 0  # streams that hold the scope, see `OpenStream.cleans_up`
+    _ended: list[tuple[str, int, StepKind, StepStatus]] | None = None  # a record costs 450 ns: made at the end
+    _failures: deque[BaseException] | None = None  # of steps, from before a stop
+    cuts: list[DeferredScope] | None = None  # of tasks in steps that were cut, but for grace the body's
+    _late: list[asyncio.TimerHandle] | None = None  # see `strike_later`
+    _emptied: asyncio.Future[None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -165,19 +141,29 @@ class OpenWork:
             here = here.around
         return None if here is None else here.step_id
 
-    def number(self) -> int:
-        """Count a step, above as well if there are limits, and return its number."""
+    def number(self, announced: Announced) -> int:
+        """Count a step that begins, and return its number."""
         self.begun += 1
-        here: OpenWork | None = self if self.counted else None
-        while here is not None:
-            here.total += 1
-            here = here.above
+        if self.counted:
+            self.count("steps")
+        if announced.call is not None:
+            self.count(announced.call)
         return self.begun
+
+    def count(self, kind: Counted, number: int = 1) -> None:
+        """Count what has begun, here and above; -1 takes one back."""
+        here: OpenWork | None = self
+        while here is not None:
+            used = here.used
+            if used is None:
+                used = here.used = dict.fromkeys(COUNTED, 0)
+            used[kind] += number
+            here = here.above
 
     def begin(self, name: str, task: asyncio.Task[Any] | None, hold: Hold | None, announced: Announced) -> OpenStep:
         """Open an atomic step in this task, and hold the run's scope."""
         self.scope.hold()
-        step = OpenStep(name, self.number(), self, task, hold, announced)
+        step = OpenStep(name, self.number(announced), self, task, hold, announced, current_step.get())
         if self.steps is None:
             self.steps = []
         self.steps.append(step)
@@ -210,7 +196,7 @@ class OpenWork:
 
     def begin_stage(self, name: str, announced: Announced) -> OpenStep:
         """Open a divisible step around members."""
-        stage = OpenStep(name, self.number(), self, None, None, announced)
+        stage = OpenStep(name, self.number(announced), self, None, None, announced, current_step.get())
         if self.stages is None:
             self.stages = []
         self.stages.append(stage)
@@ -221,16 +207,6 @@ class OpenWork:
         if self.stages is not None:
             self.stages.remove(stage)
         self.note(stage.name, stage.step_id, "divisible", status)
-
-    def hold_closing(self) -> None:
-        """Hold the run's scope while a source is closed, or cleans up in its interrupted wait."""
-        self.closing += 1
-        self.scope.hold()
-
-    def release_closing(self) -> None:
-        """Undo `hold_closing`: the source is closed, or has taken too long."""
-        self.closing -= 1
-        self.scope.release()
 
     def note(self, name: str, step_id: int, kind: StepKind, status: StepStatus) -> None:
         """Record how a step ended, for the outcome."""
@@ -345,7 +321,7 @@ class OpenWork:
         for stream in [s for s in self.streams or () if s.task is asyncio.current_task() or (s.task and s.task.done())]:
             await stream.aclose()
         latest = loop.time() + self.scope.peace
-        while self.steps or (loop.time() < latest and any(s.waiting or s.closing for s in self.streams or ())):
+        while self.steps or (loop.time() < latest and any(s.waiting or s.is_over for s in self.streams or ())):
             self.interrupt_streams()  # also new ones
             self._emptied = emptied = loop.create_future()
             timer = None if self.steps else loop.call_at(latest, wake_all, [emptied])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from ..aio.parking import Waiters
 from ..errors import MOST_ERRORS
 from ..events import ApprovalRequested, Outcome, RunStarted, Source, Stamp
 from ..law.ledgers import Claim, Hold
+from ..law.locks import in_forked_child
 from ..law.machine import StopRecord
 from ..limits import Limits
 from ..log.log import Log
 from ..log.writer import WatchedWriter, Writer
 from ..protocols import Observer, RunFacts, Runnable
 from ..stops import StopPolicy, StopRequest
+from ..usage import Usage
 from .allowance import Allowance
 from .clients import Client
 from .open_work import OpenWork
@@ -48,7 +49,7 @@ class Owner:
     launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
     ended: Callable[[RunState], None]  # an outcome is published
     slots: object  # in which the supervisor counts its root runs
-    bury: Callable[[], None]  # end all runs of the process whose loop was closed
+    end_runs_of_lost_loops: Callable[[], None]  # end all runs of the process whose loop was closed
     holds: Callable[[], bool] | None = None  # whether its runs are still its own; None: nobody else can take them
 
 
@@ -95,6 +96,7 @@ class RunState:
     holds: dict[Hold, None] | None = None  # room that its steps and model requests have reserved, in that order
     claims: list[Claim] | None = None  # those that wait for room
     context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
+    answers: dict[str, Usage] | None = None  # by the provider's id of an answer, what was charged for it
     approvals: dict[str, Asked] | None = None  # by id of the call, those that wait for a person
     parked: Waiters | None = None  # for the end of a pause, or for a stop
     waiting: Waiters | None = None  # for the outcome
@@ -146,6 +148,13 @@ class RunState:
         """Add a line to the `errors` of the outcome; the run does not fail by it."""
         self.errors = (*self.errors, line)[:MOST_ERRORS]
 
+    def lineage(self) -> Iterator[RunState]:
+        """This run and those above it, nearest first."""
+        here: RunState | None = self
+        while here is not None:
+            yield here
+            here = here.parent
+
     def live_members(self) -> list[RunState]:
         """The members that have not ended."""
         return [member for member in self.members or () if not member.record.ended]
@@ -160,8 +169,7 @@ class RunState:
 
 
 current: ContextVar[RunState | None] = ContextVar("softstop.current_run", default=None)
-if hasattr(os, "register_at_fork"):  # a child that code of a run forks has no loop of its parent to wait for
-    os.register_at_fork(after_in_child=lambda: current.set(None))
+in_forked_child(lambda: current.set(None))  # a child that code of a run forks has no loop of its parent to wait for
 
 
 def new_run(
@@ -171,14 +179,13 @@ def new_run(
     loop = asyncio.get_running_loop()
     stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.writer.stamp)
     log = Log(owner.clock, loop, owner.observers()) if parent is None else parent.writer.log
-    above = None if parent is None else parent.allowance
     scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
-    allowance = Allowance(loop, limits, spec.budgets, above, scope)
+    work = OpenWork(scope, None if parent is None else parent.work)
+    allowance = Allowance(loop, limits, spec.budgets, None if parent is None else parent.allowance, work)
+    work.counted = allowance.bounded
+    allowance.bounded |= owner.holds is not None
     activities = () if parent is None else parent.writer.activities
     if allowance.activity is not None:
         activities = (allowance.activity, *activities)
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
-    work = OpenWork(scope, None if parent is None else parent.work)
-    work.counted = allowance.bounded
-    allowance.bounded |= owner.holds is not None
     return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance, owner.clock())

@@ -16,18 +16,18 @@ from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..aio.deferred_scope import DUE, SLOWEST_PULSE, DeferredScope
 from ..checks import label, typed
 from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error
-from ..events import StepCompleted, StepStarted, StepStatus
+from ..events import StepStarted, StepStatus
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from ..limits import Limits
 from ..telemetry import logs
+from .announcing import PLAIN, Announced
 from .cutting import cut_step
 from .limiting import admit, reserve, reserve_now
-from .open_work import Announced, OpenStep, current_step
+from .open_work import OpenStep, current_step
 from .state import RunState, current
 from .threads import ThreadEnded
 
-PLAIN: Final = Announced(StepStarted, StepCompleted)
 BRIEF: Final = 10e-6  # seconds; a step that takes less has not let the loop turn
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
@@ -41,17 +41,17 @@ class Deadline:
     step that swallows it and ends whole is completed.
     """
 
-    __slots__ = ("_cut", "_run", "_step", "_timer", "_told", "error")
+    __slots__ = ("_cut", "_notified", "_run", "_step", "_timer", "error")
 
     def __init__(self, run: RunState, step: OpenStep, seconds: float) -> None:
         self._run, self._step = run, step
         self.error = StepTimeout(step.name, seconds)
         self._cut = DeferredScope(peace=run.policy.cleanup_timeout)
-        self._told = False  # a thread that the step waits for
+        self._notified = False  # a thread that the step waits for, in place of a cut
         self._timer = run.loop.call_later(seconds, self._reached)
 
     def _reached(self) -> None:
-        if self._tells_thread():
+        if self._notify_threads():
             name, seconds = self.error.args
             self._run.add_error(f"step {name!r} goes on after its {seconds:g} s: it waits for a thread, and is not cut")
         self._interrupt()
@@ -60,16 +60,16 @@ class Deadline:
         loop, cut = self._run.loop, self._cut
         if self._step.was_cut or self._run.work.given_up:
             return  # by a stop, whose bounds hold
-        if self._tells_thread():
-            self._told = True
+        if self._notify_threads():
+            self._notified = True
             self._timer = loop.call_later(SLOWEST_PULSE, self._interrupt)
         else:
             cut_step(self._run.work, self._step, cut)
             self._timer = loop.call_later(cut.peace, cut.deliver)  # although a step in it has not ended
 
-    def _tells_thread(self) -> bool:
+    def _notify_threads(self) -> bool:
         task = self._step.task
-        return any(step.task is task and step.told_its_thread() for step in self._run.work.steps or ())
+        return any(step.task is task and step.notify_thread() for step in self._run.work.steps or ())
 
     def end(self, exc: BaseException | None) -> bool:
         """Stop the clock, take the cut back; return whether the exception that leaves the step is that cut.
@@ -80,7 +80,7 @@ class Deadline:
         task = self._step.task
         assert task is not None
         first = self._cut.phase is DUE and isinstance(exc, asyncio.CancelledError)
-        cut = self._cut.exit(exc) is None or (self._told and isinstance(exc, ThreadEnded))
+        cut = self._cut.exit(exc) is None or (self._notified and isinstance(exc, ThreadEnded))
         return (cut or (first and not task.cancelling())) and exc is not None
 
 
@@ -149,8 +149,8 @@ class Step(AsyncBlock):
         except BaseException as exc:  # KeyboardInterrupt, of an observer
             self._end("unsettled", None, exc)
             raise
-        if self._announced is not PLAIN or self._timeout is not None:
-            self._count_and_time(step)
+        if self._timeout is not None:
+            self._deadline = Deadline(run, step, self._timeout)
         return self
 
     async def _wait_for_room(self, fit: Fit) -> Hold:
@@ -161,12 +161,6 @@ class Step(AsyncBlock):
             hold.release()
             raise
         return hold
-
-    def _count_and_time(self, step: OpenStep) -> None:
-        if self._announced.call is not None:
-            self._run.allowance.count(self._announced.call)
-        if self._timeout is not None:
-            self._deadline = Deadline(self._run, step, self._timeout)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None

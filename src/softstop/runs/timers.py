@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -17,67 +18,50 @@ OUTRANKED: Final = 2  # loop turns that a limit waits, so that a user's stop of 
 Reached = Callable[[StopCause, LimitReached], object]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Timers:
-    """Timers of one run, made only for runs that have a time limit.
+    """Timers of one run, made only for runs that have a time limit."""
 
-    Args:
-        loop: The run's.
-        limits: Of this run alone; a parent has timers of its own.
-        started: Loop time from which the timeout counts.
-        activity: Time of the last activity; None without an idle limit.
-        scope: Of the run; a step that is open in it or below holds it, and is life.
-        depth: How many runs are above it: limits of one instant fire root before leaf.
-        reached: Called once for each limit.
-    """
+    loop: asyncio.AbstractEventLoop
+    limits: Limits  # of this run alone; a parent has timers of its own
+    started: float  # loop time from which the timeout counts
+    activity: Activity | None  # the last one; None without an idle limit
+    scope: DeferredScope  # of the run; a step that is open in it or below holds it, and is life
+    depth: int  # how many runs are above it: limits of one instant fire root before leaf
+    reached: Reached  # called once for each limit
+    _paused_at: float | None = None  # loop time
+    _timeout: asyncio.TimerHandle | None = None
+    _idle: asyncio.TimerHandle | None = None
 
-    __slots__ = (
-        "_activity", "_depth", "_idle", "_limits", "_loop", "_paused_at", "_reached", "_scope", "_started", "_timeout",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        limits: Limits,
-        started: float,
-        activity: Activity | None,
-        scope: DeferredScope,
-        depth: int,
-        reached: Reached,
-    ) -> None:
-        self._loop, self._limits, self._activity, self._depth, self._reached = loop, limits, activity, depth, reached
-        self._scope = scope
-        self._started = started
-        self._paused_at: float | None = None  # loop time
-        self._timeout: asyncio.TimerHandle | None = None
-        self._idle: asyncio.TimerHandle | None = None
+    def __post_init__(self) -> None:
         self._set()
 
     def _set(self) -> None:
         ends_at = self.ends_at
         if ends_at is not None:
-            self._timeout = self._loop.call_at(ends_at, self._timed_out)
-        if self._activity is not None and self._limits.idle_timeout is not None:
+            self._timeout = self.loop.call_at(ends_at, self._timed_out)
+        if self.activity is not None and self.limits.idle_timeout is not None:
             self._check_idle()
 
     @property
     def ends_at(self) -> float | None:
         """Loop time at which the timeout ends, were a pause to end now."""
-        if self._limits.timeout is None:
+        if self.limits.timeout is None:
             return None
-        paused = 0.0 if self._paused_at is None else self._loop.time() - self._paused_at
-        return self._started + self._limits.timeout + paused
+        paused = 0.0 if self._paused_at is None else self.loop.time() - self._paused_at
+        return self.started + self.limits.timeout + paused
 
     def pause(self) -> None:
         """Let both clocks stand still."""
         self.stop()
-        self._paused_at = self._loop.time()
+        self._paused_at = self.loop.time()
 
     def resume(self, paused: float) -> None:
         """Let them go on: the timeout ends so many seconds later, idle time counts from now."""
         self._paused_at = None
-        self._started += paused
-        if self._activity is not None:
-            self._activity.at = self._loop.time()
+        self.started += paused
+        if self.activity is not None:
+            self.activity.at = self.loop.time()
         self._set()
 
     def stop(self) -> None:
@@ -87,26 +71,26 @@ class Timers:
                 timer.cancel()
 
     def _timed_out(self) -> None:
-        timeout = self._limits.timeout
+        timeout = self.limits.timeout
         assert timeout is not None
-        passed = self._loop.time() - self._started  # more than the limit if the loop was blocked, or it was lowered
+        passed = self.loop.time() - self.started  # more than the limit if the loop was blocked, or it was lowered
         used = LimitReached(kind="timeout", holder="run", limit=timeout, used=max(timeout, passed))
         self._fire(StopCause.timeout, used)
 
     def _check_idle(self) -> None:
-        idle, activity = self._limits.idle_timeout, self._activity
+        idle, activity = self.limits.idle_timeout, self.activity
         assert idle is not None
         assert activity is not None
-        if self._scope.held:
-            activity.at = self._loop.time()
-        if self._loop.time() >= activity.at + idle:
-            used = LimitReached(kind="idle_timeout", holder="run", limit=idle, used=self._loop.time() - activity.at)
+        if self.scope.held:
+            activity.at = self.loop.time()
+        if self.loop.time() >= activity.at + idle:
+            used = LimitReached(kind="idle_timeout", holder="run", limit=idle, used=self.loop.time() - activity.at)
             self._fire(StopCause.idle, used)
         else:
-            self._idle = self._loop.call_at(activity.at + idle, self._check_idle)
+            self._idle = self.loop.call_at(activity.at + idle, self._check_idle)
 
     def _fire(self, cause: StopCause, used: LimitReached) -> None:
-        call_outranked(self._loop, self._depth, self._reached, cause, used)
+        call_outranked(self.loop, self.depth, self.reached, cause, used)
 
 
 def call_outranked(loop: asyncio.AbstractEventLoop, depth: int, call: Callable[..., object], *args: Any) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
 from ..checks import typed
-from ..law.locks import ForkSafeLock
+from ..law.locks import ForkSafeLock, in_forked_child
 from .supervisor import Supervisor
 
 
@@ -42,8 +41,7 @@ class Defaults:
 
 
 defaults = Defaults()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=defaults.after_fork)
+in_forked_child(defaults.after_fork)
 
 
 def configure(supervisor: Callable[[], Supervisor]) -> None:

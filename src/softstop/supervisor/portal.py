@@ -62,7 +62,7 @@ class Portal:
             if self._loop is None or self._pid != os.getpid():  # a fork has no threads
                 self._loop = asyncio.new_event_loop()
                 self._pid = os.getpid()
-                self._supervisor = defaults.make()
+                self._supervisor = defaults.new()
                 threading.Thread(target=self._serve, args=(self._loop,), name="softstop", daemon=True).start()
             assert self._supervisor is not None
             return self._loop, self._supervisor

@@ -5,12 +5,11 @@ The one place with module state, since callers name a run by its id alone, from 
 
 from __future__ import annotations
 
-import os
 from asyncio import AbstractEventLoop
 from weakref import WeakSet
 
 from ..errors import RunIdTaken
-from ..law.locks import ForkSafeLock
+from ..law.locks import ForkSafeLock, in_forked_child
 from ..runs.state import RunState
 
 
@@ -65,5 +64,4 @@ class Registry:
 
 
 registry = Registry()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=registry.after_fork)
+in_forked_child(registry.after_fork)

@@ -18,11 +18,11 @@ from .state import SupervisorState
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-LAST_WORDS: Final = 2.0  # seconds that `main` gets after a signal and the end of its last run
+TIME_TO_RETURN: Final = 2.0  # seconds that `main` gets after a signal and the end of its last run
 
 
 def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
-    """Run an async program and return what it returns, as `asyncio.run` does, but end it with stops, not with tears.
+    """Run an async program and return what it returns, as `asyncio.run` does; runs that live at its end are stopped.
 
         softstop.run(main)
 
@@ -85,7 +85,7 @@ async def _end_after(
     await signals.came.wait()
     for each in supervisor.family():
         await all_ended(each)
-    await asyncio.sleep(LAST_WORDS)
+    await asyncio.sleep(TIME_TO_RETURN)
     if main is not None and signals.first is not None:
         ended_by.append(signals.first)
         main.cancel()

@@ -20,7 +20,7 @@ from ..protocols import Recorder, Runnable, tell
 from ..runs import ending, gate, stopping
 from ..runs.allowance import check_priced
 from ..runs.driving import drive
-from ..runs.limiting import reach_time_or_steps
+from ..runs.limiting import stop_for
 from ..runs.spec import RunOptions, RunOutput, RunSpec
 from ..runs.state import Owner, RunState, current, new_run
 from ..runs.timers import call_outranked
@@ -123,7 +123,7 @@ def owner_of(supervisor: SupervisorState) -> Owner:
             launch=partial(_launch, supervisor),
             ended=partial(_ended, supervisor),
             slots=supervisor.slots,
-            bury=_bury,
+            end_runs_of_lost_loops=_end_runs_of_lost_loops,
             holds=None if supervisor.recorder is None else partial(_holds, supervisor.recorder),
         )
         registry.note_loop(supervisor.bind())
@@ -137,7 +137,7 @@ def _holds(recorder: Recorder) -> bool:
     return answers != [False]
 
 
-def _bury() -> None:
+def _end_runs_of_lost_loops() -> None:
     if registry.forget_closed_loops():
         for run in registry.live():
             stopping.end_if_loop_closed(run)
@@ -242,7 +242,7 @@ def _let_wait(supervisor: SupervisorState, run: RunState) -> None:
 def _end_waiting(supervisor: SupervisorState, run: RunState, most: float, since: float) -> None:
     if run in supervisor.slots.queue:
         used = LimitReached(kind="queue_timeout", holder="run", limit=most, used=run.loop.time() - since)
-        reach_time_or_steps(run, StopCause.timeout, used)
+        stop_for(run, StopCause.timeout, used)
 
 
 @contextmanager

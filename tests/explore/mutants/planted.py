@@ -23,9 +23,9 @@ from softstop.log.writer import Writer
 from softstop.runs import driving, ending, gate, steps, stopping
 from softstop.runs.context import RunContext
 from softstop.runs.open_work import OpenWork
+from softstop.runs.reading import Reading
 from softstop.runs.state import RunState
 from softstop.runs.steps import Step
-from softstop.runs.streams import Reading
 from softstop.stops import RunStatus, StopMode, StopOutcome
 from softstop.usage import Usage
 

@@ -258,7 +258,7 @@ def test_a_limit_warns_once_when_its_share_is_reached_and_not_before(share: floa
 
 
 def test_a_claim_that_waits_is_granted_by_a_higher_limit_and_by_what_is_no_longer_kept_back() -> None:
-    for served in (lambda budget: budget.keep_back(0), lambda budget: budget.raise_to(tokens=120)):
+    for served in (lambda budget: budget.keep_back(0), lambda budget: budget.change(Room(tokens=120))):
         budget = Ledger(tokens=100)
         budget.keep_back(0.1)
         held = claim(budget, tokens=10)
