@@ -180,6 +180,25 @@ def test_a_sync_run_that_comes_after_the_end_of_the_door_says_so() -> None:
     assert code == 0
 
 
+def test_a_sync_run_works_after_one_for_which_no_supervisor_could_be_made() -> None:
+    with script(
+        """
+        made = iter([5, Supervisor()])
+        softstop.configure(lambda: next(made))
+        async def quick(run, message): return "fine"
+        try:
+            Agent(quick).run("x")
+        except softstop.MisuseError as error:
+            say("refused:", error)
+        say(Agent(quick).run("x").value)
+        """
+    ) as process:
+        code, out, err = finish(process)
+    assert out.startswith("refused: what the function given to softstop.configure returns must be Supervisor"), err
+    assert out.endswith("fine\n"), err
+    assert code == 0
+
+
 def test_many_threads_and_a_run_that_leaves_hang_nobody() -> None:
     async def leaves(run: RunContext, message: object) -> None:
         async def helper() -> None:

@@ -60,9 +60,9 @@ class Portal:
             if self._closed and self._pid == os.getpid():
                 raise MisuseError("the interpreter exits; agent.run() comes too late, call it before the end of main")
             if self._loop is None or self._pid != os.getpid():  # a fork has no threads
+                self._supervisor = defaults.new()
                 self._loop = asyncio.new_event_loop()
                 self._pid = os.getpid()
-                self._supervisor = defaults.new()
                 threading.Thread(target=self._serve, args=(self._loop,), name="softstop", daemon=True).start()
             assert self._supervisor is not None
             return self._loop, self._supervisor
