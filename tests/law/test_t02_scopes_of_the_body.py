@@ -8,7 +8,7 @@ import pytest
 
 from kit.runs import now, one, statuses
 from kit.spawns import anyio_group, must_not_begin
-from softstop import RunContext, RunStatus
+from softstop import Agent, RunContext, RunStatus, Supervisor
 
 
 @pytest.mark.parametrize("scope", [anyio.move_on_after, anyio.fail_after], ids=lambda scope: scope.__name__)
@@ -32,6 +32,17 @@ async def test_none_begins_after_the_body_s_own_time_has_run_out_during_the_step
     assert run.output is not None
     assert (run.status, run.output.value) == (RunStatus.completed, "3")
     assert statuses(run.output) == [("pay", "completed"), ("after", "completed"), ("brief", "completed")]
+
+
+async def test_none_begins_there_although_the_supervisor_s_clock_stands_still() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with anyio.move_on_after(1):
+            async with run.step("pay"):
+                await anyio.sleep(2)
+            await must_not_begin(run)
+
+    async with Supervisor(clock=lambda: 5.0) as supervisor:
+        assert statuses(await supervisor.start(Agent(body))) == [("pay", "completed")]
 
 
 async def test_no_stream_begins_there_and_its_source_is_closed() -> None:

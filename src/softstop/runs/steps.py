@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from threading import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import Final
 
@@ -16,7 +17,7 @@ from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..aio.deferred_scope import DUE, SLOWEST_PULSE, DeferredScope
 from ..checks import label, typed
 from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error
-from ..events import StepStarted, StepStatus
+from ..events import StepStatus
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
 from ..limits import Limits
@@ -28,7 +29,7 @@ from .open_work import OpenStep, current_step
 from .state import RunState, current
 from .threads import ThreadEnded
 
-BRIEF: Final = 10e-6  # seconds; a step that takes less has not let the loop turn
+BRIEF: Final = 10e-6  # seconds of real time; a step that takes less has not let the loop turn
 WRONG_LOOP: Final = (
     "{} {!r} of run {!r} cannot begin in another event loop than the run's; use anyio.from_thread.run(...) there"
 )
@@ -116,7 +117,7 @@ class Step(AsyncBlock):
         self._open: OpenStep | None = None  # set while the step runs
         self._beside: DeferredScope | None = None  # of a member in whose code it runs, and which it holds as well
         self._shield: CancelScope | None = None
-        self._begun: StepStarted | None = None
+        self._begun = 0.0  # real time that only grows, which a clock of the supervisor's need not
 
     async def __aenter__(self) -> Step:
         if self.step_id:
@@ -145,12 +146,13 @@ class Step(AsyncBlock):
             self._beside = here.scope
             here.scope.hold()
         try:
-            self._begun = run.writer.emit(self._announced.started(self.name, step.step_id, "atomic"))
+            run.writer.emit(self._announced.started(self.name, step.step_id, "atomic"))
         except BaseException as exc:  # KeyboardInterrupt, of an observer
             self._end("unsettled", None, exc)
             raise
         if self._timeout is not None:
             self._deadline = Deadline(run, step, self._timeout)
+        self._begun = monotonic()
         return self
 
     async def _wait_for_room(self, fit: Fit) -> Hold:
@@ -179,7 +181,7 @@ class Step(AsyncBlock):
 
     def _end(self, status: StepStatus, text: str | None, exc: BaseException | None) -> None:
         """Settle, commit while the scope is held (T3), and leave: each, whatever the others raise."""
-        step, begun, ended = self._open, self._begun, None
+        step, brief, ended = self._open, monotonic() - self._begun <= BRIEF, None
         assert step is not None
         try:
             if step.hold is not None:
@@ -189,7 +191,7 @@ class Step(AsyncBlock):
                 ended = self._run.writer.emit(self._announced.ended(self.name, self.step_id, status, text))
             finally:
                 self._leave(step, status, exc)
-        if begun and ended and ended._at - begun._at > BRIEF and cancelled_around():  # a look is 1.4 us of a 7 us step
+        if ended and not brief and cancelled_around():  # a look is 1.4 us of a 7 us step
             self._run.work.looks = True
 
     def _leave(self, step: OpenStep, status: StepStatus, exc: BaseException | None) -> None:
