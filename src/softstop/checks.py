@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, Final, TypeVar
 
 from .errors import MisuseError, bounded
@@ -93,6 +94,17 @@ def seconds(value: Any, name: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:  # not so for nan
         return value if value <= sys.float_info.max else math.inf
     raise MisuseError(f"{name} must be a number of seconds from 0 on, not {value!r:.80}")
+
+
+def misfit(call: Callable[..., object], *arguments: object) -> TypeError | None:
+    """Why a function cannot be called with such arguments; None if it can, or is C code that does not tell."""
+    try:
+        signature(call).bind(*arguments)
+    except TypeError as error:
+        return error
+    except ValueError:
+        return None
+    return None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ..checks import typed, whole
+from ..checks import misfit, typed, whole
 from ..errors import MisuseError
 from ..limits import NO_LIMITS, Limits
 from ..protocols import Value
@@ -135,12 +135,8 @@ def model_body(
 def _instruction(given: Any) -> Instruction:
     if not callable(given):
         return typed(cast(str, given), str, "each of instructions")
-    try:
-        inspect.signature(given).bind(None)
-    except TypeError as error:
-        raise MisuseError(f"a function in instructions takes the run: {name_of(given)}, {error}") from None
-    except ValueError:  # of C code that does not tell its arguments
-        pass
+    if (error := misfit(given, None)) is not None:
+        raise MisuseError(f"a function in instructions takes the run: {name_of(given)}, {error}")
     return cast(Instruction, given)
 
 
@@ -180,10 +176,8 @@ def is_async(body: Any) -> bool:
 
 def check_arguments(body: Any, what: str) -> None:
     """Raise MisuseError if `body` cannot be called with (run, message)."""
-    try:
-        inspect.signature(body).bind(None, None)
-    except TypeError as error:
-        raise MisuseError(f"{what} takes (run, message): {name_of(body)}{inspect.signature(body)}, {error}") from None
+    if (error := misfit(body, None, None)) is not None:
+        raise MisuseError(f"{what} takes (run, message): {name_of(body)}{inspect.signature(body)}, {error}")
 
 
 def _unwrapped(body: Any) -> Any:

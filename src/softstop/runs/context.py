@@ -7,11 +7,10 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from functools import partial
-from inspect import signature
 from typing import Any, TypeVar, Unpack
 
 from ..aio.crossing import call_on
-from ..checks import typed
+from ..checks import misfit, typed
 from ..errors import MisuseError, SaysWhere
 from ..law.amounts import Amount, exactly
 from ..law.machine import ENDING
@@ -285,12 +284,8 @@ class RunContext(SaysWhere):
         """
         if not callable(callback):
             raise MisuseError(f"run.on_stop takes a callable, not {type(callback).__name__}")
-        try:
-            signature(callback).bind(None)
-        except TypeError as error:
-            raise MisuseError(f"run.on_stop takes callback(stop), not {callback!r:.80}: {error}") from None
-        except ValueError:  # of C code that does not tell its arguments
-            pass
+        if (error := misfit(callback, None)) is not None:
+            raise MisuseError(f"run.on_stop takes callback(stop), not {callback!r:.80}: {error}")
         record = self._run.record
         if record.ended or record.phase is ENDING:
             raise MisuseError(

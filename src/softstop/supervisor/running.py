@@ -6,9 +6,10 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from inspect import iscoroutine, iscoroutinefunction, signature
+from inspect import iscoroutine, iscoroutinefunction
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
+from ..checks import misfit
 from ..errors import MisuseError
 from . import starting
 from .defaults import defaults
@@ -46,10 +47,8 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
         raise MisuseError(f"softstop.run takes an async function, softstop.run(main), not {type(main).__name__}")
     if asyncio._get_running_loop() is not None:
         raise MisuseError("softstop.run() starts an event loop, and one runs in this thread: write `await main()`")
-    try:
-        signature(main).bind(*args)
-    except TypeError as error:
-        raise MisuseError(f"softstop.run(main, ...) calls main(...) with what follows it: {error}") from None
+    if (error := misfit(main, *args)) is not None:
+        raise MisuseError(f"softstop.run(main, ...) calls main(...) with what follows it: {error}")
     ended_by: list[signal.Signals] = []
     supervisor = defaults.new()
     state = supervisor._state

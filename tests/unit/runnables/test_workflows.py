@@ -278,6 +278,11 @@ async def test_a_failure_deep_inside_names_every_level() -> None:
     assert steps_of(output) == ["shout completed", "Inner failed", "Parallel failed", "shout completed"]
 
 
+async def test_a_function_of_c_that_does_not_tell_its_arguments_is_a_step_until_it_is_called() -> None:
+    output = await Workflow([getattr]).arun("run_id")
+    assert output.value == output.members[0].run_id
+
+
 # -- what cannot be a workflow -------------------------------------------------------------------------------------
 
 
