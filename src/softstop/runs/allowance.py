@@ -119,10 +119,11 @@ class Allowance:
                 self.chain = (budget._ledger, *self.chain)
         if limits.tokens is not None or limits.cost_usd is not None or limits.output_tokens is not None:
             self._open_ledger()
-        self.bounded = bool(self.chain) or self._bounds_numbers or (parent is not None and parent.bounded)
+        self.bounded = bool(self.chain) or self.bounds_numbers or (parent is not None and parent.bounded)
 
     @property
-    def _bounds_numbers(self) -> bool:
+    def bounds_numbers(self) -> bool:
+        """Whether its own limits bound steps or calls."""
         return (self.limits.steps, self.limits.tool_calls, self.limits.model_calls) != (None, None, None)
 
     def _open_ledger(self) -> None:
@@ -219,7 +220,7 @@ class Allowance:
             self._set_timers(reached)
         if paused is not None:
             self.pause()
-        self.bounded = self.bounded or self._bounds_numbers
+        self.bounded = self.bounded or self.bounds_numbers
         if not changes.keys() & {"tokens", "cost_usd", "output_tokens"}:
             return None
         if self.own is None:

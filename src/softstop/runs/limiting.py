@@ -43,7 +43,7 @@ async def admit(run: RunState, call: Call | None = None) -> None:
     if run.alert:
         await gate.halt(run)
     kinds: tuple[Counted, ...] = ("steps",) if call is None else ("steps", call)
-    for kind in kinds:
+    for kind in kinds if run.work.counted else ():
         holder = _outermost_without(run, kind)
         if holder is not None:
             await _do_without_number(run, holder, kind)
@@ -319,7 +319,8 @@ def _change(run: RunState, changes: LimitChanges) -> None:
     for below in run.tree():
         if ledger is not None and below is not run:  # made after the start: counts from now, here and below
             below.allowance.add_ledger(ledger)
-        below.allowance.bounded = below.work.counted = below.allowance.bounded or run.allowance.bounded
+        below.allowance.bounded = below.allowance.bounded or run.allowance.bounded
+        below.work.counted = below.work.counted or run.allowance.bounds_numbers
     if "steps" in changes:
         begun = sum(below.work.begun for below in run.tree())
         run.work.used = {**(run.work.used or dict.fromkeys(COUNTED, 0)), "steps": begun}

@@ -104,7 +104,7 @@ class OpenWork:
 
     scope: DeferredScope
     above: OpenWork | None  # of the run above
-    counted: bool = False  # whether steps are counted, for a limit here or above
+    counted: bool = False  # whether a limit of a number, here or above, needs steps to be counted
     steps: list[OpenStep] | None = None  # in the order of their start
     streams: list[OpenStream] | None = None
     stages: list[OpenStep] | None = None  # divisible steps around members, which hold nothing themselves

@@ -182,7 +182,7 @@ def new_run(
     scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
     work = OpenWork(scope, None if parent is None else parent.work)
     allowance = Allowance(loop, limits, spec.budgets, None if parent is None else parent.allowance, work)
-    work.counted = allowance.bounded
+    work.counted = allowance.bounds_numbers or (parent is not None and parent.work.counted)
     allowance.bounded |= owner.holds is not None
     activities = () if parent is None else parent.writer.activities
     if allowance.activity is not None:
