@@ -1,4 +1,4 @@
-"""The door itself."""
+"""`Runs`: starts, finds, follows, stops and decides runs of all processes on a store, each call for one user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an answer ended: what was not seen to end did not end (T21)."""
+"""How an answer ended; one whose end was not seen is no answer (T21)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What events tell of the arguments and results of tools, if asked to: no key, nothing that is named like a secret."""
+"""Arguments and results of tools as events may tell them: without the model's keys, and fields named like secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a provider's library builds with its first answer, a second or two of schemas: built in a thread beforehand."""
+"""Has a provider's library build its schemas in a thread beforehand; with the first answer it takes a second or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a store and a recording are given, and by whom."""
+"""Checks of the arguments of stores and recordings."""
 
 from __future__ import annotations
 

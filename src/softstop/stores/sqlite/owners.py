@@ -1,4 +1,4 @@
-"""Who lives: a lock of the operating system, which a process loses as it dies, and a lease, should it only stand."""
+"""Which owners are alive: by a lock, which the system releases when a process dies, and by a lease where one hangs."""
 
 from __future__ import annotations
 
