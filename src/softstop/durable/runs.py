@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -21,7 +20,6 @@ from ..errors import (
     RunNotCancellable,
     RunNotFound,
     RunSuperseded,
-    SoftstopError,
     StoreUnavailable,
     SupervisorClosed,
 )
@@ -37,14 +35,13 @@ from ..stores.following import stored_pages
 from ..stores.outputs import family_of, output_of, outputs_of
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
+from .auditing import Audits
 from .deciding import decide_elsewhere
 from .following import Encoded, LogPages, MemberPages, at_once
 from .live import LiveRuns
 from .taking import TakenIds
 from .views import RunView, view, view_of, views_of
 
-MOST_KEPT: Final = 10_000  # runs with audit lines, without a store
-MOST_AUDITED: Final = 100  # lines of one run, without a store
 PAGE: Final = 200  # records read at once
 T = TypeVar("T")
 
@@ -67,7 +64,7 @@ class Runs:
         self._live = None if recording is None else LiveRuns(recording.store)
         self._encoded: WeakValueDictionary[str, Encoded] = WeakValueDictionary()
         self._ids = TakenIds(None if recording is None else recording.store)
-        self._audit: OrderedDict[str, list[Audit]] = OrderedDict()  # without a store
+        self._audits = Audits()  # without a store
 
     async def start(
         self,
@@ -76,6 +73,7 @@ class Runs:
         *,
         key: str | None = None,
         wish: str | None = None,
+        admit: Callable[[str], Awaitable[object]] | None = None,
         **options: Unpack[RunOptions],
     ) -> RunView:
         """Start a root run for the `user_id` of its options; with `continue_from`, after an earlier one of that user.
@@ -85,6 +83,7 @@ class Runs:
             message: For its body.
             key: The user's name for this one wish: a second start with it gives the first one's run.
             wish: What is asked for, in short, such as a digest; kept with the key, which goes with no other wish.
+            admit: Called with the id once that is taken, before the run begins; what it raises refuses the start.
             options: Those of the run.
 
         Raises:
@@ -105,9 +104,11 @@ class Runs:
         if there is not None:
             return await self.get(there)
         try:
+            if admit is not None:
+                await admit(spec.run_id)
             options["run_id"] = spec.run_id
             run = self._supervisor.start(runnable, message, **options)
-        except SoftstopError:
+        except BaseException:
             with anyio.move_on_after(5, shield=True):
                 await self._ids.give_back(spec, key)
             raise
@@ -287,7 +288,7 @@ class Runs:
     ) -> tuple[StopOutcome, RunStatus | None]:
         """Note a stop for the audit, in the store if there is one, where it reaches the owner; and its effect."""
         if self._recording is None:
-            self._keep(run_id, Audit(time.time(), request.by, request.reason, request.mode, origin, outcome))
+            self._audits.keep(run_id, Audit(time.time(), request.by, request.reason, request.mode, origin, outcome))
             return outcome, status
         try:
             verdict = await self._recording.store.request(run_id, request, origin)
@@ -296,13 +297,6 @@ class Runs:
                 raise
             return outcome, status  # a run of this process is stopped without the store
         return (outcome, status) if status is not None else verdict
-
-    def _keep(self, run_id: str, line: Audit) -> None:
-        lines = self._audit.setdefault(run_id, [])
-        if len(lines) < MOST_AUDITED:
-            lines.append(line)
-        if len(self._audit) > MOST_KEPT:
-            self._audit.popitem(last=False)
 
     async def decide(
         self,
@@ -359,7 +353,7 @@ class Runs:
         """Note for the audit a decision that is in force; its owner, told of it again, finds nothing that waits."""
         if self._recording is None:
             by, reason = decision.approval.by, decision.approval.reason
-            self._keep(run_id, Audit(time.time(), by, reason, None, origin, StopOutcome.accepted, decision))
+            self._audits.keep(run_id, Audit(time.time(), by, reason, None, origin, StopOutcome.accepted, decision))
         else:
             with suppress(StoreUnavailable):
                 await self._recording.store.request(run_id, decision, origin)
@@ -372,7 +366,7 @@ class Runs:
         """
         await self.get(run_id, user_id=user_id)
         if self._recording is None:
-            return list(self._audit.get(run_id, ()))
+            return self._audits.of(run_id)
         return list((await self._record(run_id, user_id)).audit)
 
     def _local(self, run_id: str) -> Run | None:

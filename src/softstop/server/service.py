@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from secrets import token_bytes
 from typing import Final
 
@@ -173,13 +174,15 @@ class Service:
         alone = asked.multitask == "reject"
         with self.admission.starting(user_id):
             async with self._alone if alone else nullcontext():
+                check = partial(self._check_session, user_id, asked.session_id, key)
                 if alone:
-                    await self._check_session(user_id, asked.session_id, key)
+                    await check()
                 run = await self.runs.start(
                     runnable,
                     message_of(asked),
                     key=key,
                     wish=None if key is None else digest_of(runnable, asked),
+                    admit=check if alone else None,
                     run_id=asked.run_id,
                     session_id=asked.session_id or None,
                     user_id=user_id,
@@ -209,12 +212,18 @@ class Service:
             return False
         return True
 
-    async def _check_session(self, user_id: str, session_id: str | None, key: str | None) -> None:
-        """Refuse a session with another live run; two processes on a store may both start one at the same moment."""
+    async def _check_session(
+        self, user_id: str, session_id: str | None, key: str | None, before: str | None = None
+    ) -> None:
+        """Refuse a session with another live run.
+
+        Asked once more of those that were created `before` a run that has its id in the store and has not begun: of
+        several processes that start one at the same moment, each finds those of the others or is found, by one order.
+        """
         if not session_id:
             raise Problem("VALIDATION_FAILED", "multitask: one run at a time goes with a session_id")
         for status in LIVE:
-            query = RunQuery(user_id=user_id, session_id=session_id, status=status, roots=True, limit=1)
+            query = RunQuery(user_id=user_id, session_id=session_id, status=status, roots=True, before=before, limit=1)
             for live in await self.runs.find(query, lambda view: not view.status.ended):
                 if not self.admission.has_key(live.facts.run_id, key):
                     detail = "Another run of this session is live: stop it, or wait for its end"

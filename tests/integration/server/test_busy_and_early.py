@@ -1,6 +1,8 @@
 """One run at a time in a session, where that is asked for, and stops that come before the start of their run."""
 
 import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -8,10 +10,12 @@ import httpx2
 import pytest
 
 from kit.server import app, events_of, read_until, serving
+from kit.stores import STORES, Make
 from softstop import Agent, RunContext, Team
 from softstop.server import ApiKey, ApiKeys, create_app
 from softstop.server.admission import EARLY, Admission
 from softstop.stops import StopRequest
+from softstop.stores import RunRecord, Store
 from softstop.stores.sqlite import SQLiteStore
 
 
@@ -99,6 +103,47 @@ async def test_a_session_is_busy_with_a_run_of_another_process_and_with_none_of_
         first = (await started(one))[2]
         assert await started(two) == (409, "SESSION_BUSY", first)
         assert (await started(two, user_id="ann"))[0] == 202
+
+
+@pytest.mark.parametrize("kind", STORES, ids=lambda kind: kind.__name__)
+async def test_of_processes_that_start_a_run_of_a_session_at_once_one_does(
+    kind: Callable[[Path], Make], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, arrived, together = kind(tmp_path), list[str](), anyio.Event()
+
+    def meeting(store: Store) -> Store:
+        create = store.create
+
+        async def late(record: RunRecord, key: str | None = None) -> RunRecord | None:
+            arrived.append(record.run_id)
+            if len(arrived) == 3:
+                together.set()
+            await together.wait()  # until each has found the session free
+            return await create(record, key)
+
+        monkeypatch.setattr(store, "create", late)
+        return store
+
+    async with AsyncExitStack() as stack:
+        served = [await stack.enter_async_context(serving(app(agents=AGENTS, store=meeting(make())))) for _ in range(3)]
+        told: list[tuple[int, str, str]] = []
+
+        async def start(client: httpx2.AsyncClient) -> None:
+            told.append(await started(client))
+
+        with anyio.fail_after(50):
+            async with anyio.create_task_group() as tasks:
+                for client in served:
+                    tasks.start_soon(start, client)
+        first = next(run_id for status, _, run_id in told if status == 202)
+        assert sorted(each[:2] for each in told) == [(202, ""), (409, "SESSION_BUSY"), (409, "SESSION_BUSY")]
+        await read_until(served[0], f"/runs/{first}/events", "RunStarted")
+        runs = (await served[0].get("/runs")).json()["runs"]
+        assert sorted((run["run_id"] == first, run["status"]) for run in runs) == [
+            (False, "cancelled"), (False, "cancelled"), (True, "running"),
+        ], "the ids that were taken for a moment are no live runs"  # fmt: skip
+        await served[1].post(f"/runs/{first}/cancel")
+        assert (await started(served[2]))[0] == 202
 
 
 async def test_runs_of_another_process_that_are_found_by_their_key_are_not_counted_here(tmp_path: Path) -> None:
