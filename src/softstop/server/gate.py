@@ -226,8 +226,7 @@ def _is_beacon(scope: Scope, headers: Headers) -> bool:
     """Whether a request may be a stop with a token in its body: its route looks at that."""
     path = _path(scope)
     return (
-        scope["method"] == "POST"
-        and headers.get("content-type", "").startswith("text/plain")
+        headers.get("content-type", "").startswith("text/plain")
         and path.startswith("/runs/")
         and path.endswith("/cancel")
         and path.count("/") == 3

@@ -137,6 +137,7 @@ async def test_the_sibling_operations_start_list_and_show_the_same_runs() -> Non
         assert (listed["total"], listed["hasMore"], [item["id"] for item in listed["items"]]) == (1, False, [run_id])
         in_session = (await client.get("/agent/run/list/v1.0.0", params={"sessionId": "s"})).json()
         assert [item["id"] for item in in_session["items"]] == [run_id]
+        assert (await client.get(f"/agents/Story Teller/runs/{run_id}")).status_code == 200, "by its name"
         for session, status in (("s", 200), ("another", 404)):
             assert (await client.get(f"/sessions/{session}/runs/{run_id}")).status_code == status
         for dates, number in (

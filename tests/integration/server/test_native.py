@@ -28,13 +28,14 @@ async def test_a_stop_is_told_when_it_is_true_and_refused_after_the_end() -> Non
     async with serving(app()) as client:
         run_id = await begun(client, "steady")
         await read_until(client, f"/runs/{run_id}/events", "StepStarted")
-        stopping = await client.post(f"/runs/{run_id}/cancel", json={"wait": 0, "reason": "enough"})
+        stopping = await client.post(f"/runs/{run_id}/cancel", json={"wait": 0, "reason": "enough", "grace": 20})
         assert (stopping.status_code, stopping.headers["location"]) == (202, f"/runs/{run_id}")
         assert stopping.json() == {"success": True, "status": "stopping", "run_id": run_id}
         stopped = await client.post(f"/runs/{run_id}/cancel")
         assert stopped.status_code == 200
         told = stopped.json()
-        assert (told["success"], told["status"], told["run"]["stop"]["reason"]) == (True, "cancelled", "enough")
+        assert (told["success"], told["status"]) == (True, "cancelled")
+        assert (told["run"]["stop"]["reason"], told["run"]["stop"]["grace"]) == ("enough", 20.0)
         again = await client.post(f"/runs/{run_id}/cancel")
         assert (again.status_code, again.json()["code"]) == (400, "RUN_NOT_CANCELLABLE")
         assert again.json()["run_status"] == "cancelled"
@@ -62,6 +63,8 @@ async def test_a_reader_that_comes_back_goes_on_where_it_was_and_is_sent_home_af
         assert whole[-1]["event"] == "RunCompleted"
         middle = frames_of((await client.get(path, params={"starting_after": 10})).text)
         assert middle == whole[10:]
+        again = await client.get(path, params={"starting_after": 2}, headers={"last-event-id": "10"})
+        assert frames_of(again.text) == whole[10:], "a browser that connects again sends both"
         assert (await client.get(path, headers={"last-event-id": whole[-1]["id"]})).status_code == 204
         for wrong in ("9999", "abc", "5\u0665".encode().decode("latin-1"), "-1", " 5 6"):
             answer = await client.get(path, params={"starting_after": wrong})

@@ -162,8 +162,11 @@ async def test_another_user_s_run_and_no_run_are_told_in_the_same_words() -> Non
             assert theirs == nobodys, path
         assert (await client.get("/runs", headers=bearer("bob"))).json()["runs"] == []
         assert (await client.get("/runs", params={"user_id": "ann"}, headers=bearer("bob"))).json()["runs"] == []
+        own = await begun_by(client, "bob")
         everywhere = await client.post("/runs/cancel", json={"user_id": "ann"}, headers=bearer("bob"))
         assert everywhere.json() == {"matched": 0, "requested": 0}
+        assert (await client.get("/runs", params={"user_id": "ann"}, headers=bearer("bob"))).json()["runs"] == []
+        assert (await client.get(f"/runs/{own}", headers=bearer("bob"))).json()["stop"] is None
         continued = {"agent": "quick", "message": "x", "continue_from": run_id}
         assert (await client.post("/runs", json=continued, headers=bearer("bob"))).status_code == 404
         posing = {"agent": "quick", "message": "x", "user_id": "ann"}
@@ -244,6 +247,7 @@ async def test_a_signed_token_is_let_in_only_if_it_is_whole(kind: str) -> None:
     text, status = TOKENS[kind]
     async with serving(guarded()) as client:
         assert (await client.get("/runs", headers=bearer(text))).status_code == status
+        assert (await client.get("/runs", headers={"authorization": f"Basic {text}"})).status_code == 401
 
 
 def test_a_server_that_lets_anybody_in_must_be_asked_for_by_name() -> None:

@@ -23,6 +23,7 @@ from softstop import (
     Usage,
     parse_event,
 )
+from softstop.durable.runs import PAGE
 from softstop.errors import KeyReused
 from softstop.stores import MemoryStore, Page, RunQuery, RunRecord
 
@@ -233,3 +234,17 @@ async def test_a_key_gives_nobody_the_run_of_another_user_whose_id_was_asked_for
         with pytest.raises(RunIdTaken):
             await runs.start(Agent(sleeper), "go", run_id="r", user_id="bob", key="k")
         await runs.cancel("r", StopRequest(), user_id="ann", wait=5)
+
+
+async def test_all_runs_are_found_once_however_many_are_read_at_a_time() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        store = MemoryStore(two.shelf)
+        here, supervisor = await two.open(store)
+        for number in range(PAGE + 2):
+            await store.create(record(f"r{number}"))
+        run = await started(here, supervisor, Agent(teller), "go")
+        await anyio.sleep(0.5)
+        newest, *others = await here.find(RunQuery(limit=10_000))
+        assert [view.facts.run_id for view in others] == [f"r{number}" for number in reversed(range(PAGE + 2))]
+        assert (newest.facts.run_id, newest.facts.open_steps) == (run.run_id, ("s0",)), "as it stands here"

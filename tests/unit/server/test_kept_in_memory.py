@@ -3,6 +3,7 @@
 import time
 
 import anyio
+import jwt
 import pytest
 from starlette.datastructures import Headers
 
@@ -37,6 +38,7 @@ def test_a_reader_that_comes_back_is_told_whether_events_were_dropped_meanwhile(
     assert feed.number(f"{feed.epoch}.10") == (10, False), "the next one is kept"
     assert feed.number(f"{feed.epoch}.9") == (9, True)
     assert feed.number("00000000.9") == (feed.last, True)
+    assert feed.number(f"{feed.epoch}.{feed.last + 1}") == (feed.last, True), "it would never wait"
     assert next(number for number, _ in feed.after(9)) == 11
 
 
@@ -44,6 +46,26 @@ def test_a_signed_token_names_the_algorithms_that_are_accepted() -> None:
     for algorithms in ([], ["none"], ["HS256", "None"]):
         with pytest.raises(MisuseError, match="algorithms"):
             Jwt("key", algorithms)
+
+
+def test_a_signed_token_is_for_whom_it_names_and_of_whom_it_names() -> None:
+    key, claims = "k" * 40, {"sub": "ann", "exp": int(time.time()) + 3_600}
+    door = Jwt(key, ["HS256"], audience="us", issuer="them")
+    for aud, iss, known in (("us", "them", True), ("us", "others", False), ("others", "them", False)):
+        token = jwt.encode({**claims, "aud": aud, "iss": iss}, key, "HS256")
+        assert (door.identify(token) is not None) is known
+    assert door.identify(jwt.encode(claims, key, "HS256")) is None
+
+
+@pytest.mark.parametrize(("address", "known"), [("127.0.0.1", True), ("::1", True), ("10.0.0.7", False)])
+def test_a_developer_calls_from_this_machine_whatever_name_it_is_called_by(address: str, known: bool) -> None:
+    gate = Gate(lambda *_: None, auth=[], origins=[], caps=Caps())  # type: ignore[arg-type]
+    scope = {"path": "/runs", "method": "GET", "client": (address, 1)}
+    if known:
+        assert gate._caller(scope, Headers({"host": "localhost:7777"})) is not None
+    else:
+        with pytest.raises(Problem, match="UNAUTHENTICATED"):
+            gate._caller(scope, Headers({"host": "localhost:7777"}))
 
 
 async def test_a_run_that_nobody_comes_to_read_has_lost_its_last_reader() -> None:

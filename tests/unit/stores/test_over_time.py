@@ -145,3 +145,16 @@ async def test_what_the_store_has_refused_is_told_to_nobody_who_follows_here() -
             tasks.cancel_scope.cancel()
         assert run.stopping
         assert got == [seq for seq, _ in (await other.read("r")).events] == [*range(1, 29)]
+
+
+async def test_a_process_that_wakes_begins_nothing_until_it_knows_what_was_taken_from_it() -> None:
+    store = Standing(Shelf(clock=now))
+    recording = Recording(store, lease=9.0, clock=now)
+    async with recording:
+        store.stands = 20.0  # from its last sign of life on
+        held: list[bool] = []
+        for seconds in (13, 1, 6.5, 10):
+            await anyio.sleep(seconds)
+            held.append(recording.holds())
+            store.stands = 0.0
+    assert held == [True, False, False, True], "at 20.5 it is awake, and has asked nobody since"
