@@ -64,6 +64,17 @@ FOREIGN: dict[str, MakeRun] = {
             policy=SHORT,
         )
     ),
+    "clean-up in steps of groups in steps that are cut": of(
+        scripted(
+            clean_up(
+                step("a", 0.5, parallel([tidy("b")], [step("c", 0.5, clean_up(sleep(0.5), seconds=0.1))], by="gather"))
+            ),
+            parallel(
+                [clean_up(step("d", 0.25, parallel([step("e", 0.5)], [tidy("f")], by="TaskGroup")))], [sleep(0.5)]
+            ),
+            policy=StopPolicy(grace=0.4, abandon_after=2.0, cleanup_timeout=2.0),
+        )
+    ),
     "clean-up in branches of asyncio's": of(
         scripted(
             parallel([tidy("a"), sleep(0.25)], [step("b", 0.25), step("c", 0.5)], by="TaskGroup"),

@@ -113,3 +113,34 @@ async def test_a_step_that_goes_on_when_the_ones_in_it_have_ended_is_cut_then() 
 
     run, _ = await one(body, stop_at=3, mode="now", policy=POLICY)
     assert (now(), statuses(run.output)) == (4, [("pay", "unsettled"), ("outer", "unsettled")])
+
+
+@pytest.mark.parametrize("in_body", [True, False], ids=["in the body's task", "in a branch"])
+async def test_what_unwinds_as_the_first_of_several_was_cut_is_not_interrupted_once_more_for_the_last(
+    in_body: bool,
+) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def part(seconds: float) -> None:
+            async with run.step("part"):
+                try:
+                    await anyio.sleep(1_000)
+                finally:
+                    await anyio.sleep(seconds)
+
+        async def waits() -> None:
+            try:
+                async with run.step("outer"):
+                    try:
+                        await gather(lambda: part(0), lambda: part(1))
+                    finally:
+                        await anyio.sleep(2)
+                        run.write("in")
+            finally:
+                await anyio.sleep(1)
+                run.write(" and around")
+
+        await (waits() if in_body else asyncio_group(waits))
+
+    run, _ = await one(body, stop_at=3, mode="now", policy=POLICY)
+    assert run.output is not None
+    assert (run.output.content, now()) == ("in and around", 6)

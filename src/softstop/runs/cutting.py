@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from ..aio.deferred_scope import TURNS, DeferredScope
+from ..aio.deferred_scope import TURNS, DeferredScope, about_to_run
 from .open_work import OpenStep, OpenWork
 
 Task = asyncio.Task[Any]
@@ -52,7 +52,7 @@ def cut_step(work: OpenWork, step: OpenStep, cut: DeferredScope) -> None:
 def _cut_tasks(work: OpenWork, tasks: Iterable[Task], peace: float, around: DeferredScope) -> None:
     """Interrupt tasks in steps; each after those with steps begun in one of its own, or after `peace` seconds.
 
-    Else its task group would cancel them a second time. It is interrupted before it can go on without them.
+    Else its task group would cancel them a second time.
     """
     waits: dict[Task, set[Task]] = {task: set() for task in tasks}
     for step in work.steps or ():
@@ -68,8 +68,9 @@ def _cut_tasks(work: OpenWork, tasks: Iterable[Task], peace: float, around: Defe
 
         def ended(inner_task: Task, inner: set[Task] = inner, task: Task = task) -> None:
             inner.discard(inner_task)
-            if not inner:
-                _strike(work, task, peace, around, 0)
+            at_once = inner_task.cancelled()  # which a gather raises: no second cancel may come into what that unwinds
+            if not inner or (at_once and about_to_run(task)):
+                _strike(work, task, peace, around, 0 if at_once else TURNS)
 
         for each in inner:
             each.add_done_callback(ended)
