@@ -18,7 +18,6 @@ from softstop.testing.scripts.actions import Feed, StreamOptions, clean_up_in
 from softstop.testing.scripts.script import (
     Branch,
     all_polite,
-    any_crosses,
     as_text,
     enclosing,
     play_all,
@@ -192,7 +191,7 @@ def helper(seconds: float, *inside: Action, by: Literal["anyio", "TaskGroup"] = 
 
     named: dict[str, Any] = {} if by == "anyio" else {"by": by}
     takes = total(inside) + seconds * sum(action.text.count("ask()") for action in inside)
-    return Action(as_text("helper", seconds, *inside, **named), play, takes, all_polite(inside), any_crosses(inside))
+    return Action(as_text("helper", seconds, *inside, **named), play, takes, all_polite(inside))
 
 
 def ask() -> Action:
@@ -229,7 +228,10 @@ def clean_up(*inside: Action, seconds: float = 0.1, then: Branch = ()) -> Action
             await play_all(run, then)  # noqa: ASYNC102 - as careless as bodies are
 
     shown = as_text("clean_up", *inside, seconds=seconds, then=list(then))
-    return Action(shown, play, total(inside, then) + seconds, all_polite(inside, then), any_crosses(inside, then))
+    return Action(shown, play, total(inside, then) + seconds, all_polite(inside, then))
+
+
+NO_BOUNDARY = ("sleep(", "turns(", "write(", "charge(")  # how actions begin in which there is no step boundary
 
 
 class _RunLock:
@@ -254,5 +256,5 @@ def locked(*inside: Action) -> Action:
         async with mine.lock:
             await play_all(run, inside)
 
-    polite = all_polite(inside) and not any_crosses(inside)
-    return Action(as_text("locked", *inside), play, total(inside), polite, any_crosses(inside))
+    polite = all_polite(inside) and all(action.text.startswith(NO_BOUNDARY) for action in inside)
+    return Action(as_text("locked", *inside), play, total(inside), polite)

@@ -46,7 +46,7 @@ def thread_step(name: str, seconds: float, *inside: Action) -> Action:
             mark(run, "commit", name, begun.step_id, around=around)
 
     text = as_text("thread_step", name, seconds, *inside)
-    return Action(text, play, seconds + total(inside), all_polite(inside), crosses=True)
+    return Action(text, play, seconds + total(inside), all_polite(inside))
 
 
 def thread(seconds: float, *inside: Action) -> Action:
@@ -172,7 +172,7 @@ def opened(name: str, opens: float, closes: float, *, helper: bool = False) -> A
             witness.clients.append(seen)
         await run.open(client(seen))
 
-    return Action(as_text("opened", name, opens, closes, helper=helper), play, opens + closes, crosses=True)
+    return Action(as_text("opened", name, opens, closes, helper=helper), play, opens + closes)
 
 
 def piped(name: str, chunks: Sequence[str], every: float) -> Action:
@@ -194,7 +194,7 @@ def piped(name: str, chunks: Sequence[str], every: float) -> Action:
                 run.write(piece)
                 mark(run, "wrote", name, value=piece)
 
-    return Action(as_text("piped", name, list(chunks), every), play, len(chunks) * every, crosses=True)
+    return Action(as_text("piped", name, list(chunks), every), play, len(chunks) * every)
 
 
 # -- runs below ------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def delegate(
             enclosing.reset(token)
 
     shown = f"delegate({text}{'' if waits else ', waits=False'}{', budgets=[shared]' if budgets else ''})"
-    return Action(shown, play, takes, polite, crosses=True)
+    return Action(shown, play, takes, polite)
 
 
 def generating(*actions: Action, name: str, limits: Limits = NO_LIMITS, policy: StopPolicy | None = None) -> Agent:

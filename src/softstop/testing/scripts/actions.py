@@ -63,7 +63,6 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
         play,
         takes=seconds + total(inside),
         polite=all_polite(inside),
-        crosses=True,
     )
 
 
@@ -152,7 +151,6 @@ def stream(name: str, chunks: Sequence[str], every: float = 0.0, **options: Unpa
         as_text("stream", name, list(chunks), every, **options),
         play,
         takes=len(chunks) * (every + rests) + closes_in,
-        crosses=True,
     )
 
 
@@ -209,7 +207,7 @@ def boundary() -> Action:
     async def play(run: RunContext) -> None:
         await run.boundary()
 
-    return Action("boundary()", play, crosses=True)
+    return Action("boundary()", play)
 
 
 def turns(many: int = 1) -> Action:

@@ -34,8 +34,6 @@ class Action:
     """Seconds after which it has ended if nothing stops it, at most."""
     polite: bool = field(default=True, repr=False, compare=False)
     """Whether it ends by itself, in time, and keeps no begun step waiting at a boundary of its own."""
-    crosses: bool = field(default=False, repr=False, compare=False)
-    """Whether there is a step boundary in it."""
 
     def __post_init__(self) -> None:
         seconds(self.takes, f"what {self.text:.80} takes")
@@ -144,8 +142,3 @@ def total(*branches: Branch) -> float:
 def all_polite(*branches: Branch) -> bool:
     """Whether each action of the branches is polite."""
     return all(action.polite for branch in branches for action in branch)
-
-
-def any_crosses(*branches: Branch) -> bool:
-    """Whether there is a step boundary in one of the branches."""
-    return any(action.crosses for branch in branches for action in branch)

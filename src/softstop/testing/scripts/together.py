@@ -16,7 +16,6 @@ from .script import (
     Action,
     Branch,
     all_polite,
-    any_crosses,
     as_text,
     one_of,
     play_all,
@@ -40,7 +39,7 @@ def parallel(*branches: Branch, by: Manner = "anyio") -> Action:
 
     named = {} if by == "anyio" else {"by": by}
     shown = as_text("parallel", *[list(branch) for branch in branches], **named)
-    return Action(shown, play, total(*branches), all_polite(*branches), any_crosses(*branches))
+    return Action(shown, play, total(*branches), all_polite(*branches))
 
 
 async def _in_group(run: RunContext, branches: Sequence[Branch]) -> None:
@@ -88,4 +87,4 @@ def member(*actions: Action, name: str = "member", limits: Limits = NO_LIMITS) -
         await run.member(agent, None)
 
     named: dict[str, object] = {"name": name, "limits": None if limits == NO_LIMITS else limits}
-    return Action(as_text("member", *actions, **named), play, total(actions), all_polite(actions), crosses=True)
+    return Action(as_text("member", *actions, **named), play, total(actions), all_polite(actions))
