@@ -12,7 +12,8 @@ import anyio
 import anyio.to_thread
 
 from ..errors import EventsExpired, RunNotFound
-from ..events.restoring import RestoredLog, RestoredRun, Restoring, parse_log
+from ..events.parsing import parse_log
+from ..events.restoring import RestoredLog, RestoredRun, Restoring
 from ..stores import RunRecord, Store
 from .views import RunView
 

@@ -30,7 +30,6 @@ from .kinds import StepStatus as StepStatus
 from .kinds import ToolCallCompleted as ToolCallCompleted
 from .kinds import ToolCallStarted as ToolCallStarted
 from .kinds import UsageRejected as UsageRejected
-from .kinds import parse_event as parse_event
 from .names import KINDS as KINDS
 from .names import EventName as EventName
 from .names import Kind as Kind
@@ -38,6 +37,7 @@ from .names import RunEvent as RunEvent
 from .names import Source as Source
 from .names import TeamRunEvent as TeamRunEvent
 from .names import WorkflowRunEvent as WorkflowRunEvent
+from .parsing import parse_event as parse_event
 from .restoring import RestoredLog as RestoredLog
 from .restoring import RestoredRun as RestoredRun
 from .restoring import orphan_outcomes as orphan_outcomes

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
-from ..errors import MisuseError
 from ..limits import NO_LIMITS, Limits
 from ..stops import LimitReached, RunStatus, StopCause, StopMode, StopRequest
 from ..usage import Usage
-from .event import Event, event, event_from, view
-from .names import KINDS
+from .event import Event, event, view
 
 
 @event
@@ -360,35 +355,3 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     RunCancelled, RunCompleted, RunFailed,
 )  # fmt: skip
 Event.CLASSES = EVENT_CLASSES
-
-
-@cache
-def _classes_by_name() -> dict[str, type[Event]]:
-    return {cls.names[kind].value: cls for kind in KINDS for cls in EVENT_CLASSES}
-
-
-def parse_event(data: bytes | str | Mapping[str, Any]) -> Event:
-    """Rebuild an event from its JSON text or from `to_dict()`; checks every field.
-
-    Raises:
-        MisuseError: It is no JSON object, `event` names no event of softstop, or its fields contradict each other.
-        pydantic.ValidationError: A field is missing, unknown or of the wrong type.
-    """
-    try:
-        fields: Any = from_json(data) if isinstance(data, bytes | str) else data
-    except (ValueError, TypeError) as error:  # TypeError: a lone surrogate
-        raise MisuseError(f"this is not an event of softstop, not even JSON: {error}") from None
-    wired = dict(cast("Mapping[str, Any]", fields)) if isinstance(fields, Mapping) else {}
-    name = wired.get("event")
-    cls = _classes_by_name().get(name) if isinstance(name, str) else None
-    if cls is None:
-        raise MisuseError(
-            "this is not an event of softstop: its `event` must be one of the values of RunEvent, "
-            "TeamRunEvent or WorkflowRunEvent"
-        )
-    try:
-        return event_from(cls, wired)
-    except ValidationError:
-        raise
-    except ValueError as error:  # its fields are well-formed and contradict each other
-        raise MisuseError(str(error)) from None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Final
-
-from pydantic_core import from_json
+from typing import Final
 
 from ..errors import MisuseError
 from ..limits import NO_LIMITS, Limits
@@ -33,7 +30,6 @@ from .kinds import (
     ToolCallCompleted,
     ToolCallStarted,
     cancelled,
-    parse_event,
     stop_event,
     stop_of,
 )
@@ -43,7 +39,6 @@ OWNER_LOST: Final = StopRequest(
     cause=StopCause.owner_lost, reason="the process that ran it is gone", mode=StopMode.now, grace=0.0
 )
 NOTHING: Final[Mapping[str, StopRequest]] = MappingProxyType({})
-TEXTS: Final = frozenset(name.value for name in RunContent.names.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,21 +223,6 @@ def restore(events: Iterable[Event]) -> RestoredLog:
     for event in events:
         restoring.take(event)
     return restoring.log()
-
-
-def parse_log(lines: Iterable[bytes]) -> Iterator[Event]:
-    """The events of a log for a fold: adjacent texts of a run as one, since checking events takes most of the time."""
-    for writer, group in groupby(map(from_json, lines), _writer_of):
-        if writer is None:
-            yield from map(parse_event, group)
-        else:
-            pieces = list(group)
-            yield parse_event({**pieces[-1], "content": "".join(piece["content"] for piece in pieces)})
-
-
-def _writer_of(told: Mapping[str, Any]) -> str | None:
-    """The run of a text that tells no usage, None for anything else."""
-    return told["run_id"] if told["event"] in TEXTS and told["metrics"] is None else None
 
 
 def orphan_outcomes(log: RestoredLog, at: float, asked: Mapping[str, StopRequest] = NOTHING) -> list[Event]:

@@ -12,7 +12,8 @@ import anyio
 import anyio.to_thread
 
 from ..events import Outcome
-from ..events.restoring import RestoredLog, RestoredRun, orphan_outcomes, parse_log, restore
+from ..events.parsing import parse_log
+from ..events.restoring import RestoredLog, RestoredRun, orphan_outcomes, restore
 from ..stops import RunStatus
 from ..usage import NO_USAGE
 from .following import stored_pages

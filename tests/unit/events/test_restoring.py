@@ -7,7 +7,8 @@ from kit.random_agents import random_agent
 from kit.runs import listen
 from softstop import Agent, Event, RunContent, RunContext, Supervisor, Usage
 from softstop.events import restore
-from softstop.events.restoring import Restoring, parse_log
+from softstop.events.parsing import parse_log
+from softstop.events.restoring import Restoring
 from softstop.testing import run_virtual
 
 
