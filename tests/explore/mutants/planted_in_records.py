@@ -247,7 +247,7 @@ def a_limit_outranks_a_user(patch: Patch) -> None:
 @found_by("limits_tell_which_and_by_how_much")
 def timeouts_of_one_instant_fire_leaf_first(patch: Patch) -> None:
     def fire(of_run: Timers, cause: Any, used: Any) -> None:
-        timers.call_outranked(of_run._loop, 0 if of_run._depth else 5, of_run._reached, cause, used)
+        timers.call_outranked(of_run.loop, 0 if of_run.depth else 5, of_run.reached, cause, used)
 
     patch.setattr(Timers, "_fire", fire)
 
