@@ -72,7 +72,7 @@ FOREIGN: dict[str, MakeRun] = {
             parallel(
                 [clean_up(step("d", 0.25, parallel([step("e", 0.5)], [tidy("f")], by="TaskGroup")))], [sleep(0.5)]
             ),
-            policy=StopPolicy(grace=0.4, abandon_after=2.0, cleanup_timeout=2.0),
+            policy=StopPolicy(grace=0.0, abandon_after=2.0, cleanup_timeout=2.0),
         )
     ),
     "clean-up in branches of asyncio's": of(

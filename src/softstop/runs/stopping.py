@@ -44,7 +44,11 @@ TASK_CANCELLED: Final = StopRequest(cause=StopCause.shutdown, mode=StopMode.now,
 
 
 def ask(run: RunState, request: StopRequest) -> StopReceipt:
-    """Request a stop from any thread, or in a handler of `signal.signal`. Never waits."""
+    """Request a stop from any thread, or in a handler of `signal.signal`. Never waits.
+
+    Python calls such a handler between two bytecodes: where a loop begins to wait, or a thread waits for a lock, right
+    after the signal and before that call, the stop comes with what ends that wait. For loops, see `Signals`.
+    """
     if asyncio._get_running_loop() is not run.loop or run.writer.log.half_written:
         return _ask_from_thread(run, request)
     verdict = request_stop(run, request)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import anyio
 
 from softstop.aio.deferred_scope import DeferredScope
-from softstop.runs import ending, gate
+from softstop.runs import cutting, ending, gate
 from softstop.runs.context import RunContext
 from softstop.runs.open_work import OpenStream, OpenWork
 
@@ -23,6 +24,15 @@ def clean_up_has_no_peace(patch: Patch) -> None:
 @found_by("clean_up_is_whole")
 def who_is_refused_is_torn_by_the_groups_around(patch: Patch) -> None:
     patch.setattr(gate, "LOOKS", 0)
+
+
+@found_by("clean_up_is_whole")
+def steps_are_cut_together_with_those_in_them(patch: Patch) -> None:
+    def cut_tasks(work: OpenWork, tasks: Iterable[Any], peace: float, around: DeferredScope) -> None:
+        for task in tasks:
+            cutting._strike(work, task, peace, around)
+
+    patch.setattr(cutting, "_cut_tasks", cut_tasks)
 
 
 @mutant

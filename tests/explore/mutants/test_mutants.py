@@ -43,11 +43,12 @@ NEAR: dict[str, str | int] = {  # few scenes show these: which to play first, or
     "no_shield_around_a_step": "deadlines of the body's own",
     "only_the_nearest_ledger_knows_of_a_claim": "one ledger for three branches",
     "source_is_not_closed": "sources beside steps in gather",
+    "steps_are_cut_together_with_those_in_them": "clean-up in steps of groups in steps that are cut",
     "the_cost_of_what_a_body_charges_is_lost": "a tree of ledgers",
     "timeouts_of_one_instant_fire_leaf_first": "a timeout of a lead and of its member at one instant",
     "usage_is_metered_twice": "one ledger for three branches",
     "usage_of_a_cut_call_is_lost": "one ledger for three branches",
-    "who_is_refused_is_torn_by_the_groups_around": "clean-up in branches of asyncio's",
+    "who_is_refused_is_torn_by_the_groups_around": "clean-up below groups in groups",
 }
 ALL: dict[str, MakeRun] = {**SCENES, **FOREIGN}
 ALONE = {plant: invariant for invariant, plants in GUARDS.items() for plant in plants}
