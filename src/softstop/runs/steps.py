@@ -238,7 +238,9 @@ class Step(AsyncBlock):
                 self._run.record.torn = True
                 logs.tell_torn(self._run.run_id, self._run.source.name, self.name)
         else:
-            stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt | BaseExceptionGroup)
+            stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt)
+            if isinstance(exc, BaseExceptionGroup) and (step.was_cut or exc.split((GeneratorExit, KeyboardInterrupt))[0]):
+                stray = False
         error = StepFailed(self.name, safe_error(exc)) if stray else exc
         if isinstance(exc, RuntimeError) and "current cancel scope" in safe_error(exc):  # anyio's message
             error = MisuseError(

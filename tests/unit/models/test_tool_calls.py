@@ -14,6 +14,10 @@ from kit.scripts import THEN_DONE, Script, answers, call, look
 from softstop import Agent, RunContext, RunStatus, ToolCallCompleted
 
 
+class GroupsEnd(BaseException):
+    """What a library of another language raises where it panics: anyio wraps it in a BaseExceptionGroup."""
+
+
 async def test_tools_of_one_turn_run_in_parallel() -> None:
     met = anyio.Event()
 
@@ -98,8 +102,14 @@ async def test_a_tool_that_raises_is_a_failed_call_and_its_line_goes_back_to_the
     assert events[-1].content == "done"
 
 
+RAISED = (
+    asyncio.CancelledError(), SystemExit(3), ExceptionGroup("two", [ValueError()]),
+    BaseExceptionGroup("two", [ValueError(), asyncio.CancelledError()]),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("is_async", [True, False])
-@pytest.mark.parametrize("raised", [asyncio.CancelledError(), SystemExit(3), ExceptionGroup("two", [ValueError()])])
+@pytest.mark.parametrize("raised", RAISED, ids=repr)
 async def test_whatever_a_tool_raises_by_itself_is_its_own_failure(raised: BaseException, is_async: bool) -> None:
     async def odd() -> None:
         raise raised
@@ -113,6 +123,25 @@ async def test_whatever_a_tool_raises_by_itself_is_its_own_failure(raised: BaseE
 
     assert output.status is RunStatus.completed
     assert script.answers()[0][:2] == ("failed", "odd")
+
+
+async def test_no_end_of_a_tool_s_own_task_group_tears_the_tool_beside_it() -> None:
+    async def odd() -> None:
+        async def dies() -> None:
+            raise GroupsEnd
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(dies)
+
+    async def pays() -> str:
+        await anyio.sleep(1)
+        return "paid"
+
+    script = Script([call("odd"), call("pays")], THEN_DONE)
+    output = await Agent(model=script.model, tools=[odd, pays]).arun("go")
+
+    assert (output.status, output.content) == (RunStatus.completed, "done")
+    assert script.answers()[1] == ("success", "pays", "paid")
 
 
 async def test_a_result_that_cannot_be_sent_is_a_failed_call() -> None:
