@@ -149,7 +149,7 @@ async def test_a_reader_on_another_loop_loses_nothing_however_often_its_wait_is_
     assert text == output.content
 
 
-@pytest.mark.parametrize("what", ["step", "stream", "member", "client"])
+@pytest.mark.parametrize("what", ["step", "stream", "member", "client", "boundary", "wait"])
 async def test_what_would_begin_on_another_loop_is_misuse_and_says_where_to_go(what: str) -> None:
     async def source() -> Any:
         yield "never"
@@ -162,6 +162,10 @@ async def test_what_would_begin_on_another_loop_is_misuse_and_says_where_to_go(w
             await run.member(Agent(body), "go")
         if what == "client":
             await run.open(Supervisor())
+        if what == "boundary":
+            await run.boundary()
+        if what == "wait":
+            await run.stop_requested()
         async for _ in run.stream("there", source()):
             raise NotImplementedError
 

@@ -186,8 +186,7 @@ class RunContext(SaysWhere):
         if not hasattr(manager, "__aenter__"):
             raise MisuseError(f"run.open takes an async context manager, not {type(manager).__name__}")
         run = self._run
-        if not run.writer.log.on_loop():
-            raise MisuseError(WRONG_LOOP.format("a client", type(manager).__name__, run.run_id))
+        self._check_loop("a client", type(manager).__name__)
         await gate.cross(run)
         client = Client(manager)
         if run.clients is None:
@@ -218,11 +217,17 @@ class RunContext(SaysWhere):
         Elsewhere it is a wait in no step, which a stop ends as any other, by CancelledError. It never returns in a run
         that nobody stops.
         """
+        self._check_loop("a wait", "stop_requested")
         return await gate.stop_requested(self._run)
 
     async def boundary(self) -> None:
         """Be a step boundary, in long work that is neither a step nor a wait. Does not yield to the loop."""
+        self._check_loop("a wait", "boundary")
         await gate.cross(self._run)
+
+    def _check_loop(self, what: str, name: str) -> None:
+        if not self._run.writer.log.on_loop():
+            raise MisuseError(WRONG_LOOP.format(what, name, self.run_id))
 
     def charge(self, usage: object, *, response_id: str | None = None, cumulative: bool = False) -> None:
         """Count usage for this run, its parents and the budgets they share. Never raises for a limit or a bad report.

@@ -16,7 +16,7 @@ from anyio import CancelScope
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
 from ..aio.deferred_scope import DUE, SLOWEST_PULSE, DeferredScope
 from ..checks import label, typed
-from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error
+from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error, unfold
 from ..events import StepStatus
 from ..law.amounts import Fit
 from ..law.ledgers import Hold
@@ -238,9 +238,7 @@ class Step(AsyncBlock):
                 self._run.record.torn = True
                 logs.tell_torn(self._run.run_id, self._run.source.name, self.name)
         else:
-            stray = not isinstance(exc, Exception | GeneratorExit | KeyboardInterrupt)
-            if isinstance(exc, BaseExceptionGroup) and (step.was_cut or exc.split((GeneratorExit, KeyboardInterrupt))[0]):
-                stray = False
+            stray = _is_stray(exc, was_cut=step.was_cut)
         error = StepFailed(self.name, safe_error(exc)) if stray else exc
         if isinstance(exc, RuntimeError) and "current cancel scope" in safe_error(exc):  # anyio's message
             error = MisuseError(
@@ -251,3 +249,10 @@ class Step(AsyncBlock):
                 work.failed(error)
             return "failed", error
         return cut, error
+
+
+def _is_stray(exc: BaseException, *, was_cut: bool) -> bool:
+    """Whether it is neither an error nor what ends a generator or the process; a cut group may hold cancels of ours."""
+    if isinstance(exc, Exception) or (was_cut and isinstance(exc, BaseExceptionGroup)):
+        return False
+    return not any(isinstance(inner, GeneratorExit | KeyboardInterrupt) for inner in unfold(exc))
