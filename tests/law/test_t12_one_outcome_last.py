@@ -7,6 +7,7 @@ from contextlib import aclosing
 import anyio
 import pytest
 
+from kit.logs import text_of
 from kit.runs import assert_one_outcome_last, at, begun, chatty, listen, names, one, payer, sleeper, words
 from softstop import (
     Agent,
@@ -124,6 +125,10 @@ async def test_text_of_two_runs_is_never_merged_into_one_event() -> None:
         assert len("".join(mine)) == 3_000
     seqs = [event.seq for event in events]
     assert seqs == sorted(set(seqs))
+    for read in (*range(1, 10), *range(10, len(events), 500)):  # who goes on after any event has all of both
+        rest = [event async for event in supervisor.events(run.run_id, after=events[read - 1].seq)]
+        assert text_of(events[:read] + rest, "a") == "a" * 3_000
+        assert text_of(events[:read] + rest, "b") == "b" * 3_000
 
 
 async def test_what_a_body_s_stray_tasks_write_after_the_outcome_is_dropped_and_counted() -> None:

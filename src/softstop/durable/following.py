@@ -9,9 +9,12 @@ import anyio
 from pydantic_core import from_json
 
 from ..events import Event, Outcome
+from ..log.folding import merge_within
 from ..log.reader import EventStream
 from ..stores import Page
 
+MANY: Final = 32  # events: a reader that is so far behind gets adjacent content merged
+MERGED: Final = 0.05  # seconds within which that was written, as in a store
 OUTCOMES: Final = frozenset(
     name.value for cls in Event.CLASSES if issubclass(cls, Outcome) for name in cls.names.values()
 )
@@ -27,10 +30,11 @@ class Encoded:
         self._page = Page((), ended=False)
 
     def page_of(self, events: list[Event]) -> Page:
-        """The events as JSON."""
+        """The events as JSON; where readers lag by many, adjacent content of one step is merged."""
         known = self._events
         if len(known) != len(events) or known[0] is not events[0] or known[-1] is not events[-1]:
-            self._events, self._page = events, Page([(event.seq, event.to_json()) for event in events], ended=False)
+            cut = merge_within(events, MERGED, across=False) if len(events) >= MANY else events
+            self._events, self._page = events, Page([(event.seq, event.to_json()) for event in cut], ended=False)
         return self._page
 
 

@@ -7,23 +7,32 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate, chain, pairwise
+from typing import Any
 
 from ..events import Event, RunContent
 from ..usage import NO_USAGE, Tally
 
 
 class Region:
-    """One stretch of the log that holds only content, folded run by run."""
+    """One stretch of the log that holds only content, folded run by run.
+
+    Args:
+        events: All of it.
+        across: Whether text of runs that write by turns is merged over that of the others. Then who has one of the
+            merged events may lack what an earlier one of the others holds, so all of them must be kept as they are.
+    """
 
     __slots__ = ("last", "parts")
 
-    def __init__(self, events: list[RunContent]) -> None:
+    def __init__(self, events: list[RunContent], *, across: bool = False) -> None:
         self.last = events[-1]._seq
         stamps = {event._stamp for event in events}
         if len(stamps) == 1:
-            self.parts = {events[0]._stamp: Part(events)}
+            self.parts = {events[0]._stamp: Part(events, across=across)}
         else:
-            self.parts = {stamp: Part([event for event in events if event._stamp is stamp]) for stamp in stamps}
+            self.parts = {
+                stamp: Part([event for event in events if event._stamp is stamp], across=across) for stamp in stamps
+            }
 
     def merged(self, after: int) -> list[Event]:
         """The text above the seq `after`, one event for each stretch of one step of a run."""
@@ -38,7 +47,7 @@ class Part:
 
     __slots__ = ("_ends", "_seqs", "_stamp", "_steps", "_times", "_turns", "_usages", "last", "text")
 
-    def __init__(self, events: list[RunContent]) -> None:
+    def __init__(self, events: list[RunContent], *, across: bool) -> None:
         texts = [event._content for event in events]
         steps = [event._step_id for event in events]
         self._stamp, self.last = events[-1]._stamp, events[-1]._seq
@@ -49,8 +58,11 @@ class Part:
             range(events[0]._seq, self.last + 1) if contiguous else array("L", [event._seq for event in events])
         )
         turns = [len(steps)]
-        if steps.count(steps[0]) != len(steps):  # branches have written by turns
-            turns = [*(index for index, (step, after) in enumerate(pairwise(steps), 1) if step != after), *turns]
+        keys: Sequence[Any] = steps
+        if not (contiguous or across):  # other runs have written by turns: of one stretch `seq - index` is the same
+            keys = [(step, seq - index) for index, (step, seq) in enumerate(zip(steps, self._seqs, strict=True))]
+        if keys.count(keys[0]) != len(keys):  # branches have written by turns
+            turns = [*(index for index, (key, after) in enumerate(pairwise(keys), 1) if key != after), *turns]
         self._turns = array("I", turns)
         self._steps = array("I", [steps[turn - 1] or 0 for turn in turns])  # 0: in no step
         self._times = array("d", [events[turn - 1]._at for turn in turns])
@@ -79,14 +91,14 @@ def last_seq(entry: Event | Region) -> int:
     return entry.last if isinstance(entry, Region) else entry._seq
 
 
-def merge_within(events: list[Event], seconds: float) -> list[Event]:
-    """The events with adjacent content merged, run by run, where it was written within so many seconds."""
+def merge_within(events: list[Event], seconds: float, *, across: bool) -> list[Event]:
+    """The events with adjacent content merged where it was written within so many seconds; `across` as of `Region`."""
     merged: list[Event] = []
     stretch: list[RunContent] = []
     for event in (*events, None):
         content = event if type(event) is RunContent else None
         if stretch and (content is None or content._at - stretch[0]._at > seconds):
-            merged += Region(stretch).merged(0) if len(stretch) > 1 else stretch
+            merged += Region(stretch, across=across).merged(0) if len(stretch) > 1 else stretch
             stretch = []
         if content is not None:
             stretch.append(content)

@@ -42,4 +42,4 @@ class LogTape:
             log.fold(0)  # which the end of the run has left to be taken
         elif len(log.recent) > MOST_RECENT:
             log.fold(MOST_RECENT // 2)
-        return merge_within(events, within) if within else events
+        return merge_within(events, within, across=True) if within else events

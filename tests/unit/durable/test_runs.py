@@ -7,9 +7,11 @@ import anyio
 import pytest
 
 from kit.durable import Two, started, teller
+from kit.logs import text_of
 from kit.runs import sleeper
 from softstop import (
     Agent,
+    Event,
     MisuseError,
     RunContent,
     RunContext,
@@ -140,7 +142,6 @@ async def test_what_was_folded_meanwhile_is_not_the_page_that_an_earlier_followe
         first = await anext(early)
         await anyio.sleep(1)
         second = await anext(await runs.follow(run.run_id))
-        assert len(first.events) == len(second.events)
         assert (first.events[0], first.events[-1][0] < second.events[-1][0]) == (second.events[0], True)
 
 
@@ -158,9 +159,39 @@ async def test_two_followers_that_go_on_within_what_was_folded_have_each_what_fo
         await anyio.sleep(1)
         early, late = [await runs.follow(run.run_id, after) for after in (100, 200)]  # seq 2 is "w0 "
         first, second = await anext(early), await anext(late)
-        assert (len(first.events), first.events[-1]) == (len(second.events), second.events[-1])
+        assert (len(first.events), first.events[-1][0]) == (len(second.events), second.events[-1][0])
         texts = [parse_event(page.events[0][1]) for page in (first, second)]
         assert [text.content[:5] for text in texts if isinstance(text, RunContent)] == ["w99 w", "w199 "]
+
+
+@pytest.mark.parametrize("runs_at_once", [1, 2])
+async def test_a_follower_that_lags_gets_larger_pieces_and_goes_on_after_each_without_a_loss(runs_at_once: int) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        for number in range(100):
+            run.write(f"{number} ")
+            await anyio.sleep(0.001)
+        await anyio.sleep(10)
+
+    async def lead(run: RunContext, message: object) -> None:
+        async with run.step("delegate"), anyio.create_task_group() as group:
+            for number in range(runs_at_once):
+                group.start_soon(lambda number=number: run.member(Agent(body), "go", run_id=f"m{number}"))  # type: ignore[misc]
+
+    async def read(after: int) -> list[Event]:
+        pages = [page async for page in await runs.follow(run.run_id, after, live=False)]
+        return [parse_event(line) for page in pages for _, line in page.events]
+
+    async with Supervisor() as supervisor:
+        runs = Runs(supervisor)
+        run = await started(runs, supervisor, Agent(lead))
+        await anyio.sleep(5)
+        events = await read(0)
+        whole = "".join(f"{number} " for number in range(100))
+        for got, event in enumerate(events, 1):
+            for member in run.members:
+                assert text_of(events[:got] + await read(event.seq), member.run_id) == whole
+    pieces = [event for event in events if isinstance(event, RunContent)]
+    assert len(pieces) < 50 or (runs_at_once == 2 and len(pieces) == 200), "by turns, nothing is adjacent"
 
 
 async def test_a_cancel_waits_for_the_end_and_tells_how_far_it_has_come() -> None:

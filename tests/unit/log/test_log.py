@@ -74,6 +74,9 @@ def test_replay_from_every_position_gives_exactly_what_came_after_it(script: lis
         for run in ("r0", "r1", "r2"):
             assert text_of(events, run) == "".join(text or "" for _, who, text, _ in rest if who == run)
             assert tokens_of(events, run) == sum(tokens for _, who, _, tokens in rest if who == run)
+        for read, event in enumerate(events, 1):
+            for run in ("r0", "r1", "r2"):
+                assert text_of(events[:read] + log.read(event.seq), run) == text_of(events, run)
         told = [(event.seq, event.run_id) for event in events if not isinstance(event, RunContent)]
         assert told == [(seq, who) for seq, who, text, _ in rest if text is None]
     for writer in writers:
