@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import starmap
 from typing import Any, Final, Protocol
 
+import anyio
 from anyio import CancelScope
 
 from ..aio.deferred_scope import CLOSED, DELIVERED, DeferredScope
@@ -277,7 +278,7 @@ class OpenWork:
                 continue
             if not any(step.task is task for step in self.steps or ()):
                 cut.exit()
-                if task is not None and isinstance(raised, asyncio.CancelledError):
+                if task is not None and isinstance(raised, asyncio.CancelledError) and self._may_clean_up(cut):
                     cut.close_with(task)
                 else:
                     cut.close()
@@ -285,6 +286,13 @@ class OpenWork:
                 cut.deliver(again=True)
         if self.cuts:
             self.cuts = [cut for cut in self.cuts if cut.task is not None]
+
+    def _may_clean_up(self, cut: DeferredScope) -> bool:
+        """Whether what is around a cut step may, too: not in a group of anyio in a step whose own time is over.
+
+        A step that went on after that group, for the turns that the group needs to end, would be told as completed.
+        """
+        return cut.parent is self.scope or anyio.get_current_task().parent_id is None
 
     def give_up(self) -> None:
         """Stop interrupting the body and its steps; the run ends without them."""
