@@ -240,3 +240,12 @@ async def test_a_run_that_is_started_on_a_loop_of_a_thread_belongs_to_that_loop_
         assert [run.run_id for run in supervisor.list_runs()] == [output.run_id, output.members[0].run_id]
     assert outside is None
     assert output.value == [None, output.run_id]
+
+
+async def test_a_supervisor_of_a_thread_s_own_loop_is_none_of_those_that_a_signal_here_is_for() -> None:
+    async def inside() -> list[bool]:
+        async with Supervisor() as inner:
+            return [inner._state in outer._state.family()]
+
+    async with Supervisor() as outer:
+        assert await asyncio.to_thread(lambda: asyncio.run(inside())) == [False]

@@ -321,3 +321,19 @@ async def test_an_observer_that_raises_at_each_of_hundreds_of_members_keeps_none
     assert len(observer.raised) == (MANY + 1) * (2 if mode == "now" else 1)
     stops = [each.stop for each in output.members]
     assert [(stop.cause, stop.via) for stop in stops if stop is not None] == [(StopCause.user, run.run_id)] * MANY
+
+
+async def test_a_stop_that_an_observer_makes_stronger_as_it_is_announced_keeps_the_earlier_end_of_the_grace() -> None:
+    def shorten(event: Event) -> None:
+        if isinstance(event, RunStopRequested):
+            runs[0].cancel(grace=5)
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1_000)
+
+    async with Supervisor(observers=[Notes(shorten)]) as supervisor:
+        runs = [supervisor.start(Agent(body))]
+        at(1, runs[0].cancel)
+        await runs[0].ended()
+        assert now() == 6

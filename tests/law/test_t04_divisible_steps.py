@@ -343,3 +343,33 @@ async def test_a_begun_step_in_a_group_of_a_source_ends_and_so_long_lives_what_i
     run, _ = await one(body, stop_at=1)
     assert statuses(run.output) == [("pay", "completed"), ("answer", "cut")]
     assert closed == [3.0]
+
+
+async def test_a_stream_that_was_opened_before_a_step_gives_no_chunk_in_that_step_after_a_stop() -> None:
+    source, seen = Words(100), list[float]()
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.stream("read", source) as chunks:
+            await anext(chunks)
+            async with run.step("pay"):
+                async for _ in chunks:
+                    seen.append(now())
+
+    run, _ = await one(body, stop_at=3.5)
+    assert (seen, source.made, source.closed) == ([2, 3, 4], 4, 1)
+    assert statuses(run.output) == [("read", "cut"), ("pay", "completed")]
+
+
+async def test_a_source_that_raises_a_stray_cancellation_in_a_begun_step_under_a_stop_ends_that_step_at_once() -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        raise asyncio.CancelledError
+
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("ask"):
+            await anyio.sleep(5)
+            async for _ in run.stream("read", source()):
+                pass
+
+    await one(body, stop_at=1)
+    assert now() == 5

@@ -328,3 +328,21 @@ async def test_a_stop_is_told_of_the_parent_first_and_of_its_members_in_the_orde
         events = await listen(run)
     told = [event.run_id for event in events if isinstance(event, RunStopRequested)]
     assert told == ["lead", *[member.run_id for member in run.members]]
+
+
+async def test_members_are_interrupted_before_the_runs_above_them() -> None:
+    ended: list[str] = []
+
+    async def body(run: RunContext, depth: int) -> None:
+        if depth:
+            run.start_member(Agent(body), depth - 1, run_id=f"r{depth - 1}")
+        try:
+            await anyio.sleep(1_000)
+        finally:
+            ended.append(run.run_id)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body), 3, run_id="r3")
+        at(1, run.cancel)
+        await run.ended()
+    assert ended == ["r0", "r1", "r2", "r3"]

@@ -9,7 +9,7 @@ import pytest
 
 from kit.runs import now, one, statuses
 from kit.spawns import anyio_group, asyncio_group, gather, must_not_begin
-from softstop import Limits, RunContext, RunStatus, StepTimeout, StopPolicy
+from softstop import Limits, RunContext, RunEscalated, RunStatus, StepTimeout, StopPolicy
 
 
 async def waiter(*works: Callable[[], Awaitable[None]]) -> None:
@@ -239,3 +239,19 @@ async def test_a_branch_cleans_up_in_peace_though_its_own_step_brings_the_stop_a
     run, _ = await one(body, limits=Limits(steps=0))
     assert run.output is not None
     assert (run.status, run.output.content) == (RunStatus.cancelled, "whole")
+
+
+async def test_an_escalation_tells_how_many_wait_at_a_boundary() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async def late() -> None:
+            await anyio.sleep(2)
+            await must_not_begin(run)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(late)
+            group.start_soon(late)
+            async with run.step("pay"):
+                await anyio.sleep(1_000)
+
+    _, events = await one(body, stop_at=1, policy=StopPolicy(grace=5))
+    assert [(event.steps, event.waiting) for event in events if isinstance(event, RunEscalated)] == [(("pay",), 2)]

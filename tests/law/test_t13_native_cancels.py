@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import anyio
 import pytest
 
-from kit.runs import at, statuses
+from kit.runs import OtherThread, at, statuses
 from kit.spawns import anyio_group, asyncio_group, gather
 from softstop import Agent, RunContext, RunStatus, StopCause, StopMode, Supervisor
 
@@ -40,3 +40,19 @@ async def test_a_body_whose_branches_read_sources_with_groups_of_anyio_ends_canc
         RunStatus.cancelled, StopCause.shutdown, StopMode.now,
     )  # fmt: skip
     assert (statuses(output), output.errors) == ([("read", "cut")] * 2, ())
+
+
+async def test_a_stop_that_another_thread_requested_before_it_stays_the_only_one() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        await anyio.sleep(1_000)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await asyncio.sleep(1)
+        (task,) = supervisor.statistics().tasks
+        with OtherThread(lambda: run.cancel("enough")) as thread:
+            task.cancel()
+            thread.ask()
+        output = await run.ended()
+    assert output.stop is not None
+    assert (output.stop.cause, output.stop.reason, output.stop.mode) == (StopCause.user, "enough", StopMode.step)

@@ -9,9 +9,10 @@ import pytest
 from pydantic_ai.messages import FinishReason, ToolCallPart
 from pydantic_ai.models.function import DeltaToolCall
 
+from kit.runs import at, statuses
 from kit.scripts import Ends, Script, answers, call
-from softstop import Agent, ModelRequestCompleted, RunContent, RunStatus, StopPolicy
-from softstop.models import Borrowed
+from softstop import Agent, ModelRequestCompleted, RunContent, RunStatus, StopPolicy, Supervisor
+from softstop.models import Borrowed, Offline
 
 BROKE_OFF = (
     "ModelFailed: model 'scripted': the answer broke off: its stream ended without "
@@ -151,3 +152,12 @@ async def test_two_calls_with_one_id_are_refused_before_any_is_made() -> None:
     assert (output.status, wiped, len(script.asked)) == (RunStatus.failed, [], 1)
     assert "two tool calls have the id 'same'" in output.errors[0]
     assert len(output.messages) == 1, "a conversation with such an answer could not go on"
+
+
+async def test_an_answer_that_is_kept_whole_and_cut_by_force_leaves_no_doubt_that_it_did_not_end() -> None:
+    policy = StopPolicy(finish_model_calls=True)
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(model=Offline("A long answer. " * 20)), "go", policy=policy)
+        at(0.5, lambda: run.cancel(mode="now"))
+        output = await run.ended()
+    assert statuses(output) == [("offline", "cut")]

@@ -28,10 +28,12 @@ from softstop import (
     StopPolicy,
     StopRequest,
     Supervisor,
+    ToolCallCompleted,
     Usage,
     parse_event,
 )
 from softstop.events import orphan_outcomes, restore
+from softstop.ports import AdapterContext
 from softstop.testing import run_virtual
 
 AT = 5_000_000_000.0
@@ -210,6 +212,21 @@ def test_what_a_dead_owner_owes_a_root_has_the_usage_of_all_below_it() -> None:
     last = max(index for index, event in enumerate(events) if isinstance(event, RunContent))
     outcomes = [event for event in orphan_outcomes(restore(events[: last + 1]), AT) if isinstance(event, RunCancelled)]
     assert [outcome.total_usage.total_tokens for outcome in outcomes] == [6, 13, 14]
+
+
+def test_a_tool_call_that_was_open_ends_as_one_and_what_an_ended_member_had_below_it_counts() -> None:
+    async def calls(run: RunContext, message: object) -> None:
+        await run.member(Agent(pays_below), None)
+        async with AdapterContext(run).tool_call("search"):
+            run.write("Searching. ")
+
+    events = run_virtual(lambda: log_of(Agent(calls)))
+    last = max(index for index, event in enumerate(events) if isinstance(event, RunContent))
+    *_, ended, outcome = orphan_outcomes(restore(events[: last + 1]), AT)
+    assert isinstance(ended, ToolCallCompleted)
+    assert isinstance(outcome, RunCancelled)
+    below = next(event for event in events if isinstance(event, Outcome) and event.parent_run_id == outcome.run_id)
+    assert outcome.total_usage == below.total_usage != below.usage
 
 
 def test_a_stop_that_the_owner_never_saw_is_the_cause_and_one_on_record_comes_before_it() -> None:

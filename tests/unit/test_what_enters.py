@@ -138,6 +138,7 @@ CALLS: dict[str, tuple[str, Callable[[], object]]] = {
     "after": ("after", lambda: supervised(lambda owner, run: run.events(after="1"))),  # type: ignore[arg-type]
     "limit": ("timeout", lambda: supervised(lambda owner, run: run.limits.update(timeout=True))),
     "drain": ("timeout", lambda: supervised(lambda owner, run: owner.drain(math.nan))),
+    "drain of yes": ("timeout", lambda: supervised(lambda owner, run: owner.drain(True))),
     "drain's wait": ("wait", lambda: supervised(lambda owner, run: owner.drain(wait="1"))),  # type: ignore[arg-type]
     "supervisor signals": ("signals", lambda: Supervisor(signals="no")),  # type: ignore[arg-type]
     "a reason for an unknown run": ("reason", lambda: softstop.cancel_run("nobody", 5)),  # type: ignore[arg-type]
@@ -164,6 +165,14 @@ def test_what_can_be_run_is_checked_like_an_agent(name: str) -> None:
 
 class Watcher:
     def notice(self, event: object) -> None: ...
+
+
+class Ids(StrEnum):
+    mine = "mine"
+
+
+def test_an_id_that_is_a_member_of_an_enum_is_taken_as_its_text() -> None:
+    assert type(Agent(sleeper, id=Ids.mine).id) is str
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -204,6 +213,7 @@ async def test_a_number_of_seconds_that_no_float_holds_is_for_ever() -> None:
     async with Supervisor(keep_ended_for=10**400) as supervisor:
         await supervisor.start(Agent(nothing), "go")
         assert len(supervisor.list_runs()) == 1
+        supervisor.start(agent, "go")
         await supervisor.drain(10**400)
 
 

@@ -286,7 +286,6 @@ class DeferredScope:
     def _stop_timer(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
 
 
 def about_to_run(task: asyncio.Task[Any]) -> bool:

@@ -302,8 +302,8 @@ class Claim:
             return self.state
 
     def decide(self) -> bool:
-        """Try again, if it waits and its turn has come; return whether that decided it, after calling `on_decided`."""
-        if self.state is not ClaimState.waiting or self._settle() is ClaimState.waiting:
+        """Try again a claim that waits; return whether that decided it, after calling `on_decided`."""
+        if self._settle() is ClaimState.waiting:
             return False
         self._leave_queues()
         self._on_decided()

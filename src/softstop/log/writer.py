@@ -181,7 +181,6 @@ class WatchedWriter(Writer):
     def __init__(self, log: Log, stamp: Stamp, activities: tuple[Activity, ...]) -> None:
         super().__init__(log, stamp)
         self.activities = activities
-        self.touch()
 
     def touch(self) -> None:
         """Note activity in this run and those above it."""

@@ -143,7 +143,6 @@ class Allowance:
     def add_ledger(self, ledger: Ledger) -> None:
         """Draw on a ledger that a run above got after the start; usage counts there from now on."""
         self.chain = (*self.chain, ledger)
-        self.bounded = True
 
     def left(self, kind: Counted) -> int | None:
         """How many more this run and its members may begin, by its own limit; negative if that was lowered."""

@@ -111,6 +111,8 @@ class Reading(Generic[T]):
                 return self._last_pull(pull)
             await self.aclose()
         await gate.cross(run)
+        if self.is_over:  # closed above: code in a begun step is not refused
+            raise StopAsyncIteration
         return pull
 
     async def _first_pull(self) -> Callable[[], Awaitable[T]]:
@@ -182,7 +184,6 @@ class Reading(Generic[T]):
                 return
         self._take_back()
         if isinstance(exc, KeyboardInterrupt):
-            await self.aclose()
             return
         error = exc if isinstance(exc, Exception) else StepFailed(self.name, safe_error(exc))
         self._failed(error)

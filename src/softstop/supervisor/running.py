@@ -52,7 +52,7 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
     ended_by: list[signal.Signals] = []
     supervisor = defaults.new()
     state = supervisor._state
-    signals = supervisor._signals = supervisor._signals or Signals(state)
+    signals = supervisor._signals = Signals(state)
 
     async def program() -> T:
         async with supervisor:

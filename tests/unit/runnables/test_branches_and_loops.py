@@ -1,5 +1,7 @@
 """`Parallel`, `Loop`, `Condition` and `Router`, alone and one in another: they end whenever they are stopped."""
 
+import inspect
+from collections.abc import Coroutine
 from typing import Any
 
 import anyio
@@ -122,6 +124,21 @@ async def test_a_loop_without_until_plays_all_its_rounds() -> None:
 async def test_a_stop_in_a_round_is_the_last_of_the_loop() -> None:
     output = await played(Workflow([Loop(shout, says("abc"), max=50)]), stop_at=5.5)
     assert steps_of(output) == ["shout completed", "Says completed", "shout completed", "Says cut", "Loop cut"]
+
+
+async def test_an_answer_that_nobody_awaits_is_closed_so_that_python_does_not_warn_of_it() -> None:
+    answers = list[Coroutine[Any, Any, bool]]()
+
+    async def yes() -> bool:
+        raise NotImplementedError
+
+    def ask(value: object) -> Coroutine[Any, Any, bool]:
+        answers.append(yes())
+        return answers[0]
+
+    output = await played(Workflow([Condition(ask, shout)]))
+    assert output.status is RunStatus.failed
+    assert inspect.getcoroutinestate(answers[0]) == inspect.CORO_CLOSED
 
 
 async def test_an_async_question_is_a_run_of_its_own_and_can_be_stopped() -> None:

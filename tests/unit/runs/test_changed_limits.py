@@ -250,3 +250,13 @@ async def test_a_change_of_limits_is_told_with_all_that_are_in_force_unless_the_
     told = [event.limits for event in events if isinstance(event, RunStarted | LimitsChanged)]
     assert told == [Limits(timeout=50, steps=9), Limits(steps=9, tokens=7)]
     assert restore(events).runs[run.run_id].limits == told[-1]
+
+
+async def test_a_timeout_that_is_lifted_leaves_no_time_to_count() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=60))
+        await anyio.sleep(1)
+        assert (run.facts.deadline, run.limits.now.timeout) != (None, None)
+        run.limits.update(timeout=None)
+        assert (run.facts.deadline, run.limits.now.timeout) == (None, None)
+        run.cancel()

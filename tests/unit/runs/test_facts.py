@@ -2,8 +2,8 @@
 
 import anyio
 
-from kit.runs import sleeper
-from softstop import Agent, Limits, RunContext, RunFacts, RunStarted, RunStatus, Supervisor
+from kit.runs import listen, sleeper
+from softstop import Agent, Budget, Limits, RunContent, RunContext, RunFacts, RunStarted, RunStatus, Supervisor
 
 
 async def test_facts_tell_whose_a_run_is_since_when_and_what_it_waits_for() -> None:
@@ -74,3 +74,26 @@ async def test_a_member_that_has_ended_has_no_deadline_any_more_although_its_par
         await anyio.sleep(2)
         assert run.facts.deadline is not None
         assert supervisor.get_run("leaf").facts.deadline is None
+
+
+async def test_the_ledgers_of_a_run_are_told_nearest_first() -> None:
+    budgets = [Budget(tokens=9, name="team"), Budget(tokens=9, name="tenant")]
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(tokens=5), budgets=budgets)
+        assert [ledger.name for ledger in run.limits.ledgers] == ["run", "team", "tenant"]
+        run.cancel()
+
+
+async def test_what_a_member_s_step_writes_for_the_run_above_belongs_to_the_step_of_that_run() -> None:
+    async def leaf(run: RunContext, above: RunContext) -> None:
+        async with run.step("first"), run.step("second"):
+            above.write("x")
+
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(leaf), run)
+        async with run.step("around"):
+            await run.member(Agent(leaf), run)
+
+    async with Supervisor() as supervisor:
+        events = await listen(supervisor.start(Agent(lead)))
+    assert [event.step_id for event in events if isinstance(event, RunContent)] == [None, 1]

@@ -12,6 +12,7 @@ import pytest
 from kit.careless import clean_up, stream_within
 from softstop import (
     Agent,
+    MisuseError,
     RunContext,
     RunStatus,
     StopPolicy,
@@ -102,3 +103,22 @@ async def test_a_stream_that_is_left_early_may_keep_a_task_group_open() -> None:
     async with Supervisor() as supervisor:
         output = await supervisor.start(body).ended()
     assert (output.status, output.content) == (RunStatus.completed, "a")
+
+
+async def test_code_of_another_run_that_comes_to_one_that_was_stopped_is_told_so_and_not_cancelled() -> None:
+    kept: list[RunContext] = []
+
+    async def sleeps(run: RunContext, message: object) -> None:
+        kept.append(run)
+        await anyio.sleep(1_000)
+
+    async def visits(run: RunContext, message: object) -> None:
+        with pytest.raises(MisuseError, match="is already cancelled"):
+            await kept[0].step("late").__aenter__()
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeps))
+        await anyio.sleep(1)
+        run.cancel()
+        await run.ended()
+        assert (await supervisor.start(Agent(visits)).ended()).status is RunStatus.completed

@@ -141,6 +141,16 @@ async def test_events_of_a_member_are_a_sign_of_life_of_its_parents() -> None:
     assert output.status is RunStatus.completed
 
 
+async def test_events_of_a_member_that_has_an_idle_limit_of_its_own_are_a_sign_of_life_of_its_parents_too() -> None:
+    async def lead(run: RunContext, message: object) -> str:
+        await run.member(says("abcdef"), "go", limits=Limits(idle_timeout=3))
+        return "done"
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(lead), limits=Limits(idle_timeout=2)).ended()
+    assert output.status is RunStatus.completed
+
+
 async def test_a_budget_that_a_member_shares_with_strangers_stops_the_member_alone() -> None:
     shared = Budget(tokens=50, name="tenant")
 

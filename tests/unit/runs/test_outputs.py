@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kit.runs import at
-from softstop import Agent, RunContext, RunFailed, RunOutput, RunStatus, StopCause, Usage
+from softstop import Agent, MisuseError, RunContext, RunFailed, RunOutput, RunStatus, StopCause, Usage
 from softstop.ports import AdapterContext
 
 
@@ -130,3 +130,11 @@ async def test_pydantic_takes_an_output_as_it_is_writes_it_and_describes_it() ->
     assert set(fields) == set(output.to_dict())
     with pytest.raises(ValidationError):
         adapter.validate_python(output.to_dict())
+
+
+async def test_a_conversation_is_a_list_and_no_text() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        with pytest.raises(MisuseError, match="messages must be a list, not str"):
+            run.messages = "hello"  # type: ignore[assignment]
+
+    assert (await Agent(body).arun("x")).status is RunStatus.completed

@@ -172,6 +172,23 @@ async def test_a_person_s_pause_outlasts_any_change_of_limits() -> None:
         assert (await run.ended()).status is RunStatus.completed
 
 
+async def test_a_member_of_a_paused_run_may_be_resumed_on_its_own() -> None:
+    async def leaf(run: RunContext, message: object) -> float:
+        await anyio.sleep(2)
+        await run.boundary()
+        return now()
+
+    async def lead(run: RunContext, message: object) -> float:
+        return (await run.member(Agent(leaf), "go", run_id="leaf")).value
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead))
+        at(1, run.pause)
+        at(5, lambda: supervisor.get_run("leaf").resume())
+        at(100, run.resume)
+        assert (await run.ended()).value == 5
+
+
 async def test_a_run_that_is_paused_by_its_limit_and_by_a_person_waits_for_both() -> None:
     async def body(run: RunContext, message: object) -> str:
         run.charge(Usage(input_tokens=100))

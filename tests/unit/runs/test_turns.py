@@ -6,7 +6,7 @@ import anyio
 
 from kit.runs import OtherThread, at, deaf, now, one
 from kit.spawns import must_not_begin
-from softstop import Agent, RunContext, StopMode, StopPolicy, Supervisor
+from softstop import Agent, Limits, RunContext, RunPaused, StopMode, StopPolicy, Supervisor, Usage
 from softstop.ports import AdapterContext
 
 
@@ -114,3 +114,18 @@ async def test_a_stop_that_another_thread_requests_in_a_turn_holds_with_its_end_
             output = await supervisor.start(Agent(body), "go", run_id="r1").ended()
     assert [step.step for step in output.steps] == ["tool", "tool of the same turn"]
     assert (output.status, output.errors) == ("cancelled", ())
+
+
+async def test_a_limit_that_pauses_does_not_pause_a_run_that_waits_for_the_end_of_a_turn_to_stop() -> None:
+    modes: list[StopMode] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        with AdapterContext(run).turn():
+            await anyio.sleep(2)
+            run.charge(Usage(output_tokens=20))
+            assert run.stop is not None
+            modes.append(run.stop.mode)
+
+    run, events = await one(body, stop_at=1, mode="turn", limits=Limits(tokens=10, on_exhausted="pause"))
+    assert (run.status, modes) == ("completed", [StopMode.step])
+    assert not [event for event in events if isinstance(event, RunPaused)]

@@ -158,3 +158,21 @@ async def test_a_queued_run_that_is_stopped_leaves_the_queue_at_once() -> None:
         assert (await begun(queued[0])).status is RunStatus.running
         assert queued[0]._state.writer.log.lending is None
     assert asyncio.get_running_loop().timers() == []  # type: ignore[attr-defined]
+
+
+async def test_a_task_that_waits_for_a_queued_run_after_its_own_has_ended_lends_nothing() -> None:
+    crew, kept = Crew(), list[asyncio.Task[None]]()
+
+    async def late() -> None:
+        await anyio.sleep(2)
+        await supervisor.start(Agent(crew.leaf), "late").ended()
+
+    async def lead(run: RunContext, message: object) -> None:
+        kept.append(asyncio.get_running_loop().create_task(late()))
+
+    async with Supervisor(max_running=1) as supervisor:
+        await supervisor.start(Agent(lead))
+        supervisor.start(Agent(crew.leaf), "busy")
+        await asyncio.wait(kept)
+        assert (now(), crew.order) == (20, ["busy", "late"])
+        assert_all_slots_are_free(supervisor)

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from kit.lawless import secretive
-from kit.runs import deaf, now
+from kit.runs import Notes, deaf, now
 from softstop import Agent, Limits, RunContext, RunStatus, StopPolicy, Supervisor, Usage
 from softstop.testing import run_virtual, stop_everywhere
 
@@ -31,6 +31,14 @@ def lines() -> Iterator[list[Line]]:
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, keep])
     yield captured
     structlog.reset_defaults()
+
+
+async def test_given_observers_hear_of_every_event_beside_the_journal(lines: list[Line]) -> None:
+    heard: list[str] = []
+    async with Supervisor(observers=[Notes(lambda event: heard.append(type(event).__name__))]) as supervisor:
+        await supervisor.start(Agent(quiet))
+    assert lines
+    assert (heard[0], heard[-1]) == ("RunStarted", "RunCompleted")
 
 
 async def quiet(run: RunContext, message: object) -> str:

@@ -1,0 +1,42 @@
+"""Supervisors whose blocks lie in the block of another one: a signal is for all of them."""
+
+import signal
+
+import anyio
+
+from kit.runs import at, now
+from softstop import Agent, RunContext, StopMode, StopPolicy, Supervisor
+
+
+async def slow(run: RunContext, message: object) -> None:
+    async with run.step("pay"):
+        await anyio.sleep(1_000)
+
+
+async def test_a_signal_stops_the_runs_of_all_and_gives_each_the_longest_grace_of_any() -> None:
+    patient, endless = StopPolicy(grace=90), StopPolicy(grace=None)
+    async with Supervisor(signals=True, policy=endless) as outer, Supervisor() as middle, Supervisor() as inner:
+        runs = [outer.start(Agent(slow)), middle.start(Agent(slow)), inner.start(Agent(slow), policy=patient)]
+        ended: list[float] = []
+        at(5, lambda: signal.raise_signal(signal.SIGTERM))
+        for run in (runs[1], runs[2], runs[0]):
+            await run.ended()
+            ended.append(now())
+    assert ended == [35, 95, 95]
+    assert [run.stop and run.stop.reason for run in runs] == ["SIGTERM"] * 3
+
+
+async def test_a_second_signal_stops_the_runs_of_all_at_once_and_the_first_one_is_the_reason() -> None:
+    async with Supervisor(signals=True) as outer:
+        run = outer.start(Agent(slow))
+        at(5, lambda: signal.raise_signal(signal.SIGTERM))
+        await anyio.sleep(6)
+        async with Supervisor() as inner:
+            later = inner.start(Agent(slow))
+            await anyio.sleep(1)
+            signal.raise_signal(signal.SIGINT)
+            outputs = [await each.ended() for each in (run, later)]
+            assert now() == 7
+    assert [(output.stop.reason, output.stop.mode) for output in outputs if output.stop] == [
+        ("SIGTERM", StopMode.now)
+    ] * 2
