@@ -67,6 +67,8 @@ async def test_one_wish_is_one_run_also_where_its_session_is_busy_with_it() -> N
         first = await started(client, "k")
         assert await started(client, "k") == first
         assert (await started(client, "other"))[1] == "SESSION_BUSY"
+        busy = await client.post("/runs", json=ALONE)
+        assert (busy.json()["retryable"], "retry-after" in busy.headers) == (False, False), "nobody knows when"
 
 
 async def test_a_session_is_busy_with_a_team_and_not_with_its_members() -> None:

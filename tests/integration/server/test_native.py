@@ -2,6 +2,7 @@
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from kit.server import AGENTS, app, begun, events_of, feed_until, frames_of, read_until, serving
 from softstop import Agent, RunContext, Team
@@ -28,6 +29,7 @@ async def test_a_stop_is_told_when_it_is_true_and_refused_after_the_end() -> Non
     async with serving(app()) as client:
         run_id = await begun(client, "steady")
         await read_until(client, f"/runs/{run_id}/events", "StepStarted")
+        assert (await client.post(f"/runs/{run_id}/cancel", json={"wait": 61})).status_code == 422
         stopping = await client.post(f"/runs/{run_id}/cancel", json={"wait": 0, "reason": "enough", "grace": 20})
         assert (stopping.status_code, stopping.headers["location"]) == (202, f"/runs/{run_id}")
         assert stopping.json() == {"success": True, "status": "stopping", "run_id": run_id}
@@ -96,6 +98,25 @@ async def test_a_reader_that_leaves_stops_nothing_unless_the_run_was_started_so(
                 await anyio.sleep(0.05)
         assert (told["status"], told["stop"]["cause"]) == ("cancelled", "caller_gone")
         assert (await client.get(f"/runs/{goes_on}/wait")).json()["status"] == "completed"
+
+
+OTHERS = {"/v1/responses": {"model": "hold", "input": "x"}, "/agents/hold/runs": {"message": "x"}}
+
+
+@pytest.mark.parametrize("path", OTHERS)
+async def test_by_the_paths_of_others_a_run_needs_a_reader_unless_it_is_in_the_background(path: str) -> None:
+    async with serving(app(settings=Settings(disconnect_grace=0.1))) as client:
+        told = (await client.post(path, json={**OTHERS[path], "stream": False, "background": True})).json()
+        behind = told.get("run_id") or told["id"]
+        async with client.stream("POST", path, json={**OTHERS[path], "stream": True}) as answer:
+            before = answer.headers["x-run-id"]
+        stopped = {"status": "running"}
+        with anyio.fail_after(50):
+            while stopped["status"] != "cancelled":  # who waits for it would be a reader
+                await anyio.sleep(0.05)
+                stopped = (await client.get(f"/runs/{before}")).json()
+        assert stopped["stop"]["cause"] == "caller_gone"
+        assert (await client.get(f"/runs/{behind}")).json()["status"] == "running"
 
 
 async def test_a_second_reader_keeps_a_run_alive() -> None:

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from kit.server import app, begun, events_of, process, serving
+from kit.server import app, begun, events_of, feed_until, process, read_until, serving
+from softstop import Agent, RunContext
 from softstop.errors import StoreUnavailable
 from softstop.server import mount
 from softstop.stores import Batch, MemoryStore, RunRecord
@@ -120,6 +121,22 @@ async def test_a_server_that_drains_says_so_and_starts_nothing() -> None:
             assert answer.headers["retry-after"] == "1"
         told = await client.get(f"/runs/{run_id}/wait")
         assert told.json()["stop"]["cause"] == "shutdown"
+
+
+async def test_readers_of_the_feed_see_the_ends_of_the_runs_that_a_drain_stops() -> None:
+    async def slow(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            await anyio.sleep(1.5)
+        async with run.step("refused"):
+            raise NotImplementedError
+
+    served = app(agents=[Agent(slow, name="slow")])
+    async with serving(served) as client:
+        async with feed_until(client, "event: RunCancelled") as texts:
+            run_id = await begun(client, "slow")
+            await read_until(client, f"/runs/{run_id}/events", "StepStarted")
+            await served.state.supervisor.drain()
+        assert "event: RunCancelled" in texts[0]
 
 
 async def test_an_app_around_enters_the_life_of_a_server_that_is_mounted() -> None:

@@ -67,6 +67,20 @@ async def test_the_events_of_the_oldest_ended_runs_go_first_and_their_outcomes_l
         assert [seq for seq, _ in (await store.read("live")).events] == [1, 2, 3], "what lives is kept whole"
 
 
+async def test_of_runs_that_end_in_one_commit_no_more_are_dropped_than_of_others(make: Make) -> None:
+    store = make()
+    async with store.open("a", 10.0):
+        for number in range(4):
+            await store.create(record(f"r{number}"))
+        await store.commit([end(f"r{number}", 0) for number in range(4)])
+        await settled(store)
+        for number in (0, 1):
+            with pytest.raises(EventsExpired):
+                await store.read(f"r{number}")
+        for number in (2, 3):
+            assert (await store.read(f"r{number}")).ended
+
+
 async def test_what_another_process_has_ended_counts_as_well(make: Make) -> None:
     a, b = make(), make()
     async with a.open("a", 10.0), b.open("b", 10.0):

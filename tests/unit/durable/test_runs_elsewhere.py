@@ -7,7 +7,7 @@ import pytest
 
 from kit.durable import Two, started, teller
 from kit.runs import sleeper
-from kit.stores import record
+from kit.stores import Flaky, record
 from softstop import (
     Agent,
     Limits,
@@ -248,3 +248,18 @@ async def test_all_runs_are_found_once_however_many_are_read_at_a_time() -> None
         newest, *others = await here.find(RunQuery(limit=10_000))
         assert [view.facts.run_id for view in others] == [f"r{number}" for number in reversed(range(PAGE + 2))]
         assert (newest.facts.run_id, newest.facts.open_steps) == (run.run_id, ("s0",)), "as it stands here"
+
+
+async def test_a_stop_that_comes_after_the_end_is_refused_also_before_the_store_has_that_end() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        store = Flaky(two.shelf)
+        here, supervisor = await two.open(store)
+        run = await started(here, supervisor, Agent(sleeper), "go", run_id="r")
+        await anyio.sleep(0.1)
+        store.down = "for a moment"
+        await here.cancel("r", StopRequest())
+        await run.ended()
+        with pytest.raises(RunNotCancellable):
+            await here.cancel("r", StopRequest())
+        store.down = None

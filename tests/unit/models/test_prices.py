@@ -88,7 +88,8 @@ def test_a_request_to_one_of_several_models_is_bounded_by_the_dearest() -> None:
     assert other.rates is not None
     assert both.rates == Rates(max(one.rates.input, other.rates.input), max(one.rates.output, other.rates.output))
     assert both.cost(TEN) == other.cost(TEN) == 180_000, "what was cut before an answer"
-    assert Tariff(FallbackModel(NANO, of_list("homemade", "openai")), None).rates is None
+    homemade = Tariff(FallbackModel(NANO, of_list("homemade", "openai")), None)
+    assert (homemade.rates, homemade.cost(TEN, ModelResponse([]))) == (None, None)
     assert Tariff(FallbackModel(NANO, SONNET), Price(1, 1)).cost(TEN, ModelResponse([])) == 20_000
 
 

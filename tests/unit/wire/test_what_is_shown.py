@@ -8,9 +8,9 @@ from pydantic_core import from_json
 from softstop import Agent, Event, RunContext, Supervisor
 from softstop.ports import AdapterContext
 from softstop.stores import Page
-from softstop.wire.agentos import waiting
+from softstop.wire.agentos import paused, waiting
 from softstop.wire.contract import run_steps
-from softstop.wire.shown import shown_page
+from softstop.wire.shown import shown_page, types_of
 
 
 async def told(body: Any) -> list[Event]:
@@ -63,3 +63,23 @@ async def test_a_stop_of_one_member_takes_back_its_own_question_and_not_that_of_
         await anyio.sleep(3)
         run.cancel(mode="now")
     assert told == [[("two", "call")]]
+
+
+async def test_a_question_of_the_run_itself_is_none_of_a_member() -> None:
+    async def asks(run: RunContext, message: object) -> None:
+        await AdapterContext(run).approval("call", "pay", "{}")
+
+    async def lead(run: RunContext, message: object) -> None:
+        run.start_member(Agent(asks), None, run_id="member")
+        await asks(run, message)
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(lead), run_id="r")
+        await anyio.sleep(1)
+        required = paused(run.facts, waiting(await supervisor.events("r").read()))["requirements"]
+        run.cancel(mode="now")
+    assert {each["id"]: each.get("member_run_id") for each in required} == {"r.call": None, "member.call": "member"}
+
+
+def test_a_line_that_begins_with_no_type_is_shown_by_none_of_its_words() -> None:
+    assert types_of(["ValueError: a secret", "a.b.Error", "a secret cause"]) == ("ValueError", "a.b.Error", "error")
