@@ -73,6 +73,9 @@ async def test_images_of_openai_s_format_are_contents_and_texts_alone_are_a_text
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "another type": ("/runs", {"contents": [{"type": "sound"}]}, "'text', 'image_url'"),
     "a file of the server": ("/runs", {"contents": [{"type": "image_url", "url": "file:///etc/passwd"}]}, "pattern"),
+    "a file that names a page": (
+        "/runs", {"contents": [{"type": "image_url", "url": "file:///etc/passwd?https://x"}]}, "pattern",
+    ),
     "no base64": ("/runs", {"contents": [{"type": "binary", "data": "%", "media_type": "image/png"}]}, "base64"),
     "a data: URL that is none": ("/runs", {"contents": [{"type": "image_url", "url": "data:x"}]}, "data: URL"),
     "a switch of pydantic-ai's": (

@@ -1,5 +1,6 @@
 """`Runs` over two processes with one store: what runs in one is found, followed and stopped through the other."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import anyio
@@ -7,7 +8,7 @@ import pytest
 
 from kit.durable import Two, started, teller
 from kit.runs import sleeper
-from kit.stores import Flaky, record
+from kit.stores import record
 from softstop import (
     Agent,
     Limits,
@@ -25,7 +26,7 @@ from softstop import (
 )
 from softstop.durable.runs import PAGE
 from softstop.errors import KeyReused
-from softstop.stores import MemoryStore, Page, RunQuery, RunRecord
+from softstop.stores import Batch, MemoryStore, Page, RunQuery, RunRecord
 
 
 async def test_a_run_of_another_process_is_found_followed_and_stopped_from_here() -> None:
@@ -251,15 +252,17 @@ async def test_all_runs_are_found_once_however_many_are_read_at_a_time() -> None
 
 
 async def test_a_stop_that_comes_after_the_end_is_refused_also_before_the_store_has_that_end() -> None:
+    class Late(MemoryStore):
+        async def commit(self, batches: Sequence[Batch]) -> Sequence[str]:
+            await anyio.sleep(1)
+            return await super().commit(batches)
+
     async with AsyncExitStack() as stack:
         two = Two(stack)
-        store = Flaky(two.shelf)
-        here, supervisor = await two.open(store)
+        here, supervisor = await two.open(Late(two.shelf))
         run = await started(here, supervisor, Agent(sleeper), "go", run_id="r")
-        await anyio.sleep(0.1)
-        store.down = "for a moment"
+        await anyio.sleep(5)
         await here.cancel("r", StopRequest())
         await run.ended()
         with pytest.raises(RunNotCancellable):
             await here.cancel("r", StopRequest())
-        store.down = None

@@ -91,6 +91,11 @@ async def test_after_three_answers_without_a_result_that_fits_the_run_has_failed
     assert output.messages
 
 
+async def test_a_result_that_fits_counts_also_beside_one_that_does_not() -> None:
+    _, output = await planned([TOO_FEW], [TOO_FEW], [TOO_FEW, FITS])
+    assert (output.status, output.value) == (RunStatus.completed, Plan(title="Tea", parts=2))
+
+
 async def test_asking_again_is_within_the_limits() -> None:
     script, output = await planned([TOO_FEW], limits=Limits(model_calls=2))
     assert output.stop is not None
