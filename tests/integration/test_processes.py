@@ -207,7 +207,7 @@ def test_locks_that_are_held_at_the_fork_do_not_stay_held_in_the_child() -> None
         """
         from softstop.runs.ending import mailbox
         from softstop.supervisor.defaults import defaults
-        from softstop.supervisor.portal import _portal
+        from softstop.supervisor.portal import portal
         from softstop.law import ledgers
 
         def hold(lock):
@@ -216,7 +216,7 @@ def test_locks_that_are_held_at_the_fork_do_not_stay_held_in_the_child() -> None
                 time.sleep(1_000)
 
         held = threading.Semaphore(0)
-        locks = [mailbox, defaults._lock, _portal._lock, ledgers._lock]
+        locks = [mailbox, defaults._lock, portal._lock, ledgers._lock]
         for lock in locks:
             threading.Thread(target=hold, args=(lock,), daemon=True).start()
         for _ in locks:

@@ -158,6 +158,40 @@ def test_leaving_the_interpreter_lets_a_step_that_has_begun_end() -> None:
     assert code == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("program", ["softstop.run(main)", "asyncio.run(around())"])
+def test_a_signal_stops_the_runs_of_threads_for_which_main_waits(number: signal.Signals, program: str) -> None:
+    with script(
+        f"""
+        async def waits(run, message):
+            async with run.step("pay"):
+                say("begun")
+                await run.stop_requested()
+                say("committed")
+            await asyncio.sleep(1_000)
+
+        async def main():
+            output = await asyncio.to_thread(Agent(waits).run)
+            say(output.status, output.stop.cause, output.stop.reason)
+            say((await asyncio.to_thread(Agent(fine).run)).status)
+
+        async def fine(run, message):
+            pass
+
+        async def around():
+            async with Supervisor(signals=True):
+                await main()
+
+        {program}
+        """
+    ) as process:
+        wait_for(process, "begun")
+        process.send_signal(number)
+        code, out, err = finish(process)
+    assert out.splitlines() == ["committed", f"cancelled shutdown {number.name}", "completed"]
+    assert (code, err) == (0, "")
+
+
 def test_a_sync_run_that_comes_after_the_end_of_the_door_says_so() -> None:
     with script(
         """
@@ -168,9 +202,9 @@ def test_a_sync_run_that_comes_after_the_end_of_the_door_says_so() -> None:
                 Agent(pays).run("x")
             except softstop.MisuseError as error:
                 say("refused:", error)
-        softstop.supervisor.portal.atexit.unregister(softstop.supervisor.portal._portal.close)
+        softstop.supervisor.portal.atexit.unregister(softstop.supervisor.portal.portal.close)
         atexit.register(late)
-        atexit.register(softstop.supervisor.portal._portal.close)
+        atexit.register(softstop.supervisor.portal.portal.close)
         async def quick(run, message): return 1
         Agent(quick).run("x")
         """

@@ -52,8 +52,13 @@ def patience(supervisor: SupervisorState) -> float:
 
 
 def stop_all(supervisor: SupervisorState, mode: StopMode, reason: str | None = None) -> None:
-    """Admit nothing more, and stop every root run, some in each turn of the loop, so that it stays responsive."""
+    """Admit nothing more, and stop every root run."""
     supervisor.closed = True
+    stop_runs(supervisor, mode, reason)
+
+
+def stop_runs(supervisor: SupervisorState, mode: StopMode, reason: str | None) -> None:
+    """Stop every root run there is, some in each turn of the loop, so that it stays responsive."""
     for run in tuple(supervisor.slots.queue):  # queued runs are stopped like the others, and never begin
         supervisor.slots.leave_queue(run)
     _stop_some(supervisor.bind(), _requests(supervisor, mode, reason))

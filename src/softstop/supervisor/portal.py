@@ -23,9 +23,11 @@ from ..runs.members import start_member
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
 from ..runs.state import RunState, current
-from ..stops import StopCause, StopRequest
+from ..stops import StopCause, StopMode, StopRequest
+from . import signals
 from .current import Parent, run_around
 from .defaults import defaults
+from .draining import all_ended, stop_runs
 from .supervisor import Supervisor, ambient
 
 T = TypeVar("T")
@@ -73,6 +75,16 @@ class Portal:
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
                 loop.run_forever()
 
+    def stop(self, mode: StopMode, reason: str) -> None:
+        """Stop its runs, as a signal stops those of the loop that has the handlers; later ones may begin."""
+        if self._loop is not None and self._supervisor is not None and self._pid == os.getpid():
+            self._loop.call_soon_threadsafe(stop_runs, self._supervisor._state, mode, reason)
+
+    async def all_ended(self) -> None:
+        """Wait until no run of it is live; in the loop of another."""
+        if self._loop is not None and self._pid == os.getpid():
+            await asyncio.wrap_future(self.call(lambda supervisor: all_ended(supervisor._state)))
+
     def close(self) -> None:
         """Stop all runs at interpreter exit, so that each has an outcome; their steps get `EXIT_TIMEOUT` to end."""
         if self._loop is None or self._pid != os.getpid():
@@ -83,8 +95,9 @@ class Portal:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
-_portal = Portal()
-atexit.register(_portal.close)
+portal = Portal()
+atexit.register(portal.close)
+signals.elsewhere.append(portal.stop)
 
 
 def run_sync(runnable: Runnable, message: object, options: RunOptions, parent: Parent) -> RunOutput:
@@ -168,7 +181,7 @@ def _start(
         return started[0]
 
     if parent is None or parent.record.ended:
-        future = _portal.call(start)
+        future = portal.call(start)
     else:
         future = contextvars.copy_context().run(submit, parent.loop, partial(start_below, parent))
     try:
@@ -180,7 +193,7 @@ def _start(
 
 def _wait(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     with run._state.writer.log.lends():
-        return _portal.call(lambda _: work()).result()
+        return portal.call(lambda _: work()).result()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from ..errors import MisuseError
 from . import starting
 from .defaults import defaults
 from .draining import all_ended, patience
+from .portal import portal
 from .signals import Signals
 from .state import SupervisorState
 
@@ -84,6 +85,7 @@ async def _end_after(
     await signals.came.wait()
     for each in supervisor.family():
         await all_ended(each)
+    await portal.all_ended()
     await asyncio.sleep(TIME_TO_RETURN)
     if main is not None and signals.first is not None:
         ended_by.append(signals.first)

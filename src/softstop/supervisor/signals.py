@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
@@ -18,11 +19,13 @@ from .state import SupervisorState
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
 WAKES: Final = signal.SIGINT  # the one by whose handler the loop gets its wakeup fd
 OF_PYTHON: Final = ("_signal", "asyncio.runners")  # modules of handlers that would cancel the program's main task
+elsewhere: Final[list[Callable[[StopMode, str], None]]] = []  # stop the runs of plain threads, whose loop is another
 
 
 class Signals:
     """The handlers of SIGINT and SIGTERM of one supervisor; those that were there come back with `restore`.
 
+    They stop the runs of plain threads as well, for which the loop's own program may wait.
     A handler of somebody else (a web server's) is called as well, with each signal. Those of Python and of
     `asyncio.run`, which interrupt or cancel the main task, are not before the third. In a forked child signals do what
     they do without softstop.
@@ -99,4 +102,6 @@ class Signals:
             self._late = self._loop.call_later(max(map(patience, family)), self._stop, StopMode.now)
         for supervisor in family:
             stop_all(supervisor, mode, self.first.name)
+        for stop in elsewhere:
+            stop(mode, self.first.name)
         self.came.set()
