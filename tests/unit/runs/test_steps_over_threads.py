@@ -32,18 +32,20 @@ def stopped_at_3(body: Any, *, look: Callable[[], Any] | None = None) -> tuple[R
     return run_virtual(main, patience=0.02)
 
 
+def end(done: threading.Event, seen: list[Any]) -> None:
+    """Let a thread end, and wait until the loop has seen that."""
+    done.set()
+    if not seen:
+        time.sleep(0.005)  # noqa: TID251 - the thread needs real time
+        at(0.001, lambda: end(done, seen))
+
+
 def test_a_thread_that_ends_before_its_step_is_abandoned_has_done_the_step() -> None:
     done = threading.Event()
     seen: list[float] = []
 
-    def end_it_and_wait_until_the_loop_has_seen_that() -> None:
-        done.set()
-        if not seen:
-            time.sleep(0.005)  # noqa: TID251 - the thread needs real time
-            at(0.001, end_it_and_wait_until_the_loop_has_seen_that)
-
     async def body(run: RunContext, message: object) -> str:
-        at(8, end_it_and_wait_until_the_loop_has_seen_that)
+        at(8, lambda: end(done, seen))
         async with run.step("work"):
             await AdapterContext(run).in_thread(lambda: done.wait(20))
             seen.append(now())
@@ -65,6 +67,28 @@ def test_a_step_that_goes_on_after_its_thread_has_ended_is_cut_like_any_other() 
     assert ended == 3
     assert [(step.step, step.status) for step in output.steps] == [("work", "unsettled")]
     assert output.abandoned == ()
+
+
+def test_a_cancel_of_another_party_is_raised_when_the_thread_has_ended() -> None:
+    done = threading.Event()
+    seen: list[str] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        at(1, task.cancel)
+        at(2, lambda: end(done, seen))
+        try:
+            async with run.step("work"):
+                await AdapterContext(run).in_thread(lambda: done.wait(20))
+                seen.append("went on")
+        finally:
+            seen.append(f"thread ended: {done.is_set()}")
+
+    output, ended = stopped_at_3(body)
+    assert seen == ["thread ended: True"]
+    assert (output.status, 2 <= ended < 3) == (RunStatus.cancelled, True)
+    assert [(step.step, step.status) for step in output.steps] == [("work", "unsettled")]
 
 
 def test_a_run_that_was_abandoned_in_its_thread_does_not_keep_its_loop_from_ending() -> None:
