@@ -30,14 +30,14 @@ def calls_in(events: list[Event]) -> tuple[ToolCallStarted, ToolCallCompleted]:
 
 
 async def test_a_tool_call_bears_the_model_s_id_and_tells_nothing_that_was_passed() -> None:
-    script = Script([call("login", name="ada", password="hunter2")], ["done"])
+    script = Script([call("login", name="lovelace", password="hunter2")], ["done"])
     events = await events_of(Agent(model=script.model, tools=[login]))
     begun, ended = calls_in(events)
     answered = script.asked[1][1].parts[0]
     assert isinstance(answered, ToolCallPart)
     assert begun.tool_call_id == ended.tool_call_id == answered.tool_call_id == "call-1"
     assert (begun.arguments, ended.result) == (None, None)
-    assert not any(b"ada" in event.to_json() for event in events)
+    assert not any(b"lovelace" in event.to_json() for event in events)
 
 
 async def test_what_was_passed_is_told_on_request_without_what_is_named_like_a_secret() -> None:
