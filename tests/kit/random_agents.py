@@ -11,26 +11,21 @@ from softstop import Agent, Limits, StopPolicy, Usage
 from softstop.testing import (
     Action,
     boundary,
-    charge,
     fail,
     hang,
     member,
     on_stop,
-    parallel,
     scripted,
     sleep,
     step,
     stream,
     swallow,
     turns,
-    write,
 )
-from softstop.testing.scripts.together import Manner
 
-from .careless import Within, ask, clean_up, helper, locked, stream_within
+from .careless import Within, ask, clean_up, locked, stream_within
+from .draws import Draws
 
-INSTANTS: Final = (0.0, 0.0, 0.1, 0.25, 0.5, 1.0)  # few and round, so that things happen at the same time
-MANNERS: Final[tuple[Manner, ...]] = ("anyio", "anyio", "gather", "TaskGroup", "wait_for")
 POLICIES: Final = (
     StopPolicy(),
     StopPolicy(grace=0.4, abandon_after=0.3, cleanup_timeout=1.0),
@@ -48,14 +43,13 @@ def random_agent(seed: int, *, manners: bool = True) -> Agent:
     return _Dice(random.Random(seed), manners).agent(f"random-{seed}")
 
 
-class _Dice:
-    """Draws actions."""
+class _Dice(Draws):
+    TIMES = (0.0, 0.0, 0.1, 0.25, 0.5, 1.0)  # few and round, so that things happen at the same time
+    HELPED = (0.0, 0.1, 0.25)
 
     def __init__(self, rng: random.Random, manners: bool) -> None:
-        self._rng = rng
+        super().__init__(rng)
         self._rude = not manners and rng.random() < 0.5
-        self._steps = 0
-        self._helpers = 0  # around what is drawn
 
     def agent(self, name: str) -> Agent:
         limits = Limits(tokens=self._rng.choice((5, 20, 60))) if self._rng.random() < 0.3 else Limits()
@@ -74,13 +68,6 @@ class _Dice:
         )
         rude: list[Callable[[int], Action]] = [self._rude_one] if self._rude else []
         return self._rng.choice([*plain, *deep, *rude])(depth)
-
-    def _seconds(self) -> float:
-        return self._rng.choice(INSTANTS)
-
-    def _name(self) -> str:
-        self._steps += 1
-        return f"s{self._steps}"
 
     def _step(self, depth: int) -> Action:
         inside = self._branch(0, 2, depth + 1) if depth < 3 and self._rng.random() < 0.5 else []
@@ -110,17 +97,6 @@ class _Dice:
             rests=self._rng.choice((0, 0, 0, 0.1)),
         )
 
-    def _sleep(self, _depth: int) -> Action:
-        return sleep(self._seconds())
-
-    def _write(self, _depth: int) -> Action:
-        return write(self._rng.choice(("lorem ", "ipsum ", "é ")))
-
-    def _charge(self, _depth: int) -> Action:
-        if self._rng.random() < 0.1:
-            return charge(report={"output_tokens": -1})
-        return charge(self._rng.choice((1, 3, 7)))
-
     def _small(self, _depth: int) -> Action:
         make: list[Callable[[], Action]] = [
             boundary,
@@ -129,22 +105,9 @@ class _Dice:
         ]
         return self._rng.choice(make)()
 
-    def _parallel(self, depth: int) -> Action:
-        branches = [self._branch(1, 3, depth + 1) for _ in range(self._rng.randint(1, 3))]
-        return parallel(*branches, by=self._rng.choice(MANNERS))
-
     def _member(self, depth: int) -> Action:
         limits = Limits(steps=1) if self._rng.random() < 0.2 else Limits()
         return member(*self._branch(1, 3, depth + 1), name=f"m{depth}", limits=limits)
-
-    def _helper(self, depth: int) -> Action:
-        self._helpers += 1
-        inside = [self._step(depth + 1), *self._branch(1, 2, depth + 1)]
-        self._helpers -= 1
-        return helper(self._rng.choice((0.0, 0.1, 0.25)), *inside, by=self._rng.choice(("anyio", "TaskGroup")))
-
-    def _ask(self, _depth: int) -> Action:
-        return ask()
 
     def _clean_up(self, depth: int) -> Action:
         inside, seconds = self._branch(1, 2, depth + 1), self._rng.choice((0.0, 0.1, 0.1))

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from kit.careless import ask, clean_up, helper, locked, stream_within
+from kit.careless import ask, clean_up, locked, stream_within
+from kit.draws import Draws
 from softstop import (
     BestEffort,
     Budget,
@@ -28,18 +29,15 @@ from softstop import (
 from softstop.testing import (
     Action,
     boundary,
-    charge,
     fail,
     hang,
     member,
     on_stop,
-    parallel,
     sleep,
     step,
     stream,
     swallow,
     turns,
-    write,
 )
 from softstop.testing.scripts.script import all_polite, total
 
@@ -59,7 +57,6 @@ from .actions import (
 )
 from .programs import Caller, Deed, Program, Root
 
-SECONDS: Final = (0.0, 0.0, 0.001, 0.002, 0.005, 0.01, 0.02)
 PATIENT: Final = (StopPolicy(), StopPolicy(), StopPolicy(on_caller_gone="detach"), StopPolicy(grace=None))
 QUICK: Final = (
     StopPolicy(grace=0.03, abandon_after=0.05, cleanup_timeout=0.1),
@@ -73,11 +70,15 @@ def draw(seed: int, without: frozenset[int] = frozenset()) -> Program:
     return _Dice(seed, without).program
 
 
-class _Dice:
+class _Dice(Draws):
+    TIMES = (0.0, 0.0, 0.001, 0.002, 0.005, 0.01, 0.02)
+    HELPED = (0.0, 0.002, 0.005)
+
     def __init__(self, seed: int, without: frozenset[int]) -> None:
-        rng = self._rng = random.Random(seed)
-        self._without, self._numbers, self._names = without, 0, 0
-        self._helpers = self._threads = self._timeouts = 0  # around what is drawn
+        rng = random.Random(seed)
+        super().__init__(rng)
+        self._without, self._numbers = without, 0
+        self._threads = self._timeouts = 0  # around what is drawn
         wild, rude = rng.random() < 0.5, rng.random() < 0.3
         shared = Budget(tokens=rng.choice((8, 25, 80)), name="shared") if rng.random() < 0.4 else None
         caller: Caller = rng.choice(("none", "none", "none", "await", "read", "work", "own"))
@@ -178,13 +179,6 @@ class _Dice:
             plain += [self._rude_one, self._caught]
         return self._rng.choice(plain)(depth)
 
-    def _seconds(self) -> float:
-        return self._rng.choice(SECONDS)
-
-    def _name(self) -> str:
-        self._names += 1
-        return f"s{self._names}"
-
     def _step(self, depth: int) -> Action:
         inside = self._branch(0, 2, depth + 1) if depth < 3 and self._rng.random() < 0.4 else []
         if self._helpers and self._rng.random() < 0.3:
@@ -205,17 +199,6 @@ class _Dice:
         make: Any = stream if within is None else partial(stream_within, within)
         return make(self._name(), chunks, self._seconds(), closes_in=closes_in, breaks_after=breaks, rests=rests)
 
-    def _sleep(self, _depth: int) -> Action:
-        return sleep(self._seconds())
-
-    def _write(self, _depth: int) -> Action:
-        return write(self._rng.choice(("lorem ", "ipsum ", "é ")))
-
-    def _charge(self, _depth: int) -> Action:
-        if self._rng.random() < 0.1:
-            return charge(report={"output_tokens": -1})
-        return charge(self._rng.choice((1, 3, 7)))
-
     def _small(self, _depth: int) -> Action:
         rng = self._rng
         many, seconds, fails, sync = rng.randint(1, 3), rng.choice((0, 0.005)), rng.random() < 0.3, rng.random() < 0.5
@@ -227,10 +210,6 @@ class _Dice:
 
     def _opened(self, _depth: int) -> Action:
         return opened(self._name(), self._seconds() / 2, self._seconds() / 2, helper=self._rng.random() < 0.3)
-
-    def _parallel(self, depth: int) -> Action:
-        branches = [self._branch(1, 3, depth + 1) for _ in range(self._rng.randint(1, 3))]
-        return parallel(*branches, by=self._rng.choice(("anyio", "anyio", "gather", "TaskGroup", "wait_for")))
 
     def _member(self, depth: int) -> Action:
         return member(*self._branch(1, 3, depth + 1), name=f"m{depth}", limits=self._limits())
@@ -244,15 +223,6 @@ class _Dice:
     def _below(self, depth: int) -> Action:
         text, runnable, takes, polite = self._composed("below", depth + 1)
         return delegate(text, runnable, takes, polite=polite)
-
-    def _helper(self, depth: int) -> Action:
-        self._helpers += 1
-        inside = [self._step(depth + 1), *self._branch(1, 2, depth + 1)]
-        self._helpers -= 1
-        return helper(self._rng.choice((0.0, 0.002, 0.005)), *inside, by=self._rng.choice(("anyio", "TaskGroup")))
-
-    def _ask(self, _depth: int) -> Action:
-        return ask()
 
     def _clean_up(self, depth: int) -> Action:
         inside, seconds = self._branch(1, 2, depth + 1), self._rng.choice((0.0, 0.002, 0.01))
