@@ -26,6 +26,22 @@ OWN_BLOCK = """
 
     asyncio.run(main())
 """
+FORKS = """
+        async def body(run, message):
+            async with run.step("fork"):
+                reads, writes = os.pipe()
+                forked = os.fork()
+                if forked == 0:
+                    os._exit(child(writes))
+                os.read(reads, 1)
+                os.kill(forked, signal.SIGTERM)
+                say(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, forked, 0))[1]))
+
+        async def main():
+            say((await Agent(body).arun("go")).status)
+
+        softstop.run(main)
+        """
 DEAF = """
     async def deaf(run, message):
         async with run.step("pay"):
@@ -170,24 +186,13 @@ def test_in_another_thread_it_is_misuse_that_says_so() -> None:
 def test_a_forked_child_is_ended_by_its_first_sigterm_and_its_parent_goes_on() -> None:
     with script(
         """
-        async def body(run, message):
-            async with run.step("fork"):
-                reads, writes = os.pipe()
-                child = os.fork()
-                if child == 0:
-                    os.write(writes, b"1")  # Python forgets a signal that comes while it forks
-                    for _ in range(6_000):  # nor does it end a sleep that begins as the signal comes
-                        time.sleep(0.01)
-                    os._exit(7)
-                os.read(reads, 1)
-                os.kill(child, signal.SIGTERM)
-                say(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]))
-
-        async def main():
-            say((await Agent(body).arun("go")).status)
-
-        softstop.run(main)
+        def child(writes):
+            os.write(writes, b"1")  # Python forgets a signal that comes while it forks
+            for _ in range(6_000):  # nor does it end a sleep that begins as the signal comes
+                time.sleep(0.01)
+            return 7
         """
+        + FORKS
     ) as process:
         code, out, err = finish(process)
     assert out.split() == [str(-signal.SIGTERM), "completed"], err
@@ -210,21 +215,10 @@ def test_a_forked_child_with_a_program_of_its_own_lets_its_steps_end_at_sigterm(
             output = await Agent(pay).arun(writes)
             return [step.status for step in output.steps] == ["completed"]
 
-        async def body(run, message):
-            async with run.step("fork"):
-                reads, writes = os.pipe()
-                child = os.fork()
-                if child == 0:
-                    os._exit(5 if softstop.run(in_child, writes) else 6)
-                os.read(reads, 1)
-                os.kill(child, signal.SIGTERM)
-                say(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]))
-
-        async def main():
-            say((await Agent(body).arun("go")).status)
-
-        softstop.run(main)
+        def child(writes):
+            return 5 if softstop.run(in_child, writes) else 6
         """
+        + FORKS
     ) as process:
         code, out, err = finish(process)
     assert out.split() == ["5", "completed"], err

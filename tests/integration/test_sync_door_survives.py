@@ -163,15 +163,8 @@ def test_leaving_the_interpreter_lets_a_step_that_has_begun_end() -> None:
 def test_a_signal_stops_the_runs_of_threads_for_which_main_waits(number: signal.Signals, program: str) -> None:
     with script(
         f"""
-        async def waits(run, message):
-            async with run.step("pay"):
-                say("begun")
-                await run.stop_requested()
-                say("committed")
-            await asyncio.sleep(1_000)
-
         async def main():
-            output = await asyncio.to_thread(Agent(waits).run)
+            output = await asyncio.to_thread(Agent(pays).run)
             say(output.status, output.stop.cause, output.stop.reason)
             say((await asyncio.to_thread(Agent(fine).run)).status)
 
