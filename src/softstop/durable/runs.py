@@ -288,7 +288,7 @@ class Runs:
     ) -> tuple[StopOutcome, RunStatus | None]:
         """Note a stop for the audit, in the store if there is one, where it reaches the owner; and its effect."""
         if self._recording is None:
-            self._audits.keep(run_id, Audit(time.time(), request.by, request.reason, request.mode, origin, outcome))
+            self._audits.keep(run_id, Audit.of(request, time.time(), origin, outcome))
             return outcome, status
         try:
             verdict = await self._recording.store.request(run_id, request, origin)
@@ -352,8 +352,7 @@ class Runs:
     async def _record_decision(self, run_id: str, decision: Decision, origin: str | None) -> None:
         """Note for the audit a decision that is in force; its owner, told of it again, finds nothing that waits."""
         if self._recording is None:
-            by, reason = decision.approval.by, decision.approval.reason
-            self._audits.keep(run_id, Audit(time.time(), by, reason, None, origin, StopOutcome.accepted, decision))
+            self._audits.keep(run_id, Audit.of(decision, time.time(), origin, StopOutcome.accepted))
         else:
             with suppress(StoreUnavailable):
                 await self._recording.store.request(run_id, decision, origin)

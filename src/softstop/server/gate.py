@@ -217,17 +217,15 @@ def _path(scope: Scope) -> str:
 
 def _is_stream(scope: Scope) -> bool:
     """Whether a request may be for a stream by a token that was in its address: its route looks at that."""
-    path = _path(scope)
-    one = path.startswith("/runs/") and path.endswith("/events") and path.count("/") == 3
-    return "token" in scope["state"] and scope["method"] == "GET" and (one or path == "/events")
+    asked = _path(scope) == "/events" or _is_of_a_run(scope, "/events")
+    return "token" in scope["state"] and scope["method"] == "GET" and asked
 
 
 def _is_beacon(scope: Scope, headers: Headers) -> bool:
     """Whether a request may be a stop with a token in its body: its route looks at that."""
+    return headers.get("content-type", "").startswith("text/plain") and _is_of_a_run(scope, "/cancel")
+
+
+def _is_of_a_run(scope: Scope, what: str) -> bool:
     path = _path(scope)
-    return (
-        headers.get("content-type", "").startswith("text/plain")
-        and path.startswith("/runs/")
-        and path.endswith("/cancel")
-        and path.count("/") == 3
-    )
+    return path.startswith("/runs/") and path.endswith(what) and path.count("/") == 3

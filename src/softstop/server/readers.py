@@ -39,12 +39,12 @@ class Readers:
 
     def need(self, run_id: str) -> None:
         """Have a run stopped when all of its readers have left, or none comes at first."""
-        self._drop(run_id)
+        self._need_none(run_id)
         self._needed[run_id] = asyncio.get_running_loop().call_later(self._grace, self._look, run_id)
 
     def spare(self, run_id: str) -> None:
         """Let a run live without readers while it waits for a person: its stream has ended there."""
-        if self._drop(run_id):
+        if self._need_none(run_id):
             self._spared.add(run_id)
 
     def recall(self, run_id: str) -> None:
@@ -55,10 +55,10 @@ class Readers:
 
     def forget(self, run_id: str) -> None:
         """Drop what is known of a run that has ended."""
-        self._drop(run_id)
+        self._need_none(run_id)
         self._spared.discard(run_id)
 
-    def _drop(self, run_id: str) -> bool:
+    def _need_none(self, run_id: str) -> bool:
         """Need no reader of a run any more; return whether it has needed one."""
         look = self._needed.pop(run_id, None)
         if look is not None:

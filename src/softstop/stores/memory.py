@@ -233,13 +233,12 @@ class MemoryStore(Store):
             outcome = judge_decision(run.status, run.stop, decided=request.asked in root.decided)
             if outcome is StopOutcome.accepted:
                 root.decided.add(request.asked)
-                by, reason = request.approval.by, request.approval.reason
-                line = Audit(shelf._clock(), by, reason, None, origin, outcome, request)
+                line = Audit.of(request, shelf._clock(), origin, outcome)
                 shelf._runs[run_id] = replace(run, audit=(*run.audit, line))
                 shelf._tell(Asked(run_id, request), root.owner)
             return Verdict(outcome, run.status)
         outcome, stop = judge_stop(run.status, run.stop, request)
-        line = Audit(shelf._clock(), request.by, request.reason, request.mode, origin, outcome)
+        line = Audit.of(request, shelf._clock(), origin, outcome)
         shelf._runs[run_id] = replace(run, stop=stop or run.stop, audit=(*run.audit, line))
         if stop is not None:
             shelf._tell(Asked(run_id, stop), root.owner)

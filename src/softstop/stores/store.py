@@ -33,6 +33,13 @@ class Audit(NamedTuple):
     outcome: StopOutcome
     decision: Decision | None = None
 
+    @classmethod
+    def of(cls, request: Request, at: float, origin: str | None, outcome: StopOutcome) -> Audit:
+        """The line of a request."""
+        if isinstance(request, Decision):
+            return cls(at, request.approval.by, request.approval.reason, None, origin, outcome, request)
+        return cls(at, request.by, request.reason, request.mode, origin, outcome)
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:

@@ -80,6 +80,13 @@ def decision_of(data: str) -> Decision:
     return Decision(call_id, asked, Approval(*approval))
 
 
+def audit_row(run_id: str, line: Audit) -> tuple[Any, ...]:
+    """The values of `INSERT_STOP`."""
+    mode = "" if line.mode is None else line.mode.value
+    decision = None if line.decision is None else to_json(line.decision).decode()
+    return run_id, line.at, line.by, line.reason, mode, line.origin, line.outcome.value, decision
+
+
 def audit_of(rows: Iterable[tuple[Any, ...]]) -> tuple[Audit, ...]:
     """The audit of a run from rows of `at, by, reason, mode, origin, outcome, decision`."""
     return tuple(

@@ -13,10 +13,10 @@ from pydantic_core import to_json
 from ...stops import RunStatus, StopOutcome, StopRequest
 from ..checking import Keep
 from ..judging import judge_decision, judge_stop
-from ..store import Batch, Decision, Request, RunQuery, RunRecord, Verdict
+from ..store import Audit, Batch, Decision, Request, RunQuery, RunRecord, Verdict
 from .owners import OwnerLocks, Sign, others
 from .reading import find
-from .rows import INSERT_RUN, INSERT_STOP, decision_of, row_of
+from .rows import INSERT_RUN, INSERT_STOP, audit_row, decision_of, row_of
 
 AT_ONCE: Final = 100  # rows of a statement
 
@@ -160,16 +160,12 @@ def request(connection: sqlite3.Connection, run_id: str, request: Request, origi
     if isinstance(request, Decision):
         judged = judge_decision(status, held, decided=_is_decided(connection, run_id, request))
         if judged is StopOutcome.accepted:
-            by, reason = request.approval.by, request.approval.reason
-            line = (run_id, at, by, reason, "", origin, judged.value, to_json(request).decode())
-            connection.execute(INSERT_STOP, line)
+            connection.execute(INSERT_STOP, audit_row(run_id, Audit.of(request, at, origin, judged)))
         return Verdict(judged, status)
     outcome, stop = judge_stop(status, held, request)
     if stop is not None:
         connection.execute("UPDATE runs SET stop = ? WHERE run_id = ?", (stop.model_dump_json(), run_id))
-    connection.execute(
-        INSERT_STOP, (run_id, at, request.by, request.reason, request.mode.value, origin, outcome.value, None)
-    )
+    connection.execute(INSERT_STOP, audit_row(run_id, Audit.of(request, at, origin, outcome)))
     return Verdict(outcome, status)
 
 
