@@ -81,6 +81,7 @@ def test_a_long_log_is_begun_anew_though_more_is_committed_meanwhile(
     path: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "LONG", 100)
+    monkeypatch.setattr(schema, "FEW", 0)  # it is not to be cut short meanwhile
     write(writer, 200)
     with closing(connect(path, writes=True)) as mover:
         checkpoint(Between(mover, writer, pages=20))  # type: ignore[arg-type]
@@ -89,6 +90,31 @@ def test_a_long_log_is_begun_anew_though_more_is_committed_meanwhile(
         checkpoint(Between(mover, writer, pages=20))  # type: ignore[arg-type]
         write(writer, 1)
         assert pages_of_log(mover) > 20, "one that is not long goes on"
+
+
+def size_of_log(path: Path) -> int:
+    return os.stat(f"{path}-wal").st_size
+
+
+def test_the_file_of_a_log_that_grew_in_a_burst_shrinks_once_little_is_written_and_not_before(
+    path: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "LONG", 100)
+    write(writer, 1_000)
+    with closing(connect(path, writes=True)) as mover:
+        checkpoint(mover)
+        write(writer, 80)
+        assert pages_of_log(mover) < 100, "it is begun anew"
+        checkpoint(mover)
+        assert size_of_log(path) > 1_000 * schema.PAGE, "no commit of a burst waits for the file"
+        write(writer, 1)
+        checkpoint(mover)
+        assert size_of_log(path) == 0
+        write(writer, 1)
+        short = size_of_log(path)
+        checkpoint(mover)
+        assert size_of_log(path) == short > 0
+        assert writer.execute("SELECT count(*) FROM events").fetchone() == (1_082,)
 
 
 @pytest.mark.parametrize("what", ["BEGIN IMMEDIATE", "BEGIN; SELECT count(*) FROM events"])

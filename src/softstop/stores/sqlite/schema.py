@@ -12,6 +12,8 @@ from ...errors import StoreUnavailable
 
 BUSY: Final = 2.0  # seconds that a write waits for the write of another process
 LONG: Final = 4_000  # pages of a log beside the database that is begun anew: 16 MB
+FEW: Final = 10  # pages in it while little is written: beats of owners
+PAGE: Final = 4_096  # bytes
 
 # What a version adds to the one before. Never change one that was released: add the next.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -122,8 +124,13 @@ def checkpoint(connection: sqlite3.Connection) -> None:
     """Move what was committed from the log beside the database into it, which holds up nobody.
 
     A log that is long is begun anew, if the rest of it can be moved at once: others wait for that, a moment at most.
+    Its file keeps the length that a burst gave it until little is written: to cut it takes longer than a commit.
     """
     connection.execute("PRAGMA busy_timeout = 50")
     _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if pages > LONG:
         connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    elif pages < FEW:
+        _, _, database = connection.execute("PRAGMA database_list").fetchone()
+        if os.stat(f"{database}-wal").st_size > LONG * PAGE:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
