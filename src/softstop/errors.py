@@ -57,14 +57,14 @@ class KeyReused(MisuseError):
 
 
 class RunIdTaken(MisuseError):
-    """A live run already has this id."""
+    """Another run has this id: a live one, or one that the store keeps."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(run_id)
 
     def __str__(self) -> str:
-        return f"a live run already has the id {self.run_id!r}; leave run_id out to get a fresh one"
+        return f"another run has the id {self.run_id!r} already; leave run_id out to get a fresh one"
 
 
 class SupervisorClosed(MisuseError):

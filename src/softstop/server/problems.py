@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
@@ -148,12 +148,15 @@ def problem_of(error: Exception) -> Problem:
             return Problem("INTERNAL_ERROR", "The server failed; its log says why")
 
 
-def invalid(error: ValidationError | RequestValidationError) -> Problem:
-    """What is wrong with a request, field by field; without the values, which may be private."""
+def invalid(error: ValidationError | RequestValidationError, takes: Iterable[str] = ()) -> Problem:
+    """What is wrong with a request that takes these fields, one by one; without the values, which may be private."""
     skip = isinstance(error, RequestValidationError)  # FastAPI's paths begin with "query" or "path"
     issues = [
         {"path": ".".join(map(str, each["loc"][skip:])), "code": str(each["type"]), "message": str(each["msg"])}
         for each in error.errors()[:20]
     ]
     first = issues[0]
-    return Problem("VALIDATION_FAILED", one_line(f"{first['path'] or 'body'}: {first['message']}", 300), issues=issues)
+    detail = f"{first['path'] or 'body'}: {first['message']}"
+    if first["code"] == "extra_forbidden" and "." not in first["path"]:
+        detail += f"; it takes {', '.join(takes)}"
+    return Problem("VALIDATION_FAILED", one_line(detail, 300), issues=issues)

@@ -191,4 +191,4 @@ def checked(model: type[M], data: Any) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, model.model_fields) from None

@@ -229,6 +229,25 @@ async def test_what_cannot_be_started_is_refused_with_the_name_of_what_is_wrong(
         assert (await client.delete("/runs")).json()["code"] == "METHOD_NOT_ALLOWED"
 
 
+async def test_a_field_that_a_body_does_not_have_is_refused_with_those_that_it_has() -> None:
+    async with serving(app()) as client:
+        run_id = await begun(client)
+        start = await client.post("/runs", json={"agent": "quick", "limits": {"timeout": 5}})
+        assert start.json()["detail"].startswith("limits: Extra inputs are not permitted; it takes message, contents, ")
+        assert "timeout_s, max_tokens, max_output_tokens, max_cost_usd" in start.json()["detail"]
+        stop = await client.post(f"/runs/{run_id}/cancel", json={"because": "enough"})
+        takes = "it takes reason, mode, grace, wait, allow_pending"
+        assert stop.json()["detail"] == f"because: Extra inputs are not permitted; {takes}"
+
+
+async def test_a_store_has_the_id_of_an_ended_run_and_its_refusal_does_not_call_that_live() -> None:
+    async with serving(app(store=MemoryStore())) as client:
+        await client.post("/runs", json={"agent": "quick", "message": "hi", "run_id": "mine"})
+        again = await client.post("/runs", json={"agent": "quick", "message": "hi", "run_id": "mine"})
+        assert again.status_code == 409
+        assert again.json()["detail"] == "another run has the id 'mine' already; leave run_id out to get a fresh one"
+
+
 async def test_the_feed_tells_of_every_run_but_its_content_and_a_reader_of_it_comes_back() -> None:
     async with serving(app()) as client:
         async with feed_until(client, "event: RunCompleted") as texts:
