@@ -24,6 +24,7 @@ from .elsewhere import Elsewhere
 from .gate import Gate, WithoutToken
 from .problems import TRACE, Problem, answer_to
 from .routes import agentos, contract, native, openai, probes
+from .routes.examples import REFUSED
 from .service import Service, Settings, catalogue
 
 
@@ -93,7 +94,7 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
 
     app = FastAPI(
         title="softstop", version="1", summary="Start, stream and stop runs.",
-        lifespan=lifespan, docs_url=None, redoc_url=None,
+        lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSED,
     )  # fmt: skip
     app.state.settings, app.state.dev = settings, dev
     app.add_middleware(Gate, auth=doors, origins=origins, caps=settings.caps)

@@ -20,7 +20,16 @@ from ..auth import Caller
 from ..problems import Problem
 from ..requests import Content, Decide, Start, Stop, read
 from ..service import KINDS, Service, allow
-from .asked import Here, Who, origin_of, said, streamed
+from .asked import KEY, Here, Who, origin_of, said, streamed
+from .examples import (
+    AGENTOS,
+    AGENTOS_REPLAYED,
+    KNOWN,
+    NOTHING_LEFT,
+    RUN_ID,
+    STOPPED,
+    answers,
+)
 from .legs import Continue, Leg, waiting_in
 
 router = APIRouter(tags=["agentos"])
@@ -56,6 +65,9 @@ class Media(BaseModel):
 Medias = Json[list[Media]] | list[Media]
 MOST_RUNS: Final = 10_000  # that are looked at for sessions
 CONTENTS: Final = TypeAdapter(list[Content])
+OUTPUT: Final = agentos.run_output(STOPPED)
+SESSION: Final = agentos.session([STOPPED])
+META: Final = {"page": 1, "limit": 20, "total_count": 1, "total_pages": 1}
 UNDERSTOOD: Final = "of images, audio, videos and files, links (url) and base64 (content with mime_type) are understood"
 MEDIA: Final = {"images": "image", "audio": "audio", "videos": "video", "input_files": "document"}
 
@@ -146,15 +158,18 @@ def _known(service: Service, kind: Kind) -> list[dict[str, Any]]:
     return [_described(each) for each in service.runnables[kind].values()]
 
 
-@router.get("/config")
+def _config(known: dict[str, Any]) -> dict[str, Any]:
+    return {"os_id": "softstop", "name": "softstop", "databases": [], "interfaces": [], **known}
+
+
+@router.get("/config", responses=answers(_config({"agents": [KNOWN], "teams": [], "workflows": []})))
 async def config(service: Here, who: Who) -> JSONResponse:
     """What can be run here."""
     allow(who, "runs:read")
-    known = {f"{kind}s": _known(service, kind) for kind in KINDS}
-    return JSONResponse({"os_id": "softstop", "name": "softstop", "databases": [], "interfaces": [], **known})
+    return JSONResponse(_config({f"{kind}s": _known(service, kind) for kind in KINDS}))
 
 
-@router.get("/sessions")
+@router.get("/sessions", responses=answers({"data": [SESSION], "meta": META}))
 async def sessions(service: Here, who: Who, asked: Annotated[ManySessions, Query()]) -> JSONResponse:
     """The sessions of the newest 10,000 runs, the one that began last first."""
     query = RunQuery(user_id=asked.user_id, source_id=asked.component_id, limit=MOST_RUNS)
@@ -170,7 +185,7 @@ async def sessions(service: Here, who: Who, asked: Annotated[ManySessions, Query
     return JSONResponse({"data": shown, "meta": meta})
 
 
-@router.get("/sessions/{session_id}")
+@router.get("/sessions/{session_id}", responses=answers(SESSION))
 async def session(session_id: str, service: Here, who: Who, user_id: str | None = None) -> JSONResponse:
     """A session, as its newest runs tell."""
     found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=MOST_RUNS))
@@ -179,21 +194,21 @@ async def session(session_id: str, service: Here, who: Who, user_id: str | None 
     return JSONResponse(agentos.session(found))
 
 
-@router.get("/sessions/{session_id}/run-previews")
+@router.get("/sessions/{session_id}/run-previews", responses=answers([agentos.run_preview(STOPPED)]))
 async def session_run_previews(session_id: str, service: Here, who: Who, asked: OfSession) -> JSONResponse:
     """The runs of a session, oldest first, with the beginning of what they have written."""
     found = await service.find(who, RunQuery(user_id=asked.user_id, session_id=session_id, limit=MOST_RUNS), asked.type)
     return _listed(found, asked, agentos.run_preview)
 
 
-@router.get("/sessions/{session_id}/runs")
+@router.get("/sessions/{session_id}/runs", responses=answers([OUTPUT]))
 async def session_runs(session_id: str, service: Here, who: Who, asked: OfSession) -> JSONResponse:
     """The runs of a session, oldest first."""
     found = await service.find(who, RunQuery(user_id=asked.user_id, session_id=session_id, limit=10**6), asked.type)
     return _listed(found, asked)
 
 
-@router.get("/sessions/{session_id}/runs/{run_id}")
+@router.get("/sessions/{session_id}/runs/{run_id}", responses=answers(OUTPUT))
 async def session_run(session_id: str, run_id: str, service: Here, who: Who) -> JSONResponse:
     """A run of a session."""
     view = await service.get(who, run_id)
@@ -214,21 +229,25 @@ def _listed(
     return JSONResponse([run for run in runs if not wanted or run["status"] in wanted])
 
 
-@router.get("/{kind}s")
+@router.get("/{kind}s", responses=answers([KNOWN]))
 async def known(kind: OfKind, service: Here, who: Who) -> JSONResponse:
     """What can be run, of this kind."""
     allow(who, "runs:read")
     return JSONResponse(_known(service, kind))
 
 
-@router.get("/{kind}s/{id}")
+@router.get("/{kind}s/{id}", responses=answers(KNOWN))
 async def described(kind: OfKind, id: str, service: Here, who: Who) -> JSONResponse:
     """One that can be run."""
     allow(who, "runs:read")
     return JSONResponse(_described(service.runnable(kind, id)))
 
 
-@router.post("/{kind}s/{id}/runs", openapi_extra=said(AgentOSStart, {"message": "Hi", "stream": False}, forms=True))
+@router.post(
+    "/{kind}s/{id}/runs",
+    openapi_extra=said(AgentOSStart, {"message": "Hi", "stream": False}, forms=True) | KEY,
+    responses=answers(OUTPUT, stream=AGENTOS, begun={"run_id": RUN_ID, "session_id": "s-1", "status": "RUNNING"}),
+)
 async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who) -> Response:
     """Start a run, from a form or JSON; without `background` it stops when its client has left for good."""
     asked = await read(request, AgentOSStart, forms=True)
@@ -245,7 +264,7 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
     return leg.output()
 
 
-@router.get("/{kind}s/{id}/runs")
+@router.get("/{kind}s/{id}/runs", responses=answers([OUTPUT]))
 async def find(
     kind: OfKind, id: str, service: Here, who: Who, asked: OfSession, session_id: str | None = None
 ) -> JSONResponse:
@@ -255,14 +274,16 @@ async def find(
     return _listed(await service.find(who, query, kind), asked)
 
 
-@router.get("/{kind}s/{id}/runs/{run_id}")
+@router.get("/{kind}s/{id}/runs/{run_id}", responses=answers(OUTPUT))
 async def get(kind: OfKind, id: str, run_id: str, service: Here, who: Who) -> JSONResponse:
     """A run."""
     return await _one(service, who, await service.get(who, run_id, kind, id))
 
 
 @router.post(
-    "/{kind}s/{id}/runs/{run_id}/cancel", openapi_extra=said(AgentOSStop, {"reason": "User requested"}, optional=True)
+    "/{kind}s/{id}/runs/{run_id}/cancel",
+    openapi_extra=said(AgentOSStop, {"reason": "User requested"}, optional=True),
+    responses=answers({"success": True, "status": "CANCELLED"}, begun={"success": True, "status": "RUNNING"}),
 )
 async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop a run at its next step boundary: CANCELLED if it has ended so within `wait` seconds, else 202."""
@@ -277,6 +298,7 @@ async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: 
 @router.post(
     "/{kind}s/{id}/runs/{run_id}/continue",
     openapi_extra=said(Continue, {"tools": [{"tool_call_id": "call-1", "confirmed": True}]}, forms=True),
+    responses=answers(OUTPUT, stream=AGENTOS),
 )
 async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
     """Approve or refuse calls for which the run has paused, told as `RunPaused`; then what comes, or the result."""
@@ -295,7 +317,12 @@ async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: H
     return leg.output()
 
 
-@router.post("/{kind}s/{id}/runs/{run_id}/resume", openapi_extra=said(Resume, {"last_event_index": 41}, forms=True))
+@router.post(
+    "/{kind}s/{id}/runs/{run_id}/resume",
+    openapi_extra=said(Resume, {"last_event_index": 41}, forms=True, optional=True),
+    response_class=Response,
+    responses=answers(stream=AGENTOS_REPLAYED) | NOTHING_LEFT,
+)
 async def resume(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
     """The events of a run after an index: what was missed, then what comes."""
     asked = await read(request, Resume, forms=True, empty=True)

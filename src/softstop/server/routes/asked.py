@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, cast
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from ...events import Event, Kind, Source
 from ...protocols import RunFacts
@@ -23,8 +24,14 @@ from ..service import Service
 from ..sse import EventStreamResponse
 
 NAMES: Final = frozenset(name.value for cls in Event.CLASSES for name in cls.names.values()) | {contract.CANCELLED}
-Types = Annotated[str | None, Query(max_length=2_000, description="names of events, with commas; without it all")]
-Select = Annotated[str | None, Query(max_length=1_000, description="top-level fields, with commas; without it all")]
+Types = Annotated[
+    str | None,
+    Query(max_length=2_000, description="names of events, with commas; without it all", examples=["RunContent"]),
+]
+Select = Annotated[
+    str | None,
+    Query(max_length=1_000, description="top-level fields, with commas; without it all", examples=["run_id,status"]),
+]
 _TRACE: Final = " trace "  # between the address and the trace of an origin
 _CURSOR: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -74,14 +81,23 @@ async def reader_of(request: Request, service: Here) -> Caller:
 
 
 Reader = Annotated[Caller, Depends(reader_of)]
+
+
+def _parameter(name: str, where: str, description: str, example: str) -> dict[str, Any]:
+    told = {"name": name, "in": where, "required": False, "description": description, "example": example}
+    return told | {"schema": {"type": "string"}}
+
+
 TOKEN: Final = {  # is read from the address before any route
     "parameters": [
-        {
-            "name": "token", "in": "query", "required": False, "schema": {"type": "string"},
-            "description": "In place of a key, for EventSource, which sends no headers",
-        }
+        _parameter("token", "query", "In place of a key, for EventSource, which sends no headers", "stream.eyJ..."),
+        _parameter("Last-Event-ID", "header", "Goes on after the event of this id; a browser sends it by itself", "41"),
     ]
-}  # fmt: skip
+}
+AFTER: Final = _parameter("starting_after", "query", "The same, for clients that set no headers", "41")
+KEY: Final = {
+    "parameters": [_parameter("Idempotency-Key", "header", "A repeat within a day is the same run", "8e03978e-40d5")]
+}
 
 
 def origin_of(request: Request) -> str:
@@ -175,7 +191,8 @@ def said(model: type[BaseModel], example: dict[str, Any], *, forms: bool = False
     schema = _inlined(schema, defs)
     content = {"application/json": {"schema": schema, "example": example}}
     if forms:
-        content |= {kind: {"schema": schema} for kind in FORMS}
+        fields = {name: to_json(it).decode() if isinstance(it, list) else it for name, it in example.items()}
+        content |= {kind: {"schema": schema, "example": fields} for kind in FORMS}
     return {"requestBody": {"required": not optional, "content": content}}
 
 

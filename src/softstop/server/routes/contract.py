@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
@@ -13,11 +13,13 @@ from ...stops import RunStatus
 from ...stores import RunQuery
 from ...wire import contract
 from ..requests import LONGEST_WAIT, Start, Stop, checked, parsed, read
-from .asked import Here, Who, origin_of, said
+from .asked import KEY, Here, Who, origin_of, said
+from .examples import EVENTS, RUN_ID, STOPPED, answers
 from .native import path_of
 
 router = APIRouter(prefix="/agent/run", tags=["contract"])
 M = TypeVar("M", bound=BaseModel)
+STEPS: Final = contract.run_steps(RUN_ID, EVENTS)
 Date = Annotated[datetime, AfterValidator(lambda date: date if date.tzinfo else date.replace(tzinfo=UTC))]
 RunState = Literal["QUEUED", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "EXPIRED"]
 
@@ -69,7 +71,9 @@ class ListRunsInput(BaseModel):
 
 
 @router.post(
-    "/cancel/v1.0.0", openapi_extra=said(CancelRunInput, {"runId": "run-456", "reason": "User requested"}, forms=True)
+    "/cancel/v1.0.0",
+    openapi_extra=said(CancelRunInput, {"runId": "run-456", "reason": "User requested"}, forms=True),
+    responses=answers({"success": True, "status": "CANCELLED"}, begun={"success": True, "status": "IN_PROGRESS"}),
 )
 async def cancel(
     request: Request, service: Here, who: Who, wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 5.0
@@ -86,7 +90,8 @@ async def cancel(
 
 @router.post(
     "/execute/v1.0.0",
-    openapi_extra=said(ExecuteRunInput, {"agentId": "storyteller", "input": {"message": "Hi"}}, forms=False),
+    openapi_extra=said(ExecuteRunInput, {"agentId": "storyteller", "input": {"message": "Hi"}}) | KEY,
+    responses=answers({"runId": RUN_ID, "status": "IN_PROGRESS"}),
 )
 async def execute(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.execute`: start a run of an agent, in the background."""
@@ -105,7 +110,7 @@ async def execute(request: Request, service: Here, who: Who) -> JSONResponse:
     return JSONResponse({"runId": run.facts.run_id, "status": contract.STATUS[run.status]})
 
 
-@router.get("/get/v1.0.0")
+@router.get("/get/v1.0.0", responses=answers(contract.run_model(STOPPED) | {"steps": STEPS}))
 async def get(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.get`: a run, with its steps if asked to."""
     asked = _asked(request, GetRunInput)
@@ -116,14 +121,14 @@ async def get(request: Request, service: Here, who: Who) -> JSONResponse:
     return JSONResponse(model)
 
 
-@router.get("/getSteps/v1.0.0")
+@router.get("/getSteps/v1.0.0", responses=answers({"steps": STEPS}))
 async def get_steps(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.getSteps`: the steps of a run, in the order of their start."""
     run_id = _asked(request, GetRunInput).runId
     return JSONResponse({"steps": contract.run_steps(run_id, await service.events(who, run_id))})
 
 
-@router.get("/list/v1.0.0")
+@router.get("/list/v1.0.0", responses=answers({"items": [contract.run_summary(STOPPED)], "total": 1, "hasMore": False}))
 async def find(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.list`: summaries of runs, the newest first."""
     asked = _asked(request, ListRunsInput)

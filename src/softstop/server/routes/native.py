@@ -24,6 +24,8 @@ from ..requests import LONGEST_WAIT, Decide, Start, StartAny, Stop, StopMany, re
 from ..service import Service, allow
 from ..sse import EventStreamResponse, LateResponse
 from .asked import (
+    AFTER,
+    KEY,
     TOKEN,
     Filters,
     Here,
@@ -41,17 +43,21 @@ from .asked import (
     said,
     streamed,
 )
+from .examples import AUDIT, FEED, NOTHING_LEFT, RUN, RUN_ID, RUNNING, STOP_TOKEN, STREAM, STREAM_TOKEN, answers
 
 router = APIRouter(tags=["runs"])
 Limit = Annotated[int, Query(ge=1, le=200)]
 ENDS: Final = frozenset(name.encode() for name in OUTCOMES)
 GATHERED: Final = 0.05  # seconds between two writes to a reader of coalesced content
 CANCELLED: Final = {"success": True, "status": "cancelled"}
+DECIDED: Final = answers({"success": True}, begun={"success": True})
 
 
 @router.post(
     "/runs",
-    openapi_extra=said(StartAny, {"agent": "storyteller", "message": "A story about dragons", "background": True}),
+    openapi_extra=said(StartAny, {"agent": "storyteller", "message": "A story about dragons", "background": True})
+    | KEY,
+    responses=answers(RUN, stream=STREAM, begun=native.run_as_json(RUNNING) | {"stop_token": STOP_TOKEN}),
 )
 async def start(request: Request, service: Here, who: Who) -> Response:
     """Start a run: wait for its result, or `stream` its events, or let it go on in the `background` (202)."""
@@ -83,7 +89,7 @@ def path_of(request: Request, run_id: str) -> str:
     return f"{request.scope.get('root_path', '')}/runs/{run_id}"
 
 
-@router.get("/runs")
+@router.get("/runs", responses=answers({"runs": [RUN], "next": None}))
 async def find(
     service: Here,
     who: Who,
@@ -112,7 +118,10 @@ async def find(
 
 
 @router.post(
-    "/runs/cancel", openapi_extra=said(StopMany, {"session_id": "s-1", "reason": "The chat was closed", "limit": 100})
+    "/runs/cancel",
+    status_code=202,
+    openapi_extra=said(StopMany, {"session_id": "s-1", "reason": "The chat was closed", "limit": 100}),
+    responses=answers(begun={"matched": 3, "requested": 3}),
 )
 async def cancel_many(request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop all live runs that match, at most `limit`; with `dry_run` only count them."""
@@ -120,7 +129,7 @@ async def cancel_many(request: Request, service: Here, who: Who) -> JSONResponse
     return JSONResponse({"matched": matched, "requested": requested}, 202)
 
 
-@router.get("/runs/{run_id}")
+@router.get("/runs/{run_id}", responses=answers(RUN))
 async def get(run_id: str, service: Here, who: Who, select: Select = None) -> JSONResponse:
     """A run: whose it is, its status, its usage; with its outcome what it has written. With `select` a part of that."""
     fields = fields_of(select)
@@ -130,6 +139,7 @@ async def get(run_id: str, service: Here, who: Who, select: Select = None) -> JS
 @router.post(
     "/runs/{run_id}/cancel",
     openapi_extra=said(Stop, {"reason": "User requested", "mode": "step", "wait": 5}, optional=True),
+    responses=answers(CANCELLED | {"run": RUN}, begun={"success": True, "status": "stopping", "run_id": RUN_ID}),
 )
 async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
     """Stop a run at its next step boundary: 200 if it has ended so within `wait` seconds, 202 while it is stopping.
@@ -160,7 +170,7 @@ async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
     return JSONResponse(CANCELLED | {"run": native.run_as_json(view)})
 
 
-@router.post("/runs/{run_id}/approve", openapi_extra=said(Decide, {"tool_call_id": "call-1"}))
+@router.post("/runs/{run_id}/approve", openapi_extra=said(Decide, {"tool_call_id": "call-1"}), responses=DECIDED)
 async def approve(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Approve a call that waits, told as `ApprovalRequested`: it is made. 409 if it does not wait.
 
@@ -170,7 +180,9 @@ async def approve(run_id: str, request: Request, service: Here, who: Who) -> JSO
 
 
 @router.post(
-    "/runs/{run_id}/refuse", openapi_extra=said(Decide, {"tool_call_id": "call-1", "reason": "Not this month"})
+    "/runs/{run_id}/refuse",
+    openapi_extra=said(Decide, {"tool_call_id": "call-1", "reason": "Not this month"}),
+    responses=DECIDED,
 )
 async def refuse(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Refuse a call that waits: it is not made, the model is told the reason, and the run goes on."""
@@ -183,14 +195,14 @@ async def _decided(service: Service, who: Caller, run_id: str, request: Request,
     return JSONResponse({"success": True}, 200 if done else 202)
 
 
-@router.post("/runs/{run_id}/events/token")
+@router.post("/runs/{run_id}/events/token", responses=answers(STREAM_TOKEN))
 async def token(run_id: str, service: Here, who: Who) -> JSONResponse:
     """A token that reads the events of this run alone: `GET .../events?token=...`, to be begun within a minute."""
     await service.get(who, run_id)
     return _token(service, who, run_id)
 
 
-@router.post("/events/token")
+@router.post("/events/token", responses=answers(STREAM_TOKEN))
 async def feed_token(service: Here, who: Who) -> JSONResponse:
     """The same for `GET /events`, which then shows the runs that this caller may see."""
     allow(who, "runs:read")
@@ -203,7 +215,12 @@ def _token(service: Service, who: Caller, run_id: str = "") -> JSONResponse:
     return JSONResponse(body, headers={"cache-control": "no-store"})
 
 
-@router.get("/runs/{run_id}/events", openapi_extra=TOKEN)
+@router.get(
+    "/runs/{run_id}/events",
+    openapi_extra={"parameters": [*TOKEN["parameters"], AFTER]},
+    response_class=Response,
+    responses=answers(stream=STREAM) | NOTHING_LEFT,
+)
 async def events(
     run_id: str,
     request: Request,
@@ -233,7 +250,7 @@ async def _gathered(pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
         await anyio.sleep(GATHERED)
 
 
-@router.get("/runs/{run_id}/wait")
+@router.get("/runs/{run_id}/wait", responses=answers(RUN, begun=native.run_as_json(RUNNING)))
 async def wait(
     run_id: str,
     service: Here,
@@ -253,14 +270,14 @@ async def wait(
     return LateResponse(answer, service.readers.reading(run_id, who.user_id))
 
 
-@router.get("/runs/{run_id}/audit")
+@router.get("/runs/{run_id}/audit", responses=answers({"entries": [AUDIT]}))
 async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
     """Who asked for the stop of a run, or decided a call in it, when, why and from where; oldest first."""
     entries = [audited(line) for line in await service.audit(who, run_id)]
     return JSONResponse({"entries": to_jsonable_python(entries)})
 
 
-@router.get("/events", openapi_extra=TOKEN)
+@router.get("/events", openapi_extra=TOKEN, response_class=Response, responses=answers(stream=FEED))
 async def feed(
     request: Request,
     service: Here,

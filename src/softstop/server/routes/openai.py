@@ -13,9 +13,11 @@ from ...wire import responses
 from ..problems import Problem
 from ..requests import Start, Stop, checked, read
 from ..sse import LateResponse
-from .asked import Here, Who, origin_of, said, streamed
+from .asked import KEY, Here, Who, origin_of, said, streamed
+from .examples import NOTHING_LEFT, RESPONSES, RUNNING, STOPPED, answers
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"])
+STOPPED_RESPONSE: Final = responses.response_of(STOPPED)
 UNDERSTOOD: Final = "input: texts, input_image (image_url) and input_file (file_url, file_data) are understood"
 
 
@@ -66,7 +68,11 @@ def _part(part: Any) -> dict[str, Any]:
             raise Problem("VALIDATION_FAILED", UNDERSTOOD)
 
 
-@router.post("", openapi_extra=said(Create, {"model": "storyteller", "input": "Hi", "background": True}))
+@router.post(
+    "",
+    openapi_extra=said(Create, {"model": "storyteller", "input": "Hi", "background": True}) | KEY,
+    responses=answers(STOPPED_RESPONSE, stream=RESPONSES),
+)
 async def create(request: Request, service: Here, who: Who) -> Response:
     """Start a run; without `background` it stops when its client has left for good."""
     asked = await read(request, Create)
@@ -96,7 +102,7 @@ async def create(request: Request, service: Here, who: Who) -> Response:
     return LateResponse(answer, service.readers.reading(run_id, who.user_id))
 
 
-@router.get("/{run_id}")
+@router.get("/{run_id}", responses=answers(STOPPED_RESPONSE, stream=RESPONSES) | NOTHING_LEFT)
 async def get(
     run_id: str,
     service: Here,
@@ -112,7 +118,7 @@ async def get(
     return await streamed(service, who, run_id, await service.follow(who, run_id, wire.after), wire, b"")
 
 
-@router.post("/{run_id}/cancel")
+@router.post("/{run_id}/cancel", responses=answers(STOPPED_RESPONSE, begun=responses.response_of(RUNNING)))
 async def cancel(run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop a run at its next step boundary: `cancelled`, or `in_progress` (202) while it is stopping."""
     view = await service.cancel(who, run_id, Stop(), origin_of(request))

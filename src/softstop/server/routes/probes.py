@@ -9,23 +9,24 @@ from ..metrics import CONTENT_TYPE, exposition
 from ..problems import Problem
 from ..service import allow
 from .asked import Here, Who
+from .examples import AT, METRICS, answers
 
 router = APIRouter(tags=["probes"])
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=answers({"status": "ok"}))
 async def healthz() -> dict[str, str]:
     """Whether the process answers; also while it drains."""
     return {"status": "ok"}
 
 
-@router.get("/health")
+@router.get("/health", responses=answers({"status": "ok", "instantiated_at": AT}))
 async def health(service: Here) -> dict[str, object]:
     """The same, as AgentOS's clients read it."""
     return {"status": "ok", "instantiated_at": service.started_at}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=answers({"status": "ready"}))
 async def readyz(service: Here) -> dict[str, str]:
     """Whether runs can be started here; not so while it drains (503). Says so where the store cannot be used."""
     if service.draining:
@@ -34,7 +35,9 @@ async def readyz(service: Here) -> dict[str, str]:
     return {"status": "ready", **({"store": "degraded"} if degraded else {})}
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get(
+    "/metrics", response_class=PlainTextResponse, responses={200: {"content": {"text/plain": {"example": METRICS}}}}
+)
 async def metrics(service: Here, who: Who) -> PlainTextResponse:
     """What this process counts, in the text format of Prometheus; for `runs:admin`."""
     allow(who, "runs:admin")
