@@ -27,7 +27,7 @@ from .open_work import innermost, step_around
 from .run import Run
 from .spec import RunOptions, RunOutput
 from .state import RunState, StopHook
-from .steps import WRONG_LOOP, Step
+from .steps import WRONG_LOOP, Step, WatchedStep
 from .streams import Stream
 
 T = TypeVar("T")
@@ -42,12 +42,13 @@ class RunContext(SaysWhere):
     of them: there, `loop.call_soon_threadsafe(run.charge, usage)`.
     """
 
-    __slots__ = ("_run", "_writer")
+    __slots__ = ("_step", "_run", "_writer")
     _ELSEWHERE = Run, "a RunContext has no {}; the Run has it, which arun(...) and start(...) return"
 
     def __init__(self, run: RunState) -> None:
         self._run = run
         self._writer = run.writer
+        self._step = WatchedStep if run.loop.get_debug() else Step
 
     def __repr__(self) -> str:
         return f"<RunContext {self.run_id}>"
@@ -164,10 +165,10 @@ class RunContext(SaysWhere):
             MisuseError: `name`, `reserve`, `interruptible` or `timeout` is of another type, or a time below 0.
         """
         if reserve is None:
-            return Step(self._run, name, None, interruptible=interruptible, timeout=timeout)
+            return self._step(self._run, name, None, interruptible=interruptible, timeout=timeout)
         if not isinstance(reserve, Usage):
             raise MisuseError(f"reserve= takes a Usage(output_tokens=...), not {type(reserve).__name__}")
-        return Step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible, timeout=timeout)
+        return self._step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible, timeout=timeout)
 
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step: `async for chunk in run.stream("write", source)`. A stop takes effect between two chunks.

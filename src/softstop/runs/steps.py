@@ -6,6 +6,7 @@ Order matters everywhere here: look at the record before the scope is held, comm
 from __future__ import annotations
 
 import asyncio
+import warnings
 from threading import get_ident
 from time import monotonic
 from types import TracebackType
@@ -249,6 +250,21 @@ class Step(AsyncBlock):
                 work.failed(error)
             return "failed", error
         return cut, error
+
+
+class WatchedStep(Step):
+    """A step of a loop in debug mode: warns if nobody entered it. Elsewhere it would cost each step a `__del__`."""
+
+    __slots__ = ("_tried",)
+
+    async def __aenter__(self) -> Step:
+        self._tried = True
+        return await super().__aenter__()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_begun") and not hasattr(self, "_tried"):  # it was made, and nobody entered it
+            text = f"a step was never entered, so nothing was done in it; write async with run.step({self.name!r}): ..."
+            warnings.warn(text, RuntimeWarning, 2)
 
 
 def _is_stray(exc: BaseException, *, was_cut: bool) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
-import os
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from typing import Any, Final, TypeVar
 from ..aio.crossing import submit
 from ..errors import MisuseError
 from ..events import Event
-from ..law.locks import ForkSafeLock
+from ..law.locks import ForkSafeLock, in_forked_child
 from ..protocols import Runnable
 from ..runs import stopping
 from ..runs.members import start_member
@@ -40,10 +39,12 @@ class Portal:
 
     def __init__(self) -> None:
         self._lock = ForkSafeLock()
-        self._loop: asyncio.AbstractEventLoop | None = None  # set while the thread serves
-        self._supervisor: Supervisor | None = None
-        self._pid = 0
+        self._serves: tuple[asyncio.AbstractEventLoop, Supervisor] | None = None  # set with the thread
         self._closed = False
+
+    def after_fork(self) -> None:
+        """Begin anew: a forked child has no threads."""
+        self._serves, self._closed = None, False
 
     def call(self, work: Callable[[Supervisor], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run a coroutine on the background loop, in the caller's context, but in no run and under no supervisor of it.
@@ -59,15 +60,13 @@ class Portal:
 
     def _serving(self) -> tuple[asyncio.AbstractEventLoop, Supervisor]:
         with self._lock.held:
-            if self._closed and self._pid == os.getpid():
+            if self._closed:
                 raise MisuseError("the interpreter exits; agent.run() comes too late, call it before the end of main")
-            if self._loop is None or self._pid != os.getpid():  # a fork has no threads
-                self._supervisor = defaults.new()
-                self._loop = asyncio.new_event_loop()
-                self._pid = os.getpid()
-                threading.Thread(target=self._serve, args=(self._loop,), name="softstop", daemon=True).start()
-            assert self._supervisor is not None
-            return self._loop, self._supervisor
+            if self._serves is None:
+                supervisor, loop = defaults.new(), asyncio.new_event_loop()
+                self._serves = loop, supervisor
+                threading.Thread(target=self._serve, args=(loop,), name="softstop", daemon=True).start()
+            return self._serves
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
@@ -77,25 +76,28 @@ class Portal:
 
     def stop(self, mode: StopMode, reason: str) -> None:
         """Stop its runs, as a signal stops those of the loop that has the handlers; later ones may begin."""
-        if self._loop is not None and self._supervisor is not None and self._pid == os.getpid():
-            self._loop.call_soon_threadsafe(stop_runs, self._supervisor._state, mode, reason)
+        if self._serves is not None:
+            loop, supervisor = self._serves
+            loop.call_soon_threadsafe(stop_runs, supervisor._state, mode, reason)
 
     async def all_ended(self) -> None:
         """Wait until no run of it is live; in the loop of another."""
-        if self._loop is not None and self._pid == os.getpid():
+        if self._serves is not None:
             await asyncio.wrap_future(self.call(lambda supervisor: all_ended(supervisor._state)))
 
     def close(self) -> None:
         """Stop all runs at interpreter exit, so that each has an outcome; their steps get `EXIT_TIMEOUT` to end."""
-        if self._loop is None or self._pid != os.getpid():
+        if self._serves is None:
             return
         with contextlib.suppress(Exception):  # boundary: interpreter exit
             self.call(lambda supervisor: supervisor.drain(timeout=EXIT_TIMEOUT)).result(EXIT_TIMEOUT + UNWINDING)
         self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        loop, _ = self._serves
+        loop.call_soon_threadsafe(loop.stop)
 
 
 portal = Portal()
+in_forked_child(portal.after_fork)
 atexit.register(portal.close)
 signals.elsewhere.append(portal.stop)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import warnings
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -39,6 +41,27 @@ async def test_a_step_is_entered_once() -> None:
     assert run.output is not None
     assert [step.step for step in run.output.steps] == ["pay"]
     assert problems == ["step 'pay' was entered before; call run.step(...) for each step"]
+
+
+@pytest.mark.parametrize("debug", [True, False])
+async def test_a_step_that_nobody_enters_is_told_where_the_loop_is_in_debug_mode(debug: bool) -> None:
+    async def body(run: RunContext, message: object) -> None:
+        run.step("pay")
+        async with run.step("mail"):
+            pass
+        with pytest.raises(MisuseError):
+            run.step(5)  # type: ignore[arg-type]
+        run.cancel()
+        async with run.step("thank"):  # entered, and refused
+            raise NotImplementedError
+
+    asyncio.get_running_loop().set_debug(debug)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        await one(body)
+    here = [(Path(each.filename), str(each.message)) for each in told if each.category is RuntimeWarning]
+    text = "a step was never entered, so nothing was done in it; write async with run.step('pay'): ..."
+    assert here == ([(Path(__file__), text)] if debug else [])
 
 
 @pytest.mark.parametrize("wrong", [[1, 2], "text", None, iter("ab")], ids=lambda wrong: type(wrong).__name__)
