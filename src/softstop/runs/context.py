@@ -42,7 +42,7 @@ class RunContext(SaysWhere):
     of them: there, `loop.call_soon_threadsafe(run.charge, usage)`.
     """
 
-    __slots__ = ("_step", "_run", "_writer")
+    __slots__ = ("_run", "_step", "_writer")
     _ELSEWHERE = Run, "a RunContext has no {}; the Run has it, which arun(...) and start(...) return"
 
     def __init__(self, run: RunState) -> None:
