@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from softstop import Event, RunStatus, Source, StoreUnavailable, parse_event
-from softstop.stores import Batch, MemoryStore, Recording, RunQuery, RunRecord, Shelf, Store
+from softstop.stores import Batch, MemoryStore, News, Recording, RunQuery, RunRecord, Shelf, Store
 from softstop.stores.sqlite import SQLiteStore
 
 Make = Callable[[], Store]  # one more store over the same data, as another process has it
@@ -21,6 +23,25 @@ def sqlite(folder: Path, **keep: Any) -> Make:
 
 
 STORES = [memory, sqlite]  # a new one adds itself here
+Open = Callable[..., Awaitable[Store]]
+
+
+async def all_news(store: Store, last: News) -> list[News]:
+    """What is told until some news is."""
+    told: list[News] = []
+    with anyio.fail_after(20):
+        while last not in told:
+            told += await store.attend()
+    return told
+
+
+async def news_of(store: Store, kind: type[News], seconds: float = 30.0) -> News:
+    """The next news of this kind."""
+    with anyio.fail_after(seconds):
+        while True:
+            for news in await store.attend():
+                if isinstance(news, kind):
+                    return news
 
 
 class Flaky(MemoryStore):

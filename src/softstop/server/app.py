@@ -89,6 +89,7 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
                 tasks = await opened.enter_async_context(anyio.create_task_group())
                 opened.callback(tasks.cancel_scope.cancel)
                 tasks.start_soon(elsewhere.attend)
+                tasks.start_soon(service.readers.attend, recording)
             app.state.service, app.state.supervisor = service, service.supervisor
             yield
 

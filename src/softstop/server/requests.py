@@ -56,8 +56,8 @@ class Start(BaseModel):
     """What a caller says to start a run. A number may narrow the limit of the agent, and never widens it.
 
     `contents` are for a model, after the text of the message: texts, links and files. With `on_disconnect` "cancel" the
-    run is stopped when its last reader at the server that started it has left: readers at another process on the same
-    store do not count. With `multitask` "reject" it is refused while another run of its session is live.
+    run is stopped when its last reader has left, at whichever process on the same store; who waits for its end is one
+    too. With `multitask` "reject" it is refused while another run of its session is live.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -129,7 +129,7 @@ class Service:
         secret = settings.stop_secret or token_bytes(LEAST_SECRET)
         self.stop_tokens = RunTokens("stop", 86_400, secret)
         self.stream_tokens = RunTokens("stream", 60, secret)
-        self.readers = Readers(self.caps, settings.disconnect_grace, self._left)
+        self.readers = Readers(self.caps, settings.disconnect_grace, self._left, self._is_elsewhere)
         self.started_at = time.time()
         self.ended_runs: Counter[OutcomeOf] = Counter()
         self.admission = Admission(self.caps.runs)
@@ -190,7 +190,8 @@ class Service:
                     metadata=asked.metadata,
                     limits=self._narrowed(runnable.limits, asked),
                 )
-            if run.status.ended or not self._is_here(run) or not self.admission.begun(run.facts.run_id, user_id, key):
+            run_id = run.facts.run_id
+            if run.status.ended or not self._is_here(run_id) or not self.admission.begun(run_id, user_id, key):
                 return run  # started before, with the same key
         return await self._begun(run, user_id, asked)
 
@@ -205,12 +206,15 @@ class Service:
                 run = await self.runs.cancel(run_id, early[0], origin=early[1])
         return run
 
-    def _is_here(self, run: RunView) -> bool:
+    def _is_here(self, run_id: str) -> bool:
         try:
-            self.supervisor.get_run(run.facts.run_id)
+            self.supervisor.get_run(run_id)
         except RunNotFound:
             return False
         return True
+
+    def _is_elsewhere(self, run_id: str) -> bool:
+        return self.recording is not None and not self._is_here(run_id)
 
     async def _check_session(
         self, user_id: str, session_id: str | None, key: str | None, before: str | None = None

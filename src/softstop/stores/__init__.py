@@ -13,6 +13,7 @@ from .store import MessageCodec as MessageCodec
 from .store import News as News
 from .store import OwnerLost as OwnerLost
 from .store import Page as Page
+from .store import ReadBy as ReadBy
 from .store import Request as Request
 from .store import RunQuery as RunQuery
 from .store import RunRecord as RunRecord

@@ -23,5 +23,10 @@ def judge_decision(status: RunStatus, held: StopRequest | None, *, decided: bool
     return StopOutcome.already if decided else StopOutcome.accepted
 
 
+def judge_readers(status: RunStatus) -> StopOutcome:
+    """The effect of a word about readers of a run."""
+    return StopOutcome.too_late if status.ended else StopOutcome.accepted
+
+
 def _timed(request: StopRequest) -> RecordedStop:
     return RecordedStop(request, NEVER if request.grace is None else request.requested_at + request.grace)

@@ -16,7 +16,7 @@ from ..aio.parking import Waiters, wait_in, wake_anywhere
 from ..errors import EventsExpired, RunNotFound
 from ..stops import RunStatus, StopOutcome
 from .checking import Keep, check_keep
-from .judging import judge_decision, judge_stop
+from .judging import judge_decision, judge_readers, judge_stop
 from .store import (
     Asked,
     Audit,
@@ -27,6 +27,7 @@ from .store import (
     News,
     OwnerLost,
     Page,
+    ReadBy,
     Request,
     RunQuery,
     RunRecord,
@@ -87,6 +88,7 @@ class Shelf:
         """Put news in the inbox of an owner, or of all."""
         for name in self._inboxes if owner is None else (owner,):
             if name in self._inboxes:
+                self._inboxes[name].pop(news, None)  # of what is told again the last time counts
                 self._inboxes[name][news] = None
                 waiters, self._waiters[name] = self._waiters[name], []
                 wake_anywhere(waiters)
@@ -229,6 +231,11 @@ class MemoryStore(Store):
         if run is None:
             return Verdict(StopOutcome.unknown, None)
         root = shelf._roots[run.root_run_id]
+        if isinstance(request, ReadBy):
+            outcome = judge_readers(run.status)
+            if outcome is StopOutcome.accepted:
+                shelf._tell(Asked(run_id, request), root.owner)
+            return Verdict(outcome, run.status)
         if isinstance(request, Decision):
             outcome = judge_decision(run.status, run.stop, decided=request.asked in root.decided)
             if outcome is StopOutcome.accepted:

@@ -43,6 +43,7 @@ from .store import (
     News,
     OwnerLost,
     Page,
+    ReadBy,
     Request,
     RunQuery,
     RunRecord,
@@ -120,6 +121,7 @@ class Recording:
         self._leaving = False
         self._merged = 0
         self._watcher: Callable[[str], object] | None = None  # is told of every root
+        self._read: Callable[[str, ReadBy], object] | None = None  # is told of readers at other processes
         self._tails: WeakValueDictionary[str, Tail] = WeakValueDictionary()
         self._exit = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -221,6 +223,13 @@ class Recording:
         It is called in the loop and must not block.
         """
         self._watcher = typed(watcher, Callable, "watcher")
+
+    def watch_readers(self, watcher: Callable[[str, ReadBy], object]) -> None:
+        """Have a function called with what other processes say of their readers of a run of this one, and its id.
+
+        As with `watch`, one function, called in the loop.
+        """
+        self._read = typed(watcher, Callable, "watcher")
 
     async def output(self, run_id: str) -> RunOutput | None:
         """The output of any ended run that the store has, to be given as `continue_from=`; None for any other.
@@ -369,6 +378,9 @@ class Recording:
     def _carry_out(self, run_id: str, request: Request) -> None:
         if isinstance(request, StopRequest):
             self._request_stop(run_id, request)
+        elif isinstance(request, ReadBy):
+            if self._read is not None:
+                self._read(run_id, request)
         elif self._supervisor is not None:
             with suppress(RunNotFound):  # it has ended
                 decide(self._supervisor.get_run(run_id)._state, request.call_id, request.approval, request.asked)

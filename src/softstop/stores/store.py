@@ -34,7 +34,7 @@ class Audit(NamedTuple):
     decision: Decision | None = None
 
     @classmethod
-    def of(cls, request: Request, at: float, origin: str | None, outcome: StopOutcome) -> Audit:
+    def of(cls, request: StopRequest | Decision, at: float, origin: str | None, outcome: StopOutcome) -> Audit:
         """The line of a request."""
         if isinstance(request, Decision):
             return cls(at, request.approval.by, request.approval.reason, None, origin, outcome, request)
@@ -136,7 +136,17 @@ class Decision(NamedTuple):
     approval: Approval
 
 
-Request = StopRequest | Decision  # what others may want of a run
+class ReadBy(NamedTuple):
+    """A process has readers of a run: so it is for some seconds since the owner was told; with 0 it has none any more.
+
+    `process` is its name as an owner.
+    """
+
+    process: str
+    seconds: float
+
+
+Request = StopRequest | Decision | ReadBy  # what others may want of a run
 
 
 class Verdict(NamedTuple):
@@ -218,13 +228,14 @@ class Store(Protocol):
         ...
 
     async def request(self, run_id: str, request: Request, origin: str | None = None) -> Verdict:
-        """Put a stop or a decision on record for the run's owner, who is told by `attend`.
+        """Put a stop, a decision or a word of readers on record for the run's owner, who is told by `attend`.
 
         Args:
             run_id: A root or a member.
             request: A stop with its own time: as everywhere the first one fixes the cause, later ones make it stronger,
                 and each is a line in the run's `audit`. Of the decisions about one call the first counts, unless a stop
-                is on record, and is a line there.
+                is on record, and is a line there. What a process says of its readers replaces what it said before,
+                and is no line.
             origin: From where it came: an address, a command.
         """
         ...

@@ -130,17 +130,6 @@ async def test_a_second_reader_keeps_a_run_alive() -> None:
         assert events_of(text)[-1]["event"] == "RunCompleted"
 
 
-async def test_a_reader_at_another_process_does_not_keep_a_run_alive() -> None:
-    shelf, settings = Shelf(), Settings(disconnect_grace=0.1)
-    async with (
-        serving(app(store=MemoryStore(shelf), settings=settings)) as one,
-        serving(app(store=MemoryStore(shelf), settings=settings)) as two,
-    ):
-        run_id = await begun(one, on_disconnect="cancel")
-        told = events_of((await two.get(f"/runs/{run_id}/events")).text)[-1]
-        assert (told["event"], told["cause"]) == ("RunCancelled", "caller_gone")
-
-
 async def test_runs_are_listed_newest_first_by_pages_and_filters() -> None:
     async with serving(app()) as client:
         ids = [

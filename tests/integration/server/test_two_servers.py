@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import anyio
 import httpx2
 import pytest
 
@@ -24,7 +25,7 @@ import sys
 import anyio
 from softstop import Agent
 from softstop.ports import AdapterContext
-from softstop.server import create_app, serve
+from softstop.server import Settings, create_app, serve
 from softstop.stores.sqlite import SQLiteStore
 
 async def body(run, message):
@@ -38,7 +39,16 @@ async def buyer(run, message):
     return f"{decided.approved} {decided.by}"
 
 agents = [Agent(body, name="body"), Agent(buyer, name="buyer")]
-serve(create_app(agents=agents, dev=True, store=SQLiteStore(sys.argv[2])), port=int(sys.argv[1]))
+app = create_app(agents=agents, dev=True, store=SQLiteStore(sys.argv[2]), settings=Settings(disconnect_grace=60))
+
+@app.get("/hurry/{run_id}")
+async def hurry(run_id: str):
+    readers = app.state.service.readers
+    if run_id in readers._others:
+        readers._grace = 0.1
+    return run_id in readers._others
+
+serve(app, port=int(sys.argv[1]))
 """
 
 
@@ -144,3 +154,26 @@ async def test_the_feed_of_a_server_tells_of_the_other_s_runs_and_of_its_death_o
             told = [json.loads(frame["data"])["payload"] for frame in frames if frame["event"] == "run.cancelled"]
             assert {each["id"] for each in told} == set(run_ids)
             assert {each["status"] for each in told} == {"CANCELLED"}
+
+
+async def test_a_run_is_stopped_when_the_last_reader_at_both_servers_has_left(tmp_path: Path) -> None:
+    with two_servers(tmp_path) as ((_, one), (_, two)):
+        async with httpx2.AsyncClient(timeout=60) as client:
+            body = {"agent": "body", "background": True, "on_disconnect": "cancel"}
+            run_id = (await client.post(f"{one}/runs", json=body)).json()["run_id"]
+            async with client.stream("GET", f"{two}/runs/{run_id}/events") as answer:
+                with anyio.fail_after(50):
+                    while not (await client.get(f"{one}/hurry/{run_id}")).json():  # from now on its grace is 0.1 s
+                        await anyio.sleep(0.05)
+                seen = frames_of(await read_until(client, f"{one}/runs/{run_id}/events", "w5 "))[-1]["id"]
+                text = ""
+                async for chunk in answer.aiter_text():
+                    text += chunk
+                    read = frames_of(text)
+                    if read and int(read[-1]["id"]) > int(seen) + 200:  # some seconds
+                        break
+            assert "RunCancelled" not in text
+            with anyio.fail_after(50):
+                while not (told := (await client.get(f"{two}/runs/{run_id}")).json())["ended_at"]:
+                    await anyio.sleep(0.05)
+            assert (told["status"], told["stop"]["cause"]) == ("cancelled", "caller_gone")

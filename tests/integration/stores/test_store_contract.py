@@ -1,13 +1,9 @@
 """What every store keeps to, played over all of them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
-
 import anyio
 import pytest
 
-from kit.stores import STORES, Make, batch, end, lines, one, record
+from kit.stores import Make, Open, all_news, batch, end, lines, news_of, one, record
 from softstop import RunNotFound, RunStatus, StopCause, StopMode, StopOutcome, StopRequest
 from softstop.ports import Approval
 from softstop.stores import (
@@ -21,45 +17,6 @@ from softstop.stores import (
     RunQuery,
     Store,
 )
-
-Open = Callable[..., Awaitable[Store]]
-
-
-@pytest.fixture(params=STORES, ids=lambda make: make.__name__)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    factory: Callable[[Path], Make] = request.param
-    return factory(tmp_path)
-
-
-@pytest.fixture
-async def opened(make: Make) -> AsyncIterator[Open]:
-    """Opens stores over the same data; closed at the end."""
-    async with AsyncExitStack() as stack:
-
-        async def open_one(owner: str, lease: float = 10.0) -> Store:
-            store = make()
-            await stack.enter_async_context(store.open(owner, lease))
-            return store
-
-        yield open_one
-
-
-async def news_of(store: Store, kind: type[News], seconds: float = 30.0) -> News:
-    """The next news of this kind."""
-    with anyio.fail_after(seconds):
-        while True:
-            for news in await store.attend():
-                if isinstance(news, kind):
-                    return news
-
-
-async def all_news(store: Store, last: News) -> list[News]:
-    """What is told until some news is."""
-    told: list[News] = []
-    with anyio.fail_after(20):
-        while last not in told:
-            told += await store.attend()
-    return told
 
 
 async def test_an_id_is_taken_once_over_all_owners_and_so_is_a_user_s_key(opened: Open) -> None:

@@ -257,7 +257,10 @@ async def wait(
     who: Who,
     timeout: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 30.0,  # noqa: ASYNC109 - what the client may wait
 ) -> Response:
-    """The run when it has ended (200), or as it is after `timeout` seconds (202)."""
+    """The run when it has ended (200), or as it is after `timeout` seconds (202).
+
+    Who waits is a reader of the run: it goes on for them although nobody reads its events.
+    """
     await service.get(who, run_id)
     service.readers.check(run_id, who.user_id)
 

@@ -57,6 +57,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE roots ADD COLUMN ended_at REAL",
         "UPDATE roots SET ended_at = (julianday('now') - 2440587.5) * 86400.0 WHERE ended = 1",
     ),
+    (
+        """CREATE TABLE readers (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, process TEXT NOT NULL,
+            seconds REAL NOT NULL, UNIQUE (run_id, process))""",
+    ),
 )
 
 

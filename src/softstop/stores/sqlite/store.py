@@ -126,7 +126,9 @@ class SQLiteStore(Store):
         self._locks.give_back()
 
     def _receive(self, news: list[News]) -> None:
-        self._inbox |= dict.fromkeys(news)
+        for each in news:
+            self._inbox.pop(each, None)  # of what is told again the last time counts
+            self._inbox[each] = None
         self._bell.set()
 
     @property

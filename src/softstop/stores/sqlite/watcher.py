@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ...stops import StopRequest
-from ..store import Asked, Changed, News, OwnerLost
+from ..store import Asked, Changed, News, OwnerLost, ReadBy
 from .owners import Sign, others
 from .rows import decision_of
 from .worker import Rounds
@@ -31,7 +31,7 @@ class Watcher:
         self._owner, self._is_gone, self._tell = owner, is_gone, tell
         self._version = -1  # of the data, as SQLite counts what other connections commit
         self._seen = 0.0  # when that changed
-        self._changed, self._asked = _newest(connect)
+        self._changed, self._asked, self._read = _newest(connect)
         self._others: dict[str, Sign] = {}
         self._lost: set[str] = set()  # that were told
         self._rounds = Rounds("watcher", connect, self._look, self._pause)
@@ -50,6 +50,7 @@ class Watcher:
         if version != known:
             news += self._new_events(connection)
             news += self._requests(connection)
+            news += self._readers(connection)
             self._others = others(connection, self._owner)
             self._seen = time.monotonic()
         gone = {other for other, sign in self._others.items() if self._is_gone(other, sign)}
@@ -77,14 +78,24 @@ class Watcher:
             for _, run_id, stop, decision in rows
         ]
 
+    def _readers(self, connection: sqlite3.Connection) -> list[News]:
+        rows = connection.execute(
+            "SELECT readers.number, runs.run_id, process, seconds FROM readers JOIN runs USING (run_id) "
+            "JOIN roots ON roots.run_id = runs.root_run_id WHERE readers.number > ? AND roots.owner = ?",
+            (self._read, self._owner),
+        ).fetchall()
+        self._read = max((number for number, *_ in rows), default=self._read)
+        return [Asked(run_id, ReadBy(process, seconds)) for _, run_id, process, seconds in rows]
 
-def _newest(connect: Callable[[], sqlite3.Connection]) -> tuple[int, int]:
-    """The last change and the last request as of now: what was before is no news."""
+
+def _newest(connect: Callable[[], sqlite3.Connection]) -> tuple[int, int, int]:
+    """The last change, the last request and the last word of readers as of now: what was before is no news."""
     connection = connect()
     try:
-        changed, asked = connection.execute(
-            "SELECT (SELECT coalesce(max(changed), 0) FROM roots), (SELECT coalesce(max(number), 0) FROM stops)"
+        changed, asked, read = connection.execute(
+            "SELECT (SELECT coalesce(max(changed), 0) FROM roots), (SELECT coalesce(max(number), 0) FROM stops), "
+            "(SELECT coalesce(max(number), 0) FROM readers)"
         ).fetchone()
-        return changed, asked
+        return changed, asked, read
     finally:
         connection.close()

@@ -12,8 +12,8 @@ from pydantic_core import to_json
 
 from ...stops import RunStatus, StopOutcome, StopRequest
 from ..checking import Keep
-from ..judging import judge_decision, judge_stop
-from ..store import Audit, Batch, Decision, Request, RunQuery, RunRecord, Verdict
+from ..judging import judge_decision, judge_readers, judge_stop
+from ..store import Audit, Batch, Decision, ReadBy, Request, RunQuery, RunRecord, Verdict
 from .owners import OwnerLocks, Sign, others
 from .reading import find
 from .rows import INSERT_RUN, INSERT_STOP, audit_row, decision_of, row_of
@@ -140,7 +140,7 @@ def _oldest(connection: sqlite3.Connection, which: str, keep: Keep, now: float) 
 def _forget(connection: sqlite3.Connection, number: int, root_run_id: str) -> int:
     """Drop a root and its members; return how many rows that were."""
     of_its_runs = "run_id IN (SELECT run_id FROM runs WHERE root_run_id = ?)"
-    for table in ("stops", "keys"):
+    for table in ("stops", "keys", "readers"):
         connection.execute(f"DELETE FROM {table} WHERE {of_its_runs}", (root_run_id,))
     for table, key in (("events", "root"), ("roots", "number")):
         connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (number,))
@@ -157,6 +157,11 @@ def request(connection: sqlite3.Connection, run_id: str, request: Request, origi
     if row is None:
         return Verdict(StopOutcome.unknown, None)
     status, held = RunStatus(row[0]), None if row[1] is None else StopRequest.model_validate_json(row[1])
+    if isinstance(request, ReadBy):
+        judged = judge_readers(status)
+        if judged is StopOutcome.accepted:  # under a new number, by which the owner knows it for news
+            connection.execute("REPLACE INTO readers (run_id, process, seconds) VALUES (?, ?, ?)", (run_id, *request))
+        return Verdict(judged, status)
     if isinstance(request, Decision):
         judged = judge_decision(status, held, decided=_is_decided(connection, run_id, request))
         if judged is StopOutcome.accepted:
