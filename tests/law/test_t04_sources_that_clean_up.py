@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import anyio
 import pytest
 
-from kit.runs import at, now, one, statuses
-from softstop import Agent, Limits, Run, RunContext, RunStatus, Supervisor
+from kit.runs import at, deaf, now, one, statuses
+from softstop import Agent, Limits, Run, RunContext, RunStatus, StopPolicy, Supervisor
 from softstop.testing import Trace, stop_everywhere
 
 
@@ -260,3 +260,37 @@ async def test_an_object_around_a_generator_closes_the_scope_that_this_has_open(
     told = (run.output.content, run.output.errors, run.output.value)
     assert told == ("WORD ", (), "done" if ends == "left early" else None)
     assert asyncio.get_running_loop().timers() == []  # type: ignore[attr-defined]
+
+
+async def test_a_body_is_interrupted_when_the_time_of_clean_up_is_over_although_a_source_does_not_end() -> None:
+    class Stubborn:
+        def __aiter__(self) -> "Stubborn":
+            return self
+
+        async def __anext__(self) -> str:
+            await anyio.sleep(1)
+            return "word "
+
+        async def aclose(self) -> None:
+            await deaf(60)
+            told.append(("closed", now()))
+
+    async def body(run: RunContext, message: object) -> None:
+        async def read() -> None:
+            async for _ in run.stream("read", Stubborn()):
+                pass
+
+        tasks.append(asyncio.create_task(read()))  # noqa: TID251 - users do
+        try:
+            await anyio.sleep(1_000)
+        finally:
+            told.append(("body", now()))
+
+    tasks, told = list[asyncio.Task[None]](), list[tuple[str, float]]()
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body, policy=StopPolicy(grace=100, cleanup_timeout=5, abandon_after=50)))
+        at(2.5, run.cancel)
+        output = await run.ended()
+        assert (output.status, statuses(output)) == (RunStatus.cancelled, [("read", "abandoned")])
+        await asyncio.wait(tasks)
+    assert told == [("body", 7.5), ("closed", 62.5)]

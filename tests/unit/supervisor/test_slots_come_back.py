@@ -8,7 +8,7 @@ import pytest
 
 from kit.runs import at, begun, now, sleeper
 from kit.slots import Crew, assert_all_slots_are_free
-from softstop import Agent, Limits, RunContext, RunStatus, StopCause, StopPolicy, Supervisor
+from softstop import Agent, Event, Limits, RunContext, RunStatus, SlotLent, StopCause, StopPolicy, Supervisor
 
 
 async def test_a_wait_that_was_given_up_is_lent_nothing_later() -> None:
@@ -176,3 +176,34 @@ async def test_a_task_that_waits_for_a_queued_run_after_its_own_has_ended_lends_
         await asyncio.wait(kept)
         assert (now(), crew.order) == (20, ["busy", "late"])
         assert_all_slots_are_free(supervisor)
+
+
+async def test_in_a_circle_over_two_supervisors_a_run_lends_that_works_and_none_that_has_lent_already() -> None:
+    crew, lent = Crew(), list[tuple[str, str]]()
+    depth = 8
+
+    async def chain(run: RunContext, number: int) -> None:
+        """Each waits for the next one, which begins in its slot; the last one for a run of the other supervisor."""
+        if number < depth:
+            await left.start(Agent(chain), number + 1, run_id=f"chain{number + 1}")
+        else:
+            await right.start(Agent(crew.leaf), "right")
+
+    async def across(run: RunContext, message: object) -> None:
+        await anyio.sleep(1)
+        await left.start(Agent(crew.leaf), "left", run_id="left")
+
+    class Lent:
+        def notice(self, event: Event) -> None:
+            if isinstance(event, SlotLent):
+                lent.append((event.run_id, event.to))
+
+    with anyio.fail_after(100):
+        async with Supervisor(max_running=1, observers=[Lent()]) as left, Supervisor(max_running=1) as right:
+            holder = right.start(Agent(across), "go")
+            run = left.start(Agent(chain), 0, run_id="chain0")
+            await run.ended()
+            await holder.ended()
+            assert_all_slots_are_free(left)
+    told = [(f"chain{number}", f"chain{number + 1}") for number in range(depth)]
+    assert lent == [*told, (f"chain{depth}", "left")]
