@@ -11,7 +11,7 @@ from softstop.stores.sqlite.worker import Worker
 
 
 class Busy:
-    """A connection to a database in which another process writes: it says so after its wait, and how often it waited."""
+    """A connection to a database in which another process writes; counts how often it was waited for."""
 
     def __init__(self) -> None:
         self.waits = 0
