@@ -85,16 +85,19 @@ def test_a_sync_run_works_in_the_context_of_the_thread_that_called_it() -> None:
 
 def test_a_sync_stream_that_is_owned_stops_its_run_when_the_block_is_left() -> None:
     async def pours(run: RunContext, message: object) -> None:
-        while True:
+        async with run.step("pay"):
             run.write("word ")
-            await asyncio.sleep(0.01)
+            await run.stop_requested()
+            await asyncio.sleep(0.2)
+        async with run.step("refused"):
+            pass
 
     def reader() -> Any:
         with Agent(pours).run("go", stream=True) as events:
             for event in events:
                 if isinstance(event, RunContent):
                     break
-        return events.output
+        return events.output  # leaving the block has waited for it
 
     output = in_thread(reader)
     assert output.status is RunStatus.cancelled
@@ -140,6 +143,49 @@ def test_a_caller_that_an_alarm_tears_out_of_its_wait_is_a_caller_gone() -> None
     ) as process:
         code, out, err = finish(process)
     assert out.split() == ["begun", "soft", "cause", "caller_gone", "committed", "over"], err
+    assert code == 0
+
+
+def test_a_caller_that_is_torn_out_before_its_run_has_begun_is_gone_all_the_same() -> None:
+    with script(
+        """
+        import traceback
+        class Soft(Exception): pass
+        def soft(*_): raise Soft
+        signal.signal(signal.SIGALRM, soft)
+        begun, torn = threading.Event(), threading.Event()
+
+        def waits_for_its_start():
+            here = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident])
+            return here[-1].name == "wait" and any(frame.name == "run_sync" for frame in here)
+
+        async def keeps_the_loop_busy(run, message):
+            begun.set()
+            while not waits_for_its_start(): time.sleep(0.01)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            torn.wait(1)
+
+        async def tells(run, message):
+            async with run.step("wait"):
+                say((await run.stop_requested()).cause)
+
+        async def nothing(run, message): pass
+
+        other = threading.Thread(target=Agent(keeps_the_loop_busy).run, args=("x",))
+        other.start()
+        begun.wait()
+        try:
+            Agent(tells).run("x", run_id="r1")
+        except Soft:
+            torn.set()
+            say("soft")
+        other.join()
+        Agent(nothing).run("y")  # what was to begin before it has begun
+        while softstop.cancel_run("r1"): time.sleep(0.01)
+        """
+    ) as process:
+        code, out, err = finish(process)
+    assert set(out.split()) - {"caller_gone"} == {"soft"}, err  # it may have been stopped before its body
     assert code == 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
@@ -21,13 +20,13 @@ from ..runs import stopping
 from ..runs.members import start_member
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
-from ..runs.state import RunState, current
+from ..runs.state import RunState
 from ..stops import StopCause, StopMode, StopRequest
 from . import signals
 from .current import Parent, run_around
 from .defaults import defaults
 from .draining import all_ended, stop_runs
-from .supervisor import Supervisor, ambient
+from .supervisor import Supervisor
 
 T = TypeVar("T")
 EXIT_TIMEOUT: Final = 2.0  # seconds for live runs to end at interpreter exit, before they are cut
@@ -47,16 +46,13 @@ class Portal:
         self._serves, self._closed = None, False
 
     def call(self, work: Callable[[Supervisor], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run a coroutine on the background loop, in the caller's context, but in no run and under no supervisor of it.
+        """Run a coroutine on the background loop, in the caller's context.
 
         Raises:
             MisuseError: The interpreter exits.
         """
         loop, supervisor = self._serving()
-        context = contextvars.copy_context()
-        context.run(current.set, None)
-        context.run(ambient.set, None)
-        return context.run(submit, loop, partial(work, supervisor))
+        return submit(loop, partial(work, supervisor))
 
     def _serving(self) -> tuple[asyncio.AbstractEventLoop, Supervisor]:
         with self._lock.held:
@@ -107,7 +103,7 @@ def run_sync(runnable: Runnable, message: object, options: RunOptions, parent: P
     started: list[Run] = []  # filled in the loop's thread, so that an exception at any moment finds the run
     with _caller_of(started):
         run = _start(runnable, message, options, run_around(parent), started)
-        return _wait(run, run.ended)
+        return _wait(run.ended)
 
 
 def stream_sync(runnable: Runnable, message: object, options: RunOptions, parent: Parent) -> SyncEventStream:
@@ -137,7 +133,7 @@ class SyncEventStream:
         event = next(self._batch, None)
         if event is None:
             with _caller_of([self._run]):
-                self._batch = iter(_wait(self._run, self._stream.read))
+                self._batch = iter(_wait(self._stream.read))
             event = next(self._batch, None)
         if event is None:
             raise StopIteration
@@ -158,7 +154,7 @@ class SyncEventStream:
         """Stop the run, if it has not ended, and wait for its end, which its policy bounds."""
         if not self._run.status.ended:
             stopping.ask(self._run._state, StopRequest(cause=StopCause.caller_gone, reason="its stream was closed"))
-            _wait(self._run, self._run.ended)
+            _wait(self._run.ended)
 
 
 def _start(
@@ -185,7 +181,7 @@ def _start(
     if parent is None or parent.record.ended:
         future = portal.call(start)
     else:
-        future = contextvars.copy_context().run(submit, parent.loop, partial(start_below, parent))
+        future = submit(parent.loop, partial(start_below, parent))
     try:
         return future.result()
     except BaseException:
@@ -193,9 +189,8 @@ def _start(
         raise
 
 
-def _wait(run: Run, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    with run._state.writer.log.lends():
-        return portal.call(lambda _: work()).result()
+def _wait(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return portal.call(lambda _: work()).result()
 
 
 @contextlib.contextmanager
@@ -212,5 +207,5 @@ def _caller_of(runs: list[Run]) -> Generator[None]:
             if not run.status.ended:
                 stopping.ask(run._state, StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
                 if isinstance(exc, KeyboardInterrupt):
-                    _wait(run, run.ended)
+                    _wait(run.ended)
         raise
