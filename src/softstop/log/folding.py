@@ -6,11 +6,14 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from itertools import accumulate, chain, pairwise
-from typing import Any
+from itertools import accumulate, chain, groupby, pairwise
+from operator import attrgetter
+from typing import Any, Final, cast
 
 from ..events import Event, RunContent
 from ..usage import NO_USAGE, Tally
+
+written_at: Final = attrgetter("_at")
 
 
 class Region:
@@ -94,14 +97,12 @@ def last_seq(entry: Event | Region) -> int:
 def merge_within(events: list[Event], seconds: float, *, across: bool) -> list[Event]:
     """The events with adjacent content merged where it was written within so many seconds; `across` as of `Region`."""
     merged: list[Event] = []
-    stretch: list[RunContent] = []
-    for event in (*events, None):
-        content = event if type(event) is RunContent else None
-        if stretch and (content is None or content._at - stretch[0]._at > seconds):
-            merged += Region(stretch, across=across).merged(0) if len(stretch) > 1 else stretch
-            stretch = []
-        if content is not None:
-            stretch.append(content)
-        elif event is not None:
-            merged.append(event)
+    for kind, stretch in groupby(events, type):
+        adjacent = list(stretch)
+        while kind is RunContent and len(adjacent) > 1:
+            count = bisect_right(adjacent, adjacent[0]._at + seconds, key=written_at)  # a burst needs no look at each
+            texts = cast("list[RunContent]", adjacent[:count])
+            merged += Region(texts, across=across).merged(0) if count > 1 else texts
+            adjacent = adjacent[count:]
+        merged += adjacent
     return merged
