@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -71,34 +72,35 @@ class EventStreamResponse(Response, Generic[T]):
         with self._attended:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             send = scope.get("state", {}).get("send", send)  # past layers that only look for the start
-            await while_attended(receive, lambda scope: self._serve(send, scope))
+            await while_attended(receive, lambda tasks: self._serve(send, tasks))
 
-    async def _serve(self, send: Send, scope: anyio.CancelScope) -> None:
+    async def _serve(self, send: Send, tasks: TaskGroup) -> None:
         self._sent = asyncio.get_running_loop().time()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, send, tasks.cancel_scope, scope)
-            # in a task of its own: here each event would be awaited through all the layers of the web framework
-            tasks.start_soon(self._send, send, tasks.cancel_scope)
-        with anyio.move_on_after(self._patience):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        reading = anyio.CancelScope()
+        # in a task of its own: here each event would be awaited through all the layers of the web framework
+        tasks.start_soon(self._send, send, reading, tasks.cancel_scope)
+        await self._watch(send, reading, tasks.cancel_scope)
 
-    async def _send(self, send: Send, serving: anyio.CancelScope) -> None:
+    async def _send(self, send: Send, reading: anyio.CancelScope, scope: anyio.CancelScope) -> None:
         now = asyncio.get_running_loop().time
         first, frames, linger = self._first, self._frames, self._linger
-        async for page in self._pages:
-            chunk = frames(page)
-            if not chunk:
-                continue
-            if first:
-                chunk, first = first + chunk, b""
-            self._sending = now()
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            self._sent, self._sending = now(), None
-            if linger:
-                await asyncio.sleep(linger)
-        serving.cancel()
+        with reading:
+            async for page in self._pages:
+                chunk = frames(page)
+                if not chunk:
+                    continue
+                if first:
+                    chunk, first = first + chunk, b""
+                self._sending = now()
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._sent, self._sending = now(), None
+                if linger:
+                    await asyncio.sleep(linger)
+        self._sending = now()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        scope.cancel()
 
-    async def _watch(self, send: Send, serving: anyio.CancelScope, scope: anyio.CancelScope) -> None:
+    async def _watch(self, send: Send, reading: anyio.CancelScope, scope: anyio.CancelScope) -> None:
         """Break the silence, and the connection of a client that does not read."""
         now = asyncio.get_running_loop().time
         while True:
@@ -107,7 +109,7 @@ class EventStreamResponse(Response, Generic[T]):
                 if now() - self._sending >= self._patience:
                     self._drop(scope)
             elif self._over():
-                serving.cancel()
+                reading.cancel()
             elif now() - self._sent >= self._silence:
                 with anyio.move_on_after(self._patience) as late:
                     await send({"type": "http.response.body", "body": self._comment, "more_body": True})
@@ -133,7 +135,7 @@ class LateResponse(Response):
         """Answer one request."""
         response: Response | None = None
 
-        async def wait(_: anyio.CancelScope) -> None:
+        async def wait(_: TaskGroup) -> None:
             nonlocal response
             try:
                 response = await self._answer()
@@ -148,7 +150,7 @@ class LateResponse(Response):
             await response(scope, receive, send)
 
 
-async def while_attended(receive: Receive, work: Callable[[anyio.CancelScope], Awaitable[Any]]) -> Problem | None:
+async def while_attended(receive: Receive, work: Callable[[TaskGroup], Awaitable[Any]]) -> Problem | None:
     """Do some work until it is done, or the client has left or sends what is refused: that is returned."""
     refused: Problem | None = None
 
@@ -163,6 +165,6 @@ async def while_attended(receive: Receive, work: Callable[[anyio.CancelScope], A
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(until_gone)
-        await work(tasks.cancel_scope)
+        await work(tasks)
         tasks.cancel_scope.cancel()
     return refused

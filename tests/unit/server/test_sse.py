@@ -145,6 +145,17 @@ async def test_a_client_that_stops_reading_in_silence_is_dropped_as_well() -> No
     assert dropped["a"] == 1
 
 
+async def test_a_client_that_does_not_take_the_end_is_dropped_as_well() -> None:
+    client, dropped = Client(), Counter[str]()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"data: x\n\n"
+        client.slow = 1_000.0
+
+    assert 30 <= await served(client, chunks(), dropped=lambda: dropped.update(["a"])) < 32
+    assert (client.body, client.ended, dropped["a"]) == (b"data: x\n\n", False, 1)
+
+
 async def test_a_client_that_leaves_ends_the_response_at_once() -> None:
     client = Client()
 
