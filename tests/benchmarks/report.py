@@ -32,20 +32,26 @@ def heading(empty_loop: Sequence[float]) -> str:
     return f"Python {platform.python_version()}, an empty loop turn takes {turns} (10.5 where the goals were set)"
 
 
-def table(rows: Sequence[Row], loops: Sequence[float]) -> str:
-    """One line a number; `loop` is the calibration taken right before its group."""
+def table(rows: Sequence[Row], loops: Sequence[float], *, judged: bool) -> str:
+    """One line a number; `loop` is the calibration taken right before its group; `--quick` is not judged."""
     head = ("goal", "what", "measured", "asked", "reached", "loop ns", "")
     lines = [
-        (row.number, row.what, number(row.measured, row.unit), goal(row), REACHED[row.reached], f"{loop:.1f}", row.note)
+        (
+            row.number, row.what, number(row.measured, row.unit), goal(row),
+            REACHED[row.reached if judged else None], f"{loop:.1f}", row.note,
+        )
         for row, loop in zip(rows, loops, strict=True)
-    ]
+    ]  # fmt: skip
     widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
     shown = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in (head, *lines)
     ]
     asked = [row.reached for row in rows if row.goal is not None]
-    return "\n".join([heading(loops), *shown, f"{sum(map(bool, asked))} of {len(asked)} reached"])
+    total = f"{sum(map(bool, asked))} of {len(asked)} reached"
+    if not judged:
+        total = f"{len(asked)} goals measured, none judged: the numbers of --quick mean nothing"
+    return "\n".join([heading(loops), *shown, total])
 
 
 def markdown(rows: Sequence[Row], loops: Sequence[float]) -> str:
