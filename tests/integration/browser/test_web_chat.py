@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from kit.browser import MARKS, PATIENCE, Relay
 from kit.processes import SRC
 from kit.server import free_port, until_answers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.server,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium"),
-]
+pytestmark = MARKS
 
 APP = SRC.parent / "examples" / "web_chat" / "app.py"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-QUIET += ["--disable-background-networking", "--disable-component-update"]  # it asks for nothing beyond this machine
-PATIENCE = 30_000.0  # milliseconds
 SENTENCE = "Once upon a time there was a dragon. "
 LONG = "a " * 90 + "dragon"  # a story about it takes a quarter of a minute
 
@@ -48,57 +38,6 @@ def server() -> Iterator[httpx2.Client]:
     finally:
         process.terminate()
         process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
-
-
-class Relay:
-    """A network between browser and server whose connections can be cut."""
-
-    def __init__(self, server: tuple[str, int]) -> None:
-        self._server = server
-        self._open: list[socket.socket] = []
-        self._all: list[socket.socket] = []
-        self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> int:
-        """End all connections; new ones may come. Returns how many there have been."""
-        before = self.connections
-        while self._open:
-            with suppress(OSError):
-                self._open.pop().shutdown(socket.SHUT_RDWR)
-        return before
-
-    def close(self) -> None:
-        self.cut()
-        for each in (self._listener, *self._all):
-            each.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # it is closed
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._server)
-                self._open += [near, far]
-                self._all += [near, far]
-                self.connections += 1
-                for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):  # shut down and not closed: another thread may wait in it
-            while data := source.recv(65_536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture

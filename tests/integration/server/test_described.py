@@ -7,12 +7,12 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from jsonschema import Draft202012Validator
 
 from kit.server import app, events_of, read_until, serving
 from softstop import Agent, RunContext, Usage
 from softstop.events import parse_event
 
+jsonschema: Any = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 Json = Any
 DESCRIBED: Json = app().openapi()
 OPERATIONS = [(method, path) for path, methods in DESCRIBED["paths"].items() for method in methods]
@@ -41,7 +41,7 @@ def examples_of(operation: Json) -> Iterator[tuple[str, Json, Json]]:
 
 def faults_of(schema: Json, example: Json) -> list[str]:
     whole = {**schema, "components": DESCRIBED["components"]}
-    return [error.message for error in Draft202012Validator(whole).iter_errors(example)]
+    return [error.message for error in jsonschema.Draft202012Validator(whole).iter_errors(example)]
 
 
 @EACH
