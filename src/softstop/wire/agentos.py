@@ -218,6 +218,8 @@ def session(runs: Sequence[RunView]) -> dict[str, Any]:
     """A session as its runs tell, the newest first: what agno reads of one in lists and alone."""
     newest, oldest = runs[0].facts, runs[-1].facts
     kind = newest.source.kind
+    spent = [view.usage if view.output is None else view.output.total_usage for view in runs]
+    tokens = (sum(each.input_tokens for each in spent), sum(each.output_tokens for each in spent))
     return {
         "session_id": newest.session_id,
         "agent_session_id": newest.session_id,
@@ -227,6 +229,8 @@ def session(runs: Sequence[RunView]) -> dict[str, Any]:
         "user_id": newest.user_id,
         "created_at": int(oldest.created_at),
         "updated_at": int(newest.created_at),
+        "total_tokens": sum(tokens),
+        "metrics": {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)},
     }
 
 

@@ -93,13 +93,6 @@ def server() -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-def relay(server: httpx2.Client) -> Iterator[Relay]:
-    relay = Relay((server.base_url.host, server.base_url.port or 80))
-    yield relay
-    relay.close()
-
-
-@pytest.fixture
 def page(browser: sync_api.Browser, relay: Relay) -> Iterator[sync_api.Page]:
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)

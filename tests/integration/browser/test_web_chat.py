@@ -41,13 +41,6 @@ def server() -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-def relay(server: httpx2.Client) -> Iterator[Relay]:
-    relay = Relay((server.base_url.host, server.base_url.port or 80))
-    yield relay
-    relay.close()
-
-
-@pytest.fixture
 def page(browser: sync_api.Browser, server: httpx2.Client) -> Iterator[sync_api.Page]:
     """The chat as a visitor opens it; nothing may be printed to its console."""
     context = browser.new_context()

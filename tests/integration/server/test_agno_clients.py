@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from kit.server import AGENTS, app, events_of, frames_of, quick, read_until, serving, storyteller
-from softstop import Agent, RunContext, Team, Workflow
+from softstop import Agent, RunContext, Team, Usage, Workflow
 from softstop.ports import AdapterContext
 
 pytest.importorskip("agno")
@@ -46,7 +46,13 @@ async def sends(run: RunContext, message: object) -> None:
 BUYERS = {"agent": "buyer", "team": "buyers", "workflow": "purchase"}
 TEAMS = [TEAM, Team(members=[BUYER], body=sends, name="buyers")]
 WORKFLOWS = [FLOW, Workflow(steps=[Agent(quick, name="first"), BUYER], name="purchase")]
-SERVED = [*AGENTS, BUYER]
+
+
+async def paid(run: RunContext, message: object) -> None:
+    run.charge(Usage(input_tokens=5, output_tokens=2))
+
+
+SERVED = [*AGENTS, BUYER, Agent(paid, name="paid")]
 SLOW = {"agent": "story-teller", "team": "team", "workflow": "flow"}
 CANCELLED = {"agent": "RunCancelled", "team": "TeamRunCancelled", "workflow": "WorkflowCancelled"}
 PAUSED = {"agent": "RunPaused", "team": "TeamRunPaused", "workflow": "WorkflowPaused"}
@@ -184,6 +190,33 @@ async def test_sessions_are_listed_and_one_is_read_with_its_runs_in_short(kind: 
         assert previews[-1].run_id == run_id
         with pytest.raises(httpx.HTTPStatusError, match="404"):
             await os.get_session("nobody")
+
+
+async def test_what_no_run_tells_of_a_session_is_refused_with_the_reason_and_changes_nothing() -> None:
+    from agno.db.base import SessionType  # noqa: PLC0415
+
+    async with served() as client:
+        os = agentos(client)
+        await os.run_agent("paid", "go", session_id="s")
+        session = await os.get_session("s", session_type=SessionType.AGENT)
+        assert (session.total_tokens, session.metrics["output_tokens"]) == (7, 2)
+        for call in (
+            os.create_session(session_id="t", agent_id="quick"),
+            os.rename_session("s", "another name"),
+            os.update_session("s", session_state={"a": 1}),
+            os.delete_session("s"),
+            os.delete_sessions(["s"], [SessionType.AGENT]),
+        ):
+            with pytest.raises(httpx.HTTPStatusError) as refused:
+                await call
+            told = refused.value.response
+            assert (told.status_code, told.json()["code"]) == (405, "METHOD_NOT_ALLOWED")
+            assert told.headers["allow"] == ("" if told.url.path.endswith("/rename") else "GET")
+            assert "start a run with its session_id" in told.json()["detail"]
+        assert [each.session_id for each in (await os.get_sessions()).data] == ["s"]
+        assert await os.get_session("s") == session
+        with pytest.raises(httpx.HTTPStatusError, match="404"):
+            await os.get_session("s", session_type=SessionType.TEAM)
 
 
 async def leg_of(going: Any, *, stream: bool) -> tuple[list[str], Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError, field_validator, model_validator
+from starlette.exceptions import HTTPException
 
 from ...durable import RunView
 from ...events import Kind
@@ -29,6 +30,7 @@ from .examples import (
     RUN_ID,
     STOPPED,
     answers,
+    refusal,
 )
 from .legs import Continue, Leg, waiting_in
 
@@ -68,6 +70,10 @@ CONTENTS: Final = TypeAdapter(list[Content])
 OUTPUT: Final = agentos.run_output(STOPPED)
 SESSION: Final = agentos.session([STOPPED])
 META: Final = {"page": 1, "limit": 20, "total_count": 1, "total_pages": 1}
+FIXED: Final = (
+    "A session is the runs that name it, and is not made, renamed, changed or deleted by itself: start a run with its "
+    "session_id to begin it; it goes with the last of its runs that is kept"
+)
 UNDERSTOOD: Final = "of images, audio, videos and files, links (url) and base64 (content with mime_type) are understood"
 MEDIA: Final = {"images": "image", "audio": "audio", "videos": "video", "input_files": "document"}
 
@@ -186,12 +192,33 @@ async def sessions(service: Here, who: Who, asked: Annotated[ManySessions, Query
 
 
 @router.get("/sessions/{session_id}", responses=answers(SESSION))
-async def session(session_id: str, service: Here, who: Who, user_id: str | None = None) -> JSONResponse:
-    """A session, as its newest runs tell."""
-    found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=MOST_RUNS))
+async def session(
+    session_id: str, service: Here, who: Who, user_id: str | None = None, type: Kind | None = None
+) -> JSONResponse:
+    """A session, as its newest runs tell, or those of one kind."""
+    found = await service.find(who, RunQuery(user_id=user_id, session_id=session_id, limit=MOST_RUNS), type)
     if not found:
         raise Problem("NOT_FOUND", "Session not found")
     return JSONResponse(agentos.session(found))
+
+
+async def not_served(request: Request, who: Who) -> None:
+    """Sessions are what their runs tell: none is made, renamed, changed or deleted by itself (405)."""
+    allow(who, "runs:write")
+    raise HTTPException(405, FIXED, {"allow": "" if request.scope["route"].path.endswith("/rename") else "GET"})
+
+
+for _method, _path in (
+    ("POST", "/sessions"),
+    ("DELETE", "/sessions"),
+    ("PATCH", "/sessions/{session_id}"),
+    ("DELETE", "/sessions/{session_id}"),
+    ("POST", "/sessions/{session_id}/rename"),
+):
+    router.add_api_route(
+        _path, not_served, methods=[_method], status_code=405, response_class=Response,
+        responses={405: refusal("Not served", Problem("METHOD_NOT_ALLOWED", FIXED))},
+    )  # fmt: skip
 
 
 @router.get("/sessions/{session_id}/run-previews", responses=answers([agentos.run_preview(STOPPED)]))

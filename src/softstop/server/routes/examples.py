@@ -19,7 +19,7 @@ from ...usage import Usage
 from ...wire import agentos, contract, native, responses
 from ..gate import Caps
 from ..metrics import OutcomeOf, exposition
-from ..problems import problem_of
+from ..problems import Problem, problem_of
 from ..readers import Readers
 from .asked import audited
 
@@ -109,14 +109,13 @@ def answers(done: Any = None, *, begun: Any = None, stream: str | None = None) -
 
 
 NOTHING_LEFT: Final[Answers] = {204: {"description": "No event is left: a browser asks no more"}}
-REFUSED: Final[Answers] = {
-    "4XX": {
-        "description": "Refused, and why",
-        "content": {
-            "application/problem+json": {
-                "schema": {"type": "object"},
-                "example": from_json(bytes(problem_of(RunNotFound(RUN_ID)).response(TRACE_ID).body)),
-            }
-        },
-    }
-}
+
+
+def refusal(description: str, problem: Problem) -> dict[str, Any]:
+    """The description of an answer with a problem."""
+    body = from_json(bytes(problem.response(TRACE_ID).body))
+    content = {"application/problem+json": {"schema": {"type": "object"}, "example": body}}
+    return {"description": description, "content": content}
+
+
+REFUSED: Final[Answers] = {"4XX": refusal("Refused, and why", problem_of(RunNotFound(RUN_ID)))}
