@@ -1,5 +1,6 @@
 """T2: a step is a boundary of the body's own cancel scopes, too: none begins in one that is cancelled."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 
@@ -106,3 +107,24 @@ async def test_a_scope_that_is_cancelled_around_another_task_s_steps_is_no_bound
     run, _ = await one(body)
     assert run.status is RunStatus.completed
     assert [name for name, _ in statuses(run.output)].count("walk") == 4
+
+
+async def test_a_body_that_takes_its_interruption_back_is_refused_without_a_wait() -> None:
+    """As under a scope of its own that it leaves: nothing around it has still to be cancelled."""
+    refused: list[float] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await anyio.sleep(1_000)
+        except asyncio.CancelledError:
+            task.uncancel()
+        for _ in range(3):
+            try:
+                await run.boundary()
+            except asyncio.CancelledError:
+                refused.append(now())
+
+    await one(body, stop_at=2)
+    assert refused == [2, 2, 2]

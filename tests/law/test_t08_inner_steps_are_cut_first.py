@@ -6,9 +6,9 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.runs import deaf, now, one, statuses
+from kit.runs import at, deaf, now, one, statuses
 from kit.spawns import asyncio_group, gather
-from softstop import RunContext, RunStatus, StepTimeout, StopPolicy
+from softstop import Agent, RunContext, RunStatus, StepTimeout, StopPolicy, Supervisor
 
 POLICY = StopPolicy(abandon_after=8)
 
@@ -144,3 +144,32 @@ async def test_what_unwinds_as_the_first_of_several_was_cut_is_not_interrupted_o
     run, _ = await one(body, stop_at=3, mode="now", policy=POLICY)
     assert run.output is not None
     assert (run.output.content, now()) == ("in and around", 6)
+
+
+async def test_one_around_is_left_alone_if_the_run_was_ended_before_the_one_in_it() -> None:
+    told, tasks = list[float](), list[asyncio.Task[None]]()
+
+    async def body(run: RunContext, message: object) -> None:
+        async def inner() -> None:
+            async with run.step("inner"):
+                await deaf(20)
+
+        async def outer() -> None:
+            async with run.step("outer"):
+                await asyncio.wait([asyncio.create_task(inner())])  # noqa: TID251 - users do
+                await anyio.sleep(5)
+                told.append(now())
+
+        tasks.append(asyncio.create_task(outer()))  # noqa: TID251 - users do
+        await asyncio.sleep(0)
+
+    async with Supervisor(policy=StopPolicy(grace=0, abandon_after=60)) as supervisor:
+        run = supervisor.start(Agent(body))
+        await asyncio.sleep(0)
+        (task,) = supervisor.statistics().tasks
+        for seconds in (2, 3):
+            at(seconds, task.cancel)
+        output = await run.ended()
+        assert (now(), output.abandoned) == (3, ("outer", "inner"))
+        await asyncio.wait(tasks)
+    assert told == [25]

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import anyio
 import pytest
 
-from kit.runs import OtherThread, at, statuses
+from kit.runs import OtherThread, at, now, payer, statuses
 from kit.spawns import anyio_group, asyncio_group, gather
 from softstop import Agent, RunContext, RunStatus, StopCause, StopMode, Supervisor
 
@@ -56,3 +56,22 @@ async def test_a_stop_that_another_thread_requested_before_it_stays_the_only_one
         output = await run.ended()
     assert output.stop is not None
     assert (output.stop.cause, output.stop.reason, output.stop.mode) == (StopCause.user, "enough", StopMode.step)
+
+
+async def test_one_that_comes_while_a_run_waits_for_a_member_of_its_ended_body_cuts_that_member() -> None:
+    async def body(run: RunContext, message: object) -> str:
+        run.start_member(Agent(payer), "go")
+        await anyio.sleep(1)
+        return "done"
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        await anyio.sleep(3)
+        task = run._state.task
+        assert task is not None
+        task.cancel()
+        output = await run.ended()
+        assert now() == 3
+    assert statuses(output.members[0]) == [("pay", "unsettled")]
+    assert output.stop is not None
+    assert (output.stop.cause, output.stop.mode) == (StopCause.shutdown, StopMode.now)

@@ -256,7 +256,7 @@ class RunContext(SaysWhere):
             call_on(run.loop, partial(self.charge, usage, response_id=response_id, cumulative=cumulative))
             return
         step = step_around()
-        hold = step.hold if step is not None and step.work is run.work and step.is_open else None
+        hold = step.hold if step is not None and step.work is run.work else None
         try:
             checked = usage if isinstance(usage, Usage) else read_report(usage)
         except ValueError as error:

@@ -155,6 +155,7 @@ async def _wind_up_twice(run: RunState, how: Ending) -> KeyboardInterrupt | None
             stopping.stop_by_process(run)
     for client in run.clients or ():  # nobody waits for them any more
         client.give_up()
+    run.work.give_up()
     stopping.end(run, CANCEL)
     return interrupt
 

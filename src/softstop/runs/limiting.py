@@ -285,7 +285,7 @@ def stop_for(run: RunState, cause: StopCause, limit: LimitReached) -> None:
 def end_after_last_answer(run: RunState) -> None:
     """Stop a run that has given its last answer, by the limit that was reached."""
     run.record.refused = True
-    if run.allowance.last_answer_after is not None and run.record.stop is None and not run.record.ended:
+    if run.allowance.last_answer_after is not None and run.record.stop is None:
         stopping.request_stop(run, run.allowance.last_request())
 
 

@@ -182,8 +182,7 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
     """Move a run that has published its outcome to the ended ones, and admit the next."""
     run_id = run.run_id
     registry.remove(run_id)
-    if supervisor.runs.pop(run_id, None) is None:
-        return
+    del supervisor.runs[run_id]
     supervisor.ended.add(run)
     if not isinstance(run.outcome, RunCompleted):
         _tell_end(run)

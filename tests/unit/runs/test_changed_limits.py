@@ -260,3 +260,16 @@ async def test_a_timeout_that_is_lifted_leaves_no_time_to_count() -> None:
         run.limits.update(timeout=None)
         assert (run.facts.deadline, run.limits.now.timeout) == (None, None)
         run.cancel()
+
+
+async def test_an_idle_limit_that_was_lifted_holds_no_more_and_may_be_set_again() -> None:
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(idle_timeout=5))
+        await anyio.sleep(3)
+        run.limits.update(idle_timeout=None)
+        await anyio.sleep(30)
+        assert run.status is RunStatus.running
+        run.limits.update(idle_timeout=40)
+        with anyio.fail_after(100):
+            output = await run.ended()
+        assert (cause(output), now()) == (StopCause.idle, 40)
