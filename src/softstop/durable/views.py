@@ -20,8 +20,9 @@ from ..usage import NO_USAGE, Usage
 class RunView:
     """A run as it stands: its facts, status, usage and stop so far; `output` is None before its outcome.
 
-    Of a live run of another process they are as of its last stored event; its deadline does not count pauses out.
-    `members` are the ids of member runs, oldest first; in lists they are empty.
+    Of a live run of another process they are as of its last stored event; its deadline does not count pauses out. Of
+    one that has ended there the store keeps neither `started_at` nor `limits`. `members` are the ids of member runs,
+    oldest first; in lists they are empty.
     """
 
     facts: RunFacts

@@ -134,7 +134,7 @@ class RunContext(SaysWhere):
             self._run.messages = tuple(typed(messages, Sequence, "messages"))
 
     def write(self, text: str) -> None:
-        """Publish a piece of content. Never waits; empty text is no event.
+        """Publish a piece of content. Never waits; empty text is no event, and text after the outcome is dropped.
 
         Raises:
             MisuseError: It is not a string.
