@@ -107,7 +107,7 @@ class Gate:
             caller = self._caller(scope, headers)
             self._count(_address(scope) if caller is None else caller.user_id)
         except Problem as problem:
-            await problem.response(trace_id)(scope, receive, send)
+            await problem.response(scope)(scope, receive, send)
             return
         state["caller"] = caller
         await self._app(scope, self._capped(receive), traced)

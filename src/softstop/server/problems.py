@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -84,15 +85,18 @@ class Problem(Exception):
         self.code, self.detail, self.issues, self.facts = code, detail, issues, facts
         self.status = STATUS[code] if status is None else status
 
-    def response(self, trace_id: str) -> JSONResponse:
-        """The answer to a request with this trace; one that may be tried again says when."""
+    def response(self, scope: Scope) -> JSONResponse:
+        """The answer to a request, whose trace is in its state; one that may be tried again says when."""
+        trace_id: str = scope["state"]["trace_id"]
         retryable = self.status in RETRYABLE
         headers = {TRACE: trace_id} | ({"retry-after": "1"} if retryable else {})
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse(self._body(trace_id), self.status, headers, "application/problem+json; charset=utf-8")
+        return JSONResponse(
+            self._body(trace_id, scope["path"]), self.status, headers, "application/problem+json; charset=utf-8"
+        )
 
-    def _body(self, trace_id: str) -> dict[str, Any]:
+    def _body(self, trace_id: str, path: str) -> dict[str, Any]:
         words = self.code.replace("_", " ")
         category = CATEGORIES.get(self.status, "validation" if self.status < 500 else "internal")
         body: dict[str, Any] = {
@@ -101,6 +105,7 @@ class Problem(Exception):
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
+            "instance": quote(path[:1_000], errors="replace"),
             "category": category,
             "severity": "warning" if self.status < 500 else "error",
             "retryable": self.status in RETRYABLE,
@@ -113,11 +118,11 @@ class Problem(Exception):
 
 def answer_to(error: Exception, scope: Scope) -> JSONResponse:
     """The answer to a request that has failed so; where that is the server's fault, its log has the trace too."""
-    problem, trace_id = problem_of(error), scope["state"]["trace_id"]
+    problem = problem_of(error)
     if problem.code == "INTERNAL_ERROR":
         text = "the request with the trace %(trace_id)s failed with %(error_type)s"
-        tell("error", "server.failed", text, trace_id=trace_id, error_type=type(error).__name__)
-    return problem.response(trace_id)
+        tell("error", "server.failed", text, trace_id=scope["state"]["trace_id"], error_type=type(error).__name__)
+    return problem.response(scope)
 
 
 def problem_of(error: Exception) -> Problem:

@@ -33,7 +33,7 @@ RUN = (
 LISTED = "items:summaries total:int hasMore:bool"
 PROBLEM = (
     "type:str title:str status:int code:str detail:str category:str severity:str retryable:bool gqlCode:str "
-    "trace_id:str"
+    "trace_id:str instance:str"
 )
 STEPS = {"MESSAGE_CREATION", "TOOL_CALL", "TOOL_RESULT", "ERROR"}
 

@@ -286,6 +286,15 @@ async def test_a_reader_may_ask_for_some_kinds_of_events_and_always_gets_the_out
             assert "Nothing" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("path", ["/runs", "/agents/quick/runs"])
+@pytest.mark.parametrize("word", ["message", "input"])
+async def test_what_a_run_is_told_has_two_names_on_every_path(path: str, word: str) -> None:
+    async with serving(app()) as client:
+        named = {"agent": "quick"} if path == "/runs" else {}
+        told = await client.post(path, json={**named, word: "hi", "stream": False})
+        assert (told.status_code, told.json()["content"]) == (200, "said hi")
+
+
 async def test_probes_and_the_description_answer() -> None:
     async with serving(app()) as client:
         assert (await client.get("/healthz")).json() == {"status": "ok"}

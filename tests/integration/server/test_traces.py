@@ -23,15 +23,16 @@ NEW = re.compile("[0-9a-f]{32}")
 
 
 def trace_of(answer: httpx2.Response) -> str:
-    """The trace of an answer, in its header, and if it is a problem in that too."""
+    """The trace of an answer, in its header, and if it is a problem in that too, with the path that was asked for."""
     trace: str = answer.headers["x-trace-id"]
     assert NEW.fullmatch(trace)
     if answer.status_code >= 400:
-        assert answer.json()["trace_id"] == trace
+        asked = answer.request.url.raw_path.decode().partition("?")[0]
+        assert (answer.json()["trace_id"], answer.json()["instance"]) == (trace, asked)
     return trace
 
 
-@pytest.mark.parametrize("path", ["/runs", "/runs/nobody", "/nowhere", "/healthz", "/runs?status=done"])
+@pytest.mark.parametrize("path", ["/runs", "/runs/nobody", "/nowhere/%C3%A9%20", "/healthz", "/runs?status=done"])
 async def test_every_answer_has_the_trace_that_its_request_names_or_one_of_its_own(path: str) -> None:
     async with serving(app()) as client:
         for given in (GIVEN, f"cc-{TRACE}-00f067aa0ba902b7-01-later"):

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, Json, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from starlette.exceptions import HTTPException
 
 from ...durable import RunView
@@ -89,7 +99,7 @@ class AgentOSStart(Start):
     input_files: Medias = Field(default=[])
     files: list[tuple[str | None, bytes]] = Field(default=[], exclude=True)  # as parts of multipart/form-data
 
-    message: Any = Field()
+    message: Any = Field(validation_alias=AliasChoices("message", "input"))
     stream: bool = True
     metadata: dict[str, Any] | Json[dict[str, Any]] = Field(default={})
 

@@ -113,7 +113,8 @@ NOTHING_LEFT: Final[Answers] = {204: {"description": "No event is left: a browse
 
 def refusal(description: str, problem: Problem) -> dict[str, Any]:
     """The description of an answer with a problem."""
-    body = from_json(bytes(problem.response(TRACE_ID).body))
+    scope = {"path": f"/runs/{RUN_ID}/cancel", "state": {"trace_id": TRACE_ID}}
+    body = from_json(bytes(problem.response(scope).body))
     content = {"application/problem+json": {"schema": {"type": "object"}, "example": body}}
     return {"description": description, "content": content}
 
