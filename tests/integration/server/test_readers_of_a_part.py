@@ -130,6 +130,23 @@ async def test_the_feed_tells_of_the_runs_that_match_by_the_names_of_the_list(
         assert (run_id, run_id) in told or "member" in query
 
 
+async def test_what_is_there_of_the_feed_is_read_without_a_wait_for_more() -> None:
+    async with serving(app()) as client:
+        path = "/events?follow=false"
+        assert (await client.get(path)).status_code == 204
+        run_id = (await client.post("/runs", json={"agent": "quick"})).json()["run_id"]
+        answer = await client.get(path)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        frames = frames_of(answer.text)
+        assert {event["run_id"] for event in events_of(answer.text)} == {run_id}
+        assert [frames[0]["event"], frames[-1]["event"]] == ["RunStarted", "RunCompleted"]
+        rest = await client.get(path, headers={"last-event-id": frames[0]["id"]})
+        assert frames_of(rest.text) == frames[1:]
+        assert (await client.get(f"{path}&starting_after={frames[-1]['id']}")).status_code == 204
+        lost = await client.get(path, headers={"last-event-id": "0badc0de.1"})
+        assert [frame["event"] for frame in frames_of(lost.text)] == ["gap"]
+
+
 async def test_filters_of_the_feed_are_refused_as_those_of_the_list_and_show_nobody_s_runs() -> None:
     made = {name: ApiKey.new(name) for name in ("ann", "bob")}
     ann, bob = ({"authorization": f"Bearer {text}"} for text, _ in made.values())

@@ -280,7 +280,7 @@ async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
     return JSONResponse({"entries": to_jsonable_python(entries)})
 
 
-@router.get("/events", openapi_extra=TOKEN, response_class=Response, responses=answers(stream=FEED))
+@router.get("/events", openapi_extra=TOKEN, response_class=Response, responses=answers(stream=FEED) | NOTHING_LEFT)
 async def feed(
     request: Request,
     service: Here,
@@ -288,20 +288,27 @@ async def feed(
     which: Which,
     types: Types = None,
     starting_after: Annotated[str | None, Query(max_length=100)] = None,
+    follow: bool = True,
 ) -> Response:
     """The events of all runs that the caller may see, but their content, and `run.cancelled` once for each stopped one.
 
     With a store, those of runs of other processes too. With `types` those alone; the other filters are those of
     `GET /runs`, a member run is one of its own `kind` and `id`. Goes on after `Last-Event-ID` or `starting_after`,
     which is an id of this process; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
+    With `follow=false` what is there now, without such an id all that is kept; 204 if that is nothing.
     """
     names = names_of(types)
     allow(who, "runs:read")
     readers = f"feed/{who.user_id}"  # no run has such an id, and no user keeps others away
     service.readers.check(readers, who.user_id)
-    number, lost = service.feed.number(request.headers.get("last-event-id") or starting_after)
+    after = request.headers.get("last-event-id") or starting_after
+    number, lost = service.feed.number(after) if follow or after else (0, False)
+    chunks = _all_events(service, who, number, lost, names, which, follow)
+    if not follow:
+        told = b"".join([chunk async for chunk in chunks])
+        return Response(told, media_type="text/event-stream") if told else Response(status_code=204)
     return EventStreamResponse(
-        _all_events(service, who, number, lost, names, which),
+        chunks,
         bytes,
         service.readers.reading(readers, who.user_id),
         heartbeat=(native.HEARTBEAT, service.settings.heartbeat),
@@ -312,7 +319,13 @@ async def feed(
 
 
 async def _all_events(
-    service: Service, who: Caller, number: int, lost: bool, names: frozenset[bytes] | None, which: Filters
+    service: Service,
+    who: Caller,
+    number: int,
+    lost: bool,
+    names: frozenset[bytes] | None,
+    which: Filters,
+    follow: bool,
 ) -> AsyncIterator[bytes]:
     first = native.RETRY
     if lost:
@@ -328,6 +341,8 @@ async def _all_events(
         if chunk:
             yield first + chunk
             first = b""
+        if not follow:
+            return
         await service.feed.more(number)
 
 
