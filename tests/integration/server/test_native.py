@@ -179,6 +179,18 @@ async def test_many_runs_are_stopped_at_once_and_counted_first() -> None:
         assert (other in left, len(left.intersection(ids))) == (True, 1)
 
 
+async def test_runs_beyond_a_page_of_the_list_are_stopped_as_well() -> None:
+    async def waits(run: RunContext, message: object) -> None:
+        await anyio.sleep_forever()
+
+    made = app(settings=Settings(caps=Caps(runs=500)))
+    async with serving(made) as client:
+        for _ in range(120):
+            made.state.supervisor.start(Agent(waits), "go")
+        found = await client.post("/runs/cancel", json={"dry_run": True})
+        assert found.json()["matched"] == 120
+
+
 async def test_a_failed_run_is_told_without_what_the_log_alone_may_know() -> None:
     async with serving(app()) as client:
         told = (await client.post("/runs", json={"agent": "broken", "message": "hi"})).json()

@@ -67,6 +67,8 @@ async def test_each_leg_of_a_stream_goes_on_where_the_one_before_has_ended() -> 
         assert again[0]["status"] == "PAUSED"
         assert asked_for(again[-1]) == ["call-0", "call-1"]
         assert (await client.get(path)).json()["status"] == "PAUSED"
+        of_no_call = await client.post(f"{path}/continue", data={"requirements": '[{"confirmation": true}]'})
+        assert (of_no_call.status_code, of_no_call.json()["code"]) == (409, "NOT_WAITING")
         second = events_of((await continued(client, path, c1=True)).text)
         assert [asked_for(event) for event in second] == [["call-0"]], "the oldest call still waits"
         third = events_of((await continued(client, path, c0=False)).text)

@@ -287,6 +287,7 @@ async def test_pages_of_other_sites_may_not_call_unless_they_are_listed() -> Non
         assert (await client.get("/runs", headers={"sec-fetch-site": "cross-site"})).status_code == 403
         allowed = await client.get("/runs", headers={"origin": "https://app.example.com"})
         assert allowed.headers["access-control-allow-origin"] == "https://app.example.com"
+        assert allowed.headers["access-control-expose-headers"] == "x-run-id, location, x-trace-id"
         assert (await client.get("/runs", headers={"host": "evil.example"})).status_code == 401  # a rebound name
 
 

@@ -9,6 +9,7 @@ from kit.runs import now
 from kit.stores import batch, end, record
 from softstop import Agent, RunContext, RunStatus, StoreUnavailable, Supervisor
 from softstop.stores import MemoryStore, Page, Recording, Shelf
+from softstop.stores.following import KEPT, Tail
 
 
 class Counted(MemoryStore):
@@ -240,3 +241,16 @@ async def test_one_that_is_pages_behind_goes_on_at_once_and_skips_nothing_that_i
         await anyio.sleep(5)
         got += [event async for page in pages for event in page.events]
     assert [seq for seq, _ in got] == [*range(1, 1_483)]
+
+
+async def test_readers_share_the_newest_events_of_a_run_and_no_more_however_long_it_is() -> None:
+    async with played() as scene:
+        tail = Tail(scene.store, "r")
+        await tail.page(0)
+        reads, last = scene.store.reads, 3 * KEPT
+        for after in range(0, last, 100):
+            tail.ring(after, Page([(seq, b"{}") for seq in range(after + 1, after + 101)], False))
+        assert [seq for seq, _ in (await tail.page(last - 5)).events] == list(range(last - 4, last + 1))
+        assert (scene.store.reads - reads, len(tail._events)) == (0, KEPT)
+        await tail.page(0)
+        assert scene.store.reads == reads + 1, "who is further behind reads for itself"
