@@ -103,7 +103,7 @@ def run_sync(runnable: Runnable, message: object, options: RunOptions, parent: P
     started: list[Run] = []  # filled in the loop's thread, so that an exception at any moment finds the run
     with _caller_of(started):
         run = _start(runnable, message, options, run_around(parent), started)
-        return _wait(run.ended)
+        return wait(run.ended)
 
 
 def stream_sync(runnable: Runnable, message: object, options: RunOptions, parent: Parent) -> SyncEventStream:
@@ -133,7 +133,7 @@ class SyncEventStream:
         event = next(self._batch, None)
         if event is None:
             with _caller_of([self._run]):
-                self._batch = iter(_wait(self._stream.read))
+                self._batch = iter(wait(self._stream.read))
             event = next(self._batch, None)
         if event is None:
             raise StopIteration
@@ -154,7 +154,7 @@ class SyncEventStream:
         """Stop the run, if it has not ended, and wait for its end, which its policy bounds."""
         if not self._run.status.ended:
             stopping.ask(self._run._state, StopRequest(cause=StopCause.caller_gone, reason="its stream was closed"))
-            _wait(self._run.ended)
+            wait(self._run.ended)
 
 
 def _start(
@@ -189,7 +189,8 @@ def _start(
         raise
 
 
-def _wait(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def wait(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Do it on the portal's loop and wait for it in this thread; the test kit knows a thread that does so."""
     return portal.call(lambda _: work()).result()
 
 
@@ -207,5 +208,5 @@ def _caller_of(runs: list[Run]) -> Generator[None]:
             if not run.status.ended:
                 stopping.ask(run._state, StopRequest(cause=StopCause.caller_gone, reason="interrupted"))
                 if isinstance(exc, KeyboardInterrupt):
-                    _wait(run.ended)
+                    wait(run.ended)
         raise

@@ -19,6 +19,7 @@ from softstop.checks import seconds, typed, whole
 from softstop.errors import MisuseError
 
 from .errors import Deadlock
+from .threads import waits_for_a_run
 
 if TYPE_CHECKING:
     pass
@@ -42,6 +43,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     Worker threads (`anyio.to_thread`, `run_in_executor`) run for real: while one is busy the clock stands, for at most
     `patience` real seconds; then it goes on, since the thread may itself wait for something that a timer will do.
+    Where it waits in `agent.run` for a member of its run, the clock goes on at once.
     Threads of your own are invisible unless declared: `with loop.outside(): ...`.
 
     Args:
@@ -184,7 +186,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _has_work(self, thread: Any) -> bool:
         """Whether it is a worker thread of anyio's for this loop with work to do; anyio has no public way to ask."""
         queue = getattr(thread, "queue", None)
-        return getattr(thread, "loop", None) is self and bool(getattr(queue, "unfinished_tasks", None))
+        mine = getattr(thread, "loop", None) is self and bool(getattr(queue, "unfinished_tasks", None))
+        return mine and not waits_for_a_run(thread, self)
 
     def patience(self, *, sockets: bool) -> float:
         """Real seconds to wait now for threads and sockets before time goes on, or before it is a deadlock."""

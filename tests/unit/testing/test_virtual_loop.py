@@ -6,12 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
 
+from softstop import Agent, RunContext, Workflow
 from softstop.testing import Deadlock, VirtualLoop, run_virtual
 
 
@@ -111,6 +113,28 @@ def test_a_thread_that_waits_for_a_timer_does_not_hold_the_clock_for_ever() -> N
         return anyio.current_time()
 
     assert run_virtual(main, patience=0.05) == 30.0
+
+
+@pytest.mark.parametrize("parent", ["here", None])
+def test_a_thread_that_waits_for_a_member_of_its_run_does_not_hold_the_clock_but_for_another_run(parent: Any) -> None:
+    seconds = 5 if parent else 0.05  # virtual ones of a member, else real ones on the loop of plain threads
+
+    async def pay(run: RunContext, message: object) -> str:
+        async with run.step("pay"):
+            await anyio.sleep(seconds)
+        return "paid"
+
+    def delegate(run: RunContext, message: object) -> object:
+        return Agent(pay).run("go", parent=parent).value
+
+    async def main() -> tuple[object, float]:
+        asyncio.get_running_loop().call_later(60, int)  # something that the clock could jump to
+        output = await Workflow([delegate]).arun("go")
+        return output.value, anyio.current_time()
+
+    began = time.monotonic()
+    assert run_virtual(main, patience=40) == ("paid", seconds if parent else 0.0)
+    assert time.monotonic() - began < 30
 
 
 async def test_a_thread_may_call_back_into_the_loop() -> None:
