@@ -94,6 +94,20 @@ async def test_what_another_process_has_ended_counts_as_well(make: Make) -> None
         assert [seq for seq, _ in (await a.read("r2")).events] == [1]
 
 
+async def test_the_keys_of_runs_that_are_kept_still_name_them_and_those_of_others_name_none(make: Make) -> None:
+    store = make()
+    async with store.open("a", 10.0):
+        for number in range(6):
+            assert await store.create(record(f"r{number}"), f"key {number}") is None
+            await store.commit([end(f"r{number}", 0)])
+        await settled(store)
+        for number in range(2, 6):
+            taken = await store.create(record("again"), f"key {number}")
+            assert taken is not None
+            assert taken.run_id == f"r{number}"
+        assert await store.create(record("anew"), "key 0") is None
+
+
 @pytest.mark.parametrize("kind", STORES, ids=lambda kind: kind.__name__)
 async def test_what_is_too_old_is_dropped_while_nothing_happens_first_its_events_then_all_of_it(
     kind: Callable[..., Make], tmp_path: Path

@@ -43,6 +43,14 @@ async def quick(run: RunContext, message: object) -> str:
     return "done"
 
 
+async def test_a_recording_that_is_used_long_after_it_was_made_holds_no_step_up() -> None:
+    recording = Recording(MemoryStore(Shelf(clock=now)), lease=30.0, clock=now)
+    await anyio.sleep(DAY)
+    async with recording, Supervisor(recorder=recording) as supervisor:
+        assert (await supervisor.start(Agent(quick))).status is RunStatus.completed
+        assert now() == DAY
+
+
 async def test_an_idle_process_drops_the_events_of_runs_that_ended_long_ago() -> None:
     shelf = Shelf(clock=now, keep_logs_for=600.0)
     recording = Recording(MemoryStore(shelf), lease=30.0, clock=now)
