@@ -22,6 +22,7 @@ from . import planted_in_approvals as planted_in_approvals
 from . import planted_in_clean_up as planted_in_clean_up
 from . import planted_in_ledgers as planted_in_ledgers
 from . import planted_in_records as planted_in_records
+from . import planted_in_waits as planted_in_waits
 from .registry import GUARDS, MUTANTS, Mutant, Patch
 
 pytestmark = pytest.mark.explore
@@ -32,7 +33,9 @@ NEAR: dict[str, str | int] = {  # few scenes show these: which to play first, or
     "a_charge_beyond_its_hold_frees_more_than_was_held": "a tree of ledgers",
     "a_claim_does_not_see_what_others_hold": "one ledger for three branches",
     "a_claim_holds_no_money": "money for two of three branches",
+    "a_generator_is_cancelled_again_in_its_clean_up": "generators that keep a scope or a group open",
     "a_member_begins_after_the_stop": "a member nobody awaits",
+    "a_member_that_begins_below_a_stopping_run_is_not_stopped": "a member nobody awaits",
     "a_member_settles_with_those_above_it_at_its_end": "a tree of ledgers",
     "a_swallowed_cancel_completes_the_run": "refusals that are caught",
     "clean_up_has_no_peace": "sources beside steps in gather",
@@ -44,6 +47,7 @@ NEAR: dict[str, str | int] = {  # few scenes show these: which to play first, or
     "only_the_nearest_ledger_knows_of_a_claim": "one ledger for three branches",
     "source_is_not_closed": "sources beside steps in gather",
     "steps_are_cut_together_with_those_in_them": "clean-up in steps of groups in steps that are cut",
+    "the_cancels_of_a_pull_stay_in_its_task": "clean-up that awaits and takes steps",
     "the_cost_of_what_a_body_charges_is_lost": "a tree of ledgers",
     "timeouts_of_one_instant_fire_leaf_first": "a timeout of a lead and of its member at one instant",
     "usage_is_metered_twice": "one ledger for three branches",
