@@ -148,3 +148,25 @@ async def test_an_open_store_moves_what_it_commits_and_what_others_do(
         await store.commit([end("r", 100)])
         assert (await store.read("r", 100)).ended
     assert not path.with_name("runs.db-wal").exists(), "who closes it last leaves one file"
+
+
+async def test_the_log_of_an_open_store_shrinks_after_a_burst(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softstop.stores.sqlite.store.CHECKPOINTS", 0.01)
+    monkeypatch.setattr(schema, "LONG", 50)
+    store = SQLiteStore(path)
+    async with store.open("first", 0.3):  # whose beats are all that is written after the burst
+        await store.create(record("r"))
+        await store.commit([batch("r", 0, 200, TEXT)])
+        assert size_of_log(path) > 200 * len(TEXT)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(attend, store)
+            with anyio.fail_after(60):
+                while size_of_log(path) > 50 * schema.PAGE:
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+        assert len((await store.read("r")).events) == 200
+
+
+async def attend(store: SQLiteStore) -> None:
+    while True:
+        await store.attend()

@@ -184,15 +184,19 @@ async def _filters(
 Which = Annotated[Filters, Depends(_filters)]
 
 
-def said(model: type[BaseModel], example: dict[str, Any], *, forms: bool = False, optional: bool = False) -> Any:
-    """The description of a request's body for OpenAPI."""
+def said(
+    model: type[BaseModel], example: dict[str, Any], *, forms: bool = False, optional: bool = False, text: str = ""
+) -> Any:
+    """The description of a request's body for OpenAPI; `text` is the example of one that is no JSON."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     defs = schema.pop("$defs", {})
     schema = _inlined(schema, defs)
-    content = {"application/json": {"schema": schema, "example": example}}
+    content: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
     if forms:
         fields = {name: to_json(it).decode() if isinstance(it, list) else it for name, it in example.items()}
         content |= {kind: {"schema": schema, "example": fields} for kind in FORMS}
+    if text:
+        content |= {"text/plain": {"schema": {"type": "string"}, "example": text}}
     return {"requestBody": {"required": not optional, "content": content}}
 
 

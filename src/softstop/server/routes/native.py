@@ -138,7 +138,7 @@ async def get(run_id: str, service: Here, who: Who, select: Select = None) -> JS
 
 @router.post(
     "/runs/{run_id}/cancel",
-    openapi_extra=said(Stop, {"reason": "User requested", "mode": "step", "wait": 5}, optional=True),
+    openapi_extra=said(Stop, {"reason": "User requested", "mode": "step", "wait": 5}, optional=True, text=STOP_TOKEN),
     responses=answers(CANCELLED | {"run": RUN}, begun={"success": True, "status": "stopping", "run_id": RUN_ID}),
 )
 async def cancel(run_id: str, request: Request, service: Here) -> JSONResponse:
