@@ -198,10 +198,11 @@ async def test_an_answer_that_fails_while_it_is_waited_for_is_a_problem_with_its
         raise StoreUnavailable("full")
 
     client = Client()
-    scope = {"type": "http", "method": "GET", "state": {"trace_id": "0af7"}}
+    scope = {"type": "http", "method": "GET", "path": "/runs/r/wait", "state": {"trace_id": "0af7"}}
     await LateResponse(answer, nullcontext())(scope, client.receive, client.send)
     assert b'"STORE_UNAVAILABLE"' in client.body
     assert b'"trace_id":"0af7"' in client.body
+    assert b'"instance":"/runs/r/wait"' in client.body
 
 
 async def test_the_head_passes_all_layers_and_the_frames_those_that_have_to_see_them() -> None:
