@@ -63,7 +63,7 @@ class Runs:
         self._recording = None if recording is None else typed(recording, Recording, "recording")
         self._live = None if recording is None else LiveRuns(recording.store)
         self._encoded: WeakValueDictionary[str, Encoded] = WeakValueDictionary()
-        self._ids = TakenIds(None if recording is None else recording.store)
+        self._ids = TakenIds(supervisor, recording)
         self._audits = Audits()  # without a store
 
     async def start(
@@ -100,19 +100,19 @@ class Runs:
         spec = RunSpec.check(runnable, message, options)
         if self._supervisor.closed:
             raise SupervisorClosed
-        there = await self._ids.take(spec, key, wish)
-        if there is not None:
-            return await self.get(there)
-        try:
-            if admit is not None:
-                await admit(spec.run_id)
-            options["run_id"] = spec.run_id
-            run = self._supervisor.start(runnable, message, **options)
-        except BaseException:
-            with anyio.move_on_after(5, shield=True):
-                await self._ids.give_back(spec, key)
-            raise
-        return view(run)
+        with self._ids.starting(spec.run_id):
+            there = await self._ids.take(spec, key, wish)
+            if there is not None:
+                return await self.get(there)
+            try:
+                if admit is not None:
+                    await admit(spec.run_id)
+                options["run_id"] = spec.run_id
+                return view(self._supervisor.start(runnable, message, **options))
+            except BaseException:
+                with anyio.move_on_after(5, shield=True):
+                    await self._ids.give_back(spec, key)
+                raise
 
     async def _look_up_earlier(self, options: RunOptions) -> None:
         earlier = options.get("continue_from")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final
 
-from ..errors import KeyReused, RunIdTaken, StoreUnavailable
+from ..errors import KeyReused, RunIdTaken, RunNotFound, StoreUnavailable
 from ..runs.spec import RunSpec
-from ..stores import RunQuery, RunRecord, Store
+from ..stores import Recording, RunQuery, RunRecord, Store
 from ..stores.orphans import final_batch
+from ..supervisor.supervisor import Supervisor
 
 MOST_KEPT: Final = 10_000  # keys, without a store
 Taken = tuple[str, str | None]  # the id of a run, and the wish that it was started for
@@ -19,9 +20,14 @@ Taken = tuple[str, str | None]  # the id of a run, and the wish that it was star
 class TakenIds:
     """The ids and keys of one door."""
 
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
+    def __init__(self, supervisor: Supervisor, recording: Recording | None) -> None:
+        self._supervisor, self._recording = supervisor, recording
+        self._store = None if recording is None else recording.store
         self._keys: OrderedDict[tuple[str | None, str], Taken] = OrderedDict()  # without a store
+
+    def starting(self, run_id: str) -> AbstractContextManager[None]:
+        """Keep stops that come for a run, inside the block, in which its id is taken and it begins."""
+        return nullcontext() if self._recording is None else self._recording.early.starting(run_id)
 
     async def take(self, spec: RunSpec, key: str | None, wish: str | None) -> str | None:
         """Take the id, and the key; None, or the id of the run that was started with the key."""
@@ -40,9 +46,17 @@ class TakenIds:
             raise KeyReused(str(key))
         return taken[0]
 
-    @staticmethod
-    async def _take_in_store(store: Store, spec: RunSpec, key: str | None, mine: Taken) -> Taken:
+    def _is_here(self, run_id: str) -> bool:
+        """Whether this process has a run with the id that is live, or not stored to its end."""
+        with suppress(RunNotFound):
+            if not self._supervisor.get_run(run_id).status.ended:
+                return True
+        return self._recording is not None and self._recording.keeps(run_id)
+
+    async def _take_in_store(self, store: Store, spec: RunSpec, key: str | None, mine: Taken) -> Taken:
         """What has the id or the key now: `mine`, or the run that was there before."""
+        if self._is_here(spec.run_id) and not await store.find(RunQuery(run_id=spec.run_id)):
+            raise RunIdTaken(spec.run_id)  # by the program itself: the store does not know it yet
         source = spec.runnable.source
         record = RunRecord(
             spec.run_id,

@@ -30,6 +30,7 @@ from ..stops import StopCause, StopMode, StopRequest
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .checking import check_attached, check_messages, check_store
+from .early import EarlyStops
 from .following import NOTHING, Follow, Tail
 from .orphans import Orphans
 from .outputs import family_of, outputs_of, result_of
@@ -51,7 +52,6 @@ from .store import (
 )
 from .trying import Tries
 
-MOST_EARLY: Final = 1_000  # stops that came before their run
 HELD: Final = 1.5  # leases since the last sign of life in which runs are held: others wait for two
 SUPERSEDED: Final = StopRequest(
     cause=StopCause.superseded, mode=StopMode.now, reason="another owner has taken the run over"
@@ -113,7 +113,7 @@ class Recording:
         self._roots: dict[str, _Root] = {}  # live, or not stored to their end
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
         self._taken = 0.0  # loop time at which the last commit began
-        self._early: dict[str, StopRequest] = {}  # stops of runs that have not begun here
+        self.early = EarlyStops()
         self._news = asyncio.Event()  # for the pump
         self._tries = Tries()
         self._orphans = Orphans(store, self._tries, self._clock)
@@ -188,9 +188,13 @@ class Recording:
         root.unknown.append(record_of(run))
         if self._supervisor is not None:
             root.runs[run.run_id] = self._supervisor.get_run(run.run_id)
-        early = self._early.pop(run.run_id, None)
+        early = self.early.take(run.run_id)
         if early is not None:
             asyncio.get_running_loop().call_soon(self._request_stop, run.run_id, early)
+
+    def keeps(self, run_id: str) -> bool:
+        """Whether a root run of this process is not stored to its end."""
+        return run_id in self._roots
 
     def holds(self) -> bool:
         """See `softstop.ports.Recorder`. False in a process that wakes, until it knows what was taken from it."""
@@ -387,6 +391,4 @@ class Recording:
 
     def _request_stop(self, run_id: str, request: StopRequest) -> None:
         if self._supervisor is None or not self._supervisor.request_stop(run_id, request).status:
-            self._early[run_id] = request
-            if len(self._early) > MOST_EARLY:
-                del self._early[next(iter(self._early))]
+            self.early.keep(run_id, request)

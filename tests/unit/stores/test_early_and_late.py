@@ -1,46 +1,70 @@
 """Stops that come before their run, what is left of runs that another has taken, and ends that fail at first."""
 
+from contextlib import suppress
+
 import anyio
 import pytest
 
 from kit.runs import now, sleeper
 from kit.stores import Flaky, one, record, stored
 from softstop import Agent, RunCancelled, RunContext, RunStatus, RunSuperseded, StopCause, StopRequest, Supervisor
+from softstop.durable import Runs
 from softstop.stores import Batch, MemoryStore, Page, Recording, Shelf
 from softstop.stores.orphans import final_batch
-from softstop.stores.recording import MOST_EARLY
 
 
 async def quick(run: RunContext, message: object) -> str:
     return "done"
 
 
-async def stopped_early(store: MemoryStore, *run_ids: str) -> None:
-    """Stops for runs that have their ids and have not begun."""
-    for run_id in run_ids:
-        await store.create(record(run_id))
-        await store.request(run_id, StopRequest())
-    await anyio.sleep(0.1)
-
-
 async def test_a_stop_that_came_before_its_run_stops_no_later_run_that_has_the_id_again() -> None:
     store = MemoryStore(Shelf(keep_ended=1))
     async with Recording(store) as recording, Supervisor(recorder=recording, keep_ended=1) as supervisor:
-        await stopped_early(store, "r")
+        runs = Runs(supervisor, recording)
+
+        async def stopped_early(run_id: str) -> None:
+            await store.request(run_id, StopRequest())
+            await anyio.sleep(0.1)
+
+        async def refused(run_id: str) -> None:
+            await stopped_early(run_id)
+            raise InterruptedError
+
         status: list[RunStatus] = []
-        for run_id in ("r", "other", "another", "r"):
-            status.append((await supervisor.start(Agent(quick), run_id=run_id)).status)
+        for run_id, admit in (("r", stopped_early), ("other", None), ("r", refused), ("another", None), ("r", None)):
+            with suppress(InterruptedError):
+                await runs.start(Agent(quick), run_id=run_id, admit=admit)
+                status.append((await runs.ended(run_id)).status)
             await anyio.sleep(1)
     assert status == [RunStatus.cancelled, *[RunStatus.completed] * 3]
 
 
-async def test_stops_of_runs_that_never_begin_are_kept_up_to_a_number_the_newest_ones() -> None:
+async def test_a_stop_that_came_while_two_start_one_run_is_not_lost_with_the_first_that_gives_up() -> None:
     store = MemoryStore()
     async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
-        await stopped_early(store, *map(str, range(MOST_EARLY + 10)))
-        assert len(recording._early) == MOST_EARLY
-        status = {run_id: (await supervisor.start(Agent(quick), run_id=run_id)).status for run_id in ("9", "10")}
-    assert status == {"9": RunStatus.completed, "10": RunStatus.cancelled}
+        with recording.early.starting("r"):
+            with recording.early.starting("r"):
+                await store.create(record("r"))
+                await store.request("r", StopRequest())
+                await anyio.sleep(0.1)
+            run = await supervisor.start(Agent(quick), run_id="r")
+    assert run.status is RunStatus.cancelled
+
+
+async def test_a_stop_of_a_lost_run_that_is_ended_here_stops_no_later_run_that_has_its_id() -> None:
+    shelf = Shelf(keep_ended=1)
+    lost, store = MemoryStore(shelf), Unreadable(shelf)
+    async with lost.open("lost", 10.0):
+        await lost.create(record("damaged"))
+    async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+        await anyio.sleep(5)
+        await store.request("damaged", StopRequest())
+        await anyio.sleep(35)
+        status = [(await one(store, "damaged")).status]
+        for run_id in ("next", "damaged"):
+            status.append((await supervisor.start(Agent(quick), run_id=run_id)).status)
+            await anyio.sleep(1)
+    assert status == [RunStatus.cancelled, RunStatus.completed, RunStatus.completed]
 
 
 async def test_what_is_left_of_a_run_that_another_has_taken_waits_for_no_store() -> None:

@@ -1,0 +1,87 @@
+"""Ids that the program itself gives to runs, while `Runs` takes the same ones in the store."""
+
+from contextlib import AsyncExitStack
+
+import anyio
+import pytest
+
+from kit.durable import Two, teller
+from kit.stores import Flaky, one
+from softstop import Agent, RunContext, RunIdTaken, RunStatus, RunSuperseded, Supervisor
+from softstop.durable import Runs
+
+
+async def quick(run: RunContext, message: object) -> str:
+    return "done"
+
+
+@pytest.mark.parametrize("body", [teller, quick])
+@pytest.mark.parametrize("pause", [None, 0.01])
+async def test_a_start_by_the_program_that_is_not_stored_yet_keeps_its_id_and_its_user(
+    body: object, pause: float | None
+) -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        store = Flaky(two.shelf)
+        runs, supervisor = await two.open(store)
+        store.down = "busy"
+        run = supervisor.start(Agent(body), run_id="r", user_id="ann")  # type: ignore[arg-type]
+        if pause is not None:  # its first batch is being tried, the quick one has ended
+            await anyio.sleep(pause)
+        for key in (None, "k"):
+            with pytest.raises(RunIdTaken):
+                await runs.start(Agent(quick), run_id="r", user_id="bob", key=key)
+        store.down = None
+        assert (await run.ended()).status is RunStatus.completed
+        await anyio.sleep(5)
+        assert ((await one(store, "r")).status, (await one(store, "r")).user_id) == (RunStatus.completed, "ann")
+
+
+async def test_a_member_s_id_is_not_given_away_before_it_is_stored() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        store = Flaky(two.shelf)
+        runs, supervisor = await two.open(store)
+        refused: list[str] = []
+
+        async def lead(run: RunContext, message: object) -> object:
+            member = Agent(teller).arun(run_id="m")
+            try:
+                await runs.start(Agent(quick), run_id="m")
+            except RunIdTaken as error:
+                refused.append(error.run_id)
+            return (await member).status
+
+        output = await supervisor.start(Agent(lead), run_id="r")
+        assert (output.value, refused) == (RunStatus.completed, ["m"])
+        await runs.ended("r")
+        assert ((await one(store, "m")).root_run_id, (await one(store, "m")).status) == ("r", RunStatus.completed)
+
+
+async def test_a_run_that_is_started_again_with_its_key_before_it_is_stored_is_that_run() -> None:
+    async with AsyncExitStack() as stack:
+        runs, _ = await Two(stack).open()
+        views = [await runs.start(Agent(teller), run_id="r", user_id="ann", key="k") for _ in range(2)]
+        assert [view.facts.run_id for view in views] == ["r", "r"]
+        with pytest.raises(RunIdTaken):
+            await runs.start(Agent(teller), run_id="r", user_id="ann")
+
+
+async def test_an_id_that_was_taken_in_the_store_first_is_lost_to_a_run_of_the_program() -> None:
+    async with AsyncExitStack() as stack:
+        runs, supervisor = await Two(stack).open()
+
+        async def meanwhile(run_id: str) -> None:
+            supervisor.start(Agent(teller), run_id=run_id, user_id="ann")
+
+        with pytest.raises(RunIdTaken):
+            await runs.start(Agent(teller), run_id="r", user_id="bob", admit=meanwhile)
+        with pytest.raises(RunSuperseded):
+            await supervisor.get_run("r").ended()
+
+
+async def test_without_a_store_a_key_gives_the_live_run_that_it_was_used_for() -> None:
+    async with Supervisor() as supervisor:
+        runs = Runs(supervisor)
+        views = [await runs.start(Agent(teller), run_id="r", key="k") for _ in range(2)]
+        assert [view.facts.run_id for view in views] == ["r", "r"]
