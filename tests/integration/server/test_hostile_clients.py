@@ -172,6 +172,8 @@ async def test_keys_and_sessions_of_another_user_are_one_s_own() -> None:
         assert ids["ann"] != ids["bob"]
         for path in ("/sessions/s/runs", "/sessions/s/run-previews", "/agents/quick/runs?session_id=s"):
             assert [run["run_id"] for run in (await client.get(path, headers=KEYS["bob"])).json()] == [ids["bob"]]
+        (preview,) = (await client.get("/sessions/s/run-previews", headers=KEYS["bob"])).json()
+        assert preview["content_preview"] == "said x"
         for query in ("session_id=s", "user_id=bob", f"cursor={ids['ann']}&session_id=s"):
             runs = (await client.get(f"/runs?{query}", headers=KEYS["bob"])).json()["runs"]
             assert {run["user_id"] for run in runs} <= {"bob"}

@@ -63,6 +63,18 @@ async def spender(run: RunContext, message: object) -> None:
         await run.member(Agent(teller), "go", run_id="member", limits=Limits(timeout=50))
 
 
+async def test_a_member_of_a_run_of_another_process_is_due_when_the_run_above_it_is() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (there, supervisor) = await two.open(), await two.open()
+        run = await started(there, supervisor, Agent(spender), "go", run_id="r", limits=Limits(timeout=40))
+        await anyio.sleep(1.5)
+        started_at = run.facts.started_at
+        assert started_at is not None
+        assert (await here.get("member")).facts.deadline == started_at + 40
+        run.cancel(mode="now")
+
+
 async def test_a_live_run_of_another_process_shows_its_usage_its_open_steps_and_its_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

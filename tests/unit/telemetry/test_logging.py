@@ -93,6 +93,7 @@ async def test_a_run_that_lends_its_slot_says_to_whom_and_one_that_waited_too_lo
     assert (lent["run_id"], lent["to"]) == ("lead", "leaf")
     [late] = [line for line in at_info(lines) if line["run_id"] == "late"]
     assert (late["event"], late["status"], late["cause"]) == ("run.ended", "cancelled", "timeout")
+    assert "cost_nano_usd" not in late, "nothing that had a price was charged"
 
 
 async def test_a_run_writes_two_lines_its_start_and_its_end_with_totals(lines: list[Line]) -> None:

@@ -8,7 +8,7 @@ from pydantic_core import from_json
 from softstop import Agent, Event, RunContext, Supervisor
 from softstop.ports import AdapterContext
 from softstop.stores import Page
-from softstop.wire.agentos import paused, waiting
+from softstop.wire.agentos import Wire, paused, waiting
 from softstop.wire.contract import run_steps
 from softstop.wire.shown import shown_page, types_of
 
@@ -40,7 +40,24 @@ async def test_the_steps_of_a_run_are_its_own_and_not_those_of_its_members() -> 
         await run.member(Agent(inner), None)
 
     events = await told(body)
-    assert [(step["id"], step["status"]) for step in run_steps("r", events)] == [("r.1", "COMPLETED")]
+    assert [(step["id"], step["status"], step["tokensUsed"]) for step in run_steps("r", events)] == [
+        ("r.1", "COMPLETED", 0)
+    ]
+
+
+async def test_agno_s_clients_are_told_the_model_of_each_request() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with AdapterContext(run).atomic_model_request("a-model"):
+            pass
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        events = [event async for event in run.events()]
+    frames = Wire(run.facts)(Page([(event.seq, event.to_json()) for event in events], ended=True)).split(b"\n\n")
+    told = [from_json(frame.partition(b"data: ")[2]) for frame in frames if b"ModelRequest" in frame]
+    assert [(each["event"], each["model"]) for each in told] == [
+        ("ModelRequestStarted", "a-model"), ("ModelRequestCompleted", "a-model"),
+    ]  # fmt: skip
 
 
 async def test_a_stop_of_one_member_takes_back_its_own_question_and_not_that_of_another() -> None:
