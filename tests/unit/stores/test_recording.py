@@ -248,10 +248,11 @@ async def test_a_stop_that_comes_before_its_run_keeps_the_body_from_running() ->
     store = MemoryStore()
     async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
         record = RunRecord("r", "r", None, Agent(sleeper).source, None, None, {}, 0.0)
-        assert await store.create(record) is None
-        await store.request("r", StopRequest(reason="never mind", requested_at=1.0))
-        await anyio.sleep(0.1)
-        run = supervisor.start(Agent(must_not_begin), run_id="r")
+        with recording.early.starting("r"):
+            assert await store.create(record) is None
+            await store.request("r", StopRequest(reason="never mind", requested_at=1.0))
+            await anyio.sleep(0.1)
+            run = supervisor.start(Agent(must_not_begin), run_id="r")
         output = await run
         assert (output.status, output.stop and output.stop.reason) == (RunStatus.cancelled, "never mind")
         assert supervisor.statistics().running == 0, "its slot is free"
