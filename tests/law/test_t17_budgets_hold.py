@@ -65,8 +65,16 @@ async def test_a_reservation_that_can_never_fit_is_refused_at_once_as_a_stop() -
     assert output.stop.cause is StopCause.token_budget
     assert output.stop.limit is not None
     assert output.stop.limit.holder == "team"
+    assert output.stop.reason == "tokens of team: 0 of 1,000 used; the next step reserves more than is left"
     assert output.steps == ()
     assert now() == 0
+
+
+async def test_the_reason_speaks_of_a_reservation_only_where_something_is_left() -> None:
+    budget = Budget(tokens=1_000, name="team")
+    _, full = await outputs_of(spending(1_000, 1_000), spending(300, 1), budget=budget)
+    assert full.stop is not None
+    assert full.stop.reason == "tokens of team: 1,000 of 1,000 used"
 
 
 async def test_a_wait_for_room_ends_as_a_refusal_as_soon_as_no_room_can_come() -> None:

@@ -24,15 +24,21 @@ KEPT_BACK: Final = 0.1  # share of tokens and money that `on_exhausted="wrap_up"
 
 
 class Exhausted(NamedTuple):
-    """A ledger that is used up, and in which unit."""
+    """A ledger that is used up, or too much so for what a step would reserve, and in which unit."""
 
     ledger: Ledger
     unit: Unit
+    reserving: bool = False
 
     @property
     def facts(self) -> LimitReached:
         """The limit as it stands now."""
         return self.ledger.facts(self.unit)
+
+    def reason(self, facts: LimitReached) -> str:
+        """What to say of these facts."""
+        short = self.reserving and facts.used < facts.limit
+        return f"{facts}; the next step reserves more than is left" if short else str(facts)
 
     @property
     def cause(self) -> StopCause:

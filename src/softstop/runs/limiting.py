@@ -135,10 +135,10 @@ async def reserve(run: RunState, fit: Fit) -> Hold:
         claim = await _claim(run, fit)
         hold = claim.hold
         if claim.refused_by is not None:
-            exhausted = Exhausted(*claim.refused_by)
+            exhausted = Exhausted(*claim.refused_by, reserving=True)
             if gate.inside(run):
                 if not reach(run, exhausted):
-                    raise BudgetExceeded(run.run_id, exhausted.cause.value, str(exhausted.facts))
+                    raise BudgetExceeded(run.run_id, exhausted.cause.value, exhausted.reason(exhausted.facts))
                 await gate.wait_while_paused(run)
             else:
                 await do_without(run, exhausted)
@@ -249,10 +249,10 @@ def reach(run: RunState, exhausted: Exhausted) -> bool:
         return False
     if not run.record.requested and exhausted.ledger is run.allowance.own and _can_go_on(run, exhausted):
         for member in reversed(below if run.paused_by else ()):  # started, or resumed on its own, in that pause
-            pausing.pause(member, str(exhausted.facts), by=pausing.PARENT)
+            pausing.pause(member, exhausted.reason(exhausted.facts), by=pausing.PARENT)
         return True
     facts = exhausted.facts
-    stopping.request_stop(run, StopRequest(cause=exhausted.cause, reason=str(facts), limit=facts))
+    stopping.request_stop(run, StopRequest(cause=exhausted.cause, reason=exhausted.reason(facts), limit=facts))
     return False
 
 
@@ -269,7 +269,7 @@ def _can_go_on(run: RunState, exhausted: Exhausted) -> bool:
     """Pause or wrap up a run that has used up a limit of its own; False if its limit says neither."""
     allowance = run.allowance
     if allowance.limits.on_exhausted == "pause":
-        pausing.pause(run, str(exhausted.facts), by=pausing.LIMIT)
+        pausing.pause(run, exhausted.reason(exhausted.facts), by=pausing.LIMIT)
         return True
     if allowance.gives_last_answer and exhausted.ledger.keeps_back(exhausted.unit):  # the reserve is not for members
         _begin_last_answer(run, exhausted)
