@@ -143,7 +143,7 @@ class Recording:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leaving = True
-        self._dirty |= self._roots
+        self._dirty |= self._roots  # what was written in this turn is told in the next
         self._news.set()
         with anyio.CancelScope(shield=True):  # bounded by `last`
             await asyncio.wait(self._tasks[:1], timeout=self._last)

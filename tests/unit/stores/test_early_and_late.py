@@ -130,3 +130,15 @@ async def test_members_that_were_never_begun_end_before_those_above_them() -> No
         await store.commit([Batch("root", 0, 0, runs=[record("m", "root"), record("below", "m", "root")])])
         words = await final_batch(store, await one(store, "root"), 5.0)
     assert list(words.outcomes) == ["below", "m", "root"]
+
+
+async def test_what_was_written_right_before_the_recording_is_left_is_stored_although_a_commit_ends_then() -> None:
+    store, gate = Flaky(), anyio.Event()
+    async with Recording(store) as recording:
+        supervisor = Supervisor(recorder=recording)
+        store.after_commit = gate.wait
+        run = supervisor.start(Agent(sleeper), run_id="r")
+        await anyio.sleep(1)  # its beginning is being stored
+        gate.set()
+        run.cancel()
+    assert (await one(store, "r")).status is RunStatus.cancelled
