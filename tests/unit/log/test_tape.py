@@ -100,6 +100,9 @@ def test_content_is_merged_only_where_it_was_written_within_the_given_time() -> 
     writer.emit(RunStarted())
     writer.write("y")
     assert seqs(tape.take(within=2.0)) == [7, 8, 9], "nothing is merged over another event"
+    for _ in range(5):
+        writer.write("z")
+    assert seqs(tape.take(within=1.0)) == [11, 13, 14], "two are merged, one alone stays"
 
 
 async def test_a_watch_calls_once_with_the_first_new_event_and_at_once_if_there_is_one() -> None:
