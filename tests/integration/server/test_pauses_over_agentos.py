@@ -150,3 +150,12 @@ async def test_a_run_that_has_paused_is_continued_through_another_process_on_the
         legs = [event for event in (*first, *second, *third) if event["event"] != "RunPaused"]
         assert legs[-1]["content"] == "may I? 0:True 1:True done"
         assert "".join(event["content"] for event in legs if event["event"] == "RunContent") == legs[-1]["content"]
+
+
+async def test_a_run_is_found_below_the_id_and_the_name_of_its_agent_and_below_no_other() -> None:
+    async with serving(app()) as client:
+        path, _ = await started(client, "story-teller")
+        run_id = path.rpartition("/")[2]
+        for agent, status in (("story-teller", 200), ("Story Teller", 200), ("quick", 404)):
+            assert (await client.get(f"/agents/{agent}/runs/{run_id}")).status_code == status, agent
+        assert (await client.get(f"/workflows/story-teller/runs/{run_id}")).status_code == 404

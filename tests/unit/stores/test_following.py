@@ -251,6 +251,7 @@ async def test_readers_share_the_newest_events_of_a_run_and_no_more_however_long
         for after in range(0, last, 100):
             tail.ring(after, Page([(seq, b"{}") for seq in range(after + 1, after + 101)], False))
         assert [seq for seq, _ in (await tail.page(last - 5)).events] == list(range(last - 4, last + 1))
+        assert len((await tail.page(last - KEPT)).events) == KEPT
         assert (scene.store.reads - reads, len(tail._events)) == (0, KEPT)
         await tail.page(0)
         assert scene.store.reads == reads + 1, "who is further behind reads for itself"
