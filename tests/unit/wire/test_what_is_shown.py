@@ -5,10 +5,12 @@ from typing import Any
 import anyio
 from pydantic_core import from_json
 
+from kit.runs import now
 from softstop import Agent, Event, RunContext, Supervisor
+from softstop.durable import Runs
 from softstop.ports import AdapterContext
-from softstop.stores import Page
-from softstop.wire.agentos import Wire, paused, waiting
+from softstop.stores import Page, RunQuery
+from softstop.wire.agentos import Wire, paused, session, waiting
 from softstop.wire.contract import run_steps
 from softstop.wire.shown import shown_page, types_of
 
@@ -100,3 +102,17 @@ async def test_a_question_of_the_run_itself_is_none_of_a_member() -> None:
 
 def test_a_line_that_begins_with_no_type_is_shown_by_none_of_its_words() -> None:
     assert types_of(["ValueError: a secret", "a.b.Error", "a secret cause"]) == ("ValueError", "a.b.Error", "error")
+
+
+async def test_a_session_is_as_old_as_its_oldest_run_and_as_new_as_its_newest() -> None:
+    async def quick(run: RunContext, message: object) -> None:
+        pass
+
+    async with Supervisor(clock=now) as supervisor:
+        runs = Runs(supervisor)
+        for seconds in (2, 3):
+            await anyio.sleep(seconds)
+            await runs.start(Agent(quick), None, session_id="s")
+            await anyio.sleep(0.5)
+        told = session(await runs.find(RunQuery(session_id="s")))
+    assert (told["created_at"], told["updated_at"]) == (2, 5)
