@@ -125,7 +125,7 @@ class EventsExpired(SoftstopError):
 
 
 class RunSuperseded(SoftstopError):
-    """Another owner has taken the run over, since this one seemed to be gone; raised where a local outcome is read.
+    """Another owner has the run in the store: it took it over, or the id was taken; raised where an outcome is read.
 
     What this process knows of the run's end is not what happened: its events and its one outcome are in the store.
     """
@@ -135,7 +135,8 @@ class RunSuperseded(SoftstopError):
         super().__init__(run_id)
 
     def __str__(self) -> str:
-        return f"run {self.run_id!r} was taken over by another owner; read how it went on from the store"
+        run = f"run {self.run_id!r}"
+        return f"{run} was taken over by another owner, or another run had its id; read how it went on from the store"
 
 
 class RunStopped(SoftstopError):

@@ -337,7 +337,9 @@ class Recording:
     def _fence(self, root: _Root) -> None:
         if not root.fenced:
             root.fenced = True
-            if self._supervisor is not None:
+            if root.ended:
+                tell("error", "store.fenced", "run %(run_id)s is not kept: another has its id", run_id=root.run_id)
+            elif self._supervisor is not None:
                 self._supervisor.request_stop(root.run_id, SUPERSEDED)
 
     def _leave(self, root: _Root) -> None:

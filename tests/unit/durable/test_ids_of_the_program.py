@@ -85,3 +85,17 @@ async def test_without_a_store_a_key_gives_the_live_run_that_it_was_used_for() -
         runs = Runs(supervisor)
         views = [await runs.start(Agent(teller), run_id="r", key="k") for _ in range(2)]
         assert [view.facts.run_id for view in views] == ["r", "r"]
+
+
+async def test_a_run_that_has_ended_before_its_id_is_found_taken_is_told_as_not_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (here, _), (_, supervisor) = await two.open(), await two.open()
+        await here.start(Agent(quick), run_id="r", user_id="ann")
+        await here.ended("r")
+        assert (await supervisor.start(Agent(quick), run_id="r", user_id="bob")).status is RunStatus.completed
+        await anyio.sleep(5)
+        assert (await here.get("r")).facts.user_id == "ann"
+    assert [record.getMessage() for record in caplog.records] == ["run r is not kept: another has its id"]
