@@ -11,7 +11,7 @@ import pytest
 from pydantic_ai import ModelRetry, Tool
 
 from kit.scripts import THEN_DONE, Script, answers, call, look
-from softstop import Agent, RunContext, RunStatus, ToolCallCompleted
+from softstop import Agent, Limits, RunContext, RunStatus, ToolCallCompleted, Usage
 
 
 class GroupsEnd(BaseException):
@@ -240,3 +240,16 @@ async def test_a_sync_tool_that_returns_an_awaitable_is_awaited_in_its_call() ->
     output = await Agent(model=script.model, tools=[find]).arun("go")
     assert script.answers() == [("success", "find", "sea!")]
     assert output.status is RunStatus.completed
+
+
+async def test_a_call_whose_own_step_has_no_room_is_not_told_as_one_that_was_not_run() -> None:
+    """It has begun, and may have done something before."""
+
+    async def dear(run: RunContext) -> None:
+        async with run.step("ask", reserve=Usage(output_tokens=1_000_000)):
+            raise NotImplementedError
+
+    script = Script([call("dear")], THEN_DONE)
+    output = await Agent(model=script.model, tools=[dear], limits=Limits(tokens=100_000)).arun("go")
+    [(outcome, _, told)] = answers(output.messages)
+    assert (outcome, told.partition(":")[0]) == ("failed", "BudgetExceeded")
