@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -89,6 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if unstable:
         raise pytest.UsageError(f"give this parameter an id that is the same in every process: {unstable[0]}")
     items[:] = _spread(items)
+    gc.freeze()  # modules and tests stay to the end: what walks them on each full collection finds nothing
 
 
 def _spread(items: list[pytest.Item]) -> list[pytest.Item]:

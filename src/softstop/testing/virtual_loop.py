@@ -13,16 +13,14 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
+from weakref import WeakSet
 
 from softstop.checks import seconds, typed, whole
 from softstop.errors import MisuseError
 
 from .errors import Deadlock
 from .threads import waits_for_a_run
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 EPOCH: Final = 1_750_000_000.0  # what `wall()` says at virtual time 0
@@ -83,6 +81,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         private._clock_resolution = 1e-9
         private._ready = _Ready(self)
         self._tasks_made = self._timers_made = 0
+        self._tasks = WeakSet[asyncio.Task[Any]]()
 
     def __repr__(self) -> str:
         return f"<VirtualLoop time={self._now:.9g} turns={self._turns}>"
@@ -137,7 +136,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self.get_task_factory() is not None:
             return super().create_task(coro, **options)
         self._tasks_made += 1
-        return _NumberedTask(self._tasks_made, coro, loop=self, **options)
+        task = _NumberedTask(self._tasks_made, coro, loop=self, **options)
+        self._tasks.add(task)
+        return task
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -161,6 +162,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """End the threads of `run_in_executor`."""
         with self.outside():
             await super().shutdown_default_executor(*args, **options)
+
+    def close(self) -> None:
+        """Close it, and have asyncio forget its tasks that have ended.
+
+        It would keep them until garbage is collected, those of hundreds of loops, and walk them all whenever it lists
+        a loop's tasks, or those of one number whenever it registers one more.
+        """
+        super().close()
+        for task in self._tasks:
+            if task.done():
+                asyncio._unregister_task(task)
 
     # -- for the selector ----------------------------------------------------------------------------------------
 
@@ -272,9 +284,20 @@ class _VirtualSelector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._registered = 0
+
+    def register(self, *args: Any, **options: Any) -> selectors.SelectorKey:
+        key = super().register(*args, **options)
+        self._registered += 1
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        key = super().unregister(fileobj)
+        self._registered -= 1
+        return key
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        loop, sockets = self._loop, len(self.get_map()) > 1  # the one is the loop's own, for other threads
+        loop, sockets = self._loop, self._registered > 1  # the one is the loop's own, for other threads
         loop.begin_turn()
         if timeout is not None and timeout <= 0:
             return super().select(0) if sockets else []

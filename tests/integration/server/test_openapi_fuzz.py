@@ -3,13 +3,13 @@
 Requests are made up by schemathesis from the server's own description, some with ids of runs that are there.
 """
 
-import os
 import time
 from contextlib import suppress
 from typing import Any
 
 import httpx2
 import pytest
+from explore.scale import FACTOR
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
@@ -41,7 +41,7 @@ app = create_app(agents=[agent, Agent(waits, name="waits")], teams=[Team(members
     workflows=[Workflow(steps=[agent], name="known")], dev=True)
 serve(app, port=int(sys.argv[1]))
 """
-EXAMPLES = 3 * int(float(os.environ.get("SOFTSTOP_EXPLORE", "1")) + 0.5)  # requests of each kind to each route
+EXAMPLES = 9 if FACTOR >= 1 else 3  # requests of each kind to each route
 KNOWN = {"agent": "known", "agentId": "known", "model": "known", "id": "known"}
 SECONDS = 0.5  # a stream that is quiet so long has done its part
 

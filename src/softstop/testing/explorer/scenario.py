@@ -1,7 +1,4 @@
-"""One scenario under one schedule, on a loop of its own: injects the stops and records all that can be observed.
-
-Judges nothing; the trace goes to the law.
-"""
+"""One scenario under one schedule, on a loop of its own: injects stops, records what can be seen. Judges nothing."""
 
 from __future__ import annotations
 
@@ -92,6 +89,8 @@ class Scenario:
             self._recorder.on_event = self._recorder.on_mark = None
             self._clear_away()
             loop.close()
+            for task in self._harness:
+                asyncio._unregister_task(task)
         self.trace.calls = tuple(self._changed)
         self.trace.spun = loop.spun
         self.trace.events, self.trace.marks = self._recorder.events, self._recorder.marks
@@ -326,13 +325,17 @@ class Scenario:
         await _turns(len(trace.late) * 4, lambda: not all(task.done() for task in stay))
         if stayed := [task for task in stay if not task.done()]:
             trace.stuck = f"readers, callers or waiters of the run never ended: {stayed}"
-        self._cleared = not left and not stayed
+        if not left and not stayed:
+            await self._loop.shutdown_asyncgens()
+            self._cleared = True
 
     def _clear_away(self) -> None:
         """End whatever is still there, so that the next schedule starts from nothing."""
+        if self._cleared:
+            return
         self._loop.allow(MOST_TURNS)
         try:
-            for _ in range(0 if self._cleared else SETTLE):
+            for _ in range(SETTLE):
                 left = asyncio.all_tasks(self._loop)
                 if not left:
                     break

@@ -122,7 +122,8 @@ class _RunUse:
 
     def changed(self) -> bool:
         """Whether it has got a member or a ledger."""
-        return len(self.run.members) != self._members or self.run.limits.ledgers is not self._chain
+        state = self.run._state  # its properties would make a handle each, at every entry of the story
+        return len(state.members or ()) != self._members or state.allowance.chain is not self._chain
 
     def take_stock(self, ledgers: list[_LedgerState]) -> None:
         """From now on it draws on these."""

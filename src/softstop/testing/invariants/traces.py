@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from operator import is_, itemgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from softstop.aio.closing import SETTLE
 from softstop.events import (
@@ -39,12 +39,14 @@ class RunTrace:
         self.trace, self.handle, self.run_id = trace, run, run.run_id
         self.entries, self.events = entries, events
         self._events_of: dict[type[Event], list[tuple[int, Any]]] = {}
-        self._marks_of: dict[What, list[tuple[int, Mark]]] = {}
-        for place, entry in entries:
+        self._marks_of: dict[tuple[What, ...], list[tuple[int, Mark]]] = {}
+        for placed in entries:
+            entry = placed[1]
             if isinstance(entry, Mark):
-                self._marks_of.setdefault(entry.what, []).append((place, entry))
+                self._marks_of.setdefault((entry.what,), []).append(cast("tuple[int, Mark]", placed))
             else:
-                self._events_of.setdefault(type(entry), []).append((place, entry))
+                self._events_of.setdefault(type(entry), []).append(placed)
+        self._kinds = tuple(self._events_of)  # that came; what is asked for is kept as well
         self.outcomes = self.of(Outcome)
         self.ended = self.outcomes[0][0] if self.outcomes else FOR_EVER
         self.outcome = self.outcomes[0][1] if self.outcomes else None
@@ -60,11 +62,15 @@ class RunTrace:
 
     def of(self, kind: type[E]) -> list[tuple[int, E]]:
         """Its structural events of a kind, with their places."""
-        return _in_order([found for each, found in self._events_of.items() if issubclass(each, kind)])
+        if kind not in self._events_of:
+            self._events_of[kind] = _in_order([self._events_of[each] for each in self._kinds if issubclass(each, kind)])
+        return self._events_of[kind]
 
     def marks(self, *what: What) -> list[tuple[int, Mark]]:
         """Its marks of some kinds, with their places."""
-        return _in_order([found for each in what if (found := self._marks_of.get(each))])
+        if what not in self._marks_of:
+            self._marks_of[what] = _in_order([self._marks_of.get((each,), []) for each in what])
+        return self._marks_of[what]
 
     @property
     def stopped_from(self) -> int:
