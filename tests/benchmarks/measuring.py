@@ -64,8 +64,7 @@ def interleaved(
     taken: dict[str, list[float]] = {name: [] for name in samples}
     for repeat in range(repeats + (repeats > 1)):
         for name, sample in samples.items():
-            if repeats > 1:
-                gc.collect()  # a fifth of a second each, for 300,000 objects of imported libraries
+            gc.collect()
             with asyncio.Runner(loop_factory=loop_factory) as runner:
                 value = runner.run(_awaited(sample))
             if repeat or repeats == 1:
