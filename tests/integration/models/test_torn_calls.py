@@ -190,7 +190,7 @@ async def test_wherever_a_connection_ends_a_torn_call_is_not_made_and_the_rest_i
                 assert (cut >= ended, WIPED, output.content) == (True, ["/a"], "Let me. Done."), cut
                 continue
             text = {output.content} if written - 2 <= cut < written else {"Let me. " if cut >= written else ""}
-            assert (output.status, WIPED, {output.content}) == (RunStatus.failed, [], text), cut
+            assert (output.status, WIPED, {output.content}) == (RunStatus.failed, [], text), (cut, output.errors)
             paid = b"data:" in data[:cut]
             assert (output.usage.estimated, output.usage.input_tokens > 0) == (paid, paid), cut
     assert completed or how, "cut behind its end it is whole"
