@@ -102,7 +102,8 @@ class StartAny(Start):
 class Stop(BaseModel):
     """What a caller says to stop a run. With `allow_pending` a run that is not there yet is stopped when it is started.
 
-    That is for ids that clients make: the stop may overtake the start. It waits a minute, at the same server.
+    That is for ids that clients make: the stop may overtake the start. It waits a minute, at the same server. `cascade`
+    can only be true: members are always stopped with their run.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -112,6 +113,7 @@ class Stop(BaseModel):
     grace: float | None = Field(default=None, ge=0, le=3_600)
     wait: float = Field(default=5.0, ge=0, le=LONGEST_WAIT)
     allow_pending: bool = False
+    cascade: Literal[True] = True
 
 
 class Decide(BaseModel):
@@ -130,7 +132,7 @@ class StopMany(BaseModel):
 
     status: RunStatus | None = None
     kind: Kind | None = None
-    id: str | None = None
+    entity_id: str | None = None
     session_id: str | None = None
     user_id: str | None = None
     older_than: float | None = Field(default=None, ge=0, le=10**9)

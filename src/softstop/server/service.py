@@ -349,7 +349,7 @@ class Service:
             user_id=many.user_id,
             session_id=many.session_id,
             status=many.status,
-            source_id=many.id,
+            source_id=many.entity_id,
             limit=10**6,
         )
         before = None if many.older_than is None else time.time() - many.older_than

@@ -237,8 +237,28 @@ async def test_a_field_that_a_body_does_not_have_is_refused_with_those_that_it_h
         assert start.json()["detail"].startswith("limits: Extra inputs are not permitted; it takes message, contents, ")
         assert "timeout_s, max_tokens, max_output_tokens, max_cost_usd" in start.json()["detail"]
         stop = await client.post(f"/runs/{run_id}/cancel", json={"because": "enough"})
-        takes = "it takes reason, mode, grace, wait, allow_pending"
+        takes = "it takes reason, mode, grace, wait, allow_pending, cascade"
         assert stop.json()["detail"] == f"because: Extra inputs are not permitted; {takes}"
+        alone = await client.post(f"/runs/{run_id}/cancel", json={"cascade": False})
+        assert alone.json()["detail"] == "cascade: Input should be True", "members are always stopped"
+        assert (await client.post(f"/runs/{run_id}/cancel", json={"cascade": True})).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "beside"), [("/runs", "status, cursor, limit, select"), ("/events", "types, ")])
+async def test_a_filter_that_there_is_not_is_refused_as_it_would_pick_nothing(path: str, beside: str) -> None:
+    async with serving(app()) as client:
+        answer = await client.get(path, params={"agent": "quick", "follow": "false"})
+        assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_FAILED")
+        there = f"agent: no such parameter; there are kind, entity_id, session_id, user_id, {beside}"
+        assert answer.json()["detail"].startswith(there)
+
+
+async def test_runs_are_listed_and_stopped_by_the_name_of_what_runs() -> None:
+    async with serving(app()) as client:
+        held, _ = [await begun(client, agent) for agent in ("hold", "quick")]
+        assert [run["run_id"] for run in (await client.get("/runs?entity_id=hold")).json()["runs"]] == [held]
+        found = await client.post("/runs/cancel", json={"entity_id": "hold"})
+        assert found.json() == {"matched": 1, "requested": 1}
 
 
 async def test_a_store_has_the_id_of_an_ended_run_and_its_refusal_does_not_call_that_live() -> None:
@@ -311,6 +331,7 @@ async def test_probes_and_the_description_answer() -> None:
     async with serving(app()) as client:
         assert (await client.get("/healthz")).json() == {"status": "ok"}
         assert (await client.get("/readyz")).json() == {"status": "ready"}
+        assert [(await client.head(path)).status_code for path in ("/healthz", "/readyz")] == [200, 200]
         described = (await client.get("/openapi.json")).json()
         body = described["paths"]["/runs"]["post"]["requestBody"]["content"]["application/json"]
         assert body["example"]["agent"] == "storyteller"

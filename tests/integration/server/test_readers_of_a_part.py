@@ -108,10 +108,10 @@ async def test_adjacent_content_of_a_step_is_one_event_for_who_asks_so_and_no_te
 @pytest.mark.parametrize(
     ("query", "wanted"),
     [
-        ("kind=agent&id=quick", {"agent": "quick"}),
+        ("kind=agent&entity_id=quick", {"agent": "quick"}),
         ("session_id=s", {"agent": "quick", "session_id": "s"}),
         ("session_id=s&user_id=ann", {"agent": "quick", "session_id": "s", "user_id": "ann"}),
-        ("id=member&types=RunCompleted", {"agent": "writer"}),
+        ("entity_id=member&types=RunCompleted", {"agent": "writer"}),
         ("kind=team", {"team": "both"}),
     ],
 )

@@ -83,8 +83,10 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/v1/responses/{run_id}", None, "read"),
     ("POST", "/v1/responses/{run_id}/cancel", {}, "cancel"),
     ("GET", "/healthz", None, None),
+    ("HEAD", "/healthz", None, None),
     ("GET", "/health", None, None),
     ("GET", "/readyz", None, None),
+    ("HEAD", "/readyz", None, None),
     ("GET", "/metrics", None, "admin"),
 ]
 ROUTERS: list[Any] = [module.router for module in (agentos, contract, native, openai, probes)]

@@ -162,26 +162,36 @@ class Filters:
     """Which runs a caller wants, of those that it may see."""
 
     kind: Kind | None
-    id: str | None
+    entity_id: str | None
     session_id: str | None
     user_id: str | None
 
     def take(self, source: Source) -> bool:
         """Whether a run of this may be one."""
-        return self.kind in (None, source.kind) and self.id in (None, source.id)
+        return self.kind in (None, source.kind) and self.entity_id in (None, source.id)
 
     def take_run(self, facts: RunFacts) -> bool:
         """Whether a run of such a source is one."""
         return self.session_id in (None, facts.session_id) and self.user_id in (None, facts.user_id)
 
 
-async def _filters(
-    kind: Kind | None = None, id: str | None = None, session_id: str | None = None, user_id: str | None = None
-) -> Filters:
-    return Filters(kind, id, session_id, user_id)
+def filters_beside(*others: str) -> Any:
+    """The filters of a route that takes these parameters too; any other is refused, which would pass for a filter."""
+    known = (*Filters.__slots__, *others)
 
+    async def filters(
+        request: Request,
+        kind: Kind | None = None,
+        entity_id: str | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+    ) -> Filters:
+        for name in request.query_params:
+            if name not in known:
+                raise Problem("VALIDATION_FAILED", f"{name[:60]}: no such parameter; there are {', '.join(known)}")
+        return Filters(kind, entity_id, session_id, user_id)
 
-Which = Annotated[Filters, Depends(_filters)]
+    return Depends(filters)
 
 
 def said(

@@ -32,12 +32,12 @@ from .asked import (
     Reader,
     Select,
     Types,
-    Which,
     Who,
     audited,
     caller_of,
     cursor_of,
     fields_of,
+    filters_beside,
     names_of,
     origin_of,
     said,
@@ -93,7 +93,7 @@ def path_of(request: Request, run_id: str) -> str:
 async def find(
     service: Here,
     who: Who,
-    which: Which,
+    which: Annotated[Filters, filters_beside("status", "cursor", "limit", "select")],
     status: RunStatus | None = None,
     cursor: str | None = None,
     limit: Limit = 20,
@@ -108,7 +108,7 @@ async def find(
         user_id=which.user_id,
         session_id=which.session_id,
         status=status,
-        source_id=which.id,
+        source_id=which.entity_id,
         before=cursor,
         limit=limit + 1,
     )
@@ -285,7 +285,7 @@ async def feed(
     request: Request,
     service: Here,
     who: Reader,
-    which: Which,
+    which: Annotated[Filters, filters_beside("types", "starting_after", "follow", "token")],
     types: Types = None,
     starting_after: Annotated[str | None, Query(max_length=100)] = None,
     follow: bool = True,
@@ -293,8 +293,9 @@ async def feed(
     """The events of all runs that the caller may see, but their content, and `run.cancelled` once for each stopped one.
 
     With a store, those of runs of other processes too. With `types` those alone; the other filters are those of
-    `GET /runs`, a member run is one of its own `kind` and `id`. Goes on after `Last-Event-ID` or `starting_after`,
-    which is an id of this process; a frame `gap` says that events were lost meanwhile. Ends when the server drains.
+    `GET /runs`, a member run is one of its own `kind` and `entity_id`. Goes on after `Last-Event-ID` or
+    `starting_after`, which is an id of this process; a frame `gap` says that events were lost meanwhile. Ends when the
+    server drains.
     With `follow=false` what is there now, without such an id all that is kept; 204 if that is nothing.
     """
     names = names_of(types)

@@ -14,6 +14,7 @@ from .examples import AT, METRICS, answers
 router = APIRouter(tags=["probes"])
 
 
+@router.head("/healthz", responses=answers({"status": "ok"}))  # as some that watch a server ask
 @router.get("/healthz", responses=answers({"status": "ok"}))
 async def healthz() -> dict[str, str]:
     """Whether the process answers; also while it drains."""
@@ -26,6 +27,7 @@ async def health(service: Here) -> dict[str, object]:
     return {"status": "ok", "instantiated_at": service.started_at}
 
 
+@router.head("/readyz", responses=answers({"status": "ready"}))
 @router.get("/readyz", responses=answers({"status": "ready"}))
 async def readyz(service: Here) -> dict[str, str]:
     """Whether runs can be started here; not so while it drains (503). Says so where the store cannot be used."""
