@@ -150,7 +150,9 @@ async def test_the_runs_of_processes_that_are_killed_are_ended_by_another_one_ea
         here = path.with_name(f"{number}.db")
         with owner(here, runs=2, forks=OWNERS) as process:
             assert process.stdout is not None
-            children = [int(process.stdout.readline().split()[1]) for _ in OWNERS]
+            told = [process.stdout.readline().split() for _ in OWNERS]
+            assert [word for word, _ in told] == ["begun"] * len(OWNERS), "one has ended before it was killed"
+            children = [int(number) for _, number in told]
             store = SQLiteStore(here)
             async with Recording(store) as recording, Supervisor(recorder=recording):
                 for child in children:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import suppress
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from ...errors import StoreUnavailable
 
 BUSY: Final = 2.0  # seconds that a write waits for the write of another process
+STARTING: Final = 10.0  # seconds in which a file is prepared, beside other processes that begin at the same time
+AGAIN: Final = 0.02  # seconds until the next try of that
 LONG: Final = 4_000  # pages of a log beside the database that is begun anew: 16 MB
 FEW: Final = 10  # pages in it while little is written: beats of owners
 PAGE: Final = 4_096  # bytes
@@ -101,28 +104,35 @@ def prepare(path: Path) -> None:
     Raises:
         StoreUnavailable: It cannot be opened or written, is no database, or a newer softstop has written it.
     """
-    try:
-        with suppress(FileExistsError):  # one that is there is never opened here: to close it would end SQLite's locks
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        connection = connect(path, writes=True)
+    ends = time.monotonic() + STARTING
+    while True:
         try:
-            _refuse_foreign(connection, path)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > len(MIGRATIONS):
-                raise StoreUnavailable(
-                    f"{path} has version {version}, written by a newer softstop; this one knows {len(MIGRATIONS)}"
-                )
-            for statements in MIGRATIONS[version:]:
-                for statement in statements:
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
-    except (OSError, sqlite3.Error) as error:
-        raise StoreUnavailable(f"{path}: {error}") from error
+            return _prepare(path)
+        except (OSError, sqlite3.Error) as error:
+            # SQLite does not wait for a lock where two change the journal of a new file: each waits for the other
+            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= ends:
+                raise StoreUnavailable(f"{path}: {error}") from error
+            time.sleep(AGAIN)  # noqa: TID251 - in a thread of its own
+
+
+def _prepare(path: Path) -> None:
+    with suppress(FileExistsError):  # one that is there is never opened here: to close it would end SQLite's locks
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with closing(connect(path, writes=True)) as connection:
+        _refuse_foreign(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            raise StoreUnavailable(
+                f"{path} has version {version}, written by a newer softstop; this one knows {len(MIGRATIONS)}"
+            )
+        for statements in MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
 
 
 def checkpoint(connection: sqlite3.Connection) -> None:
