@@ -118,6 +118,13 @@ async def chatty(run: RunContext, message: object) -> None:
             await anyio.sleep(1)
 
 
+def cancel_natively(run: Run) -> None:
+    """Cancel the task of a run that has begun and not ended, as asyncio does where its loop ends."""
+    task = run._state.task
+    assert task is not None
+    task.cancel()
+
+
 async def begun(run: Run) -> Run:
     """Wait until the body of a run runs."""
     async for event in run.events():

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from kit.runs import at, begun, deaf, listen, names, now, one, payer, sleeper, statuses, words
+from kit.runs import at, begun, cancel_natively, deaf, listen, names, now, one, payer, sleeper, statuses, words
 from softstop import (
     Agent,
     RunCancelled,
@@ -194,8 +194,7 @@ async def test_a_native_cancel_from_outside_is_a_shutdown_now(where: str) -> Non
     async with Supervisor() as supervisor:
         run = await begun(supervisor.start(Agent(sleeper if where == "wait" else payer)))
         await anyio.sleep(1)
-        assert run._state.task is not None
-        run._state.task.cancel()
+        cancel_natively(run)
         outcome = (await listen(run))[-1]
     assert isinstance(outcome, RunCancelled)
     assert (outcome.cause, outcome.mode) == (StopCause.shutdown, StopMode.now)
@@ -205,8 +204,7 @@ async def test_a_native_cancel_from_outside_is_a_shutdown_now(where: str) -> Non
 async def test_a_native_cancel_before_the_first_step_of_its_task_ends_the_run() -> None:
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(sleeper))
-        assert run._state.task is not None
-        run._state.task.cancel()
+        cancel_natively(run)
         with anyio.fail_after(1):
             events = await listen(run)
     outcome = events[-1]
@@ -224,8 +222,7 @@ async def test_a_native_cancel_that_the_body_swallows_is_a_shutdown_all_the_same
 
     async with Supervisor() as supervisor:
         run = await begun(supervisor.start(Agent(body)))
-        assert run._state.task is not None
-        run._state.task.cancel()
+        cancel_natively(run)
         outcome = (await listen(run))[-1]
     assert isinstance(outcome, RunCancelled)
     assert outcome.cause is StopCause.shutdown
@@ -259,8 +256,7 @@ async def test_a_native_cancel_after_a_stop_leaves_the_first_cause() -> None:
         run = await begun(supervisor.start(Agent(payer)))
         run.cancel("enough")
         await anyio.sleep(1)
-        assert run._state.task is not None
-        run._state.task.cancel()
+        cancel_natively(run)
         outcome = (await listen(run))[-1]
     assert isinstance(outcome, RunCancelled)
     assert (outcome.cause, outcome.reason) == (StopCause.user, "enough")
@@ -365,12 +361,10 @@ async def test_a_first_native_cancel_hastens_the_last_waits_and_a_second_one_end
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(body))
         await anyio.sleep(3)
-        task = run._state.task
-        assert task is not None
-        task.cancel()
+        cancel_natively(run)
         await anyio.sleep(1)
         assert run.status is RunStatus.stopping
-        task.cancel()
+        cancel_natively(run)
         output = await run.ended()
         assert now() == 4
         await anyio.sleep(100)
@@ -390,8 +384,7 @@ async def test_a_native_cancel_that_a_body_swallows_around_its_stream_is_a_shutd
     async with Supervisor() as supervisor:
         run = await begun(supervisor.start(Agent(body)))
         await anyio.sleep(2.5)
-        assert run._state.task is not None
-        run._state.task.cancel()
+        cancel_natively(run)
         outcome = (await listen(run))[-1]
     assert isinstance(outcome, RunCancelled)
     assert outcome.cause is StopCause.shutdown

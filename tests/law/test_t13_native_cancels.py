@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import anyio
 import pytest
 
-from kit.runs import OtherThread, at, now, payer, statuses
+from kit.runs import OtherThread, at, cancel_natively, now, payer, statuses
 from kit.spawns import anyio_group, asyncio_group, gather
 from softstop import Agent, RunContext, RunStatus, StopCause, StopMode, Supervisor
 
@@ -67,9 +67,7 @@ async def test_one_that_comes_while_a_run_waits_for_a_member_of_its_ended_body_c
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(body))
         await anyio.sleep(3)
-        task = run._state.task
-        assert task is not None
-        task.cancel()
+        cancel_natively(run)
         output = await run.ended()
         assert now() == 3
     assert statuses(output.members[0]) == [("pay", "unsettled")]

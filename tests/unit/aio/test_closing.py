@@ -8,6 +8,7 @@ from contextlib import suppress
 import anyio
 import pytest
 
+from kit.runs import cancel_natively
 from softstop import Agent, RunContext, RunStatus
 from softstop.aio.closing import finish_within
 
@@ -35,8 +36,7 @@ async def test_a_stream_that_is_torn_natively_while_its_source_closes_is_told_al
     await anyio.sleep(1)
     run.cancel()
     await anyio.sleep(0.5)
-    assert run._state.task is not None
-    run._state.task.cancel()
+    cancel_natively(run)
     output = await run
 
     assert output.status is RunStatus.cancelled

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from kit.runs import cancel_natively
 from softstop import Agent, Run, RunContext, RunStatus, StopPolicy, Supervisor
 
 Passed = list[str]
@@ -151,8 +152,7 @@ async def test_a_native_cancel_before_the_stop_is_not_taken_for_the_stops_own() 
     async with Supervisor() as supervisor:
         run = supervisor.start(Agent(body))
         await anyio.sleep(1)
-        assert run._state.task is not None
-        run._state.task.cancel()
+        cancel_natively(run)
         await anyio.sleep(1)
         run.cancel("asked")
         output = await run.ended()
