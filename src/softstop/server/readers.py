@@ -24,6 +24,7 @@ from .problems import Problem
 HELD: Final = 30.0  # seconds for which a process is believed to have readers
 REPEAT: Final = 10.0  # seconds after which it says so again
 RETRY: Final = 1.0  # the same while the store cannot be reached
+OF_ALL: Final = "feed/"  # in place of a run's id, which has no such character: of all runs, for one user
 
 
 class Readers:
@@ -143,7 +144,7 @@ class Readers:
             self.need(run_id)
 
     def _tell(self, run_id: str) -> None:
-        if self._is_elsewhere(run_id):
+        if not run_id.startswith(OF_ALL) and self._is_elsewhere(run_id):
             self._due[run_id] = 0.0
             self._news.set()
 

@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
+import pytest
 
 from kit.runs import now
 from kit.stores import Flaky, end, record
+from softstop import StopOutcome
 from softstop.server.gate import Caps
 from softstop.server.readers import HELD, REPEAT, RETRY, Readers
-from softstop.stores import Recording, Shelf
+from softstop.stores import Recording, Shelf, Verdict
 
 GRACE = 5.0
 
@@ -138,3 +140,18 @@ async def test_a_reader_that_came_before_the_start_was_told_counts_and_nothing_i
             assert b.readers._due == {}
         await anyio.sleep(1)
         assert b.readers._due == {}
+
+
+async def test_who_reads_all_runs_is_told_to_no_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two_processes() as (_, b):
+        told: list[str] = []
+
+        async def request(run_id: str, *given: object) -> Verdict:
+            told.append(run_id)
+            return Verdict(StopOutcome.unknown, None)
+
+        monkeypatch.setattr(b.store, "request", request)
+        with b.readers.reading("feed/ann", "ann"), b.readers.reading("r", "ann"):
+            await anyio.sleep(1)
+        await anyio.sleep(1)
+        assert set(told) == {"r"}

@@ -20,6 +20,7 @@ from ...wire import contract, native
 from ...wire.shown import shown_page
 from ..auth import Caller
 from ..problems import Problem
+from ..readers import OF_ALL
 from ..requests import LONGEST_WAIT, Decide, Start, StartAny, Stop, StopMany, read
 from ..service import Service, allow
 from ..sse import EventStreamResponse, LateResponse
@@ -300,7 +301,7 @@ async def feed(
     """
     names = names_of(types)
     allow(who, "runs:read")
-    readers = f"feed/{who.user_id}"  # no run has such an id, and no user keeps others away
+    readers = f"{OF_ALL}{who.user_id}"  # no user keeps others away
     service.readers.check(readers, who.user_id)
     after = request.headers.get("last-event-id") or starting_after
     number, lost = service.feed.number(after) if follow or after else (0, False)
