@@ -141,17 +141,53 @@ def test_a_page_without_a_key_reads_is_cut_off_rejoins_by_itself_and_asks_no_mor
     assert page.evaluate("opened") == 2
 
 
+def guided(page: sync_api.Page, secret: str) -> None:
+    """Give a page the function of the guide, and somewhere to tell."""
+    (follow,) = re.findall(r"```js\n(async function follow.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    page.evaluate("([code, key]) => { window.secret = key; window.told = []; window.follow = eval(`(${code})`) }",
+                  [follow, secret])  # fmt: skip
+
+
+FOLLOW = "([id]) => { follow(id, (event) => told.push(event && [event.event, event.content])) }"
+
+
 def test_the_guide_s_own_lines_get_a_new_token_where_theirs_has_expired_and_go_on_where_they_were(
     page: sync_api.Page, server: httpx2.Client, relay: Relay
 ) -> None:
-    (follow,) = re.findall(r"```js\n(async function follow.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     run_id, secret = started(server)
-    page.evaluate("([code, key]) => { window.secret = key; window.told = []; window.follow = eval(`(${code})`) }",
-                  [follow, secret])  # fmt: skip
-    page.evaluate("([id]) => follow(id, ({event, content}) => told.push([event, content]))", [run_id])
+    guided(page, secret)
+    page.evaluate(FOLLOW, [run_id])
     until(page, "told.length === 1")
     server.post("/expire")
     relay.cut()
     server.post(f"/go/{run_id}")
     until(page, "told.length === 3")
     assert told(page) == [["RunContent", "before "], ["RunContent", "after"], ["RunCompleted", "before after"]]
+
+
+def test_the_guide_s_own_lines_ask_again_for_a_token_that_they_do_not_get_but_not_for_ever(
+    page: sync_api.Page, server: httpx2.Client
+) -> None:
+    run_id, secret = started(server)
+    server.post(f"/go/{run_id}")
+    guided(page, secret)
+    page.evaluate("window.setTimeout = (again, _, ...given) => queueMicrotask(() => again(...given))")
+    answers: list[str] = ["broken", "busy"]
+    refused: list[str] = []
+
+    def refuse(route: sync_api.Route) -> None:
+        refused.append(answers.pop(0) if answers else "broken")
+        if refused[-1] == "busy":
+            route.fulfill(status=503)
+        else:
+            route.abort()
+
+    page.route("**/events/token", refuse, times=2)
+    page.evaluate(FOLLOW, [run_id])
+    until(page, "told.length === 3")
+    assert refused == ["broken", "busy"]
+    page.route("**/events/token", refuse)
+    page.evaluate(FOLLOW, [run_id])
+    until(page, "told.length === 4")
+    assert told(page)[-1] is None
+    assert len(refused) == 2 + 61

@@ -22,6 +22,8 @@ def test_the_buttons_of_the_guide_tell_a_story_and_stop_it_between_two_lines(bro
     with process(f"{app}\n{serve}") as (_, url):
         page = browser.new_page()
         page.set_default_timeout(PATIENCE)
+        printed: list[str] = []
+        page.on("console", lambda message: printed.append(message.text))
         page.goto(url)
         story = sync_api.expect(page.locator("#text"))
         page.get_by_role("button", name="Tell").click()
@@ -30,5 +32,6 @@ def test_the_buttons_of_the_guide_tell_a_story_and_stop_it_between_two_lines(bro
         story.to_contain_text("[cancelled]", timeout=PATIENCE)
         lines = page.inner_text("#text").splitlines()
         page.close()
+    assert printed == [], "no icon is missed"
     assert lines[-1] == "[cancelled]"
     assert lines[:-1] == [f"{number}. Once upon a time" for number in range(1, len(lines))]
