@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from ..checks import typed
 from ..errors import MisuseError, SoftstopError, one_line
@@ -26,6 +28,8 @@ from .problems import TRACE, Problem, answer_to
 from .routes import agentos, contract, native, openai, probes
 from .routes.examples import REFUSED
 from .service import Service, Settings, catalogue
+
+MODULES: Final = (native, contract, openai, probes, agentos)
 
 
 def create_app(  # noqa: PLR0913 - keyword-only settings
@@ -108,7 +112,7 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
     for error in (Problem, SoftstopError, RequestValidationError, Exception):
         app.add_exception_handler(error, _told)
     app.add_exception_handler(HTTPException, _refused)
-    for module in (native, contract, openai, probes, agentos):  # the last one has paths with any first part
+    for module in MODULES:
         app.include_router(module.router)
     return app
 
@@ -144,9 +148,22 @@ async def _told(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Answer what no route answers."""
+    """Answer what no route answers; where a path has other methods, or OPTIONS asks for them, with all of them."""
     assert isinstance(error, HTTPException)
     code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "BAD_REQUEST")
     response = answer_to(Problem(code, one_line(str(error.detail), 300), status=error.status_code), request.scope)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        allow = {"allow": ", ".join(sorted(_methods_of(request)))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        response.headers.update(allow)
     return response
+
+
+def _methods_of(request: Request) -> set[str]:
+    """The methods of all routes of a path but those that only say why one is refused."""
+    routes = [*request.app.routes, *(route for module in MODULES for route in module.router.routes)]
+    found = [each for each in routes if isinstance(each, Route) and each.matches(request.scope)[0] is not Match.NONE]
+    served = [each for each in found if not isinstance(each, APIRoute) or each.status_code != 405]
+    return {method for each in served for method in each.methods or ()}

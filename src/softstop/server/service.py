@@ -38,6 +38,7 @@ from .requests import Decide, Start, Stop, StopMany, checked
 from .wishes import digest_of, message_of
 
 LONGEST_LINGER: Final = 1.0  # seconds
+TOLD: Final = 10  # ids, to who has asked for another one
 KINDS: Final[tuple[Kind, ...]] = ("agent", "team", "workflow")
 
 
@@ -147,16 +148,20 @@ class Service:
         """Whether no run can be started any more."""
         return self.supervisor.closed
 
-    def runnable(self, kind: Kind, id: str) -> Runnable:
+    def runnable(self, caller: Caller, kind: Kind, id: str) -> Runnable:
         """What has this id, or this name.
 
         Raises:
-            Problem: AGENT_NOT_FOUND, TEAM_NOT_FOUND or WORKFLOW_NOT_FOUND.
+            Problem: AGENT_NOT_FOUND, TEAM_NOT_FOUND or WORKFLOW_NOT_FOUND; who may read is told what there is.
         """
         known = self.runnables[kind]
         found = known.get(id) or next((each for each in known.values() if each.source.name == id), None)
         if found is None:
-            raise Problem(f"{kind.upper()}_NOT_FOUND", f"{kind.title()} not found")
+            detail = f"{kind.title()} not found"
+            if caller.scopes & {"runs:read", "runs:admin"}:
+                more = f" and {len(known) - TOLD:,} more" if len(known) > TOLD else ""
+                detail += f"; there are {', '.join(list(known)[:TOLD]) or 'none'}{more}"
+            raise Problem(f"{kind.upper()}_NOT_FOUND", detail)
         return found
 
     async def start(self, caller: Caller, runnable: Runnable, asked: Start, key: str | None = None) -> RunView:

@@ -7,10 +7,12 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 from kit.server import app, events_of, read_until, serving
 from softstop import Agent, RunContext, Usage
 from softstop.events import parse_event
+from softstop.server import mount
 
 jsonschema: Any = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 Json = Any
@@ -129,3 +131,21 @@ async def test_streams_and_numbers_have_the_words_of_their_examples() -> None:
     families = [line for line in answers["/metrics"]["text/plain"]["example"].splitlines() if line.startswith("#")]
     assert families == [line for line in metrics.splitlines() if line.startswith("#")]
     assert "event: run.cancelled" in answers["/events"]["text/event-stream"]["example"]
+
+
+@pytest.mark.parametrize("at", ["", "/api"])
+async def test_a_path_names_all_of_its_methods_to_who_asks_or_takes_another(at: str) -> None:
+    outer = FastAPI()
+    mount(outer, "/api", app())
+    async with serving(outer if at else app()) as client:
+        for path, operations in DESCRIBED["paths"].items():
+            served = {method.upper() for method, told in operations.items() if "405" not in told["responses"]}
+            served |= {"GET"} if path == "/runs/cancel" else set()  # it may be a run of that name
+            asked = at + path.format(run_id="r", **IN_PATHS)
+            told = await client.options(asked)
+            assert (told.status_code, told.headers["allow"]) == (204, ", ".join(sorted(served))), path
+            other = await client.put(asked)
+            assert (other.status_code, other.headers["allow"]) == (405, told.headers["allow"]), path
+        assert (await client.options(f"{at}/openapi.json")).headers["allow"] == "GET, HEAD"
+        for nowhere in ("/nowhere", "/sessions/s/cancel", "/foos"):
+            assert (await client.options(at + nowhere)).status_code == 404

@@ -134,6 +134,22 @@ async def test_every_route_is_refused_to_whom_it_is_not_for() -> None:
                 assert answer.status_code in (200, 202, 400, 405, 409), (caller, path, answer.status_code)
 
 
+async def test_who_may_read_is_told_what_can_be_run_where_nothing_has_the_id_that_was_asked_for() -> None:
+    agents = [Agent(storyteller, name=f"teller-{number}") for number in range(12)]
+    async with serving(create_app(agents=agents, auth=ApiKeys(KEPT))) as client:
+
+        async def refused(caller: str, **asked: str) -> str:
+            answer = await client.post("/runs", json=asked, headers=bearer(caller))
+            assert answer.status_code == 404
+            detail: str = answer.json()["detail"]
+            return detail
+
+        first = ", ".join(f"teller-{number}" for number in range(10))
+        assert await refused("ann", agent="x") == f"Agent not found; there are {first} and 2 more"
+        assert await refused("admin", team="x") == "Team not found; there are none"
+        assert await refused("stopper", agent="x") == "Agent not found"
+
+
 def test_no_route_is_left_out_of_the_matrix() -> None:
     templates = {
         "/agents": "/{kind}s",

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, Self
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import (
     AliasChoices,
@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from ...durable import RunView
@@ -47,13 +48,13 @@ from .legs import Continue, Leg, waiting_in
 router = APIRouter(tags=["agentos"])
 
 
-async def _kind(kind: Annotated[str, Path(description="agent, team or workflow")]) -> Kind:
-    if kind not in KINDS:
-        raise Problem("NOT_FOUND", "Not Found")
-    return kind
+class Kinds(StringConvertor):
+    """What `kind` in a path may be; `/sessions` is no list of what can be run."""
+
+    regex = "|".join(KINDS)
 
 
-OfKind = Annotated[Kind, Depends(_kind)]
+register_url_convertor("softstop_kind", Kinds())
 
 
 class Media(BaseModel):
@@ -212,10 +213,10 @@ async def session(
     return JSONResponse(agentos.session(found))
 
 
-async def not_served(request: Request, who: Who) -> None:
+async def not_served(who: Who) -> None:
     """Sessions are what their runs tell: none is made, renamed, changed or deleted by itself (405)."""
     allow(who, "runs:write")
-    raise HTTPException(405, FIXED, {"allow": "" if request.scope["route"].path.endswith("/rename") else "GET"})
+    raise HTTPException(405, FIXED)
 
 
 for _method, _path in (
@@ -266,31 +267,31 @@ def _listed(
     return JSONResponse([run for run in runs if not wanted or run["status"] in wanted])
 
 
-@router.get("/{kind}s", responses=answers([KNOWN]))
-async def known(kind: OfKind, service: Here, who: Who) -> JSONResponse:
+@router.get("/{kind:softstop_kind}s", responses=answers([KNOWN]))
+async def known(kind: Kind, service: Here, who: Who) -> JSONResponse:
     """What can be run, of this kind."""
     allow(who, "runs:read")
     return JSONResponse(_known(service, kind))
 
 
-@router.get("/{kind}s/{id}", responses=answers(KNOWN))
-async def described(kind: OfKind, id: str, service: Here, who: Who) -> JSONResponse:
+@router.get("/{kind:softstop_kind}s/{id}", responses=answers(KNOWN))
+async def described(kind: Kind, id: str, service: Here, who: Who) -> JSONResponse:
     """One that can be run."""
     allow(who, "runs:read")
-    return JSONResponse(_described(service.runnable(kind, id)))
+    return JSONResponse(_described(service.runnable(who, kind, id)))
 
 
 @router.post(
-    "/{kind}s/{id}/runs",
+    "/{kind:softstop_kind}s/{id}/runs",
     openapi_extra=said(AgentOSStart, {"message": "Hi", "stream": False}, forms=True) | KEY,
     responses=answers(OUTPUT, stream=AGENTOS, begun={"run_id": RUN_ID, "session_id": "s-1", "status": "RUNNING"}),
 )
-async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who) -> Response:
+async def start(kind: Kind, id: str, request: Request, service: Here, who: Who) -> Response:
     """Start a run, from a form or JSON; without `background` it stops when its client has left for good."""
     asked = await read(request, AgentOSStart, forms=True)
     if not asked.background and "on_disconnect" not in asked.model_fields_set:
         asked.on_disconnect = "cancel"
-    view = await service.start(who, service.runnable(kind, id), asked, request.headers.get("idempotency-key"))
+    view = await service.start(who, service.runnable(who, kind, id), asked, request.headers.get("idempotency-key"))
     run_id = view.facts.run_id
     leg = Leg(service, who, view.facts)
     if asked.stream:
@@ -301,28 +302,28 @@ async def start(kind: OfKind, id: str, request: Request, service: Here, who: Who
     return leg.output()
 
 
-@router.get("/{kind}s/{id}/runs", responses=answers([OUTPUT]))
+@router.get("/{kind:softstop_kind}s/{id}/runs", responses=answers([OUTPUT]))
 async def find(
-    kind: OfKind, id: str, service: Here, who: Who, asked: OfSession, session_id: str | None = None
+    kind: Kind, id: str, service: Here, who: Who, asked: OfSession, session_id: str | None = None
 ) -> JSONResponse:
     """The runs of one of this kind, oldest first."""
-    source = service.runnable(kind, id).source
+    source = service.runnable(who, kind, id).source
     query = RunQuery(user_id=asked.user_id, session_id=session_id, source_id=source.id, limit=10**6)
     return _listed(await service.find(who, query, kind), asked)
 
 
-@router.get("/{kind}s/{id}/runs/{run_id}", responses=answers(OUTPUT))
-async def get(kind: OfKind, id: str, run_id: str, service: Here, who: Who) -> JSONResponse:
+@router.get("/{kind:softstop_kind}s/{id}/runs/{run_id}", responses=answers(OUTPUT))
+async def get(kind: Kind, id: str, run_id: str, service: Here, who: Who) -> JSONResponse:
     """A run."""
     return await _one(service, who, await service.get(who, run_id, kind, id))
 
 
 @router.post(
-    "/{kind}s/{id}/runs/{run_id}/cancel",
+    "/{kind:softstop_kind}s/{id}/runs/{run_id}/cancel",
     openapi_extra=said(AgentOSStop, {"reason": "User requested"}, optional=True),
     responses=answers({"success": True, "status": "CANCELLED"}, begun={"success": True, "status": "RUNNING"}),
 )
-async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
+async def cancel(kind: Kind, id: str, run_id: str, request: Request, service: Here, who: Who) -> JSONResponse:
     """Stop a run at its next step boundary: CANCELLED if it has ended so within `wait` seconds, else 202."""
     stop = await read(request, AgentOSStop, empty=True)
     view = await service.cancel(who, run_id, stop, origin_of(request), kind, id)
@@ -333,11 +334,11 @@ async def cancel(kind: OfKind, id: str, run_id: str, request: Request, service: 
 
 
 @router.post(
-    "/{kind}s/{id}/runs/{run_id}/continue",
+    "/{kind:softstop_kind}s/{id}/runs/{run_id}/continue",
     openapi_extra=said(Continue, {"tools": [{"tool_call_id": "call-1", "confirmed": True}]}, forms=True),
     responses=answers(OUTPUT, stream=AGENTOS),
 )
-async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
+async def go_on(kind: Kind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
     """Approve or refuse calls for which the run has paused, told as `RunPaused`; then what comes, or the result."""
     allow(who, "runs:write")
     asked = await read(request, Continue, forms=True)
@@ -355,12 +356,12 @@ async def go_on(kind: OfKind, id: str, run_id: str, request: Request, service: H
 
 
 @router.post(
-    "/{kind}s/{id}/runs/{run_id}/resume",
+    "/{kind:softstop_kind}s/{id}/runs/{run_id}/resume",
     openapi_extra=said(Resume, {"last_event_index": 41}, forms=True, optional=True),
     response_class=Response,
     responses=answers(stream=AGENTOS_REPLAYED) | NOTHING_LEFT,
 )
-async def resume(kind: OfKind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
+async def resume(kind: Kind, id: str, run_id: str, request: Request, service: Here, who: Who) -> Response:
     """The events of a run after an index: what was missed, then what comes."""
     asked = await read(request, Resume, forms=True, empty=True)
     view = await service.get(who, run_id, kind, id)

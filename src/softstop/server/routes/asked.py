@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, cast
 
 from fastapi import Depends, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from pydantic_core import to_json
 
 from ...events import Event, Kind, Source
@@ -157,14 +156,23 @@ def fields_of(select: str | None) -> Collection[str]:
     return names
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which runs a caller wants, of those that it may see."""
+class Filters(BaseModel):
+    """Which runs a caller wants, of those that it may see; a route may take more beside them."""
 
-    kind: Kind | None
-    entity_id: str | None
-    session_id: str | None
-    user_id: str | None
+    kind: Kind | None = None
+    entity_id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _are_known(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a parameter that there is not, which would pass for a filter."""
+        for name in given:
+            if name not in cls.model_fields:
+                known = ", ".join(cls.model_fields)
+                raise Problem("VALIDATION_FAILED", f"{name[:60]}: no such parameter; there are {known}")
+        return given
 
     def take(self, source: Source) -> bool:
         """Whether a run of this may be one."""
@@ -173,25 +181,6 @@ class Filters:
     def take_run(self, facts: RunFacts) -> bool:
         """Whether a run of such a source is one."""
         return self.session_id in (None, facts.session_id) and self.user_id in (None, facts.user_id)
-
-
-def filters_beside(*others: str) -> Any:
-    """The filters of a route that takes these parameters too; any other is refused, which would pass for a filter."""
-    known = (*Filters.__slots__, *others)
-
-    async def filters(
-        request: Request,
-        kind: Kind | None = None,
-        entity_id: str | None = None,
-        session_id: str | None = None,
-        user_id: str | None = None,
-    ) -> Filters:
-        for name in request.query_params:
-            if name not in known:
-                raise Problem("VALIDATION_FAILED", f"{name[:60]}: no such parameter; there are {', '.join(known)}")
-        return Filters(kind, entity_id, session_id, user_id)
-
-    return Depends(filters)
 
 
 def said(

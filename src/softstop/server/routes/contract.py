@@ -98,7 +98,7 @@ async def execute(request: Request, service: Here, who: Who) -> JSONResponse:
     asked = await read(request, ExecuteRunInput)
     run = await service.start(
         who,
-        service.runnable("agent", asked.agentId),
+        service.runnable(who, "agent", asked.agentId),
         Start(
             message=asked.input.message,
             session_id=asked.sessionId,

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import anyio
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from ...durable import OUTCOMES
@@ -38,7 +39,6 @@ from .asked import (
     caller_of,
     cursor_of,
     fields_of,
-    filters_beside,
     names_of,
     origin_of,
     said,
@@ -47,7 +47,6 @@ from .asked import (
 from .examples import AUDIT, FEED, NOTHING_LEFT, RUN, RUN_ID, RUNNING, STOP_TOKEN, STREAM, STREAM_TOKEN, answers
 
 router = APIRouter(tags=["runs"])
-Limit = Annotated[int, Query(ge=1, le=200)]
 ENDS: Final = frozenset(name.encode() for name in OUTCOMES)
 GATHERED: Final = 0.05  # seconds between two writes to a reader of coalesced content
 CANCELLED: Final = {"success": True, "status": "cancelled"}
@@ -69,7 +68,7 @@ async def start(request: Request, service: Here, who: Who) -> Response:
 
 async def started(service: Service, who: Caller, request: Request, kind: Kind, id: str, asked: Start) -> Response:
     """Start a run and answer in this server's own format, whatever route was asked."""
-    view = await service.start(who, service.runnable(kind, id), asked, request.headers.get("idempotency-key"))
+    view = await service.start(who, service.runnable(who, kind, id), asked, request.headers.get("idempotency-key"))
     run_id = view.facts.run_id
     if asked.stream:
         return await streamed(service, who, run_id, await service.follow(who, run_id), native.frames)
@@ -90,27 +89,28 @@ def path_of(request: Request, run_id: str) -> str:
     return f"{request.scope.get('root_path', '')}/runs/{run_id}"
 
 
+class Listed(Filters):
+    """Which runs are listed, how many and what of them."""
+
+    status: RunStatus | None = None
+    cursor: str | None = None
+    limit: int = Field(default=20, ge=1, le=200)
+    select: Select = None
+
+
 @router.get("/runs", responses=answers({"runs": [RUN], "next": None}))
-async def find(
-    service: Here,
-    who: Who,
-    which: Annotated[Filters, filters_beside("status", "cursor", "limit", "select")],
-    status: RunStatus | None = None,
-    cursor: str | None = None,
-    limit: Limit = 20,
-    select: Select = None,
-) -> JSONResponse:
+async def find(service: Here, who: Who, which: Annotated[Listed, Query()]) -> JSONResponse:
     """Runs, the newest first; `next` is the `cursor` of the page after this one, null on the last.
 
     With `select` each has those fields alone.
     """
-    fields = fields_of(select)
+    fields, limit = fields_of(which.select), which.limit
     query = RunQuery(
         user_id=which.user_id,
         session_id=which.session_id,
-        status=status,
+        status=which.status,
         source_id=which.entity_id,
-        before=cursor,
+        before=which.cursor,
         limit=limit + 1,
     )
     found = await service.find(who, query, which.kind)
@@ -281,16 +281,16 @@ async def audit(run_id: str, service: Here, who: Who) -> JSONResponse:
     return JSONResponse({"entries": to_jsonable_python(entries)})
 
 
+class Fed(Filters):
+    """Which events of runs are told, from where on, and whether to wait for more."""
+
+    types: Types = None
+    starting_after: str | None = Field(default=None, max_length=100)
+    follow: bool = True
+
+
 @router.get("/events", openapi_extra=TOKEN, response_class=Response, responses=answers(stream=FEED) | NOTHING_LEFT)
-async def feed(
-    request: Request,
-    service: Here,
-    who: Reader,
-    which: Annotated[Filters, filters_beside("types", "starting_after", "follow", "token")],
-    types: Types = None,
-    starting_after: Annotated[str | None, Query(max_length=100)] = None,
-    follow: bool = True,
-) -> Response:
+async def feed(request: Request, service: Here, who: Reader, which: Annotated[Fed, Query()]) -> Response:
     """The events of all runs that the caller may see, but their content, and `run.cancelled` once for each stopped one.
 
     With a store, those of runs of other processes too. With `types` those alone; the other filters are those of
@@ -299,13 +299,13 @@ async def feed(
     server drains.
     With `follow=false` what is there now, without such an id all that is kept; 204 if that is nothing.
     """
-    names = names_of(types)
+    names, follow = names_of(which.types), which.follow
     allow(who, "runs:read")
     readers = f"{OF_ALL}{who.user_id}"  # no user keeps others away
     service.readers.check(readers, who.user_id)
-    after = request.headers.get("last-event-id") or starting_after
+    after = request.headers.get("last-event-id") or which.starting_after
     number, lost = service.feed.number(after) if follow or after else (0, False)
-    chunks = _all_events(service, who, number, lost, names, which, follow)
+    chunks = _all_events(service, who, number, lost, names, which)
     if not follow:
         told = b"".join([chunk async for chunk in chunks])
         return Response(told, media_type="text/event-stream") if told else Response(status_code=204)
@@ -326,8 +326,7 @@ async def _all_events(
     number: int,
     lost: bool,
     names: frozenset[bytes] | None,
-    which: Filters,
-    follow: bool,
+    which: Fed,
 ) -> AsyncIterator[bytes]:
     first = native.RETRY
     if lost:
@@ -343,7 +342,7 @@ async def _all_events(
         if chunk:
             yield first + chunk
             first = b""
-        if not follow:
+        if not which.follow:
             return
         await service.feed.more(number)
 

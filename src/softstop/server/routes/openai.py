@@ -88,7 +88,7 @@ async def create(request: Request, service: Here, who: Who) -> Response:
         },
     )
     view = await service.start(
-        who, service.runnable("agent", asked.model), start, request.headers.get("idempotency-key")
+        who, service.runnable(who, "agent", asked.model), start, request.headers.get("idempotency-key")
     )
     run_id = view.facts.run_id
     if asked.stream:
