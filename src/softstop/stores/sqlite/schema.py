@@ -14,7 +14,7 @@ from ...errors import StoreUnavailable
 BUSY: Final = 2.0  # seconds that a write waits for the write of another process
 STARTING: Final = 10.0  # seconds in which a file is prepared, beside other processes that begin at the same time
 AGAIN: Final = 0.02  # seconds until the next try of that
-LONG: Final = 4_000  # pages of a log beside the database that is begun anew: 16 MB
+LONG: Final = 16_000  # pages of a log beside the database that is begun anew: 64 MB
 FEW: Final = 10  # pages in it while little is written: beats of owners
 PAGE: Final = 4_096  # bytes
 
@@ -138,12 +138,14 @@ def _prepare(path: Path) -> None:
 def checkpoint(connection: sqlite3.Connection) -> None:
     """Move what was committed from the log beside the database into it, which holds up nobody.
 
-    A log that is long is begun anew, if the rest of it can be moved at once: others wait for that, a moment at most.
+    A log that is long is begun anew, if the rest of it can be moved at once: nobody can write meanwhile, so that what
+    came while the most of it was moved is moved before, and it is done seldom.
     Its file keeps the length that a burst gave it until little is written: to cut it takes longer than a commit.
     """
     connection.execute("PRAGMA busy_timeout = 50")
     _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if pages > LONG:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
     elif pages < FEW:
         _, _, database = connection.execute("PRAGMA database_list").fetchone()

@@ -8,7 +8,7 @@ from itertools import chain, takewhile
 from typing import Final
 from zlib import crc32
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from ...stops import RunStatus, StopOutcome, StopRequest
 from ..checking import Keep
@@ -19,6 +19,13 @@ from .reading import find
 from .rows import INSERT_RUN, INSERT_STOP, audit_row, decision_of, row_of
 
 AT_ONCE: Final = 100  # rows of a statement
+CHANGE_ROOTS: Final = (  # one statement: after each step of one the loop's thread may come, and stay 5 ms
+    "INSERT INTO roots (number, last_seq, ended, ended_at, changed, run_id, owner) "
+    "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), "
+    "json_extract(value, '$[3]'), json_extract(value, '$[4]'), '', '' FROM json_each(?) WHERE 1 "
+    "ON CONFLICT (number) DO UPDATE SET last_seq = excluded.last_seq, ended = excluded.ended, "
+    "ended_at = excluded.ended_at, changed = excluded.changed"
+)
 
 
 def create(connection: sqlite3.Connection, owner: str, record: RunRecord, key: str | None) -> RunRecord | None:
@@ -52,11 +59,10 @@ def commit(connection: sqlite3.Connection, owner: str, batches: Sequence[Batch],
     for record in chain.from_iterable(batch.runs for batch in batches):
         if record.parent_run_id is None:
             _add_root(connection, owner, record)
-    roots = _roots(connection, [batch.root_run_id for batch in batches])
+    roots, change = _roots(connection, [batch.root_run_id for batch in batches])
     events: list[tuple[int, int, bytes, int]] = []
-    changes: list[tuple[int, bool, float | None, int, int]] = []
+    changes: list[tuple[int, int, bool, float | None, int]] = []
     refused: list[str] = []
-    change = _change(connection)
     for batch in batches:
         number, owned_by, last, ended = roots.get(batch.root_run_id, (0, "", 0, 0))
         if owned_by != owner or batch.after > last or (ended and batch.last > last):
@@ -68,25 +74,25 @@ def commit(connection: sqlite3.Connection, owner: str, batches: Sequence[Batch],
         if batch.last > last:
             roots[batch.root_run_id] = number, owner, batch.last, batch.ended
             events += [(number, seq, data, crc32(data)) for seq, data in batch.events if seq > last]
-            changes.append((batch.last, batch.ended, at if batch.ended else None, change + len(changes), number))
+            changes.append((number, batch.last, batch.ended, at if batch.ended else None, change + len(changes)))
             _note(connection, batch)
     for first in range(0, len(events), AT_ONCE):
         some = events[first : first + AT_ONCE]
         values = ", ".join(["(?, ?, ?, ?)"] * len(some))
         connection.execute(f"INSERT INTO events VALUES {values}", [*chain.from_iterable(some)])
-    connection.executemany(
-        "UPDATE roots SET last_seq = ?, ended = ?, ended_at = ?, changed = ? WHERE number = ?", changes
-    )
+    connection.execute(CHANGE_ROOTS, (to_json(changes).decode(),))
     return refused
 
 
-def _roots(connection: sqlite3.Connection, run_ids: list[str]) -> dict[str, tuple[int, str, int, int]]:
-    """Number, owner, last `seq` and whether it has ended, of each root that is there."""
-    rows = connection.execute(
-        "SELECT run_id, number, owner, last_seq, ended FROM roots WHERE run_id IN (SELECT value FROM json_each(?))",
+def _roots(connection: sqlite3.Connection, run_ids: list[str]) -> tuple[dict[str, tuple[int, str, int, int]], int]:
+    """Number, owner, last `seq` and whether it has ended, of each root that is there; and the number of this change."""
+    roots, change = connection.execute(
+        "SELECT json_group_object(run_id, json_array(number, owner, last_seq, ended)), "
+        "(SELECT coalesce(max(changed), 0) + 1 FROM roots) "
+        "FROM roots WHERE run_id IN (SELECT value FROM json_each(?))",
         (to_json(run_ids).decode(),),
-    )
-    return {run_id: (number, owner, last, ended) for run_id, number, owner, last, ended in rows}
+    ).fetchone()
+    return from_json(roots), change
 
 
 def _note(connection: sqlite3.Connection, batch: Batch) -> None:
