@@ -24,6 +24,8 @@ from .problems import Problem
 HELD: Final = 30.0  # seconds for which a process is believed to have readers
 REPEAT: Final = 10.0  # seconds after which it says so again
 RETRY: Final = 1.0  # the same while the store cannot be reached
+PERSON: Final = "a person"  # in place of a process: a run that waits for one needs no reader at any
+LONGEST_PAUSE: Final = 1e7  # seconds for which a person is believed in
 OF_ALL: Final = "feed/"  # in place of a run's id, which has no such character: of all runs, for one user
 
 
@@ -48,8 +50,8 @@ class Readers:
         self._of_run: Counter[str | None] = Counter()
         self._of_user: Counter[str] = Counter()
         self._needed: dict[str, asyncio.TimerHandle] = {}  # for runs that stop without readers: the next look
-        self._spared: set[str] = set()  # those of them that wait for a person
         self._others: dict[str, dict[str, asyncio.TimerHandle]] = {}  # by run, processes with readers: their end
+        self._pauses: dict[str, float] = {}  # by run, for how long its owner is to believe in a person
         self._due: dict[str, float] = {}  # loop time at which the owner of a run is to be told of its readers here
         self._news = anyio.Event()  # something is due now
         self.dropped = 0  # readers that did not read
@@ -70,28 +72,29 @@ class Readers:
 
     def spare(self, run_id: str) -> None:
         """Let a run live without readers while it waits for a person: its stream has ended there."""
-        if self._need_none(run_id):
-            self._spared.add(run_id)
+        self._say_of_person(run_id, LONGEST_PAUSE)
 
     def recall(self, run_id: str) -> None:
-        """End what `spare` began: the run goes on, and needs readers again."""
-        if run_id in self._spared:
-            self._spared.discard(run_id)
-            self.need(run_id)
+        """End what `spare` began, at whichever process: the run goes on, and needs readers again."""
+        self._say_of_person(run_id, 0.0)
+
+    def _say_of_person(self, run_id: str, seconds: float) -> None:
+        if self._is_elsewhere(run_id):
+            self._pauses[run_id] = seconds
+            self._tell(run_id)
+        else:
+            self.told(run_id, ReadBy(PERSON, seconds))
 
     def forget(self, run_id: str) -> None:
         """Drop what is known of a run that has ended."""
         self._need_none(run_id)
-        self._spared.discard(run_id)
         for held in self._others.pop(run_id, {}).values():
             held.cancel()
 
-    def _need_none(self, run_id: str) -> bool:
-        """Need no reader of a run any more; return whether it has needed one."""
+    def _need_none(self, run_id: str) -> None:
         look = self._needed.pop(run_id, None)
         if look is not None:
             look.cancel()
-        return look is not None
 
     def check(self, run_id: str | None, user_id: str) -> None:
         """Refuse one reader too many, of a run, or of one that is to be started.
@@ -129,7 +132,9 @@ class Readers:
     # -- at other processes ----------------------------------------------------------------------------------------
 
     def told(self, run_id: str, word: ReadBy) -> None:
-        """Take the word of another process about its readers of a run of this one."""
+        """Take the word of another process about its readers of a run of this one, or about a person."""
+        if word.process == PERSON and run_id not in self._needed:
+            return
         others = self._others.setdefault(run_id, {})
         held = others.pop(word.process, None)
         if held is not None:
@@ -160,15 +165,21 @@ class Readers:
                 await self._news.wait()
 
     async def _tell_owner(self, recording: Recording, run_id: str, now: float) -> None:
-        read = run_id in self._of_run
+        read, pause = run_id in self._of_run, self._pauses.pop(run_id, None)
         if read:
             self._due[run_id] = now + REPEAT
         else:
             del self._due[run_id]
+        words = [ReadBy(recording.owner, HELD if read else 0.0)]
+        if pause is not None:
+            words.append(ReadBy(PERSON, pause))
+        words.sort(key=lambda word: -word.seconds)  # first what holds the run
         try:
-            verdict = await recording.store.request(run_id, ReadBy(recording.owner, HELD if read else 0.0))
+            verdicts = [await recording.store.request(run_id, word) for word in words]
         except StoreUnavailable:
             self._due[run_id] = now + RETRY
+            if pause is not None:
+                self._pauses.setdefault(run_id, pause)
         else:
-            if verdict.outcome is not StopOutcome.accepted:  # it has ended
+            if verdicts[0].outcome is not StopOutcome.accepted:  # it has ended
                 self._due.pop(run_id, None)

@@ -139,7 +139,7 @@ class Decision(NamedTuple):
 class ReadBy(NamedTuple):
     """A process has readers of a run: so it is for some seconds since the owner was told; with 0 it has none any more.
 
-    `process` is its name as an owner.
+    `process` is its name as an owner, or a word for whoever else holds the run.
     """
 
     process: str

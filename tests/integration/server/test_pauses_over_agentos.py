@@ -11,6 +11,7 @@ from kit.server import app, events_of, serving
 from softstop import Agent, RunContext
 from softstop.ports import AdapterContext
 from softstop.server import Settings
+from softstop.server.readers import PERSON
 from softstop.stores.sqlite import SQLiteStore
 
 
@@ -150,6 +151,29 @@ async def test_a_run_that_has_paused_is_continued_through_another_process_on_the
         legs = [event for event in (*first, *second, *third) if event["event"] != "RunPaused"]
         assert legs[-1]["content"] == "may I? 0:True 1:True done"
         assert "".join(event["content"] for event in legs if event["event"] == "RunContent") == legs[-1]["content"]
+
+
+async def test_a_pause_that_is_read_or_ended_through_another_process_is_told_to_the_run_s_own(tmp_path: Path) -> None:
+    owner = app(agents=AGENTS, store=SQLiteStore(tmp_path / "runs.db"), settings=Settings(disconnect_grace=60))
+    other = app(agents=AGENTS, store=SQLiteStore(tmp_path / "runs.db"))
+
+    async def until_held(path: str, *, held: bool) -> None:
+        with anyio.fail_after(50):
+            others = owner.state.service.readers._others
+            while (PERSON in others.get(path.rpartition("/")[2], {})) is not held:
+                await anyio.sleep(0.02)
+
+    async with serving(owner) as one, serving(other) as two:
+        form = {"message": "go", "background": "true", "stream": "false", "on_disconnect": "cancel"}
+        begun = await one.post("/agents/forgetful/runs", data=form)
+        path = begun.headers["location"]
+        told = events_of((await two.post(f"{path}/resume", data={})).text)
+        assert told[-1]["event"] == "RunPaused"
+        await until_held(path, held=True)
+        form = {"tools": '[{"tool_call_id": "call-0", "confirmed": true}]'}
+        async with two.stream("POST", f"{path}/continue", data=form) as answer:
+            await anext(answer.aiter_text())
+            await until_held(path, held=False)
 
 
 async def test_a_run_is_found_below_the_id_and_the_name_of_its_agent_and_below_no_other() -> None:

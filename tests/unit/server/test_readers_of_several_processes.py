@@ -142,6 +142,45 @@ async def test_a_reader_that_came_before_the_start_was_told_counts_and_nothing_i
         assert b.readers._due == {}
 
 
+async def test_a_run_that_waits_for_a_person_needs_no_reader_until_it_is_continued_at_any_process() -> None:
+    async with two_processes() as (a, b), AsyncExitStack() as stack:
+        c = await Process(a.store._shelf).open(stack)
+        await a.begin()
+        for one, other in ((b, c), (a, b), (b, a)):
+            with one.readers.reading("r", "bob"):
+                await anyio.sleep(1)
+                one.readers.spare("r")
+            await anyio.sleep(1_000)
+            assert a.stopped == []
+            with other.readers.reading("r", "bob"):
+                other.readers.recall("r")
+                await anyio.sleep(2 * GRACE)
+        left = now()
+        await anyio.sleep(2 * GRACE)
+        assert a.stopped == [("r", left + GRACE)]
+
+
+async def test_no_word_about_a_person_is_lost_or_kept_for_a_run_that_needs_no_reader_or_has_ended() -> None:
+    async with two_processes() as (a, b):
+        await a.begin()
+        b.store.down = "busy"
+        with b.readers.reading("r", "bob"):
+            b.readers.spare("r")
+            await anyio.sleep(1.5 * RETRY)
+            b.readers.recall("r")
+            b.readers.spare("r")
+        await anyio.sleep(1.5 * RETRY)
+        b.store.down = None
+        await anyio.sleep(1_000)
+        assert a.stopped == []
+        assert b.readers._pauses == b.readers._due == {}
+        a.readers.forget("r")
+        for each in (a, b):
+            each.readers.spare("r")
+        await anyio.sleep(1)
+        assert a.readers._others == {}
+
+
 async def test_who_reads_all_runs_is_told_to_no_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     async with two_processes() as (_, b):
         told: list[str] = []
