@@ -21,13 +21,14 @@ from ..errors import MisuseError, SoftstopError, one_line
 from ..protocols import Runnable
 from ..stores import Recording, Store
 from ..stores.checking import check_store
+from ..telemetry.logs import tell
 from .auth import Authenticator
 from .elsewhere import Elsewhere
 from .gate import Gate, WithoutToken
 from .problems import TRACE, Problem, answer_to
 from .routes import agentos, contract, native, openai, probes
 from .routes.examples import REFUSED
-from .service import Service, Settings, catalogue
+from .service import Catalogue, Service, Settings, catalogue
 
 MODULES: Final = (native, contract, openai, probes, agentos)
 
@@ -52,7 +53,8 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
         teams: Teams that can be started.
         workflows: Workflows that can be started.
         auth: Who is let in, `ApiKeys(...)` or `Jwt(...)` or several.
-        dev: Let everybody on this machine in, as one developer who may do all. Not together with `auth`.
+        dev: Let everybody on this machine in, as one developer who may do all; the log says so. Not together with
+            `auth`.
         origins: Web origins whose pages may call, such as `["https://app.example.com"]`.
         store: Keeps the runs; processes that have the same one list, stream and stop each other's. None keeps them in
             this process, as long as it remembers them.
@@ -79,6 +81,7 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        _tell_if_open(dev, runnables)
         async with AsyncExitStack() as opened:
             recording = (
                 None
@@ -101,7 +104,7 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
         title="softstop", version="1", summary="Start, stream and stop runs.",
         lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSED,
     )  # fmt: skip
-    app.state.settings, app.state.dev = settings, dev
+    app.state.settings = settings
     app.add_middleware(Gate, auth=doors, origins=origins, caps=settings.caps)
     if origins:
         app.add_middleware(
@@ -115,6 +118,13 @@ def create_app(  # noqa: PLR0913 - keyword-only settings
     for module in MODULES:
         app.include_router(module.router)
     return app
+
+
+def _tell_if_open(dev: bool, runnables: Catalogue) -> None:
+    if dev:
+        text = "no keys are asked for: whoever works on this machine may start and stop runs of %(ids)s"
+        ids = one_line(", ".join(id for known in runnables.values() for id in known), 200)
+        tell("warning", "server.open_to_this_machine", text, ids=ids)
 
 
 def mount(app: FastAPI, path: str, server: FastAPI) -> None:

@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from ..checks import typed, whole
 from ..errors import MisuseError
 from ..stops import StopPolicy
-from ..telemetry.logs import tell
 from .service import Settings
 
 HIGHEST: Final = 65_535  # number of a port; a higher one is cut to 16 bits on the way
@@ -22,7 +21,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
     """Serve an app of `create_app` until SIGINT or SIGTERM; from the main thread.
 
     The first signal stops all runs at their next step boundary, and then the server waits for their readers, who all
-    see the outcome; a second one stops them at once. Without keys (`dev=True`) it says so in the log.
+    see the outcome; a second one stops them at once.
 
     Args:
         app: What `create_app` made, or an app into which that was mounted.
@@ -39,9 +38,6 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
     typed(host, str, "host")
     if whole(port, "port") > HIGHEST:
         raise MisuseError(f"port must be at most {HIGHEST:,}, not {port:,}")
-    if getattr(app.state, "dev", False):
-        text = "no keys are asked for on %(host)s:%(port)d: whoever works on this machine may start and stop runs"
-        tell("warning", "server.open_to_this_machine", text, host=host, port=port)
     settings: Settings = getattr(app.state, "settings", Settings())
     policy = settings.policy or StopPolicy()
     longest = None if policy.grace is None else policy.grace + policy.abandon_after + policy.cleanup_timeout

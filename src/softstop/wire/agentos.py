@@ -32,6 +32,10 @@ STARTS: Final = ("RunStarted", "TeamRunStarted", "WorkflowStarted")
 TEXTS: Final = ("RunContent", "TeamRunContent", "WorkflowContent")
 PAUSED: Final[Mapping[Kind, str]] = {"agent": "RunPaused", "team": "TeamRunPaused", "workflow": "WorkflowPaused"}
 
+BREAKS: Final = {  # where agno's clients, which read lines as Python has them, would cut a frame in two
+    sign.encode(): b"\\u%04x" % ord(sign) for sign in "\x85\u2028\u2029"
+}
+
 Waiting = Mapping[tuple[str, str], ApprovalRequested]  # calls that wait for a person, by run and call; oldest first
 
 
@@ -50,7 +54,10 @@ class Wire:
 
     def __call__(self, page: Page) -> bytes:
         """The frames of a page, one for each event."""
-        return b"".join(self._frame(from_json(line)) for _, line in page.events)
+        frames = b"".join(self._frame(from_json(line)) for _, line in page.events)
+        for sign, escaped in BREAKS.items():
+            frames = frames.replace(sign, escaped)
+        return frames
 
     def _frame(self, told: dict[str, Any]) -> bytes:
         seq = told["seq"]

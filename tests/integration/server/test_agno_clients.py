@@ -119,6 +119,18 @@ async def test_a_stream_is_read_and_stopped_by_the_remote_s_own_method(
         assert not await far.acancel_run("nobody")
 
 
+async def test_a_text_is_read_whole_with_every_sign_that_ends_a_line_somewhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = "".join(f"{sign}{ord(sign)}" for sign in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+    async with served() as client:
+        with caplog.at_level(logging.ERROR):
+            events = [event async for event in agentos(client).run_agent_stream("quick", text)]
+        assert [event.event for event in events] == ["RunStarted", "RunContent", "RunCompleted"]
+        assert events[1].content == events[2].content == f"said {text}"
+        assert not [record for record in caplog.records if record.name.startswith("agno")]
+
+
 @KINDS
 async def test_an_answer_that_is_not_streamed_has_its_status_and_its_text(kind: str) -> None:
     async with served() as client:

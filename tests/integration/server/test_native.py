@@ -358,6 +358,11 @@ async def test_a_client_that_does_not_read_delays_no_run_and_is_dropped_in_time(
             with anyio.fail_after(30):
                 while readers._of_run:
                     await anyio.sleep(0.05)
+            rest = await client.get(f"/runs/{run_id}/events", headers={"last-event-id": "1999"})
+            *texts, end = events_of(rest.text)
+            assert (sum(len(text["content"]) for text in texts), end["event"]) == (20_000, "RunCompleted"), (
+                "it comes back"
+            )
 
 
 async def test_one_wish_is_one_run_however_often_it_is_sent() -> None:

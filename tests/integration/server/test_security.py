@@ -15,7 +15,7 @@ import pytest
 from kit.server import AGENTS, JSON, app, begun, events_of, feed_until, serving, storyteller
 from softstop import Agent, Limits, MisuseError
 from softstop.server import ApiKey, ApiKeys, Caps, Jwt, Settings, create_app
-from softstop.server.routes import agentos, contract, native, openai, probes
+from softstop.server.app import MODULES
 
 KEYS: dict[str, str] = {}
 KEPT: list[ApiKey] = []
@@ -89,7 +89,7 @@ ROUTES: list[tuple[str, str, Any, str | None]] = [
     ("HEAD", "/readyz", None, None),
     ("GET", "/metrics", None, "admin"),
 ]
-ROUTERS: list[Any] = [module.router for module in (agentos, contract, native, openai, probes)]
+ROUTERS: list[Any] = [module.router for module in MODULES]
 MAY = {
     "ann": {"read", "write", "cancel"},
     "bob": {"read", "write", "cancel"},

@@ -1,12 +1,17 @@
-"""The thread that writes: what its jobs share, and what each has for itself."""
+"""The thread that writes: what its jobs share, what each has for itself, and what is done as a whole or not at all."""
 
 import sqlite3
 import threading
+from contextlib import closing
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import pytest
 
-from softstop import StoreUnavailable
+from kit.stores import end, one, record
+from softstop import RunStatus, StoreUnavailable
+from softstop.stores.sqlite import SQLiteStore
 from softstop.stores.sqlite.worker import Worker
 
 
@@ -55,3 +60,47 @@ async def test_what_is_to_be_done_after_a_job_is_done_once() -> None:
     await worker.do(lambda connection: done.append("job"))
     worker.stop()
     assert done == ["after", "job"]
+
+
+async def test_jobs_that_wait_share_a_transaction() -> None:
+    statements: list[str] = []
+    may_begin = threading.Event()
+
+    def connect() -> sqlite3.Connection:
+        may_begin.wait(60)
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    worker = Worker("writer", connect, "IMMEDIATE")
+    done: list[int] = []
+
+    async def do(number: int) -> None:
+        await worker.do(lambda connection: done.append(number))
+
+    async with anyio.create_task_group() as group:
+        for number in range(50):
+            group.start_soon(do, number)
+        await anyio.wait_all_tasks_blocked()
+        may_begin.set()
+    worker.stop()
+    assert done == [*range(50)]
+    assert 1 <= statements.count("COMMIT") <= 2, "the first may have been alone"
+
+
+@pytest.mark.parametrize("fails", ["INSERT ON events", "UPDATE OF outcome ON runs", "UPDATE OF ended ON roots"])
+async def test_an_outcome_is_in_the_file_with_its_event_or_neither_is(tmp_path: Path, fails: str) -> None:
+    store = SQLiteStore(tmp_path / "runs.db")
+    async with store.open("a", 10.0):
+        await store.create(record("r"))
+        with closing(sqlite3.connect(tmp_path / "runs.db")) as connection:
+            connection.execute(f"CREATE TRIGGER t BEFORE {fails} BEGIN SELECT RAISE(ABORT, 'no space'); END")
+        with pytest.raises(StoreUnavailable, match="no space"):
+            await store.commit([end("r", 0)])
+        kept = await one(store, "r")
+        assert (kept.status, kept.outcome, kept.last_seq) == (RunStatus.pending, None, 0)
+        assert [*(await store.read("r")).events] == []
+        with closing(sqlite3.connect(tmp_path / "runs.db")) as connection:
+            connection.execute("DROP TRIGGER t")
+        assert await store.commit([end("r", 0)]) == []
+        assert (await one(store, "r")).status is RunStatus.completed

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 
 from softstop import MisuseError, RunContinued, Source
 from softstop.events import Stamp
-from softstop.server.auth import Caller, Jwt, RunTokens
+from softstop.server.auth import ApiKey, ApiKeys, Caller, Jwt, RunTokens
 from softstop.server.feed import KEPT, Feed
 from softstop.server.gate import MOST_OF_HEADERS, Caps, Gate
 from softstop.server.problems import Problem
@@ -55,6 +55,22 @@ def test_a_signed_token_is_for_whom_it_names_and_of_whom_it_names() -> None:
         token = jwt.encode({**claims, "aud": aud, "iss": iss}, key, "HS256")
         assert (door.identify(token) is not None) is known
     assert door.identify(jwt.encode(claims, key, "HS256")) is None
+
+
+def test_a_key_is_compared_in_the_same_way_whether_it_is_known_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    text, kept = ApiKey.new("ann")
+    keys = ApiKeys([kept])
+    assert keys.identify(text) is not None
+    for wrong in (f"sst_{kept.id}_x", "sst_000000000000_x", "x"):
+        assert keys.identify(wrong) is None
+    assert [len(one) == len(other) == len(kept.digest) for one, other in compared] == [True] * 4
 
 
 @pytest.mark.parametrize(("address", "known"), [("127.0.0.1", True), ("::1", True), ("10.0.0.7", False)])

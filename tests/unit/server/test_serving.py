@@ -1,12 +1,13 @@
-"""What `serve` gives to the server that it runs."""
+"""What `serve` gives to the server that it runs, and what a server says as it begins."""
 
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from kit.server import app
 from softstop import StopPolicy
-from softstop.server import Settings, serve
+from softstop.server import ApiKey, ApiKeys, Settings, mount, serve
 
 
 @pytest.mark.parametrize(("grace", "seconds"), [(20.0, 29), (None, None)])
@@ -17,3 +18,20 @@ def test_requests_are_left_the_time_that_a_stop_may_take_at_the_end_of_a_server(
     monkeypatch.setattr("uvicorn.run", lambda _, **options: given.update(options))
     serve(app(settings=Settings(policy=StopPolicy(grace=grace, abandon_after=5, cleanup_timeout=3))), port=0)
     assert given["timeout_graceful_shutdown"] == seconds
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_a_server_without_keys_says_so_however_it_is_served(
+    mounted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def said(served: FastAPI) -> list[str]:
+        caplog.clear()
+        outer = FastAPI()
+        mount(outer, "/api", served)
+        around = outer if mounted else served
+        async with around.router.lifespan_context(around):
+            return [record.getMessage() for record in caplog.records]
+
+    (line,) = await said(app())
+    assert line.startswith("no keys are asked for: whoever works on this machine may start and stop runs of story-te")
+    assert await said(app(dev=False, auth=ApiKeys([ApiKey.new("ann")[1]]))) == []

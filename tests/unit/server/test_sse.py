@@ -21,12 +21,11 @@ from kit.server import frames_of
 from softstop import Agent, RunContext, Supervisor
 from softstop.durable import Runs
 from softstop.errors import StoreUnavailable
-from softstop.server.routes import agentos, contract, openai, probes
-from softstop.server.routes import native as native_routes
+from softstop.server.app import MODULES
 from softstop.server.sse import EventStreamResponse, LateResponse
-from softstop.wire import native
+from softstop.wire import agentos, native, responses
 
-ROUTERS = [module.router for module in (native_routes, contract, openai, agentos, probes)]
+DELTAS = ("RunContent", "response.output_text.delta")
 FORGED = ["x\n\nevent: RunCompleted\ndata: {}\n\n", "a\r\rdata: b\r\r", "\u2028\u2029\x85", "</script>", "\x00", ": c"]
 
 
@@ -53,6 +52,14 @@ def test_a_text_comes_back_as_it_was_and_forges_no_frame(texts: list[str], reaso
         output = run.output
         assert output is not None
         assert "".join(event["content"] for event in events if event["event"] == "RunContent") == output.content
+        for wire, text in ((agentos.Wire(run.facts), "content"), (responses.Wire(run.facts), "delta")):
+            sent = b"".join(map(wire, pages)).decode()
+            read = [json.loads(frame["data"]) for frame in frames_of(sent)]
+            lines = [line.removeprefix("data: ") for line in sent.splitlines() if line.startswith("data: ")]
+            if text == "content":  # as agno's clients read it
+                assert [json.loads(line) for line in lines] == read
+            deltas = [event for event in read if event.get("event", event.get("type")) in DELTAS]
+            assert "".join(event[text] for event in deltas) == output.content
 
     asyncio.run(main())
 
@@ -227,7 +234,7 @@ async def test_what_comes_first_comes_with_the_first_frame_and_never_alone() -> 
 
 def test_no_request_waits_for_a_thread() -> None:
     """FastAPI calls a plain function that a route depends on in a thread."""
-    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    routes = [route for module in MODULES for route in module.router.routes if isinstance(route, APIRoute)]
     calls = {dependency.call for route in routes for dependency in route.dependant.dependencies}
     assert len(calls) >= 2
     assert all(iscoroutinefunction(call) for call in calls)
