@@ -11,6 +11,7 @@ from ..errors import KeyReused, RunIdTaken, RunNotFound, StoreUnavailable
 from ..runs.spec import RunSpec
 from ..stores import Recording, RunQuery, RunRecord, Store
 from ..stores.orphans import final_batch
+from ..supervisor.starting import limits_of_root
 from ..supervisor.supervisor import Supervisor
 
 MOST_KEPT: Final = 10_000  # keys, without a store
@@ -68,6 +69,7 @@ class TakenIds:
             spec.metadata,
             time.time(),
             wish=mine[1],
+            limits=limits_of_root(self._supervisor._state, spec),
         )
         found = await store.create(record, key)
         if found is None:

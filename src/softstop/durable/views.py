@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..events import parse_event
-from ..limits import NO_LIMITS
 from ..protocols import RunFacts
 from ..runs.run import Run
 from ..runs.spec import RunOutput
@@ -20,9 +19,8 @@ from ..usage import NO_USAGE, Usage
 class RunView:
     """A run as it stands: its facts, status, usage and stop so far; `output` is None before its outcome.
 
-    Of a live run of another process they are as of its last stored event; its deadline does not count pauses out. Of
-    one that has ended there the store keeps neither `started_at` nor `limits`. `members` are the ids of member runs,
-    oldest first; in lists they are empty.
+    Of a live run of another process they are as of its last stored event; its deadline does not count pauses out.
+    `members` are the ids of member runs, oldest first; in lists they are empty.
     """
 
     facts: RunFacts
@@ -49,8 +47,9 @@ def view_of(record: RunRecord, output: RunOutput | None) -> RunView:
         user_id=record.user_id,
         session_id=record.session_id,
         metadata=record.metadata,
-        limits=NO_LIMITS,
+        limits=record.limits,
         created_at=record.created_at,
+        started_at=record.started_at,
         ended_at=None if record.outcome is None else parse_event(record.outcome).at,
     )
     usage = NO_USAGE if output is None else output.usage

@@ -190,6 +190,12 @@ class MemoryStore(Store):
                 result=batch.results.get(run_id),
                 messages=batch.messages.get(run_id),
             )
+        for run_id, limits in batch.limits.items():
+            run = shelf._runs[run_id]
+            shelf._runs[run_id] = replace(run, limits=limits, started_at=batch.started.get(run_id, run.started_at))
+        if batch.audit is not None:
+            run = shelf._runs[batch.root_run_id]
+            shelf._runs[batch.root_run_id] = replace(run, audit=(*run.audit, batch.audit))
         if batch.ended:
             root.ended = True
             shelf._ended[batch.root_run_id] = shelf._clock()

@@ -21,7 +21,7 @@ import anyio
 
 from ..checks import seconds, typed
 from ..errors import MisuseError, RunNotFound, safe_error
-from ..events import Outcome, RunContent
+from ..events import LimitsChanged, Outcome, RunContent, RunStarted
 from ..protocols import RunFacts, Tape
 from ..runs.approving import decide
 from ..runs.run import Run
@@ -298,6 +298,8 @@ class Recording:
             messages=messages,
             ended=root.ended,
             results=results,
+            started={event.run_id: event.at for event in told if isinstance(event, RunStarted)},
+            limits={event.run_id: event.limits for event in told if isinstance(event, RunStarted | LimitsChanged)},
         )
 
     def _outputs(self, ended: Sequence[Run]) -> tuple[dict[str, bytes], dict[str, bytes]]:

@@ -19,6 +19,7 @@ def record_of(run: RunFacts) -> RunRecord:
         session_id=run.session_id,
         metadata=run.metadata,
         created_at=run.created_at,
+        limits=run.limits,
     )
 
 

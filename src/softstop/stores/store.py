@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ..events import Source
+from ..limits import NO_LIMITS, Limits
 from ..protocols import RunFacts
 from ..runs.state import Approval
-from ..stops import RunStatus, StopMode, StopOutcome, StopRequest
+from ..stops import RunStatus, StopCause, StopMode, StopOutcome, StopRequest
 
 
 class Audit(NamedTuple):
     """One request about a run: who, when, why and from where, and what it did.
 
-    A stop has its `mode`; in place of that a decision about a call, here if it was accepted, is the `decision`.
+    A stop has its `mode` and its `cause`; in place of those a decision about a call, here if it was accepted, is the
+    `decision`. A line with cause `owner_lost` tells by whom a run was ended whose owner was gone.
     """
 
     at: float
@@ -32,13 +34,14 @@ class Audit(NamedTuple):
     origin: str | None
     outcome: StopOutcome
     decision: Decision | None = None
+    cause: StopCause | None = None
 
     @classmethod
     def of(cls, request: StopRequest | Decision, at: float, origin: str | None, outcome: StopOutcome) -> Audit:
         """The line of a request."""
         if isinstance(request, Decision):
             return cls(at, request.approval.by, request.approval.reason, None, origin, outcome, request)
-        return cls(at, request.by, request.reason, request.mode, origin, outcome)
+        return cls(at, request.by, request.reason, request.mode, origin, outcome, cause=request.cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,9 @@ class RunRecord:
 
     `owner` is who has its root, `last_seq` the last stored event of that; those up to `trimmed_to` are no longer kept.
     `stop` is the stop that was requested through the store, `wish` what a run with a key was started for. `outcome` is
-    the JSON of the outcome event, `result` that of what only the output of the run tells, if anything. `messages`, the
-    conversation as a `MessageCodec` has written it, and `audit` are given where one run is asked for by its id, and
-    empty in lists.
+    the JSON of the outcome event, `result` that of what only the output of the run tells, if anything. `started_at` and
+    `limits` are as its events have told, which outlive those. `messages`, the conversation as a `MessageCodec` has
+    written it, and `audit` are given where one run is asked for by its id, and empty in lists.
     """
 
     run_id: str
@@ -70,14 +73,18 @@ class RunRecord:
     messages: bytes | None = field(default=None, repr=False)
     audit: tuple[Audit, ...] = ()
     trimmed_to: int = 0
+    started_at: float | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What is new of one root run and its members: the events above the seq `after` up to `last`, cut for good.
 
-    `runs` are those that the store may not know, each after its parent; `status`, `outcomes`, `results` and `messages`
-    are by run id. `ended` says that the root's outcome is the last event. One without anything asks whose the root is.
+    `runs` are those that the store may not know, each after its parent; `status`, `outcomes`, `results`, `messages`,
+    `started`, the wall-clock seconds at which runs have begun, and `limits`, as they are from now on, are by run id.
+    `ended` says that the root's outcome is the last event, and `audit` by whom it was ended in its owner's place. One
+    without anything asks whose the root is.
     """
 
     root_run_id: str
@@ -90,6 +97,9 @@ class Batch:
     messages: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     ended: bool = False
     results: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    started: Mapping[str, float] = field(default_factory=dict[str, float])
+    limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+    audit: Audit | None = None
 
 
 class Page(NamedTuple):

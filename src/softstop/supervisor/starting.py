@@ -72,7 +72,7 @@ def _register(
     spec = RunSpec.check(runnable, message, options)
     limits = spec.limits.over(runnable.limits)
     if parent is None:
-        limits = limits.over(supervisor.limits)
+        limits = limits_of_root(supervisor, spec)
     elif parent.spec.user_id is not None or parent.spec.session_id is not None:  # a member belongs to its parent's user
         user_id, session_id = spec.user_id or parent.spec.user_id, spec.session_id or parent.spec.session_id
         spec = spec._replace(user_id=user_id, session_id=session_id)
@@ -89,6 +89,11 @@ def _register(
     if supervisor.recorder is not None:
         tell(supervisor.recorder.registered, run.facts, LogTape(run.writer.log) if parent is None else None)
     return run
+
+
+def limits_of_root(supervisor: SupervisorState, spec: RunSpec) -> Limits:
+    """The limits under which a root run begins."""
+    return spec.limits.over(spec.runnable.limits).over(supervisor.limits)
 
 
 def check_runnable(runnable: Runnable) -> None:

@@ -34,6 +34,7 @@ FACTS: Final[Mapping[str, Callable[[RunView], object]]] = {
     "started_at": lambda view: view.facts.started_at,
     "ended_at": lambda view: view.facts.ended_at,
     "deadline": lambda view: view.facts.deadline,
+    "limits": lambda view: view.facts.limits.model_dump(mode="json", exclude_none=True),
     "open_steps": lambda view: view.facts.open_steps,
     "usage": lambda view: view.usage if view.output is None else view.output.total_usage,
     "stop": lambda view: view.stop,

@@ -15,8 +15,10 @@ import pytest
 
 from kit.processes import script, wait_for
 from kit.stores import followed, stored
+from kit.stores import one as record_of
 from softstop import (
     Agent,
+    Limits,
     Outcome,
     RunCancelled,
     RunContent,
@@ -47,7 +49,7 @@ async def counts(run, message):
 async def main(path, lease, runs):
     async with Recording(SQLiteStore(path), lease=lease) as recording, Supervisor(recorder=recording) as supervisor:
         for number in range(runs):
-            supervisor.start(Agent(counts), "go", run_id=f"{name}{number}", user_id="u")
+            supervisor.start(Agent(counts), "go", run_id=f"{name}{number}", user_id="u", limits=Limits(timeout=500))
         for number in range(runs):
             async for page in recording.follow(f"{name}{number}"):
                 if page.events[-1][0] > 5:
@@ -180,6 +182,12 @@ async def test_one_of_two_that_are_left_ends_them_and_what_was_read_before_stays
             with anyio.fail_after(30):
                 logs = [await followed(two, f"r{number}") for number in range(4)]
             assert anyio.current_time() - killed < 20  # of a lease of 30 s
+        for supervised in (one, two):
+            for number, log in enumerate(logs):
+                found = await record_of(supervised.store, f"r{number}")
+                assert (found.started_at, found.limits) == (log[0].at, Limits(timeout=500))
+                ended_by = [line for line in found.audit if line.cause is StopCause.owner_lost]
+                assert [line.at for line in ended_by] == [log[-1].at], "one of the two has ended it"
         for number, log in enumerate(logs):
             assert [(event.seq, event.to_json()) for event in log][: len(read[number])] == [*read[number]]
             await whole(a, f"r{number}")

@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 from ...durable import RunView
 from ...errors import RunNotFound
 from ...events import Source, orphan_outcomes, parse_event, restore
-from ...limits import NO_LIMITS
+from ...limits import Limits
 from ...protocols import RunFacts
 from ...runs.spec import RunOutput
 from ...stops import RunStatus, StopOutcome, StopRequest
@@ -27,6 +27,7 @@ AT: Final = 1_795_910_400.0
 RUN_ID: Final = "0199a3f2-7c1e-7d55-b1a4-3f2e9c0d8e11"
 TEXT: Final = "Once upon a time there was a dragon. "
 USAGE: Final = Usage(input_tokens=12, output_tokens=9, cost_nano_usd=45_000)
+LIMITS: Final = Limits(timeout=3_600.0)
 STOP: Final = StopRequest(reason="User requested", by="ann", grace=30.0, requested_at=AT + 2)
 SOURCE: Final = Source("agent", "storyteller", "storyteller")
 TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -43,7 +44,7 @@ def _line(seq: int, name: str, **own: Any) -> bytes:
 
 
 BEGUN: Final = [
-    _line(1, "RunStarted", user_id="ann", session_id="s-1", limits=NO_LIMITS),
+    _line(1, "RunStarted", user_id="ann", session_id="s-1", limits=LIMITS),
     _line(2, "StepStarted", step="write", step_id=1, kind="divisible"),
     _line(3, "RunContent", content=TEXT, step_id=1, metrics=USAGE),
 ]
@@ -61,7 +62,7 @@ def _view(status: RunStatus, ended_at: float | None = None) -> RunView:
         user_id="ann",
         session_id="s-1",
         metadata={},
-        limits=NO_LIMITS,
+        limits=LIMITS,
         created_at=AT,
         started_at=AT + 0.1,
         ended_at=ended_at,

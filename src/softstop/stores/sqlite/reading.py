@@ -44,7 +44,7 @@ def _whole(connection: sqlite3.Connection, row: tuple[object, ...]) -> RunRecord
     if isinstance(messages, bytes) and isinstance(checksum, int):
         verified(messages, checksum, f"the conversation of run {columns[0]}")
     audit = connection.execute(
-        "SELECT at, by, reason, mode, origin, outcome, decision FROM stops WHERE run_id = ? ORDER BY number",
+        "SELECT at, by, reason, mode, origin, outcome, decision, cause FROM stops WHERE run_id = ? ORDER BY number",
         (columns[0],),
     )
     return record_of((*columns,), messages if isinstance(messages, bytes) else None, audit_of(audit))

@@ -10,21 +10,24 @@ from pydantic_core import from_json, to_json
 
 from ...errors import StoreUnavailable
 from ...events import Source
+from ...limits import NO_LIMITS, Limits
 from ...runs.state import Approval
-from ...stops import RunStatus, StopMode, StopOutcome, StopRequest
+from ...stops import RunStatus, StopCause, StopMode, StopOutcome, StopRequest
 from ..store import Audit, Decision, RunQuery, RunRecord
 
 RECORD = (
     "runs.run_id, runs.root_run_id, parent_run_id, kind, source_id, source_name, user_id, session_id, metadata, "
-    "created_at, status, wish, owner, last_seq, trimmed_to, stop, outcome, outcome_sum, result, result_sum"
+    "created_at, status, wish, owner, last_seq, trimmed_to, stop, outcome, outcome_sum, result, result_sum, "
+    "started_at, limits"
 )
 INSERT_RUN = (
     "INSERT OR IGNORE INTO runs (run_id, root_run_id, parent_run_id, kind, source_id, source_name, user_id, "
-    "session_id, metadata, created_at, status, wish) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "session_id, metadata, created_at, status, wish, limits) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 INSERT_STOP = (  # or a decision
-    "INSERT INTO stops (run_id, at, by, reason, mode, origin, outcome, decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO stops (run_id, at, by, reason, mode, origin, outcome, decision, cause) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -32,7 +35,13 @@ def row_of(run: RunRecord) -> tuple[Any, ...]:
     """The values of `INSERT_RUN`."""
     source = run.source
     ids = (run.run_id, run.root_run_id, run.parent_run_id, source.kind, source.id, source.name)
-    return (*ids, run.user_id, run.session_id, _json(run.metadata), run.created_at, run.status.value, run.wish)
+    whose = (run.user_id, run.session_id, _json(run.metadata))
+    return (*ids, *whose, run.created_at, run.status.value, run.wish, limits_json(run.limits))
+
+
+def limits_json(limits: Limits) -> str:
+    """Those that there are."""
+    return limits.model_dump_json(exclude_none=True)
 
 
 def _json(metadata: Any) -> bytes:
@@ -49,7 +58,7 @@ def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[
     metadata, created_at, status, wish, owner, last_seq, trimmed_to, stop, outcome, outcome_sum, *told = rest
     if outcome is not None:
         verified(outcome, outcome_sum, f"the outcome of run {run_id}")
-    result, result_sum = told
+    result, result_sum, started_at, limits = told
     if result is not None:
         verified(result, result_sum, f"the result of run {run_id}")
     return RunRecord(
@@ -71,6 +80,8 @@ def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[
         messages=messages,
         audit=audit,
         trimmed_to=trimmed_to,
+        started_at=started_at,
+        limits=NO_LIMITS if limits is None else Limits.model_validate_json(limits),
     )
 
 
@@ -84,17 +95,19 @@ def audit_row(run_id: str, line: Audit) -> tuple[Any, ...]:
     """The values of `INSERT_STOP`."""
     mode = "" if line.mode is None else line.mode.value
     decision = None if line.decision is None else to_json(line.decision).decode()
-    return run_id, line.at, line.by, line.reason, mode, line.origin, line.outcome.value, decision
+    cause = None if line.cause is None else line.cause.value
+    return run_id, line.at, line.by, line.reason, mode, line.origin, line.outcome.value, decision, cause
 
 
 def audit_of(rows: Iterable[tuple[Any, ...]]) -> tuple[Audit, ...]:
-    """The audit of a run from rows of `at, by, reason, mode, origin, outcome, decision`."""
+    """The audit of a run from rows of `at, by, reason, mode, origin, outcome, decision, cause`."""
     return tuple(
-        Audit(at, by, reason, StopMode(mode), origin, StopOutcome(outcome))
-        if decision is None
-        else Audit(at, by, reason, None, origin, StopOutcome(outcome), decision_of(decision))
-        for at, by, reason, mode, origin, outcome, decision in rows
-    )
+        Audit(
+            at, by, reason, StopMode(mode) if mode else None, origin, StopOutcome(outcome),
+            None if decision is None else decision_of(decision), None if cause is None else StopCause(cause),
+        )
+        for at, by, reason, mode, origin, outcome, decision, cause in rows
+    )  # fmt: skip
 
 
 def verified(data: bytes, checksum: int, what: str) -> bytes:

@@ -65,6 +65,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             number INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, process TEXT NOT NULL,
             seconds REAL NOT NULL, UNIQUE (run_id, process))""",
     ),
+    (
+        "ALTER TABLE runs ADD COLUMN started_at REAL",
+        "ALTER TABLE runs ADD COLUMN limits TEXT",
+        "ALTER TABLE stops ADD COLUMN cause TEXT",
+    ),
 )
 
 

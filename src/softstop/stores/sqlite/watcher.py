@@ -69,7 +69,8 @@ class Watcher:
         rows = connection.execute(
             "SELECT stops.number, runs.run_id, runs.stop, decision FROM stops JOIN runs USING (run_id) "
             "JOIN roots ON roots.run_id = runs.root_run_id "
-            "WHERE stops.number > ? AND roots.owner = ? AND stops.outcome IN ('accepted', 'escalated')",
+            "WHERE stops.number > ? AND roots.owner = ? AND stops.outcome IN ('accepted', 'escalated') "
+            "AND stops.cause IS NOT 'owner_lost'",
             (self._asked, self._owner),
         ).fetchall()
         self._asked = max((number for number, *_ in rows), default=self._asked)

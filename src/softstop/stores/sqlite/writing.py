@@ -16,7 +16,7 @@ from ..judging import judge_decision, judge_readers, judge_stop
 from ..store import Audit, Batch, Decision, ReadBy, Request, RunQuery, RunRecord, Verdict
 from .owners import OwnerLocks, Sign, others
 from .reading import find
-from .rows import INSERT_RUN, INSERT_STOP, audit_row, decision_of, row_of
+from .rows import INSERT_RUN, INSERT_STOP, audit_row, decision_of, limits_json, row_of
 
 AT_ONCE: Final = 100  # rows of a statement
 CHANGE_ROOTS: Final = (  # one statement: after each step of one the loop's thread may come, and stay 5 ms
@@ -103,6 +103,13 @@ def _note(connection: sqlite3.Connection, batch: Batch) -> None:
             "messages_sum = ? WHERE run_id = ?",
             (status.value, *(value for data in told for value in (data, _sum(data))), run_id),
         )
+    for run_id, limits in batch.limits.items():
+        connection.execute(
+            "UPDATE runs SET limits = ?, started_at = coalesce(?, started_at) WHERE run_id = ?",
+            (limits_json(limits), batch.started.get(run_id), run_id),
+        )
+    if batch.audit is not None:
+        connection.execute(INSERT_STOP, audit_row(batch.root_run_id, batch.audit))
     if batch.ended:  # a member that was never seen to begin
         connection.execute(
             "UPDATE runs SET status = 'cancelled' "
