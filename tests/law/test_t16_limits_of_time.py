@@ -1,5 +1,8 @@
 """T16: a limit of time tells the time that was used, beyond its number if it was lowered or the loop was late."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import anyio
 import pytest
 
@@ -72,6 +75,69 @@ async def test_a_loop_that_was_late_is_told_as_overshoot(kind: str, monkeypatch:
     assert output.stop is not None
     assert output.stop.limit is not None
     assert output.stop.limit.overshoot == 2
+
+
+async def _step(run: RunContext) -> None:
+    async with run.step("pay"):
+        pass
+
+
+async def _stream(run: RunContext) -> None:
+    async for _ in run.stream("read", words(1)):
+        pass
+
+
+async def _member(run: RunContext) -> None:
+    await run.member(Agent(_write), "go")
+
+
+async def _write(run: RunContext, message: object) -> str:
+    return "x"
+
+
+@pytest.mark.parametrize("begin", [_step, _stream, _member, RunContext.boundary])
+@pytest.mark.parametrize("whose", ["own", "parent's"])
+async def test_a_timeout_that_ends_while_code_blocks_the_loop_lets_nothing_begin_after_that(
+    begin: Callable[[RunContext], Awaitable[None]], whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def body(run: RunContext, message: object) -> None:
+        await begin(run)
+        late = now() + 6
+        monkeypatch.setattr(loop, "time", lambda: late)  # as a call does that blocks the loop
+        await begin(run)
+        run.write("went on")
+
+    async def lead(run: RunContext, message: object) -> None:
+        await run.member(Agent(body), "go")
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body if whose == "own" else lead), limits=Limits(timeout=5)).ended()
+        monkeypatch.undo()
+    (output,) = output.members if whose == "parent's" else (output,)
+    assert output.stop is not None
+    assert (output.status, output.stop.cause) == ("cancelled", StopCause.timeout)
+    assert len(output.steps) + sum(member.status == "completed" for member in output.members) <= 1
+    assert "went on" not in output.content
+
+
+async def test_code_that_never_waits_goes_on_in_a_pause_of_its_timeout_and_once_that_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def body(run: RunContext, message: object) -> str:
+        late = now() + 6
+        monkeypatch.setattr(loop, "time", lambda: late)
+        run.limits.update(timeout=10)
+        await _step(run)
+        return "went on"
+
+    async with Supervisor() as supervisor:
+        output = await supervisor.start(Agent(body), limits=Limits(timeout=5)).ended()
+        monkeypatch.undo()
+    assert (output.status, output.value) == ("completed", "went on")
 
 
 @pytest.mark.parametrize("where", ["body", "member"])

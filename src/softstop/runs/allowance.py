@@ -93,7 +93,7 @@ class Allowance:
 
     __slots__ = (
         "_loop", "_started", "_timers", "_work", "activity", "bounded", "chain", "depth", "exhausted",
-        "gives_last_answer", "levels", "limits", "own", "parent",
+        "gives_last_answer", "levels", "limits", "own", "parent", "timed",
     )  # fmt: skip
 
     def __init__(
@@ -125,12 +125,19 @@ class Allowance:
                 self.chain = (budget._ledger, *self.chain)
         if limits.tokens is not None or limits.cost_usd is not None or limits.output_tokens is not None:
             self._open_ledger()
-        self.bounded = bool(self.chain) or self.bounds_numbers or (parent is not None and parent.bounded)
+        above_timed = None if parent is None else parent.timed
+        self.timed: Allowance | None = above_timed if limits.timeout is None else self  # the nearest with a timeout
+        self.bounded = bool(self.chain) or self.bounds_steps or (parent is not None and parent.bounded)
 
     @property
     def bounds_numbers(self) -> bool:
         """Whether its own limits bound steps or calls."""
         return (self.limits.steps, self.limits.tool_calls, self.limits.model_calls) != (None, None, None)
+
+    @property
+    def bounds_steps(self) -> bool:
+        """Whether its own limits bound steps, calls or time."""
+        return self.bounds_numbers or self.limits.timeout is not None
 
     def _open_ledger(self) -> None:
         limits = self.limits
@@ -169,6 +176,16 @@ class Allowance:
                 ends.append(ends_at)
             here = here.parent
         return max(0.0, min(ends) - self._loop.time()) if ends else None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a timeout, own or of a run above, has ended and was not reported yet: the loop is late."""
+        here = self.timed
+        while here is not None:
+            if here._timers is not None and here._timers.due <= self._loop.time():
+                return True
+            here = None if here.parent is None else here.parent.timed
+        return False
 
     def start(self, reached: Reached) -> None:
         """Start the timers; the run begins."""
@@ -223,9 +240,10 @@ class Allowance:
         if changes.keys() & {"timeout", "idle_timeout"}:
             self.end()
             self._set_timers(reached)
+            self.timed = self
         if paused is not None:
             self.pause()
-        self.bounded = self.bounded or self.bounds_numbers
+        self.bounded = self.bounded or self.bounds_steps
         if not changes.keys() & {"tokens", "cost_usd", "output_tokens"}:
             return None
         if self.own is None:

@@ -222,7 +222,11 @@ class RunContext(SaysWhere):
         return await gate.stop_requested(self._run)
 
     async def boundary(self) -> None:
-        """Be a step boundary, in long work that is neither a step nor a wait. Does not yield to the loop."""
+        """Be a step boundary, in long work that is neither a step nor a wait.
+
+        A stop from another thread and a timeout that has passed take effect here. Does not yield to the loop: work that
+        never waits needs an `await asyncio.sleep(0)` now and then, so that a stop from the same loop can come at all.
+        """
         self._check_loop("a wait", "boundary")
         await gate.cross(self._run)
 

@@ -29,9 +29,20 @@ LOOKS = 16  # within `SETTLE`, whether the body has ended without interrupting a
 
 async def cross(run: RunState) -> None:
     """Be a step boundary: return if the run may go on, else wait for the end of a pause or for the interruption."""
+    if run.allowance.bounded and run.allowance.overdue and not inside(run):
+        await let_timers_report(run)
     if run.alert and not inside(run):
         await halt(run)
     await pass_unless_cancelled()
+
+
+async def let_timers_report(run: RunState) -> None:
+    """Turn a loop that is late until it has told of a timeout that has ended: code that never waits keeps it from that.
+
+    Not for ever: a pause, or a limit that is raised meanwhile, stops that timer.
+    """
+    while run.allowance.overdue and not run.record.refusing:  # noqa: ASYNC110 - a turn of the loop is what it needs
+        await asyncio.sleep(0)
 
 
 async def halt(run: RunState) -> None:

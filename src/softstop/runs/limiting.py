@@ -40,6 +40,8 @@ async def admit(run: RunState, call: Call | None = None) -> None:
         return
     if run.owner.holds is not None:
         await gate.wait_until_held(run)
+    if run.allowance.overdue:
+        await gate.let_timers_report(run)
     if run.alert:
         await gate.halt(run)
     kinds: tuple[Counted, ...] = ("steps",) if call is None else ("steps", call)

@@ -13,6 +13,7 @@ from ..limits import Limits
 from ..log.writer import Activity
 from ..stops import LimitReached, StopCause
 
+NEVER: Final = float("inf")
 OUTRANKED: Final = 2  # loop turns that a limit waits, so that a user's stop of the same instant comes first (T16)
 
 Reached = Callable[[StopCause, LimitReached], object]
@@ -29,6 +30,7 @@ class Timers:
     scope: DeferredScope  # of the run; a step that is open in it or below holds it, and is life
     depth: int  # how many runs are above it: limits of one instant fire root before leaf
     reached: Reached  # called once for each limit
+    due: float = NEVER  # loop time from which the timeout has ended and is about to be reported
     _paused_at: float | None = None  # loop time
     _timeout: asyncio.TimerHandle | None = None
     _idle: asyncio.TimerHandle | None = None
@@ -39,7 +41,7 @@ class Timers:
     def _set(self) -> None:
         ends_at = self.ends_at
         if ends_at is not None:
-            self._timeout = self.loop.call_at(ends_at, self._timed_out)
+            self._timeout, self.due = self.loop.call_at(ends_at, self._timed_out), ends_at
         if self.activity is not None and self.limits.idle_timeout is not None:
             self._check_idle()
 
@@ -66,6 +68,7 @@ class Timers:
 
     def stop(self) -> None:
         """Cancel both timers."""
+        self.due = NEVER
         for timer in (self._timeout, self._idle):
             if timer is not None:
                 timer.cancel()
@@ -90,7 +93,12 @@ class Timers:
             self._idle = self.loop.call_at(activity.at + idle, self._check_idle)
 
     def _fire(self, cause: StopCause, used: LimitReached) -> None:
-        call_outranked(self.loop, self.depth, self.reached, cause, used)
+        call_outranked(self.loop, self.depth, self._report, cause, used)
+
+    def _report(self, cause: StopCause, used: LimitReached) -> None:
+        if cause is StopCause.timeout:
+            self.due = NEVER
+        self.reached(cause, used)
 
 
 def call_outranked(loop: asyncio.AbstractEventLoop, depth: int, call: Callable[..., object], *args: Any) -> None:
