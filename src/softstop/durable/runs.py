@@ -33,6 +33,7 @@ from ..stops import RunStatus, StopCause, StopOutcome, StopRequest
 from ..stores import Audit, Decision, Page, Recording, RunQuery, RunRecord
 from ..stores.following import stored_pages
 from ..stores.outputs import family_of, output_of, outputs_of
+from ..supervisor.registry import registry
 from ..supervisor.starting import check_runnable
 from ..supervisor.supervisor import Supervisor
 from .auditing import Audits
@@ -108,6 +109,7 @@ class Runs:
                 if admit is not None:
                     await admit(spec.run_id)
                 options["run_id"] = spec.run_id
+                registry.release(spec.run_id)
                 return view(self._supervisor.start(runnable, message, **options))
             except BaseException:
                 with anyio.move_on_after(5, shield=True):

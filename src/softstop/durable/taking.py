@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from ..errors import KeyReused, RunIdTaken, RunNotFound, StoreUnavailable
 from ..runs.spec import RunSpec
 from ..stores import Recording, RunQuery, RunRecord, Store
 from ..stores.orphans import final_batch
+from ..supervisor.registry import registry
 from ..supervisor.starting import limits_of_root
 from ..supervisor.supervisor import Supervisor
 
@@ -26,9 +28,19 @@ class TakenIds:
         self._store = None if recording is None else recording.store
         self._keys: OrderedDict[tuple[str | None, str], Taken] = OrderedDict()  # without a store
 
-    def starting(self, run_id: str) -> AbstractContextManager[None]:
-        """Keep stops that come for a run, inside the block, in which its id is taken and it begins."""
-        return nullcontext() if self._recording is None else self._recording.early.starting(run_id)
+    @contextmanager
+    def starting(self, run_id: str) -> Generator[None]:
+        """A block in which an id is taken and its run begins: stops of it are kept, and no other run here gets it."""
+        if self._recording is None:
+            yield
+            return
+        with self._recording.early.starting(run_id):
+            first = registry.reserve(run_id)
+            try:
+                yield
+            finally:
+                if first:
+                    registry.release(run_id)
 
     async def take(self, spec: RunSpec, key: str | None, wish: str | None) -> str | None:
         """Take the id, and the key; None, or the id of the run that was started with the key."""

@@ -18,6 +18,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._runs: dict[str, RunState] = {}
+        self._reserved: set[str] = set()  # ids that are taken elsewhere, whose runs begin in a moment
         self._lock = ForkSafeLock()
         self._loops: WeakSet[AbstractEventLoop] = WeakSet()
 
@@ -25,10 +26,20 @@ class Registry:
         """Register a run.
 
         Raises:
-            RunIdTaken: A live run of this process has the id.
+            RunIdTaken: A live run of this process has the id, or it is reserved.
         """
-        if self._runs.setdefault(run_id, run) is not run:
+        if run_id in self._reserved or self._runs.setdefault(run_id, run) is not run:
             raise RunIdTaken(run_id)
+
+    def reserve(self, run_id: str) -> bool:
+        """Refuse a run with this id until it is released; return whether it was not reserved before."""
+        first = run_id not in self._reserved
+        self._reserved.add(run_id)
+        return first
+
+    def release(self, run_id: str) -> None:
+        """Let a run have the id."""
+        self._reserved.discard(run_id)
 
     def get(self, run_id: str) -> RunState | None:
         """The live run with this id."""
@@ -60,6 +71,7 @@ class Registry:
     def after_fork(self) -> None:
         """Drop all: a forked child owns none of its parent's runs."""
         self._runs = {}
+        self._reserved = set()
         self._loops = WeakSet()
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from kit.durable import Two, teller
 from kit.stores import Flaky, one
-from softstop import Agent, RunContext, RunIdTaken, RunStatus, RunSuperseded, Supervisor
+from softstop import Agent, RunContext, RunIdTaken, RunStatus, Supervisor
 from softstop.durable import Runs
+from softstop.stores import MemoryStore, RunRecord
 
 
 async def quick(run: RunContext, message: object) -> str:
@@ -67,17 +68,57 @@ async def test_a_run_that_is_started_again_with_its_key_before_it_is_stored_is_t
             await runs.start(Agent(teller), run_id="r", user_id="ann")
 
 
-async def test_an_id_that_was_taken_in_the_store_first_is_lost_to_a_run_of_the_program() -> None:
+@pytest.mark.parametrize("when", ["is taken", "is taken and its run begins"])
+async def test_while_an_id_is_taken_in_the_store_no_run_of_the_program_gets_it(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        runs, supervisor = await Two(stack).open()
+        create = MemoryStore.create
+
+        async def meanwhile(run_id: str) -> None:
+            with pytest.raises(RunIdTaken):
+                supervisor.start(Agent(quick), run_id=run_id, user_id="ann")
+
+        async def slowly(self: MemoryStore, record: RunRecord, key: str | None = None) -> RunRecord | None:
+            await meanwhile(record.run_id)
+            return await create(self, record, key)
+
+        if when == "is taken":
+            monkeypatch.setattr(MemoryStore, "create", slowly)
+        view = await runs.start(
+            Agent(quick), run_id="r", user_id="bob", admit=None if when == "is taken" else meanwhile
+        )
+        assert view.facts.user_id == "bob"
+        assert (await runs.ended("r")).status is RunStatus.completed
+
+
+async def test_a_repeat_of_a_start_does_not_give_its_id_away_either() -> None:
     async with AsyncExitStack() as stack:
         runs, supervisor = await Two(stack).open()
 
         async def meanwhile(run_id: str) -> None:
-            supervisor.start(Agent(teller), run_id=run_id, user_id="ann")
+            assert (await runs.start(Agent(quick), run_id=run_id, key="k")).facts.run_id == run_id
+            with pytest.raises(RunIdTaken):
+                supervisor.start(Agent(quick), run_id=run_id)
 
-        with pytest.raises(RunIdTaken):
-            await runs.start(Agent(teller), run_id="r", user_id="bob", admit=meanwhile)
-        with pytest.raises(RunSuperseded):
-            await supervisor.get_run("r").ended()
+        await runs.start(Agent(quick), run_id="r", key="k", admit=meanwhile)
+        assert (await runs.ended("r")).status is RunStatus.completed
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_an_id_is_the_program_s_again_once_its_start_through_the_store_was_refused(key: str | None) -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        (runs, supervisor), store = await two.open(), MemoryStore(two.shelf)
+
+        async def refuse(run_id: str) -> None:
+            raise KeyError(run_id)
+
+        with pytest.raises(KeyError):
+            await runs.start(Agent(quick), run_id="r", key=key, admit=refuse)
+        assert (await one(store, "r")).status is RunStatus.cancelled
+        assert (await supervisor.start(Agent(quick), run_id="r")).status is RunStatus.completed
 
 
 async def test_without_a_store_a_key_gives_the_live_run_that_it_was_used_for() -> None:
