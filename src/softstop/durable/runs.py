@@ -24,7 +24,7 @@ from ..errors import (
     SupervisorClosed,
 )
 from ..events import Event, parse_event
-from ..protocols import Runnable
+from ..protocols import RunFacts, Runnable
 from ..runs.approving import decide
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunSpec
@@ -266,14 +266,14 @@ class Runs:
         """
         typed(request, StopRequest, "request")
         seconds(wait, "wait")
-        await self.get(run_id, user_id=user_id)
+        seen = await self.get(run_id, user_id=user_id)
         run = self._local(run_id)
         if run is not None:
             receipt = self._supervisor.request_stop(run_id, request)
             outcome, status = receipt.outcome, receipt.status
         else:
             outcome, status = StopOutcome.unknown, None
-        outcome, status = await self._record_stop(run_id, request, origin, outcome, status)
+        outcome, status = await self._record_stop(seen.facts, request, origin, outcome, status)
         if outcome is StopOutcome.unknown:
             raise RunNotFound(run_id)
         if outcome is StopOutcome.too_late:
@@ -286,14 +286,14 @@ class Runs:
         return now
 
     async def _record_stop(
-        self, run_id: str, request: StopRequest, origin: str | None, outcome: StopOutcome, status: RunStatus | None
+        self, run: RunFacts, request: StopRequest, origin: str | None, outcome: StopOutcome, status: RunStatus | None
     ) -> tuple[StopOutcome, RunStatus | None]:
         """Note a stop for the audit, in the store if there is one, where it reaches the owner; and its effect."""
         if self._recording is None:
-            self._audits.keep(run_id, Audit.of(request, time.time(), origin, outcome))
+            self._audits.keep(run, Audit.of(request, time.time(), origin, outcome))
             return outcome, status
         try:
-            verdict = await self._recording.store.request(run_id, request, origin)
+            verdict = await self._recording.store.request(run.run_id, request, origin)
         except StoreUnavailable:
             if status is None:
                 raise
@@ -341,7 +341,7 @@ class Runs:
             asked = decide(run._state, call_id, approval)
             done: bool | None = asked is not None
             if asked is not None:
-                await self._record_decision(run_id, Decision(call_id, asked.seq, approval), origin)
+                await self._record_decision(seen.facts, Decision(call_id, asked.seq, approval), origin)
         else:
             assert self._recording is not None
             assert self._live is not None
@@ -351,13 +351,13 @@ class Runs:
             raise NotWaiting(run_id, call_id, seen.status)
         return done is True
 
-    async def _record_decision(self, run_id: str, decision: Decision, origin: str | None) -> None:
+    async def _record_decision(self, run: RunFacts, decision: Decision, origin: str | None) -> None:
         """Note for the audit a decision that is in force; its owner, told of it again, finds nothing that waits."""
         if self._recording is None:
-            self._audits.keep(run_id, Audit.of(decision, time.time(), origin, StopOutcome.accepted))
+            self._audits.keep(run, Audit.of(decision, time.time(), origin, StopOutcome.accepted))
         else:
             with suppress(StoreUnavailable):
-                await self._recording.store.request(run_id, decision, origin)
+                await self._recording.store.request(run.run_id, decision, origin)
 
     async def audit(self, run_id: str, *, user_id: str | None = None) -> list[Audit]:
         """Who asked for the stop of a run, or decided a call in it, when, why and from where; oldest first.
@@ -365,9 +365,9 @@ class Runs:
         Raises:
             RunNotFound: It is none of that user's.
         """
-        await self.get(run_id, user_id=user_id)
+        seen = await self.get(run_id, user_id=user_id)
         if self._recording is None:
-            return self._audits.of(run_id)
+            return self._audits.of(seen.facts)
         return list((await self._record(run_id, user_id)).audit)
 
     def _local(self, run_id: str) -> Run | None:

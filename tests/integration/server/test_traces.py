@@ -68,7 +68,9 @@ async def test_the_log_of_a_failure_is_found_by_the_trace_in_its_answer(caplog: 
         answer = await client.get("/broken", headers={"traceparent": GIVEN})
     assert (answer.status_code, answer.json()["code"], trace_of(answer)) == (500, "INTERNAL_ERROR", TRACE)
     assert "a secret cause" not in answer.text
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "softstop"]
+    (line,) = [
+        record.getMessage() for record in caplog.records if (record.name, record.levelname) == ("softstop", "ERROR")
+    ]
     assert line == f"the request with the trace {TRACE} failed with RuntimeError"
 
 
@@ -76,6 +78,14 @@ async def audit_of(client: httpx2.AsyncClient, run_id: str, *names: str) -> list
     entries = (await client.get(f"/runs/{run_id}/audit")).json()["entries"]
     assert all(abs(entry["at"] - entries[0]["at"]) < 1_000 for entry in entries)
     return [tuple(entry.get(name) for name in names) for entry in entries]
+
+
+async def test_a_run_that_has_the_id_of_a_forgotten_one_has_none_of_its_lines() -> None:
+    async with serving(app()) as client:
+        for reason in ("first", "second"):
+            run_id = await begun(client, "hold", run_id="mine")
+            await client.post(f"/runs/{run_id}/cancel", json={"reason": reason, "wait": 50})
+            assert await audit_of(client, run_id, "reason") == [(reason,)]
 
 
 @pytest.mark.parametrize("stored", [None, MemoryStore, SQLiteStore])
