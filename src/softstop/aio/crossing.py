@@ -12,6 +12,14 @@ T = TypeVar("T")
 POLL: Final = 0.25  # seconds between looks whether a loop that somebody waits for is closed
 
 
+def loop_here() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in the calling thread; None without one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def call_on(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> bool:
     """Schedule a call on the loop of another thread; False, and no call, if that loop is closed."""
     try:

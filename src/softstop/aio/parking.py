@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from .crossing import loop_here
+
 Waiters = list[asyncio.Future[None]]
 
 
@@ -35,7 +37,7 @@ def wake_anywhere(waiters: Waiters) -> None:
     """Set futures of any loops: a run of one loop may free the budget that a run of another waits for."""
     for waiter in waiters:
         loop = waiter.get_loop()
-        if asyncio._get_running_loop() is loop:
+        if loop_here() is loop:
             wake_all([waiter])
         elif not loop.is_closed():
             with suppress(RuntimeError):  # it was closed this very moment

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..aio.closing import SETTLE, pass_unless_cancelled
-from ..aio.crossing import call_on
+from ..aio.crossing import call_on, loop_here
 from ..aio.deferred_scope import DELIVERED, PULSE
 from ..aio.parking import wait_in, wake_all
 from ..errors import MisuseError
@@ -189,7 +189,7 @@ def on_loop(run: RunState, call: Callable[..., object], *args: Any) -> None:
 
 def wake_from_handler(loop: asyncio.AbstractEventLoop) -> None:
     """Wake the loop if the caller is perhaps a signal handler that has struck while it sleeps: nothing else does."""
-    if asyncio._get_running_loop() is loop and asyncio.current_task() is None:
+    if loop_here() is loop and asyncio.current_task() is None:
         call_on(loop, _nothing)
 
 

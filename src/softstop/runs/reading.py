@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ..aio.closing import cancelled_around, finish_within, pass_unless_cancelled
+from ..aio.crossing import loop_here
 from ..aio.deferred_scope import NEVER, TURNS, DeferredScope, about_to_run
 from ..errors import MisuseError, StepFailed, safe_error
 from ..events import StepStatus
@@ -117,7 +118,7 @@ class Reading(Generic[T]):
 
     async def _first_pull(self) -> Callable[[], Awaitable[T]]:
         run = self._run
-        if asyncio._get_running_loop() is not run.loop:
+        if loop_here() is not run.loop:
             raise MisuseError(WRONG_LOOP.format("stream", self.name, run.run_id))
         task = asyncio.current_task()
         try:

@@ -15,6 +15,7 @@ from typing import Final
 from anyio import CancelScope
 
 from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
+from ..aio.crossing import loop_here
 from ..aio.deferred_scope import DUE, SLOWEST_PULSE, DeferredScope
 from ..checks import label, typed
 from ..errors import AsyncBlock, MisuseError, StepFailed, StepTimeout, checked, safe_error, unfold
@@ -126,7 +127,7 @@ class Step(AsyncBlock):
         run = self._run
         log = run.writer.log
         task = asyncio.current_task(log.loop)
-        if get_ident() != log.thread or (task is None and asyncio._get_running_loop() is not log.loop):
+        if get_ident() != log.thread or (task is None and loop_here() is not log.loop):
             raise MisuseError(WRONG_LOOP.format("step", self.name, run.run_id))
         hold: Hold | None = None
         if run.alert or run.allowance.bounded:

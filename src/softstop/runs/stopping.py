@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from ..aio.closing import SETTLE
-from ..aio.crossing import POLL, call_on
+from ..aio.crossing import POLL, call_on, loop_here
 from ..errors import safe_error
 from ..events import RunCancelled, RunCompleted, RunEscalated
 from ..events.kinds import stop_event
@@ -49,7 +49,7 @@ def ask(run: RunState, request: StopRequest) -> StopReceipt:
     Python calls such a handler between two bytecodes: where a loop begins to wait, or a thread waits for a lock, right
     after the signal and before that call, the stop comes with what ends that wait. For loops, see `Signals`.
     """
-    if asyncio._get_running_loop() is not run.loop or run.writer.log.half_written:
+    if loop_here() is not run.loop or run.writer.log.half_written:
         return _ask_from_thread(run, request)
     verdict = request_stop(run, request)
     gate.wake_from_handler(run.loop)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
+from ..aio.crossing import loop_here
 from ..checks import typed, whole
 from ..errors import MisuseError
 from ..stops import StopPolicy
@@ -33,7 +33,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 7777) -> None:
             host or port, or a running event loop.
     """
     typed(app, FastAPI, "app")
-    if asyncio._get_running_loop() is not None:
+    if loop_here() is not None:
         raise MisuseError("serve() starts an event loop, and one runs in this thread; call it from plain code")
     typed(host, str, "host")
     if whole(port, "port") > HIGHEST:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal, TypeVar
 
+from ..aio.crossing import loop_here
 from ..checks import typed
 from ..errors import MisuseError
 from ..protocols import Runnable
@@ -63,7 +63,7 @@ def run_around(parent: Parent) -> RunState | None:
 def start_here(runnable: Runnable[T], message: object, options: RunOptions, parent_is: Parent) -> Run[T]:
     """Start a run as a member inside a body, else, or with `parent_is=None`, under the current supervisor."""
     parent = run_around(parent_is)
-    here = parent is not None and asyncio._get_running_loop() is parent.loop
+    here = parent is not None and loop_here() is parent.loop
     if parent is not None and here and (parent.work.given_up or not parent.record.ended):
         return Run(start_member(parent, runnable, message, options))  # refused if the run was abandoned
     return current_supervisor().start(runnable, message, **options)

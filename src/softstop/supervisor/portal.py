@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ..aio.crossing import submit
+from ..aio.crossing import loop_here, submit
 from ..errors import MisuseError
 from ..events import Event
 from ..law.locks import ForkSafeLock, in_forked_child
@@ -165,7 +165,7 @@ def _start(
     Raises:
         MisuseError: An event loop runs in this thread, or an option is wrong.
     """
-    if asyncio._get_running_loop() is not None:
+    if loop_here() is not None:
         raise MisuseError(
             "agent.run() would block the event loop that runs in this thread; use `await agent.arun(...)`"
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from inspect import iscoroutine, iscoroutinefunction
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
+from ..aio.crossing import loop_here
 from ..checks import misfit
 from ..errors import MisuseError
 from . import starting
@@ -46,7 +47,7 @@ def run(main: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts) -> T:
         given.close()  # else Python warns that it was never awaited
     if not iscoroutinefunction(given):
         raise MisuseError(f"softstop.run takes an async function, softstop.run(main), not {type(main).__name__}")
-    if asyncio._get_running_loop() is not None:
+    if loop_here() is not None:
         raise MisuseError("softstop.run() starts an event loop, and one runs in this thread: write `await main()`")
     if (error := misfit(main, *args)) is not None:
         raise MisuseError(f"softstop.run(main, ...) calls main(...) with what follows it: {error}")

@@ -16,6 +16,7 @@ from pathlib import PurePath
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakSet
 
+from softstop.aio.crossing import loop_here
 from softstop.checks import seconds, typed, whole
 from softstop.errors import MisuseError
 
@@ -362,7 +363,7 @@ def run_virtual(
     ```
     """
     typed(main, Callable, "main")
-    if asyncio._get_running_loop() is not None:
+    if loop_here() is not None:
         raise MisuseError("run_virtual() runs a loop of its own; call it from a plain function, not from async code")
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(patience=patience, max_turns=max_turns)) as runner:
         return runner.run(main(*args))

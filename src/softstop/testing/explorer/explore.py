@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Final, TypedDict, Unpack, cast
 
+from softstop.aio.crossing import loop_here
 from softstop.checks import seconds, typed, whole
 from softstop.errors import MisuseError
 from softstop.events import Event, StepStarted
@@ -160,7 +160,7 @@ def stop_everywhere(make_run: MakeRun, **options: Unpack[Exploration]) -> Report
 
 def walk(make_run: MakeRun, **options: Unpack[Exploration]) -> Iterator[tuple[Trace, list[Breach]]]:
     """Play the schedules of a scenario one by one and yield what was seen, with the invariants that broke."""
-    if asyncio._get_running_loop() is not None:
+    if loop_here() is not None:
         raise MisuseError("stop_everywhere() runs loops of its own; call it from a plain function, not from async code")
     _check(make_run, options)
     judged = _Judge(make_run, options)
