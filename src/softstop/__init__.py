@@ -69,7 +69,7 @@ from .runnables.workflows import Loop as Loop
 from .runnables.workflows import Parallel as Parallel
 from .runnables.workflows import Router as Router
 from .runnables.workflows import Workflow as Workflow
-from .runs.allowance import RunLimits as RunLimits
+from .runs.changing import RunLimits as RunLimits
 from .runs.context import RunContext as RunContext
 from .runs.run import Run as Run
 from .runs.spec import RunOptions as RunOptions

@@ -128,8 +128,7 @@ class AdapterContext:
             state.writer.emit(StepStarted(stage.name, stage.step_id, "divisible"))
             yield
         except Exception as failure:
-            if not state.record.refusing:
-                state.work.failed(failure)
+            state.note_failure(failure)
             self._end_stage(stage, "failed", safe_error(failure))
             raise
         except BaseException:

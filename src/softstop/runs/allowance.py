@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from decimal import Decimal
-from typing import Final, NamedTuple, TypedDict, Unpack
+from typing import Final, NamedTuple, TypedDict
 
 from ..errors import MisuseError, checked
 from ..law.amounts import CAUSE_OF, Room, Unit
@@ -92,7 +91,7 @@ class Allowance:
     """The limits of one run in force, with its ledgers and timers."""
 
     __slots__ = (
-        "_loop", "_started", "_timers", "_work", "activity", "bounded", "chain", "depth", "exhausted",
+        "_loop", "_reached", "_started", "_timers", "_work", "activity", "bounded", "chain", "depth", "exhausted",
         "gives_last_answer", "levels", "limits", "own", "parent", "timed",
     )  # fmt: skip
 
@@ -117,6 +116,7 @@ class Allowance:
         own = limits.depth
         self.levels: int = above if own is None else own if parent is None else min(own, above)  # of members below
         self._started = 0.0
+        self._reached: Reached | None = None  # set when the run begins; called for a limit of time
         self.activity = None if limits.idle_timeout is None else Activity()  # the run's own
         self._timers: Timers | None = None  # while the run lives and has a limit of time
         self.chain: Chain = () if parent is None else parent.chain  # nearest first; empty without limits
@@ -189,13 +189,13 @@ class Allowance:
 
     def start(self, reached: Reached) -> None:
         """Start the timers; the run begins."""
-        self._started = self._loop.time()
-        self._set_timers(reached)
+        self._started, self._reached = self._loop.time(), reached
+        self._set_timers()
 
-    def _set_timers(self, reached: Reached | None) -> None:
-        if reached is not None and (self.limits.timeout is not None or self.activity is not None):
+    def _set_timers(self) -> None:
+        if self._reached is not None and (self.limits.timeout is not None or self.activity is not None):
             self._timers = Timers(
-                self._loop, self.limits, self._started, self.activity, self._work.scope, self.depth, reached
+                self._loop, self.limits, self._started, self.activity, self._work.scope, self.depth, self._reached
             )
 
     def pause(self) -> None:
@@ -232,14 +232,14 @@ class Allowance:
             raise MisuseError("an idle_timeout can only be changed for a run that was started with one")
         return checked(Limits, {**self.limits.model_dump(), **changes}, "this is no limit")
 
-    def change(self, changes: LimitChanges, reached: Reached | None, paused: float | None = None) -> Ledger | None:
+    def change(self, changes: LimitChanges, paused: float | None) -> Ledger | None:
         """Put new limits in force; return the run's own ledger if this made one. `paused`: for so long, if it is."""
         self.limits = self.check(changes)
         if paused is not None:
             self.resume(paused)
         if changes.keys() & {"timeout", "idle_timeout"}:
             self.end()
-            self._set_timers(reached)
+            self._set_timers()
             self.timed = self
         if paused is not None:
             self.pause()
@@ -280,89 +280,13 @@ class Allowance:
         return StopRequest(cause=after.cause, reason=str(limit), limit=limit, via=via)
 
 
-class RunLimits:
-    """The limits of a live run as they are now, and `update(...)` to change them.
-
-    Raising a limit lets steps that wait for room go on, and resumes a run that the limit has paused; a stop that is on
-    record stays. Lowering one below the use so far stops the run at its next step boundary.
-    """
-
-    __slots__ = ("_allowance", "_apply")
-
-    def __init__(self, allowance: Allowance, apply: Callable[[LimitChanges], None]) -> None:
-        self._allowance, self._apply = allowance, apply
-
-    def __repr__(self) -> str:
-        return f"<RunLimits {self.now!r}>"
-
-    @property
-    def now(self) -> Limits:
-        """All of them, as a value."""
-        return self._allowance.limits
-
-    @property
-    def ledgers(self) -> Chain:
-        """The ledgers it draws on, nearest first: its own limit of tokens or money, its budgets, those above."""
-        return self._allowance.chain
-
-    @property
-    def timeout(self) -> float | None:
-        """Seconds from the start of the run."""
-        return self.now.timeout
-
-    @property
-    def idle_timeout(self) -> float | None:
-        """Seconds without activity."""
-        return self.now.idle_timeout
-
-    @property
-    def tokens(self) -> int | None:
-        """Input plus output tokens."""
-        return self.now.tokens
-
-    @property
-    def cost_usd(self) -> Decimal | None:
-        """US dollars."""
-        return self.now.cost_usd
-
-    @property
-    def steps(self) -> int | None:
-        """Steps and streams that may begin."""
-        return self.now.steps
-
-    @property
-    def output_tokens(self) -> int | None:
-        """Output tokens."""
-        return self.now.output_tokens
-
-    @property
-    def tool_calls(self) -> int | None:
-        """Tool calls that may begin."""
-        return self.now.tool_calls
-
-    @property
-    def model_calls(self) -> int | None:
-        """Answers of models."""
-        return self.now.model_calls
-
-    def update(self, **changes: Unpack[LimitChanges]) -> None:
-        """Change some of the limits of the live run. From any thread, and in a handler of `signal.signal`.
-
-        There they may hold a turn of the loop later.
-
-        Raises:
-            MisuseError: The run has ended, or a value is out of range.
-        """
-        self._apply(changes)
-
-
 def check_priced(runnable: Runnable, holder: str) -> None:
     """Check that a limit of money can hold.
 
     Raises:
         MisuseError: The model has no known price.
     """
-    if not getattr(runnable, "priced", True):
+    if not runnable.priced:
         raise MisuseError(
             f"cost_usd of {holder}: nobody knows what the model of {runnable.source.name!r} costs; give the model "
             'price=Price(...), limit tokens instead, or say unpriced="ignore" where the money is limited'

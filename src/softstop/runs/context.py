@@ -20,7 +20,7 @@ from ..protocols import Runnable
 from ..stops import StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
 from . import gate, limiting, stopping
-from .allowance import RunLimits
+from .changing import RunLimits
 from .clients import Client
 from .members import start_member
 from .open_work import innermost, step_around
@@ -86,7 +86,7 @@ class RunContext(SaysWhere):
     @property
     def limits(self) -> RunLimits:
         """The limits in force; `run.limits.update(tokens=...)` changes them."""
-        return RunLimits(self._run.allowance, partial(limiting.change, self._run))
+        return RunLimits(self._run)
 
     @property
     def policy(self) -> StopPolicy:

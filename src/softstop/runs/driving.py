@@ -136,7 +136,8 @@ def _note(run: RunState, raised: BaseException) -> Ending:
     if only_cancelled and (record.refusing or record.delivered or record.torn):
         stopping.stop_by_process(run)
         return INTERRUPTED
-    record.failed_first = not record.refusing or run.work.knows(raised)
+    known = run.failures or ()
+    record.failed_first = not record.refusing or any(inner is error for inner in unfold(raised) for error in known)
     run.error = raised if isinstance(raised, Exception) else StepFailed(run.source.name, safe_error(raised))
     run.errors = (safe_error(raised), *run.errors)  # first: the error of RunFailed
     return RAISED

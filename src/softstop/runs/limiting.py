@@ -1,23 +1,22 @@
-"""Limits as stop requests (T16): admission of steps, charges, and limits that are reached or changed."""
+"""Limits as stop requests (T16): admission of steps, charges, and limits that are reached."""
 
 from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
-from functools import partial
 from typing import Final
 
 from ..aio.parking import wake_anywhere
-from ..errors import BudgetExceeded, MisuseError, one_line
-from ..events import BudgetWarning, LimitsChanged, UsageRejected
+from ..errors import BudgetExceeded, one_line
+from ..events import BudgetWarning, UsageRejected
 from ..law.amounts import CAUSE_OF, Amount, Fit, Room, Unit, smallest
 from ..law.ledgers import Claim, ClaimState, Hold, Ledger, first_reached, grant, least, spend
 from ..limits import Headroom
-from ..stops import LimitReached, RunStatus, StopCause, StopRequest
+from ..stops import LimitReached, StopCause, StopRequest
 from ..telemetry import logs
 from ..usage import Usage
 from . import gate, pausing, stopping
-from .allowance import Exhausted, LimitChanges, NumberExhausted, check_priced
+from .allowance import Exhausted, NumberExhausted
 from .announcing import COUNTED, Call, Counted
 from .open_work import OpenStep, current_step, innermost
 from .state import RunState
@@ -289,46 +288,3 @@ def end_after_last_answer(run: RunState) -> None:
     run.record.refused = True
     if run.allowance.last_answer_after is not None and run.record.stop is None:
         stopping.request_stop(run, run.allowance.last_request())
-
-
-# When limits change
-
-
-def change(run: RunState, changes: LimitChanges) -> None:
-    """Put new limits in force; see `RunLimits.update`. From another thread only the check happens at once.
-
-    Raises:
-        MisuseError: The run has ended, or a value is out of range.
-    """
-    if run.record.ended:
-        raise MisuseError(f"run {run.run_id!r} has ended; its limits no longer matter")
-    if changes.get("cost_usd") is not None and run.allowance.limits.unpriced != "ignore":
-        for below in run.tree():
-            check_priced(below.spec.runnable, "run")
-    run.allowance.check(changes)
-    gate.on_loop(run, _change, run, changes)
-
-
-def _change(run: RunState, changes: LimitChanges) -> None:
-    if run.record.ended:  # meanwhile, if the call came from another thread
-        return
-    started = run.record.status is not RunStatus.pending
-    reached = partial(stop_for, run) if started else None
-    now = run.loop.time()
-    paused = now - run.paused_at if run.paused_by else None
-    run.paused_at = now  # what has passed of a pause is counted
-    ledger = run.allowance.change(changes, reached, paused)
-    for below in run.tree():
-        if ledger is not None and below is not run:  # made after the start: counts from now, here and below
-            below.allowance.add_ledger(ledger)
-        below.allowance.bounded = below.allowance.bounded or run.allowance.bounded
-        below.work.counted = below.work.counted or run.allowance.bounds_numbers
-    if "steps" in changes:
-        begun = sum(below.work.begun for below in run.tree())
-        run.work.used = {**(run.work.used or dict.fromkeys(COUNTED, 0)), "steps": begun}
-    if started:  # else its start tells them
-        run.writer.emit(LimitsChanged(run.allowance.limits))
-    run.allowance.reconsider_last_answer()
-    if first_reached(run.allowance.chain) is None:
-        pausing.resume(run, by=pausing.LIMIT)
-    check_ledgers(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,12 +14,9 @@ from anyio import CancelScope
 
 from ..aio.deferred_scope import CLOSED, DELIVERED, DeferredScope
 from ..aio.parking import wake_all
-from ..errors import unfold
 from ..events import StepKind, StepRecord, StepStatus
 from ..law.ledgers import Hold
 from .announcing import COUNTED, Announced, Counted
-
-MOST_FAILURES: Final = 32  # failures remembered from before a stop
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -115,7 +111,6 @@ class OpenWork:
     looks: bool = False  # a scope of the body was cancelled during a step: the next ones look before they begin
     closing: int = 0  # streams that hold the scope, see `OpenStream.cleans_up`
     _ended: list[tuple[str, int, StepKind, StepStatus]] | None = None  # a record costs 450 ns: made at the end
-    _failures: deque[BaseException] | None = None  # of steps, from before a stop
     cuts: list[DeferredScope] | None = None  # of tasks in steps that were cut, but for grace the body's
     _late: list[asyncio.TimerHandle] | None = None  # see `strike_later`
     _emptied: asyncio.Future[None] | None = None
@@ -226,18 +221,6 @@ class OpenWork:
             for each in self.all_open()
         ]
         return (*ended, *left)
-
-    # Failures
-
-    def failed(self, exc: BaseException) -> None:
-        """Remember a failure from before a stop: if the body raises it later, the run had failed first."""
-        if self._failures is None:
-            self._failures = deque(maxlen=MOST_FAILURES)
-        self._failures.append(exc)
-
-    def knows(self, exc: BaseException) -> bool:
-        """Whether an exception is, or a group contains, a remembered failure."""
-        return any(inner is failure for inner in unfold(exc) for failure in self._failures or ())
 
     # Interruption
 

@@ -187,7 +187,7 @@ class Reading(Generic[T]):
         if isinstance(exc, KeyboardInterrupt):
             return
         error = exc if isinstance(exc, Exception) else StepFailed(self.name, safe_error(exc))
-        self._failed(error)
+        self._run.note_failure(error)
         self._pull, self.is_over = None, True
         try:
             await self._close_source()
@@ -298,10 +298,6 @@ class Reading(Generic[T]):
             self._stop_timer()
             self._release_body()
 
-    def _failed(self, error: Exception) -> None:
-        if not self._run.record.refusing:
-            self.work.failed(error)
-
     async def _close_source(self) -> None:
         sources = (self._source,) if self._iterator in (None, self._source) else (self._iterator, self._source)
         closes = [getattr(each, "aclose", None) or getattr(each, "close", None) for each in sources]
@@ -319,7 +315,7 @@ class Reading(Generic[T]):
                     shield = not hasattr(each, "athrow") and cancelled_around()
                     await finish_within(ends - self._loop.time(), close, self._release_body, shield=shield)
         except Exception as exc:  # noqa: BLE001 - boundary: source. Its failure to close must not hide why it is closed
-            self._failed(exc)
+            self._run.note_failure(exc)
         finally:
             current_step.set(before)
             self._release_body()

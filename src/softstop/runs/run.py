@@ -17,8 +17,8 @@ from ..log.reader import EventStream
 from ..protocols import RunFacts, Value
 from ..stops import Mode, RunStatus, StopCause, StopMode, StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
-from . import approving, ending, limiting, pausing, stopping
-from .allowance import RunLimits
+from . import approving, ending, pausing, stopping
+from .changing import RunLimits
 from .open_work import step_around
 from .spec import RunOutput
 from .state import Approval, RunState, current
@@ -91,7 +91,7 @@ class Run(AsyncOnly, SaysWhere, Generic[Value]):
     @property
     def limits(self) -> RunLimits:
         """The limits in force; `run.limits.update(tokens=...)` changes them."""
-        return RunLimits(self._state.allowance, partial(limiting.change, self._state))
+        return RunLimits(self._state)
 
     @property
     def policy(self) -> StopPolicy:

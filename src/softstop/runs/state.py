@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..aio.deferred_scope import DeferredScope
@@ -19,7 +20,7 @@ from ..law.machine import StopRecord
 from ..limits import Limits
 from ..log.log import Log
 from ..log.writer import WatchedWriter, Writer
-from ..protocols import Observer, RunFacts, Runnable
+from ..protocols import RunFacts, Runnable
 from ..stops import StopPolicy, StopRequest
 from ..usage import Usage
 from .allowance import Allowance
@@ -28,6 +29,7 @@ from .open_work import OpenWork
 from .spec import RunOptions, RunOutput, RunSpec
 
 Asked = tuple[ApprovalRequested, asyncio.Future["Approval"]]  # what has asked, and who waits for the approval
+MOST_FAILURES: Final = 32  # failures remembered from before a stop
 StopHook = Callable[[StopRequest], object]
 
 
@@ -43,8 +45,6 @@ class Approval(NamedTuple):
 class Owner:
     """Callables of the supervisor that a run uses."""
 
-    clock: Callable[[], float]  # wall-clock seconds
-    observers: Callable[[], tuple[Observer, ...]]  # called with each event but content
     spawn: Callable[[Coroutine[Any, Any, None], Context | None], asyncio.Task[None]]  # own a task until it is done
     launch: Callable[[Runnable, object, RunOptions, RunState], RunState]  # start a run below another one
     ended: Callable[[RunState], None]  # an outcome is published
@@ -82,6 +82,7 @@ class RunState:
     value: Any = None  # what the body returned
     error: BaseException | None = None  # what it raised
     errors: tuple[str, ...] = ()  # bounded lines
+    failures: deque[BaseException] | None = None  # of steps, from before a stop; made with the first
     abandoned: tuple[str, ...] = ()  # names of steps the run ended without
     messages: tuple[Any, ...] = ()  # the conversation with a model, kept valid by the body
     finish_reason: str | None = None  # of the last answer of a model
@@ -127,7 +128,7 @@ class RunState:
     @property
     def facts(self) -> RunFacts:
         """Whose it is, since when, and what it waits for, as of now."""
-        spec, stamp, left = self.spec, self.writer.stamp, self.allowance.time_left
+        spec, log, stamp, left = self.spec, self.writer.log, self.writer.stamp, self.allowance.time_left
         return RunFacts(
             run_id=stamp.run_id,
             root_run_id=stamp.root_run_id,
@@ -140,13 +141,20 @@ class RunState:
             created_at=self.created_at,
             started_at=None if self.started is None else self.started.at,
             ended_at=None if self.outcome is None else self.outcome.at,
-            deadline=None if left is None or self.outcome is not None else self.owner.clock() + left,
+            deadline=None if left is None or self.outcome is not None else log.clock() + left,
             open_steps=() if self.outcome is not None else self.work.names(),
         )
 
     def add_error(self, line: str) -> None:
         """Add a line to the `errors` of the outcome; the run does not fail by it."""
         self.errors = (*self.errors, line)[:MOST_ERRORS]
+
+    def note_failure(self, error: BaseException) -> None:
+        """Remember a failure from before a stop: if the body raises it later, the run had failed first."""
+        if not self.record.refusing:
+            if self.failures is None:
+                self.failures = deque(maxlen=MOST_FAILURES)
+            self.failures.append(error)
 
     def lineage(self) -> Iterator[RunState]:
         """This run and those above it, nearest first."""
@@ -173,19 +181,17 @@ in_forked_child(lambda: current.set(None))  # a child that code of a run forks h
 
 
 def new_run(
-    owner: Owner, spec: RunSpec, limits: Limits, policy: StopPolicy, parent: RunState | None = None
+    owner: Owner, spec: RunSpec, limits: Limits, policy: StopPolicy, log: Log, parent: RunState | None = None
 ) -> RunState:
-    """A run that has not started: a root with a log of its own, or a member that writes into its root's."""
-    loop = asyncio.get_running_loop()
+    """A run that has not started: a root with a new log, or a member that writes into its root's."""
     stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.writer.stamp)
-    log = Log(owner.clock, loop, owner.observers()) if parent is None else parent.writer.log
     scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
     work = OpenWork(scope, None if parent is None else parent.work)
-    allowance = Allowance(loop, limits, spec.budgets, None if parent is None else parent.allowance, work)
+    allowance = Allowance(log.loop, limits, spec.budgets, None if parent is None else parent.allowance, work)
     work.counted = allowance.bounds_numbers or (parent is not None and parent.work.counted)
     allowance.bounded |= owner.holds is not None
     activities = () if parent is None else parent.writer.activities
     if allowance.activity is not None:
         activities = (allowance.activity, *activities)
     writer = WatchedWriter(log, stamp, activities) if activities else Writer(log, stamp)
-    return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance, owner.clock())
+    return RunState(spec, policy, owner, parent, StopRecord(), writer, scope, work, allowance, log.clock())

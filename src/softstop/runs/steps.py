@@ -228,8 +228,7 @@ class Step(AsyncBlock):
         assert step is not None
         cut: StepStatus = "cut" if self._interruptible else "unsettled"
         if overdue:
-            if not self._run.record.refusing:
-                work.failed(self._deadline.error)
+            self._run.note_failure(self._deadline.error)
             return cut, self._deadline.error
         if isinstance(exc, asyncio.CancelledError):
             ours = step.was_cut or isinstance(exc, ThreadEnded) or work.is_cutting(step.task)
@@ -247,8 +246,7 @@ class Step(AsyncBlock):
                 f"step {self.name!r} cannot close what was opened before it; use `await run.open(...)` for a client"
             )
         if isinstance(error, Exception) and not step.was_cut:
-            if not self._run.record.refusing:
-                work.failed(error)
+            self._run.note_failure(error)
             return "failed", error
         return cut, error
 

@@ -15,6 +15,7 @@ from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
 from ..events import RunCompleted, RunQueued, SlotLent, Source
 from ..limits import Limits
+from ..log.log import Log
 from ..log.tape import LogTape
 from ..protocols import Recorder, Runnable, tell
 from ..runs import ending, gate, stopping
@@ -81,13 +82,14 @@ def _register(
         policy = supervisor.policy if parent is None else parent.policy
     elif parent is not None:
         policy = policy.within(parent.policy)
-    run = new_run(owner_of(supervisor), spec, limits, policy, parent)
+    log = Log(supervisor.clock, supervisor.bind(), supervisor.observers()) if parent is None else parent.writer.log
+    run = new_run(owner_of(supervisor), spec, limits, policy, log, parent)
     for budget in run.allowance.chain:
         if budget.cost_usd is not None and not budget.ignores_unpriced:
             check_priced(runnable, budget.name)
     _enlist(supervisor, run)
     if supervisor.recorder is not None:
-        tell(supervisor.recorder.registered, run.facts, LogTape(run.writer.log) if parent is None else None)
+        tell(supervisor.recorder.registered, run.facts, LogTape(log) if parent is None else None)
     return run
 
 
@@ -122,8 +124,6 @@ def owner_of(supervisor: SupervisorState) -> Owner:
     """What its runs use of a supervisor."""
     if supervisor.owner is None:
         supervisor.owner = Owner(
-            clock=supervisor.clock,
-            observers=supervisor.observers,
             spawn=partial(_spawn, supervisor),
             launch=partial(_launch, supervisor),
             ended=partial(_ended, supervisor),
