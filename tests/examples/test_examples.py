@@ -54,7 +54,7 @@ def test_an_example_prints_what_its_docstring_promises(example: Path, tmp_path: 
     assert normalised(done.stdout) == normalised(dedent(promised))
 
 
-@every_example
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.stem)
 def test_an_example_uses_only_public_names(example: Path) -> None:
     tree = ast.parse(example.read_text("utf-8"))
     private = [

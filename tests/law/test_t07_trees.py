@@ -168,9 +168,11 @@ async def test_a_member_s_deadline_is_the_smaller_of_its_own_and_its_parent_s() 
 
 
 @pytest.mark.parametrize("in_a_step", [False, True], ids=["waiting", "in a step"])
-@pytest.mark.parametrize(("own", "asked", "expected"), [(5.0, 20.0, 5.0), (50.0, 20.0, 20.0), (None, 20.0, 20.0)])
+@pytest.mark.parametrize(
+    ("own", "asked", "expected"), [(5.0, 20.0, 5.0), (50.0, 20.0, 20.0), (None, 20.0, 20.0), (5.0, None, 5.0)]
+)
 async def test_a_member_s_grace_is_the_smaller_of_its_own_and_its_parent_s(
-    own: float | None, asked: float, expected: float, in_a_step: bool
+    own: float | None, asked: float | None, expected: float, in_a_step: bool
 ) -> None:
     async def member(run: RunContext, message: object) -> None:
         async with run.step("slow"):

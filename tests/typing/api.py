@@ -207,7 +207,12 @@ async def users_of_an_output(run: Run) -> None:
         assert_type(await anext(owned.events()), Event)
     assert_type(team.arun("hi", parent=None), Run)
     assert_type(flow.arun("hi", parent="here", limits=None), Run)
-    assert_type(SlotLent(to="r2").to, str)
+    lent = SlotLent(to="r2")
+    assert_type(lent.to, str)
+    SlotLent()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    SlotLent(to=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SlotLent(to="r2", by="r1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    lent.to = "r3"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 async def users_of_typed_results(run: RunContext, supervisor: Supervisor) -> None:

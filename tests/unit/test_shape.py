@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import softstop
+from softstop import ports
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "softstop"
@@ -78,6 +79,22 @@ SURFACE = {
 }
 
 
+PORTS = {
+    "AdapterContext": "add_error approval atomic_model_request charge claim do_without end_after_last_answer "
+    "holds_room in_thread last_answer ledgers model_request offer_last_answer region reject_usage run seats stage "
+    "take_back_model_request tell_reasoning tool_call turn",
+    "Observer": "notice",
+    "Recorder": "attached forgotten holds registered",
+    "Runnable": "description invoke limits policy priced source",
+    "Tape": "take watch",
+}
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_a_port_shows_what_an_adapter_may_call_or_must_have(name: str) -> None:
+    assert " ".join(each for each in dir(getattr(ports, name)) if not each.startswith("_")) == PORTS[name]
+
+
 @pytest.mark.parametrize("name", SURFACE)
 def test_a_handle_shows_what_its_user_may_call_and_says_where_it_is_from(name: str) -> None:
     handle = getattr(softstop, name)
@@ -116,6 +133,37 @@ def test_nothing_of_anyio_s_own_is_used_and_nothing_of_asyncio_s(path: Path) -> 
             assert node.attr not in OF_ANYIO
 
 
+def assigned(path: Path) -> list[ast.Attribute]:
+    """The attributes to which a module assigns."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    targets = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in nodes if isinstance(node, ast.AnnAssign | ast.AugAssign)]
+    return [each for target in targets for each in ast.walk(target) if isinstance(each, ast.Attribute)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_status_phase_and_stop_of_a_run_are_written_in_the_law_alone(path: Path) -> None:
+    if name_of(path) == "law/machine.py":
+        return
+    of_records = [each for each in assigned(path) if ast.unparse(each.value).split(".")[-1] == "record"]
+    assert not {each.attr for each in of_records} & {"status", "phase", "stop", "inbox"}
+
+
+CORE = [
+    path for path in MODULES if name_of(path).split("/")[0] in ("law", "events", "aio", "log", "runs", "supervisor")
+]
+
+
+def test_the_only_protocol_within_the_core_is_what_streams_have_in_common_with_steps() -> None:
+    classes = [node for path in CORE for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    protocols = [
+        node.name
+        for node in classes
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).startswith("Protocol") for base in node.bases)
+    ]
+    assert protocols == ["OpenStream"]
+
+
 ADAPTERS = [path for path in MODULES if path.parent.name in ("runnables", "models", "telemetry", "scripts", "explorer")]
 
 
@@ -148,18 +196,6 @@ def test_a_test_file_has_400_lines_at_most_or_a_reason_in_its_head() -> None:
     long = [path for path, text in texts.items() if text.count("\n") > LONGEST_MODULE]
     unsaid = [path for path in long if not re.search(r"\blong: \S", ast.get_docstring(ast.parse(texts[path])) or "")]
     assert [str(path.relative_to(ROOT)) for path in unsaid] == []
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
-def test_an_example_uses_public_names_only(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "softstop":
-            assert not any(part.startswith("_") for part in (node.module or "").split("."))
-            assert not any(alias.name.startswith("_") for alias in node.names)
-        elif isinstance(node, ast.Import):
-            assert not any(part.startswith("_") for alias in node.names for part in alias.name.split("."))
-        elif isinstance(node, ast.Attribute):
-            assert not node.attr.startswith("_") or node.attr.startswith("__"), node.attr
 
 
 EXTRAS = [

@@ -63,20 +63,6 @@ async def test_a_member_s_own_stream_has_its_events_and_those_below_it_with_gaps
     assert all(parse_event(event.to_json()) == event for event in events)
 
 
-async def test_arun_inside_a_body_starts_a_member_and_supervisor_start_a_root_run() -> None:
-    async def lead(run: RunContext, message: object) -> str:
-        inner = Agent(says("a")._body).arun("go")
-        other = supervisor.start(says("b"))
-        await inner
-        await other
-        return f"{inner.parent_run_id} {other.parent_run_id}"
-
-    async with Supervisor() as supervisor:
-        output = await supervisor.start(Agent(lead), run_id="lead").ended()
-    assert output.value == "lead None"
-    assert len(output.members) == 1
-
-
 async def test_a_member_takes_the_options_of_a_run_and_its_parent_s_policy() -> None:
     seen: list[Any] = []
 

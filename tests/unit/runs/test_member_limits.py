@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from kit.runs import at, listen, now
-from kit.trees import QUICK, deaf, family, in_a_group, pays, says, told, waits
+from kit.trees import QUICK, deaf, family, in_a_group, says, told, waits
 from softstop import (
     Agent,
     Budget,
@@ -129,25 +129,16 @@ async def test_a_member_s_deadline_is_the_smaller_of_its_own_and_its_parent_s(
     assert times == ([3] if own == 3 else [])
 
 
-async def test_events_of_a_member_are_a_sign_of_life_of_its_parents() -> None:
+@pytest.mark.parametrize("own", [None, 3], ids=["no limit of its own", "an idle limit of its own"])
+async def test_events_of_a_member_are_a_sign_of_life_of_its_parents(own: float | None) -> None:
     async def lead(run: RunContext, message: object) -> str:
-        await run.member(says("abcdef"), "go")
+        await run.member(says("abcdef"), "go", limits=Limits(idle_timeout=own))
         await run.member(waits(), "go", limits=Limits(idle_timeout=1))
         return "done"
 
     async with Supervisor() as supervisor:
         output = await supervisor.start(Agent(lead), limits=Limits(idle_timeout=2)).ended()
         assert now() == 7
-    assert output.status is RunStatus.completed
-
-
-async def test_events_of_a_member_that_has_an_idle_limit_of_its_own_are_a_sign_of_life_of_its_parents_too() -> None:
-    async def lead(run: RunContext, message: object) -> str:
-        await run.member(says("abcdef"), "go", limits=Limits(idle_timeout=3))
-        return "done"
-
-    async with Supervisor() as supervisor:
-        output = await supervisor.start(Agent(lead), limits=Limits(idle_timeout=2)).ended()
     assert output.status is RunStatus.completed
 
 
@@ -249,22 +240,6 @@ async def test_native_cancels_of_the_parent_s_task_hasten_its_members_and_skip_n
     assert [(e.cause, e.abandoned) for e in events if isinstance(e, RunCancelled)] == [
         (StopCause.caller_gone, ("deaf",)), (StopCause.shutdown, ()),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("own", "asked", "takes"), [(2.0, 20.0, 2), (50.0, 20.0, 20), (None, 20.0, 20), (2.0, None, 2)]
-)
-async def test_a_member_s_grace_is_the_smaller_of_its_own_and_its_parent_s(
-    own: float | None, asked: float | None, takes: float
-) -> None:
-    async def lead(run: RunContext, message: object) -> None:
-        await run.member(pays(1_000, policy=StopPolicy(grace=own)), "go", run_id="m")
-
-    async with Supervisor() as supervisor:
-        run = supervisor.start(Agent(lead, name="lead"), run_id="lead")
-        at(1, lambda: run.cancel(grace=asked))
-        await run.ended()
-        assert now() == 1 + takes
 
 
 @pytest.mark.leaves_tasks
