@@ -17,7 +17,7 @@ from typing import Final, TypeVar, cast
 
 from ..aio.parking import Waiters
 from ..events import Event, RunContent, Stamp
-from ..protocols import Observer, tell
+from ..protocols import Observer
 from .folding import Region, last_seq
 
 MOST_RECENT: Final = 2_048  # events kept whole at the end of the log; above that the older half is folded
@@ -85,11 +85,6 @@ class Log:
         """Drop the future of a reader that no longer waits."""
         if self.waiters and waiter in self.waiters:
             self.waiters.remove(waiter)
-
-    def notify(self, event: Event) -> None:
-        """Call the observers with a structural event."""
-        for observer in self.observers:
-            tell(observer.notice, event)
 
     def fold(self, keep: int) -> None:
         """Fold the content of all but the newest `keep` events, and of those that a recorder has not taken."""

@@ -10,6 +10,7 @@ from ..aio.crossing import call_on
 from ..aio.parking import wake_all
 from ..errors import MisuseError
 from ..events import Event, LimitsChanged, Outcome, RunContent, Stamp, StepCompleted
+from ..protocols import tell
 from ..usage import NO_USAGE, Tally, Usage
 from .log import MOST_RECENT, Log
 
@@ -100,8 +101,8 @@ class Writer:
             wake_all(log.waiters)
         if seq >= log.full:  # also without content, as by many short members
             log.fold(MOST_RECENT // 2)
-        if log.observers:
-            log.notify(event)
+        for observer in log.observers:
+            tell(observer.notice, event)
         return event
 
     def finish(self, outcome: T) -> T:

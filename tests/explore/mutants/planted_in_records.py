@@ -16,7 +16,6 @@ from softstop.runs import context, ending, gate, members, pausing, stopping, tim
 from softstop.runs.open_work import OpenWork
 from softstop.runs.run import Run
 from softstop.runs.state import RunState
-from softstop.runs.timers import Timers
 from softstop.stops import LimitReached, RunStatus, StopMode, StopOutcome, StopResult
 from softstop.supervisor.registry import registry
 
@@ -246,10 +245,12 @@ def a_limit_outranks_a_user(patch: Patch) -> None:
 
 @found_by("limits_tell_which_and_by_how_much")
 def timeouts_of_one_instant_fire_leaf_first(patch: Patch) -> None:
-    def fire(of_run: Timers, cause: Any, used: Any) -> None:
-        timers.call_outranked(of_run.loop, 0 if of_run.depth else 5, of_run.reached, cause, used)
+    call_outranked = timers.call_outranked
 
-    patch.setattr(Timers, "_fire", fire)
+    def fire(loop: Any, depth: int, *call: Any) -> None:
+        call_outranked(loop, 0 if depth else 5, *call)
+
+    patch.setattr(timers, "call_outranked", fire)
 
 
 @found_by("limits_tell_which_and_by_how_much")
