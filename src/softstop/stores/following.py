@@ -140,9 +140,10 @@ class Follow:
             look.cancel()
 
     async def _read(self) -> Page:
+        coming = self._root_run_id in self._coming  # before the read: meanwhile it may be stored to its end
         try:
             return await self._tail.page(self._after)
         except RunNotFound:
-            if self._root_run_id in self._coming:
+            if coming:
                 return NOTHING
             raise

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import pytest
 
 from kit.runs import now
 from kit.stores import batch, end, record
-from softstop import Agent, RunContext, RunStatus, StoreUnavailable, Supervisor
-from softstop.stores import MemoryStore, Page, Recording, Shelf
+from softstop import Agent, RunContext, RunNotFound, RunStatus, StoreUnavailable, Supervisor
+from softstop.stores import MemoryStore, Page, Recording, RunQuery, Shelf
 from softstop.stores.following import KEPT, Tail
 
 
@@ -255,3 +256,28 @@ async def test_readers_share_the_newest_events_of_a_run_and_no_more_however_long
         assert (scene.store.reads - reads, len(tail._events)) == (0, KEPT)
         await tail.page(0)
         assert scene.store.reads == reads + 1, "who is further behind reads for itself"
+
+
+class Behind(MemoryStore):
+    """Tells only after a while that a run was not there."""
+
+    async def read(self, root_run_id: str, after: int = 0, limit: int = 1_000) -> Page:
+        try:
+            return await super().read(root_run_id, after, limit)
+        except RunNotFound:
+            await anyio.sleep(1)
+            raise
+
+
+async def test_a_run_that_is_stored_to_its_end_while_it_is_looked_for_is_followed_and_not_unknown() -> None:
+    async with Recording(Behind()) as recording, Supervisor(recorder=recording) as supervisor:
+        run = supervisor.start(Agent(writes), run_id="r")
+        told = [seq async for page in recording.follow("r") for seq, _ in page.events]
+        assert told[-1] == (await recording.store.find(RunQuery(run_id="r")))[0].last_seq
+        assert (await run).status is RunStatus.completed
+        with pytest.raises(RunNotFound):
+            await recording.follow("other").__anext__()
+
+
+async def writes(run: RunContext, message: object) -> None:
+    run.write("word ")
