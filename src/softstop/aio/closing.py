@@ -17,10 +17,10 @@ NEVER_YET: Final = float("-inf")  # the effective deadline where a scope is canc
 _make: Callable[..., anyio.CancelScope] = anyio.CancelScope
 
 
-def new_scope(*, shield: bool = False) -> anyio.CancelScope:
-    """Make a cancel scope of anyio; its class, which depends on the backend, is looked up once: a third of the cost."""
+def new_shield() -> anyio.CancelScope:
+    """Make a shield of anyio; its class, which depends on the backend, is looked up once: a third of the cost."""
     global _make
-    scope = _make(shield=shield)
+    scope = _make(shield=True)
     if _make is anyio.CancelScope:
         _make = type(scope)
     return scope
@@ -46,7 +46,7 @@ async def finish_within(
             when_late()
 
     timer = task.get_loop().call_later(seconds, cut)
-    scope = new_scope(shield=True) if shield else None
+    scope = new_shield() if shield else None
     if scope is not None:
         scope.__enter__()
     try:

@@ -14,7 +14,7 @@ from typing import Final
 
 from anyio import CancelScope
 
-from ..aio.closing import cancelled_around, new_scope, pass_unless_cancelled
+from ..aio.closing import cancelled_around, new_shield, pass_unless_cancelled
 from ..aio.crossing import loop_here
 from ..aio.deferred_scope import DUE, SLOWEST_PULSE, DeferredScope
 from ..checks import label, typed
@@ -138,7 +138,7 @@ class Step(AsyncBlock):
             if hold is not None:
                 hold.release()
             await pass_unless_cancelled()
-        self._shield = shield = new_scope(shield=True)
+        self._shield = shield = new_shield()
         shield.__enter__()
         self._open = step = run.work.begin(self.name, task, hold, self._announced)
         self.step_id = step.step_id

@@ -59,7 +59,7 @@ def no_shield_around_a_step(patch: Patch) -> None:
     def unshielded(*, shield: bool = False) -> Any:
         return anyio.CancelScope()
 
-    patch.setattr(steps, "new_scope", unshielded)
+    patch.setattr(steps, "new_shield", unshielded)
 
 
 @found_by("never_escalated")
