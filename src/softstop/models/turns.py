@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
-from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
 import anyio
@@ -39,9 +38,6 @@ TOO_LONG: Final = re.compile(  # how providers say that a bound is too large
     r".*(too (large|high|long|many)|at most|maximum|exceed|less than|range)",
     re.DOTALL,
 )
-
-
-Tell = Callable[[Callable[[], str]], str | None]  # what an event shows of a text
 
 
 class Reply(NamedTuple):
@@ -255,27 +251,26 @@ class ModelBody:
             if not decided.approved:
                 history.end_call(index, denied_answer(call, decided.reason))
                 return
-        tell = partial(traced, secrets=secrets_of(model)) if self._traces else _tell_nothing
         if tool is None or tool.is_async:
-            await self._run_tool(door, history, index, tool, tell)
+            await self._run_tool(door, model, history, index, tool)
         else:
             async with door.seats():
-                await self._run_tool(door, history, index, tool, tell)
+                await self._run_tool(door, model, history, index, tool)
 
     async def _run_tool(
-        self, door: AdapterContext, history: History, index: int, tool: ReadyTool | None, tell: Tell
+        self, door: AdapterContext, model: Model, history: History, index: int, tool: ReadyTool | None
     ) -> None:
         call = history.calls[index]
         interruptible = tool is not None and tool.interruptible
         timeout = None if tool is None else tool.tool.timeout
-        trace = ToolTrace(call.tool_call_id, tell(call.args_as_json_str))
+        trace = ToolTrace(call.tool_call_id, self._shown(call.args_as_json_str, model))
         step = door.tool_call(call.tool_name, trace, interruptible=interruptible, timeout=timeout)
         try:
             async with step:
                 history.begin_call(index, interruptible=interruptible)
                 tool = self._toolbox.get(call.tool_name)
                 answer = await tool.call(door, call)
-                trace.result = tell(answer.model_response_str)
+                trace.result = self._shown(answer.model_response_str, model)
                 history.end_call(index, answer)
         except Exception as error:  # noqa: BLE001 - boundary: tool. Its exception is its answer to the model
             if isinstance(error, BudgetExceeded) and not step.step_id:
@@ -283,9 +278,9 @@ class ModelBody:
             else:
                 history.end_call(index, failed_answer(call, error))
 
-
-def _tell_nothing(text: Callable[[], str]) -> None:
-    """Stands in for `traced` where nobody asks for it."""
+    def _shown(self, text: Callable[[], str], model: Model) -> str | None:
+        """What an event shows of the arguments or the result of a call."""
+        return traced(text, secrets_of(model)) if self._traces else None
 
 
 def _most_output(model: Model) -> int | None:
