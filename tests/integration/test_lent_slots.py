@@ -54,7 +54,7 @@ async def test_a_thread_of_a_run_that_waits_for_a_queued_one_lends_its_slot(wher
     assert (output.status, output.value) == (RunStatus.completed, RunStatus.completed)
     assert sum(isinstance(event, SlotLent) for event in events) == 1
     slots = supervisor._state.slots
-    assert (slots.running, slots._loans, slots._waits) == (set(), {}, {})
+    assert (slots.running, slots._loans, slots._waits) == ({}, {}, {})
 
 
 SYNC = """

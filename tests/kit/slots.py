@@ -27,4 +27,4 @@ class Crew:
 def assert_all_slots_are_free(supervisor: Supervisor) -> None:
     """No run is counted, queued, waited for or lent anything."""
     slots = supervisor._state.slots
-    assert (slots.running, len(slots.queue), slots._loans, slots._waits) == (set(), 0, {}, {})
+    assert (slots.running, len(slots.queue), slots._loans, slots._waits) == ({}, 0, {}, {})

@@ -28,7 +28,7 @@ class Slots:
 
     def __init__(self, most: int | None) -> None:
         self.most = most
-        self.running = set[RunState]()  # root runs that have begun and have no outcome
+        self.running: dict[RunState, None] = {}  # root runs that have begun and have no outcome, in that order
         self.queue: OrderedDict[RunState, asyncio.TimerHandle | None] = OrderedDict()  # with the end of their patience
         self._loans: dict[RunState, RunState] = {}  # by lender: the run that began in its slot; neither has ended
         self._waits: dict[RunState, list[RunState]] = {}  # by root run: what its code waits for, queued at first
@@ -45,11 +45,11 @@ class Slots:
     def begin(self, run: RunState) -> None:
         """Count a run as running, queued or not."""
         self.leave_queue(run)
-        self.running.add(run)
+        self.running[run] = None
 
     def end(self, run: RunState) -> RunState | None:
         """Count a running run as ended; return the one that had lent its slot to it."""
-        self.running.discard(run)
+        self.running.pop(run, None)
         if not self._waits:
             return None
         self._waits.pop(run, None)
@@ -88,13 +88,13 @@ class Slots:
         if waiter not in self.running:
             if not _in_a_circle(run):
                 return None
-            lender = next(iter(self._holders))
+            lender = self._holders[0]
         self._loans[lender] = run
         return lender, run
 
     @property
-    def _holders(self) -> set[RunState]:
-        return self.running.difference(self._loans)
+    def _holders(self) -> list[RunState]:
+        return [run for run in self.running if run not in self._loans]
 
 
 def slots_of(run: RunState) -> Slots:

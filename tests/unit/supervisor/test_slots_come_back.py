@@ -207,3 +207,30 @@ async def test_in_a_circle_over_two_supervisors_a_run_lends_that_works_and_none_
             assert_all_slots_are_free(left)
     told = [(f"chain{number}", f"chain{number + 1}") for number in range(depth)]
     assert lent == [*told, (f"chain{depth}", "left")]
+
+
+@pytest.mark.parametrize("first", range(4))
+async def test_of_those_who_hold_a_slot_in_a_circle_the_one_that_began_first_lends(first: int) -> None:
+    crew, lent = Crew(), list[str]()
+
+    async def across(run: RunContext, message: object) -> None:
+        await anyio.sleep(1)
+        await left.start(Agent(crew.leaf), f"for {run.run_id}")
+
+    async def waits(run: RunContext, message: object) -> None:
+        await anyio.sleep(2)
+        await right.start(Agent(crew.leaf), "right")
+
+    class Lent:
+        def notice(self, event: Event) -> None:
+            if isinstance(event, SlotLent):
+                lent.append(event.run_id)
+
+    with anyio.fail_after(100):
+        async with Supervisor(max_running=1) as left, Supervisor(max_running=4, observers=[Lent()]) as right:
+            ids = [f"r{number % 4}" for number in range(first, first + 4)]
+            runs = [right.start(Agent(across), run_id=run_id) for run_id in ids]
+            runs.append(left.start(Agent(waits)))
+            for run in runs:
+                await run.ended()
+    assert lent == ids[:1]
