@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from kit.stores import batch, followed, lines, record, stored
+from kit.stores import batch, followed, lines, record
 from softstop import Agent, MisuseError, RunContext, RunOutput, RunStatus, StoreUnavailable, Supervisor
 from softstop.stores import Batch, Lapsed, News, OwnerLost, Recording, RunQuery, RunRecord, Store
 from softstop.stores.sqlite import SQLiteStore, schema
@@ -196,46 +196,6 @@ async def test_only_its_owner_may_read_what_is_stored(path: Path) -> None:
             assert stat.S_IMODE((path.parent / "runs.db-owners").stat().st_mode) == 0o700
     finally:
         os.umask(old)
-
-
-async def a_stored_run(path: Path) -> None:
-    async with Recording(SQLiteStore(path)) as recording, Supervisor(recorder=recording) as supervisor:
-        await supervisor.start(Agent(counts), run_id="r")
-
-
-DAMAGES = {
-    "UPDATE events SET data = CAST('x' || data AS BLOB) WHERE seq = 5": "event 5 of run r: its checksum is wrong",
-    "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)": "its last event is",
-    "UPDATE runs SET outcome = CAST('x' || outcome AS BLOB)": "the outcome of run r: its checksum is wrong",
-    "UPDATE runs SET result = CAST('x' || result AS BLOB)": "the result of run r: its checksum is wrong",
-    "UPDATE runs SET outcome = NULL": "run r: it has no outcome",
-    "UPDATE roots SET ended = 0": "run r: it has an outcome",
-    "DELETE FROM runs": "run r: it has no record",
-    "DELETE FROM roots": "which is not there",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
-async def test_a_check_finds_what_is_damaged(path: Path, damage: str) -> None:
-    await a_stored_run(path)
-    store = SQLiteStore(path)
-    async with store.open("b", 10.0):
-        assert await store.check() == []
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute(damage)
-        assert any(DAMAGES[damage] in line for line in await store.check())
-
-
-@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if "'x'" in damage])
-async def test_what_is_damaged_is_never_given_to_a_reader(path: Path, damage: str) -> None:
-    await a_stored_run(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute(damage)
-    store = SQLiteStore(path)
-    async with store.open("b", 10.0):
-        with pytest.raises(StoreUnavailable, match="is damaged"):  # noqa: PT012 - whichever it is
-            await store.find(RunQuery(run_id="r"))
-            await stored(store, "r")
 
 
 async def test_one_job_that_the_database_refuses_fails_alone(path: Path) -> None:

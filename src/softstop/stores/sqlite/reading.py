@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from ...errors import EventsExpired, RunNotFound
-from ..store import Page, RunQuery, RunRecord
+from ...errors import EventsExpired, RunNotFound, StoreUnavailable
+from ..store import Audit, Page, RunQuery, RunRecord
 from .rows import RECORD, audit_of, is_damaged, record_of, verified, where
 
 
@@ -43,11 +43,17 @@ def _whole(connection: sqlite3.Connection, row: tuple[object, ...]) -> RunRecord
     *columns, messages, checksum = row
     if isinstance(messages, bytes) and isinstance(checksum, int):
         verified(messages, checksum, f"the conversation of run {columns[0]}")
-    audit = connection.execute(
-        "SELECT at, by, reason, mode, origin, outcome, decision, cause FROM stops WHERE run_id = ? ORDER BY number",
-        (columns[0],),
+    return record_of(
+        (*columns,), messages if isinstance(messages, bytes) else None, _audit(connection, str(columns[0]))
     )
-    return record_of((*columns,), messages if isinstance(messages, bytes) else None, audit_of(audit))
+
+
+def _audit(connection: sqlite3.Connection, run_id: str) -> tuple[Audit, ...]:
+    rows = connection.execute(
+        "SELECT at, by, reason, mode, origin, outcome, decision, cause FROM stops WHERE run_id = ? ORDER BY number",
+        (run_id,),
+    )
+    return audit_of(run_id, rows)
 
 
 def check(connection: sqlite3.Connection) -> list[str]:
@@ -75,7 +81,21 @@ def check(connection: sqlite3.Connection) -> list[str]:
             wrong.append(f"run {run_id}: it has no record")
         elif bool(ended) != (found[0] is not None):
             wrong.append(f"run {run_id}: it has {'no' if ended else 'an'} outcome")
-    return wrong + _damaged(connection)
+    return wrong + _damaged(connection) + _unreadable(connection)
+
+
+def _unreadable(connection: sqlite3.Connection) -> list[str]:
+    wrong: list[str] = []
+    columns = RECORD.replace("outcome, outcome_sum, result, result_sum", "NULL, NULL, NULL, NULL")
+    for row in connection.execute(f"SELECT {columns} FROM runs LEFT JOIN roots ON roots.run_id = runs.root_run_id"):
+        run_id, root_run_id, *_ = row
+        try:
+            record_of(row, audit=_audit(connection, run_id))
+        except StoreUnavailable as error:
+            wrong.append(error.problem)
+        if row[RECORD.split(", ").index("owner")] is None:
+            wrong.append(f"run {run_id}: its root {root_run_id} is not there")
+    return wrong
 
 
 def _damaged(connection: sqlite3.Connection) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
 
 from pydantic_core import from_json, to_json
 
-from ...errors import StoreUnavailable
+from ...errors import MisuseError, StoreUnavailable
 from ...events import Source
 from ...limits import NO_LIMITS, Limits
 from ...runs.state import Approval
@@ -61,28 +62,29 @@ def record_of(row: tuple[Any, ...], messages: bytes | None = None, audit: tuple[
     result, result_sum, started_at, limits = told
     if result is not None:
         verified(result, result_sum, f"the result of run {run_id}")
-    return RunRecord(
-        run_id=run_id,
-        root_run_id=root_run_id,
-        parent_run_id=parent_run_id,
-        source=Source(kind, source_id, source_name),
-        user_id=user_id,
-        session_id=session_id,
-        metadata=from_json(metadata),
-        created_at=created_at,
-        status=RunStatus(status),
-        wish=wish,
-        owner=owner,
-        last_seq=last_seq,
-        stop=None if stop is None else StopRequest.model_validate_json(stop),
-        outcome=outcome,
-        result=result,
-        messages=messages,
-        audit=audit,
-        trimmed_to=trimmed_to,
-        started_at=started_at,
-        limits=NO_LIMITS if limits is None else Limits.model_validate_json(limits),
-    )
+    with whole_or_told(f"the record of run {run_id}"):
+        return RunRecord(
+            run_id=run_id,
+            root_run_id=root_run_id,
+            parent_run_id=parent_run_id,
+            source=Source(kind, source_id, source_name),
+            user_id=user_id,
+            session_id=session_id,
+            metadata=from_json(metadata),
+            created_at=created_at,
+            status=RunStatus(status),
+            wish=wish,
+            owner=owner,
+            last_seq=last_seq,
+            stop=None if stop is None else StopRequest.model_validate_json(stop),
+            outcome=outcome,
+            result=result,
+            messages=messages,
+            audit=audit,
+            trimmed_to=trimmed_to,
+            started_at=started_at,
+            limits=NO_LIMITS if limits is None else Limits.model_validate_json(limits),
+        )
 
 
 def decision_of(data: str) -> Decision:
@@ -99,15 +101,25 @@ def audit_row(run_id: str, line: Audit) -> tuple[Any, ...]:
     return run_id, line.at, line.by, line.reason, mode, line.origin, line.outcome.value, decision, cause
 
 
-def audit_of(rows: Iterable[tuple[Any, ...]]) -> tuple[Audit, ...]:
+def audit_of(run_id: str, rows: Iterable[tuple[Any, ...]]) -> tuple[Audit, ...]:
     """The audit of a run from rows of `at, by, reason, mode, origin, outcome, decision, cause`."""
-    return tuple(
-        Audit(
-            at, by, reason, StopMode(mode) if mode else None, origin, StopOutcome(outcome),
-            None if decision is None else decision_of(decision), None if cause is None else StopCause(cause),
-        )
-        for at, by, reason, mode, origin, outcome, decision, cause in rows
-    )  # fmt: skip
+    with whole_or_told(f"the audit of run {run_id}"):
+        return tuple(
+            Audit(
+                at, by, reason, StopMode(mode) if mode else None, origin, StopOutcome(outcome),
+                None if decision is None else decision_of(decision), None if cause is None else StopCause(cause),
+            )
+            for at, by, reason, mode, origin, outcome, decision, cause in rows
+        )  # fmt: skip
+
+
+@contextmanager
+def whole_or_told(what: str) -> Generator[None]:
+    """Raise StoreUnavailable where what was written cannot be read."""
+    try:
+        yield
+    except (TypeError, ValueError, MisuseError) as error:
+        raise StoreUnavailable(f"{what} is damaged: it cannot be read; see SQLiteStore.check()") from error
 
 
 def verified(data: bytes, checksum: int, what: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from ...stops import StopRequest
@@ -48,9 +49,12 @@ class Watcher:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         news: list[News] = []
         if version != known:
-            news += self._new_events(connection)
-            news += self._requests(connection)
-            news += self._readers(connection)
+            before = self._changed, self._asked, self._read
+            try:
+                news += [*self._new_events(connection), *self._requests(connection), *self._readers(connection)]
+            except sqlite3.Error:
+                self._changed, self._asked, self._read = before  # the next look tells all of it
+                raise
             self._others = others(connection, self._owner)
             self._seen = time.monotonic()
         gone = {other for other, sign in self._others.items() if self._is_gone(other, sign)}
@@ -74,10 +78,12 @@ class Watcher:
             (self._asked, self._owner),
         ).fetchall()
         self._asked = max((number for number, *_ in rows), default=self._asked)
-        return [
-            Asked(run_id, StopRequest.model_validate_json(stop) if decision is None else decision_of(decision))
-            for _, run_id, stop, decision in rows
-        ]
+        news: list[News] = []
+        for _, run_id, stop, decision in rows:
+            with suppress(TypeError, ValueError):  # it is damaged; whoever reads the run is told
+                asked = StopRequest.model_validate_json(stop) if decision is None else decision_of(decision)
+                news.append(Asked(run_id, asked))
+        return news
 
     def _readers(self, connection: sqlite3.Connection) -> list[News]:
         rows = connection.execute(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, takewhile
 from typing import Final
 from zlib import crc32
 
 from pydantic_core import from_json, to_json
 
+from ...errors import StoreUnavailable
 from ...stops import RunStatus, StopOutcome, StopRequest
 from ..checking import Keep
 from ..judging import judge_decision, judge_readers, judge_stop
@@ -196,7 +199,7 @@ def adopt(
     connection: sqlite3.Connection, owner: str, locks: OwnerLocks, is_gone: Callable[[str, Sign], bool], limit: int
 ) -> list[RunRecord]:
     """See `Store.adopt`."""
-    adopted: list[str] = []
+    adopted: list[RunRecord] = []
     for other, sign in others(connection, owner).items():
         if not is_gone(other, sign):
             continue
@@ -204,12 +207,14 @@ def adopt(
             "SELECT run_id FROM roots WHERE owner = ? AND ended = 0 ORDER BY number LIMIT ?",
             (other, limit - len(adopted)),
         ).fetchall()
-        adopted += [run_id for (run_id,) in rows]
+        for (run_id,) in rows:
+            with suppress(StoreUnavailable):  # it is damaged, and stays as it is; see `check`
+                adopted += find(connection, RunQuery(run_id=run_id))
         if locks.is_dead(other):
             connection.execute("DELETE FROM owners WHERE owner = ?", (other,))
             locks.forget(other)
-    for run_id in adopted:
+    for record in adopted:
         connection.execute(
-            "UPDATE roots SET owner = ?, changed = ? WHERE run_id = ?", (owner, _change(connection), run_id)
+            "UPDATE roots SET owner = ?, changed = ? WHERE run_id = ?", (owner, _change(connection), record.run_id)
         )
-    return [record for run_id in adopted for record in find(connection, RunQuery(run_id=run_id))]
+    return [replace(record, owner=owner) for record in adopted]
