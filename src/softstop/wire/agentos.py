@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 from ..durable import OUTCOMES, RunView
 from ..events import ApprovalDecided, ApprovalRequested, Event, Kind, Outcome, RunStopRequested
 from ..protocols import RunFacts
+from ..runs.spec import plain
 from ..stops import RunStatus
 from ..stores import Page
 from ..usage import Usage
@@ -208,7 +209,7 @@ def run_output(view: RunView, calls: Waiting = MappingProxyType({})) -> dict[str
         "content": None if output is None else output.content,
         "content_type": "str",
         "created_at": int(facts.created_at),
-        "metadata": dict(facts.metadata),
+        "metadata": plain(dict(facts.metadata)),
         **({} if kind == "workflow" or output is None else {"metrics": metrics(output.total_usage)}),
         **(stage if view.status is RunStatus.cancelled else {}),
         **(paused(facts, calls) if calls else {}),

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from ..durable import RunView
 from ..events import Event, StepCompleted, StepStarted, ToolCallStarted
+from ..runs.spec import plain
 from ..stops import RunStatus
 from ..usage import Usage
 
@@ -78,7 +79,7 @@ def run_model(view: RunView) -> dict[str, Any]:
             "completionTokens": usage.output_tokens,
             "totalIterations": 0 if output is None else len(output.steps),
             "startedAt": iso(facts.started_at),
-            "metadata": dict(facts.metadata) or None,
+            "metadata": plain(dict(facts.metadata)) or None,
             **_totals(view),
         }
     )

@@ -29,7 +29,7 @@ FACTS: Final[Mapping[str, Callable[[RunView], object]]] = {
     "status": lambda view: view.status,
     "user_id": lambda view: view.facts.user_id,
     "session_id": lambda view: view.facts.session_id,
-    "metadata": lambda view: dict(view.facts.metadata),
+    "metadata": lambda view: plain(dict(view.facts.metadata)),
     "created_at": lambda view: view.facts.created_at,
     "started_at": lambda view: view.facts.started_at,
     "ended_at": lambda view: view.facts.ended_at,

@@ -149,3 +149,12 @@ async def test_a_path_names_all_of_its_methods_to_who_asks_or_takes_another(at: 
         assert (await client.options(f"{at}/openapi.json")).headers["allow"] == "GET, HEAD"
         for nowhere in ("/nowhere", "/sessions/s/cancel", "/foos"):
             assert (await client.options(at + nowhere)).status_code == 404
+
+
+def test_a_stop_waits_five_seconds_unless_it_says_otherwise_and_a_minute_at_most() -> None:
+    (asked,) = DESCRIBED["paths"]["/agent/run/cancel/v1.0.0"]["post"]["parameters"]
+    waits = [asked["schema"]]
+    for path in ("/runs/{run_id}/cancel", "/{kind}s/{id}/runs/{run_id}/cancel"):
+        body = DESCRIBED["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        waits.append(body["schema"]["properties"]["wait"])
+    assert [(each["default"], each["minimum"], each["maximum"]) for each in waits] == [(5.0, 0, 60.0)] * 3

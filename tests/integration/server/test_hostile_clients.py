@@ -85,6 +85,39 @@ async def test_a_number_that_no_limit_takes_is_the_client_s_fault_alone(capfd: p
         assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN"])
+async def test_a_number_that_json_cannot_tell_again_is_refused(number: str) -> None:
+    async with serving(app()) as client:
+        for path, more in (("/runs", '"agent": "quick"'), ("/agents/quick/runs", '"stream": false')):
+            for said in (f'"metadata": {{"a": [{{"b": {number}}}]}}', f'"message": {number}'):
+                body = f'{{"message": "x", {more}, {said}}}'
+                assert (await client.post(path, content=body, headers=JSON)).status_code in (400, 422), body
+        of_a_form = {"message": "x", "metadata": f'{{"a": {number}}}'}
+        assert (await client.post("/agents/quick/runs", data=of_a_form)).status_code == 422
+        body = f'{{"agentId": "quick", "input": {{"message": "x"}}, "metadata": {{"a": {number}}}}}'
+        answer = await client.post("/agent/run/execute/v1.0.0", content=body, headers=JSON)
+        assert answer.status_code in (400, 422)
+
+
+async def test_what_a_program_notes_with_a_run_is_told_on_every_path_whatever_it_is() -> None:
+    served = app()
+    async with serving(served) as client:
+        odd = {"a": float("inf"), "b": [float("nan")], "c": object(), "d": "fine"}
+        run = served.state.supervisor.start(AGENTS[1], "x", run_id="r", user_id="dev", session_id="s", metadata=odd)
+        await run
+        told = {
+            path: (await client.get(path)).json()
+            for path in (
+                "/runs/r", "/agents/quick/runs/r", "/sessions/s/runs/r", "/v1/responses/r",
+                "/agent/run/get/v1.0.0?runId=r", "/runs", "/agents/quick/runs", "/sessions/s/runs",
+            )
+        }  # fmt: skip
+        assert [run["metadata"]["d"] for run in told.values() if "metadata" in run] == ["fine"] * 5
+        assert told["/runs/r"]["metadata"] == {"a": None, "b": [None], "c": "<object>", "d": "fine"}
+        assert told["/runs"]["runs"][0] == told["/runs/r"]
+        assert told["/agents/quick/runs"] == told["/sessions/s/runs"] == [told["/agents/quick/runs/r"]]
+
+
 async def test_who_guesses_keys_is_slowed_down() -> None:
     async with serving(guarded(Caps(requests=1))) as client:  # type: ignore[arg-type]
         codes = {(await client.get("/runs")).json()["code"] for _ in range(60)}

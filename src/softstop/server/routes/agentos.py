@@ -14,11 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     Json,
+    JsonValue,
     TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import from_json
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
@@ -100,9 +102,13 @@ class AgentOSStart(Start):
     input_files: Medias = Field(default=[])
     files: list[tuple[str | None, bytes]] = Field(default=[], exclude=True)  # as parts of multipart/form-data
 
-    message: Any = Field(validation_alias=AliasChoices("message", "input"))
+    message: JsonValue = Field(validation_alias=AliasChoices("message", "input"))
     stream: bool = True
-    metadata: dict[str, Any] | Json[dict[str, Any]] = Field(default={})
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _may_be_text(cls, value: Any) -> Any:
+        return from_json(value) if isinstance(value, str) else value
 
     @field_validator("message")
     @classmethod
