@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from ..checks import typed
 from ..law.locks import ForkSafeLock, in_forked_child
+from .signals import without_a_block
+from .state import SupervisorState
 from .supervisor import Supervisor
 
 
@@ -35,6 +37,10 @@ class Defaults:
         """
         return typed(self.make(), Supervisor, "what the function given to softstop.configure returns")
 
+    def states(self) -> list[SupervisorState]:
+        """Those of all loops, for a signal."""
+        return [supervisor._state for supervisor in tuple(self._of.values())]
+
     def after_fork(self) -> None:
         """Drop all: a forked child has none of its parent's loops."""
         self._of = {}
@@ -42,6 +48,7 @@ class Defaults:
 
 defaults = Defaults()
 in_forked_child(defaults.after_fork)
+without_a_block.append(defaults.states)
 
 
 def configure(supervisor: Callable[[], Supervisor]) -> None:

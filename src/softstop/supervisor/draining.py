@@ -48,7 +48,7 @@ async def drain(supervisor: SupervisorState, timeout: float, wait: float) -> int
 
 def patience(supervisor: SupervisorState) -> float:
     """Seconds until mode `now` where nobody gives a number: the longest grace of a live run, if that ends, or 30."""
-    return max([DRAIN_TIMEOUT, *(run.policy.grace or 0.0 for run in supervisor.runs.values())])
+    return max([DRAIN_TIMEOUT, *(run.policy.grace or 0.0 for run in tuple(supervisor.runs.values()))])
 
 
 def stop_all(supervisor: SupervisorState, mode: StopMode, reason: str | None = None) -> None:

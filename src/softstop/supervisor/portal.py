@@ -21,11 +21,12 @@ from ..runs.members import start_member
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
 from ..runs.state import RunState
-from ..stops import StopCause, StopMode, StopRequest
-from . import signals
+from ..stops import StopCause, StopRequest
 from .current import Parent, run_around
 from .defaults import defaults
-from .draining import all_ended, stop_runs
+from .draining import all_ended
+from .signals import without_a_block
+from .state import SupervisorState
 from .supervisor import Supervisor
 
 T = TypeVar("T")
@@ -70,11 +71,9 @@ class Portal:
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
                 loop.run_forever()
 
-    def stop(self, mode: StopMode, reason: str) -> None:
-        """Stop its runs, as a signal stops those of the loop that has the handlers; later ones may begin."""
-        if self._serves is not None:
-            loop, supervisor = self._serves
-            loop.call_soon_threadsafe(stop_runs, supervisor._state, mode, reason)
+    def states(self) -> list[SupervisorState]:
+        """Its supervisor, for a signal, once there is one."""
+        return [] if self._serves is None else [self._serves[1]._state]
 
     async def all_ended(self) -> None:
         """Wait until no run of it is live; in the loop of another."""
@@ -95,7 +94,7 @@ class Portal:
 portal = Portal()
 in_forked_child(portal.after_fork)
 atexit.register(portal.close)
-signals.elsewhere.append(portal.stop)
+without_a_block.append(portal.states)
 
 
 def run_sync(runnable: Runnable, message: object, options: RunOptions, parent: Parent) -> RunOutput:

@@ -86,6 +86,7 @@ async def _end_after(
     await signals.came.wait()
     for each in supervisor.family():
         await all_ended(each)
+    await signals.others_ended()
     await portal.all_ended()
     await asyncio.sleep(TIME_TO_RETURN)
     if main is not None and signals.first is not None:

@@ -11,21 +11,22 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
+from ..aio.crossing import call_on
 from ..errors import MisuseError
 from ..stops import StopMode
-from .draining import patience, stop_all
+from .draining import all_ended, patience, stop_all, stop_runs
 from .state import SupervisorState
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
 WAKES: Final = signal.SIGINT  # the one by whose handler the loop gets its wakeup fd
 OF_PYTHON: Final = ("_signal", "asyncio.runners")  # modules of handlers that would cancel the program's main task
-elsewhere: Final[list[Callable[[StopMode, str], None]]] = []  # stop the runs of plain threads, whose loop is another
+without_a_block: Final[list[Callable[[], list[SupervisorState]]]] = []  # those of plain threads, and default ones
 
 
 class Signals:
     """The handlers of SIGINT and SIGTERM of one supervisor; those that were there come back with `restore`.
 
-    They stop the runs of plain threads as well, for which the loop's own program may wait.
+    They stop the runs of plain threads and of default supervisors as well, for which the program may wait.
     A handler of somebody else (a web server's) is called as well, with each signal. Those of Python and of
     `asyncio.run`, which interrupt or cancel the main task, are not before the third. In a forked child signals do what
     they do without softstop.
@@ -97,11 +98,22 @@ class Signals:
     def _stop(self, mode: StopMode) -> None:
         assert self._loop is not None
         assert self.first is not None
-        family = list(self._supervisor.family())
+        family, others = list(self._supervisor.family()), _others()
         if mode is StopMode.step:
-            self._late = self._loop.call_later(max(map(patience, family)), self._stop, StopMode.now)
+            self._late = self._loop.call_later(max(map(patience, family + others)), self._stop, StopMode.now)
         for supervisor in family:
             stop_all(supervisor, mode, self.first.name)
-        for stop in elsewhere:
-            stop(mode, self.first.name)
+        for supervisor in others:  # in which later runs may begin: nobody could make them anew
+            assert supervisor.loop is not None  # it has runs
+            call_on(supervisor.loop, stop_runs, supervisor, mode, self.first.name)
         self.came.set()
+
+    async def others_ended(self) -> None:
+        """Wait until the default supervisor of this loop has no live run, if a signal has stopped those."""
+        for supervisor in _others() if self.came.is_set() else ():
+            if supervisor.loop is self._loop:
+                await all_ended(supervisor)
+
+
+def _others() -> list[SupervisorState]:
+    return [supervisor for supervisors in without_a_block for supervisor in supervisors() if supervisor.runs]

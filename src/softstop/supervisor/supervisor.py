@@ -69,9 +69,10 @@ class Supervisor(AsyncOnly):
             `softstop.ports.Recorder`.
         clock: Wall-clock seconds, for the `at` of events; deadlines use the loop's clock. Where it raises, or returns
             no finite number, the time is that of the system.
-        signals: In its block, SIGINT and SIGTERM stop its runs: the first one drains, as leaving the block does, a
-            second means mode `now`, a third does what it would have done. Handlers that were there come back at the end
-            of the block; one of a web server is called as well. In the main thread only; Windows sends no SIGTERM.
+        signals: In its block, SIGINT and SIGTERM stop its runs, and those that belong to no supervisor's block, as by
+            `agent.arun` in a route of a web app: the first one drains, as leaving the block does, a second means mode
+            `now`, a third does what it would have done. Handlers that were there come back at the end of the block; one
+            of a web server is called as well. In the main thread only; Windows sends no SIGTERM.
 
     Raises:
         MisuseError: A value of the wrong type, a number out of range, or an observer or recorder without its methods.
@@ -130,6 +131,8 @@ class Supervisor(AsyncOnly):
         try:
             with anyio.CancelScope(shield=True):  # bounded by the policies of the runs
                 await self.drain(timeout=draining.patience(self._state) if exc is None else 0.0)
+                if self._signals is not None and exc is None:
+                    await self._signals.others_ended()
         finally:
             if self._outer is not None and self._state in self._outer._state.inner:
                 self._outer._state.inner.remove(self._state)

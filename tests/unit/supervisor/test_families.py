@@ -5,7 +5,7 @@ import signal
 import anyio
 
 from kit.runs import at, now
-from softstop import Agent, RunContext, StopMode, StopPolicy, Supervisor
+from softstop import Agent, RunContext, RunStatus, StopCause, StopMode, StopPolicy, Supervisor
 
 
 async def slow(run: RunContext, message: object) -> None:
@@ -24,6 +24,27 @@ async def test_a_signal_stops_the_runs_of_all_and_gives_each_the_longest_grace_o
             ended.append(now())
     assert ended == [35, 95, 95]
     assert [run.stop and run.stop.reason for run in runs] == ["SIGTERM"] * 3
+
+
+async def test_a_signal_stops_runs_that_belong_to_no_supervisor_s_block_and_its_end_waits_for_them() -> None:
+    run = Agent(slow).arun("go", policy=StopPolicy(grace=90))  # as in a task of a web server
+    async with Supervisor(signals=True):
+        at(5, lambda: signal.raise_signal(signal.SIGTERM))
+        await anyio.sleep(6)
+        assert run.stopping
+    assert now() == 95
+    assert run.stop is not None
+    assert (run.status, run.stop.cause, run.stop.reason) == (RunStatus.cancelled, StopCause.shutdown, "SIGTERM")
+
+
+async def test_without_a_signal_the_end_of_a_block_neither_stops_nor_awaits_runs_that_do_not_belong_to_it() -> None:
+    run = Agent(slow).arun("go")
+    async with Supervisor(signals=True):
+        pass
+    assert now() == 0
+    assert not run.stopping
+    run.cancel(mode="now")
+    await run.ended()
 
 
 async def test_a_second_signal_stops_the_runs_of_all_at_once_and_the_first_one_is_the_reason() -> None:
