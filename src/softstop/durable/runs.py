@@ -134,7 +134,7 @@ class Runs:
         """
         run = self._local(run_id)
         if run is not None:
-            return view(_owned(run, run.facts.user_id, user_id, run_id))
+            return view(_owned(run, run._state.spec.user_id, user_id, run_id))
         record = await self._record(run_id, user_id)
         assert self._recording is not None
         family = await family_of(self._recording.store, record)
@@ -182,7 +182,7 @@ class Runs:
         """
         run = self._local(run_id)
         if run is not None:
-            _owned(run, run.facts.user_id, user_id, run_id)
+            _owned(run, run._state.spec.user_id, user_id, run_id)
             root = run.facts.root_run_id
             last = run._state.writer.log.seq
         else:
@@ -210,7 +210,7 @@ class Runs:
         """
         run = self._local(run_id)
         if run is not None:
-            _owned(run, run.facts.user_id, user_id, run_id)
+            _owned(run, run._state.spec.user_id, user_id, run_id)
             with anyio.move_on_after(0):  # what is there is read without a wait
                 return list(await run.events().read())
             return []

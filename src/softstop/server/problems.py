@@ -7,7 +7,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.types import Scope
 
@@ -25,6 +24,7 @@ from ..errors import (
     one_line,
 )
 from ..telemetry.logs import tell
+from .answers import JSONResponse
 
 STATUS: Final[Mapping[str, int]] = {
     "BAD_REQUEST": 400,

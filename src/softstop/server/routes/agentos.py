@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -30,6 +30,7 @@ from ...protocols import Runnable
 from ...stops import RunStatus
 from ...stores import Page, RunQuery
 from ...wire import agentos
+from ..answers import JSONResponse
 from ..auth import Caller
 from ..problems import Problem
 from ..requests import Content, Decide, Start, Stop, read
@@ -301,7 +302,8 @@ async def start(kind: Kind, id: str, request: Request, service: Here, who: Who) 
     run_id = view.facts.run_id
     leg = Leg(service, who, view.facts)
     if asked.stream:
-        return await streamed(service, who, run_id, leg(await service.follow(who, run_id)), leg.wire, b"")
+        pages = leg(await service.follow(who, run_id))
+        return await streamed(service, who, run_id, pages, leg.wire, b"", live=not view.status.ended)
     if asked.background:
         body = {"run_id": run_id, "session_id": asked.session_id, "status": agentos.STATUS[view.status]}
         return JSONResponse(body, 202, {"location": f"{request.url.path}/{run_id}"})
@@ -357,7 +359,8 @@ async def go_on(kind: Kind, id: str, run_id: str, request: Request, service: Her
     after = next(iter(waiting.values())).seq  # where the leg before has ended
     leg = Leg(service, who, view.facts, after)
     if asked.stream:
-        return await streamed(service, who, run_id, leg(await service.follow(who, run_id, after)), leg.wire, b"")
+        pages = leg(await service.follow(who, run_id, after))
+        return await streamed(service, who, run_id, pages, leg.wire, b"", live=not view.status.ended)
     return leg.output()
 
 
@@ -385,4 +388,5 @@ async def resume(kind: Kind, id: str, run_id: str, request: Request, service: He
         live = agentos.subscribed(view, after + count) if status is None else b""
         return agentos.caught_up(view, after, count, status) + leg.wire(page) + live
 
-    return await streamed(service, who, run_id, leg(await service.follow(who, run_id, after)), wire, b"")
+    pages = leg(await service.follow(who, run_id, after))
+    return await streamed(service, who, run_id, pages, wire, b"", live=not view.status.ended)

@@ -217,14 +217,14 @@ async def streamed(
     pages: AsyncIterator[Page],
     wire: Callable[[Page], bytes],
     first: bytes = RETRY,
-    live: bool = True,
+    *,
+    live: bool,
 ) -> Response:
     """Stream the events of a run in some wire format; 204 where none is left, which tells a browser to stop asking.
 
-    Not `live` are pages that end without a wait.
+    Not `live` are pages that end without a wait, as those of a run that has ended.
     """
-    view = await service.get(who, run_id)
-    if view.status.ended or not live:
+    if not live:
         begun = await anext(pages, None)
         if begun is None:
             return Response(status_code=204)

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, Field
 
 from ...stops import RunStatus
 from ...stores import RunQuery
 from ...wire import contract
+from ..answers import JSONResponse
 from ..requests import LONGEST_WAIT, Start, Stop, checked, parsed, read
 from .asked import KEY, Here, Who, origin_of, said
 from .examples import EVENTS, RUN_ID, STOPPED, answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, Field, Json
 
 from ...durable import RunView
@@ -14,6 +14,7 @@ from ...events import ApprovalRequested
 from ...protocols import RunFacts
 from ...stores import Page
 from ...wire import agentos
+from ..answers import JSONResponse
 from ..auth import Caller
 from ..problems import Problem
 from ..service import Service

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 import anyio
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
@@ -19,6 +19,7 @@ from ...stops import RunStatus
 from ...stores import Page, RunQuery
 from ...wire import contract, native
 from ...wire.shown import shown_page
+from ..answers import JSONResponse
 from ..auth import Caller
 from ..problems import Problem
 from ..readers import OF_ALL
@@ -71,7 +72,8 @@ async def started(service: Service, who: Caller, request: Request, kind: Kind, i
     view = await service.start(who, service.runnable(who, kind, id), asked, request.headers.get("idempotency-key"))
     run_id = view.facts.run_id
     if asked.stream:
-        return await streamed(service, who, run_id, await service.follow(who, run_id), native.frames)
+        pages = await service.follow(who, run_id)
+        return await streamed(service, who, run_id, pages, native.frames, live=not view.status.ended)
     if asked.background:
         stopper = Caller(view.facts.user_id or who.user_id, frozenset({"runs:cancel"}))
         token = service.stop_tokens.issue(stopper, run_id)
@@ -242,7 +244,8 @@ async def events(
     pages = await service.follow(who, run_id, cursor_of(request), live=follow)
     if deltas == "coalesced":
         pages = _gathered(pages)
-    return await streamed(service, who, run_id, pages, wire, live=follow)
+    ended = (await service.get(who, run_id)).status.ended
+    return await streamed(service, who, run_id, pages, wire, live=follow and not ended)
 
 
 async def _gathered(pages: AsyncIterator[Page]) -> AsyncIterator[Page]:

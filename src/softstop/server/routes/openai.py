@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, cast
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...stops import RunStatus
 from ...wire import responses
+from ..answers import JSONResponse
 from ..problems import Problem
 from ..requests import Start, Stop, checked, read
 from ..sse import LateResponse
@@ -92,7 +93,8 @@ async def create(request: Request, service: Here, who: Who) -> Response:
     )
     run_id = view.facts.run_id
     if asked.stream:
-        return await streamed(service, who, run_id, await service.follow(who, run_id), responses.Wire(view.facts), b"")
+        pages, wire = await service.follow(who, run_id), responses.Wire(view.facts)
+        return await streamed(service, who, run_id, pages, wire, b"", live=not view.status.ended)
     if asked.background:
         return JSONResponse(responses.response_of(view))
 
@@ -115,7 +117,8 @@ async def get(
     if not stream:
         return JSONResponse(responses.response_of(view))
     wire = responses.Wire(view.facts, starting_after)
-    return await streamed(service, who, run_id, await service.follow(who, run_id, wire.after), wire, b"")
+    pages = await service.follow(who, run_id, wire.after)
+    return await streamed(service, who, run_id, pages, wire, b"", live=not view.status.ended)
 
 
 @router.post("/{run_id}/cancel", responses=answers(STOPPED_RESPONSE, begun=responses.response_of(RUNNING)))
