@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from softstop import Agent, RunContext
 from softstop.server import Caps, Settings, create_app
+from softstop.server.serving import garbage_is_rare
 
 from .measuring import ROOT, Effort, Row, interleaved, ratio
 
@@ -90,7 +91,8 @@ def serve(linger: float) -> None:
     config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
     listener = config.bind_socket()
     print(listener.getsockname()[1], flush=True)
-    uvicorn.Server(config).run([listener])
+    with garbage_is_rare():  # as `softstop.server.serve` does
+        uvicorn.Server(config).run([listener])
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What `serve` gives to the server that it runs, and what a server says as it begins."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -18,6 +19,24 @@ def test_requests_are_left_the_time_that_a_stop_may_take_at_the_end_of_a_server(
     monkeypatch.setattr("uvicorn.run", lambda _, **options: given.update(options))
     serve(app(settings=Settings(policy=StopPolicy(grace=grace, abandon_after=5, cleanup_timeout=3))), port=0)
     assert given["timeout_graceful_shutdown"] == seconds
+
+
+def test_python_looks_for_garbage_seldom_while_a_server_runs_and_as_before_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, seen = gc.get_threshold(), list[tuple[int, int]]()
+
+    def run(*_: object, **options: object) -> None:
+        seen.append((gc.get_threshold()[0], gc.get_freeze_count()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uvicorn.run", run)
+    with pytest.raises(KeyboardInterrupt):
+        serve(app(), port=0)
+    [(threshold, frozen)] = seen
+    assert threshold >= 10_000
+    assert frozen > 10_000
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 
 
 @pytest.mark.parametrize("mounted", [False, True])
