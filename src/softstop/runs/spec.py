@@ -16,6 +16,7 @@ from ..checks import identified, named, typed
 from ..errors import BudgetExceeded, MisuseError, RunErrored, RunStopped
 from ..events import StepRecord
 from ..law.budgets import Budget
+from ..law.locks import in_forked_child
 from ..limits import NO_LIMITS, Limits
 from ..protocols import Runnable, Value, check_message
 from ..stops import BUDGET_CAUSES, RunStatus, StopPolicy, StopRequest
@@ -23,6 +24,8 @@ from ..usage import NO_USAGE, Usage
 
 T = TypeVar("T")
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # of a UUID: the two top bits are 10
+_tails: Final[list[str]] = []  # of ids to come
+in_forked_child(_tails.clear)
 NO_METADATA: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -230,5 +233,17 @@ class RunOutput(Generic[Value]):
 
 def fresh_id() -> str:
     """A UUID version 7 (RFC 9562): sorts by time, 74 random bits."""
-    text = (time.time_ns() // 1_000_000).to_bytes(6, "big").hex() + os.urandom(10).hex()
-    return f"{text[:8]}-{text[8:12]}-7{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
+    try:
+        tail = _tails.pop()
+    except IndexError:
+        _tails.extend(_random_tails())
+        return fresh_id()
+    time_ms = (time.time_ns() // 1_000_000).to_bytes(6, "big").hex()
+    return f"{time_ms[:8]}-{time_ms[8:]}{tail}"
+
+
+def _random_tails() -> list[str]:
+    """Random parts of ids, many at once: what the system takes for each is a third of the cost of an id."""
+    digits = os.urandom(19 * 128).hex()
+    parts = [digits[start : start + 19] for start in range(0, len(digits), 19)]
+    return [f"-7{part[:3]}-{_VARIANT[part[3]]}{part[4:7]}-{part[7:]}" for part in parts]
