@@ -238,7 +238,7 @@ class DeferredScope:
         self.phase = phase
         if phase >= GIVEN_UP:
             self._stop_timer()
-        if phase >= DELIVERED:
+        if self._waiting and phase >= DELIVERED:
             waiting, self._waiting = self._waiting, ()
             for waiter in waiting:
                 if not waiter.done() and not waiter.get_loop().is_closed():

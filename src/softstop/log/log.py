@@ -21,6 +21,7 @@ from ..protocols import Observer
 from .folding import Region, last_seq
 
 MOST_RECENT: Final = 2_048  # events kept whole at the end of the log; above that the older half is folded
+FULL: Final = 1 + MOST_RECENT
 MOST_HELD: Final = 16_384  # events kept whole for a recorder that has not taken them
 
 T = TypeVar("T", bound=Event)
@@ -47,7 +48,7 @@ class Log:
         self.taken = sys.maxsize  # seq up to which a recorder has taken it, see `Tape`; without one nothing is held
         self.late = 0  # events after the outcome of their run: dropped and counted
         self._first = 1  # seq of the first event in `recent`
-        self.full = 1 + MOST_RECENT  # the seq at which the log is to be folded: cheaper to compare than a length
+        self.full = FULL  # the seq at which the log is to be folded: cheaper to compare than a length
         self.recent: list[Event] = []
         self._folded: list[Event | Region] | None = None  # made with the first fold
         self._regions: list[Region] | None = None  # those of `_folded`

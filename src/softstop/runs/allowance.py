@@ -10,7 +10,7 @@ from ..errors import MisuseError, checked
 from ..law.amounts import CAUSE_OF, Room, Unit
 from ..law.budgets import Budget
 from ..law.ledgers import WARN_AT, Chain, Ledger
-from ..limits import Limits
+from ..limits import NO_LIMITS, Limits
 from ..log.writer import Activity
 from ..protocols import Runnable
 from ..stops import LimitReached, StopCause, StopRequest
@@ -91,7 +91,7 @@ class Allowance:
     """The limits of one run in force, with its ledgers and timers."""
 
     __slots__ = (
-        "_loop", "_reached", "_started", "_timers", "_work", "activity", "bounded", "chain", "depth", "exhausted",
+        "_loop", "_started", "_timers", "_work", "activity", "bounded", "chain", "depth", "exhausted",
         "gives_last_answer", "levels", "limits", "own", "parent", "timed",
     )  # fmt: skip
 
@@ -116,7 +116,6 @@ class Allowance:
         own = limits.depth
         self.levels: int = above if own is None else own if parent is None else min(own, above)  # of members below
         self._started = 0.0
-        self._reached: Reached | None = None  # set when the run begins; called for a limit of time
         self.activity = None if limits.idle_timeout is None else Activity()  # the run's own
         self._timers: Timers | None = None  # while the run lives and has a limit of time
         self.chain: Chain = () if parent is None else parent.chain  # nearest first; empty without limits
@@ -132,7 +131,8 @@ class Allowance:
     @property
     def bounds_numbers(self) -> bool:
         """Whether its own limits bound steps or calls."""
-        return (self.limits.steps, self.limits.tool_calls, self.limits.model_calls) != (None, None, None)
+        limits = self.limits
+        return limits is not NO_LIMITS and (limits.steps, limits.tool_calls, limits.model_calls) != (None, None, None)
 
     @property
     def bounds_steps(self) -> bool:
@@ -187,15 +187,20 @@ class Allowance:
             here = None if here.parent is None else here.parent.timed
         return False
 
-    def start(self, reached: Reached) -> None:
-        """Start the timers; the run begins."""
-        self._started, self._reached = self._loop.time(), reached
-        self._set_timers()
+    @property
+    def needs_timers(self) -> bool:
+        """Whether it has a limit of time of its own."""
+        return self.limits.timeout is not None or self.activity is not None
 
-    def _set_timers(self) -> None:
-        if self._reached is not None and (self.limits.timeout is not None or self.activity is not None):
+    def start(self, reached: Reached | None) -> None:
+        """Start the timers, if there are to be any; the run begins. `reached` is called for a limit of time."""
+        self._started = self._loop.time()
+        self._set_timers(reached)
+
+    def _set_timers(self, reached: Reached | None) -> None:
+        if reached is not None and self.needs_timers:
             self._timers = Timers(
-                self._loop, self.limits, self._started, self.activity, self._work.scope, self.depth, self._reached
+                self._loop, self.limits, self._started, self.activity, self._work.scope, self.depth, reached
             )
 
     def pause(self) -> None:
@@ -232,14 +237,20 @@ class Allowance:
             raise MisuseError("an idle_timeout can only be changed for a run that was started with one")
         return checked(Limits, {**self.limits.model_dump(), **changes}, "this is no limit")
 
-    def change(self, changes: LimitChanges, paused: float | None) -> Ledger | None:
-        """Put new limits in force; return the run's own ledger if this made one. `paused`: for so long, if it is."""
+    def change(self, changes: LimitChanges, reached: Reached | None, paused: float | None) -> Ledger | None:
+        """Put new limits in force; return the run's own ledger if this made one.
+
+        Args:
+            changes: What is new in them.
+            reached: Called for a limit of time; None before the run begins.
+            paused: For how many seconds the run is paused, if it is.
+        """
         self.limits = self.check(changes)
         if paused is not None:
             self.resume(paused)
         if changes.keys() & {"timeout", "idle_timeout"}:
             self.end()
-            self._set_timers()
+            self._set_timers(reached)
             self.timed = self
         if paused is not None:
             self.pause()

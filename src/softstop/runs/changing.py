@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from typing import Unpack
 
 from ..errors import MisuseError
@@ -13,7 +14,7 @@ from ..limits import Limits
 from . import gate, pausing
 from .allowance import LimitChanges, check_priced
 from .announcing import COUNTED
-from .limiting import check_ledgers
+from .limiting import check_ledgers, stop_for
 from .state import RunState
 
 
@@ -103,19 +104,19 @@ class RunLimits:
 def _change(run: RunState, changes: LimitChanges) -> None:
     if run.record.ended:  # meanwhile, if the call came from another thread
         return
-    now = run.loop.time()
-    paused = now - run.paused_at if run.paused_by else None
-    run.paused_at = now  # what has passed of a pause is counted
-    ledger = run.allowance.change(changes, paused)
+    begun, now = run.record.status is not PENDING, run.loop.time()
+    paused = now - run.seldom.paused_at if run.paused_by else None
+    run.seldom.paused_at = now  # what has passed of a pause is counted
+    ledger = run.allowance.change(changes, partial(stop_for, run) if begun else None, paused)
     for below in run.tree():
         if ledger is not None and below is not run:  # made after the start: counts from now, here and below
             below.allowance.add_ledger(ledger)
         below.allowance.bounded = below.allowance.bounded or run.allowance.bounded
         below.work.counted = below.work.counted or run.allowance.bounds_numbers
     if "steps" in changes:
-        begun = sum(below.work.begun for below in run.tree())
-        run.work.used = {**(run.work.used or dict.fromkeys(COUNTED, 0)), "steps": begun}
-    if run.record.status is not PENDING:  # else its start tells them
+        steps = sum(below.work.begun for below in run.tree())
+        run.work.used = {**(run.work.used or dict.fromkeys(COUNTED, 0)), "steps": steps}
+    if begun:  # else its start tells them
         run.writer.emit(LimitsChanged(run.allowance.limits))
     run.allowance.reconsider_last_answer()
     if first_reached(run.allowance.chain) is None:

@@ -271,13 +271,12 @@ class RunContext(SaysWhere):
             limiting.charge(run, new, hold)
 
     def _new_part(self, usage: Usage, response_id: str, *, cumulative: bool) -> Usage | None:
-        if self._run.answers is None:
-            self._run.answers = {}
-        seen = self._run.answers.get(response_id)
+        answers = self._run.seldom.answers
+        seen = answers.get(response_id)
         if seen is not None and not cumulative:
             return None
         new = usage if seen is None else usage.beyond(seen)
-        self._run.answers[response_id] = usage if seen is None else seen + new
+        answers[response_id] = usage if seen is None else seen + new
         return new
 
     def heartbeat(self) -> None:

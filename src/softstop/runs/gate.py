@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from ..aio.closing import SETTLE, pass_unless_cancelled
 from ..aio.crossing import call_on, loop_here
@@ -114,7 +113,7 @@ async def refuse(run: RunState) -> None:
         await _slow_down(run)
         raise after_end(run)
     if run.scope.phase >= DELIVERED:
-        if asyncio.current_task() is run.scope.task and not run.refusals:
+        if asyncio.current_task() is run.scope.task and not run.seldom.refusals:
             run.add_error(AFTER_STOP)
         await _slow_down(run)
     elif not (streams := run.work.cleaned_up_by(asyncio.current_task())):
@@ -161,9 +160,7 @@ async def _slow_down(run: RunState, at_once: int = REFUSED_AT_ONCE) -> None:
     """Slow a task down that swallows its refusals, so that it does not keep the loop busy."""
     task = asyncio.current_task()
     assert task is not None
-    if run.refusals is None:
-        run.refusals = WeakKeyDictionary()
-    refusals: WeakKeyDictionary[asyncio.Task[object], int] = run.refusals
+    refusals = run.seldom.refusals
     refusals[task] = times = refusals.get(task, 0) + 1
     if times > at_once:
         await asyncio.sleep(PULSE)

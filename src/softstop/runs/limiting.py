@@ -154,9 +154,7 @@ async def _claim(run: RunState, fit: Fit) -> Claim:
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     claim = Claim(run.allowance.chain, fit, enclosing_holds(), lambda: wake_anywhere([waiter]))
     if claim.enter() is ClaimState.waiting:  # from here on another thread may decide it
-        if run.claims is None:
-            run.claims = []
-        run.claims.append(claim)
+        run.seldom.claims.append(claim)
         run.owner.end_runs_of_lost_loops()  # one may hold the room, or stand before it in the queue
         try:
             await waiter
@@ -164,7 +162,7 @@ async def _claim(run: RunState, fit: Fit) -> Claim:
             claim.withdraw()
             raise
         finally:
-            run.claims.remove(claim)
+            run.seldom.claims.remove(claim)
     return claim
 
 

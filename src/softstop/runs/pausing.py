@@ -26,7 +26,7 @@ def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
         already, here.paused_by = here.paused_by, here.paused_by | {by}
         if not already:
             gate.update_alert(here)
-            here.paused_because = reason
+            here.seldom.paused_because = reason
             if here.record.status is not RunStatus.pending:
                 tell(here)
             todo += [(member, PARENT) for member in reversed(here.members or ())]
@@ -34,8 +34,8 @@ def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
 
 def tell(run: RunState) -> None:
     """Announce a pause and stop the clocks; when the run begins, if it was paused before."""
-    run.writer.emit(RunPaused(run.paused_because))
-    run.paused_at = run.loop.time()
+    run.writer.emit(RunPaused(run.seldom.paused_because))
+    run.seldom.paused_at = run.loop.time()
     run.allowance.pause()
 
 
@@ -53,5 +53,5 @@ def resume(run: RunState, by: str | None = None) -> None:
             gate.wake_parked(here)
             if here.record.status is not RunStatus.pending:
                 here.writer.emit(RunContinued())
-                here.allowance.resume(here.loop.time() - here.paused_at)
+                here.allowance.resume(here.loop.time() - here.seldom.paused_at)
             todo += [(member, PARENT) for member in reversed(here.members or ())]

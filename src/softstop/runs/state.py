@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -30,6 +30,7 @@ from .spec import RunOptions, RunOutput, RunSpec
 
 Asked = tuple[ApprovalRequested, asyncio.Future["Approval"]]  # what has asked, and who waits for the approval
 MOST_FAILURES: Final = 32  # failures remembered from before a stop
+Task = asyncio.Task[Any]
 StopHook = Callable[[StopRequest], object]
 
 
@@ -54,6 +55,18 @@ class Owner:
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class Seldom:
+    """What few runs have, and which is used on their loop only; in each run it would be a tenth of its own size."""
+
+    paused_at: float = 0.0  # loop time
+    paused_because: str | None = None
+    members_gone: bool = False  # no member was live when grace was over
+    refusals: WeakKeyDictionary[Task, int] = field(default_factory=WeakKeyDictionary[Task, int])  # that it swallows
+    claims: list[Claim] = field(default_factory=list[Claim])  # those that wait for room
+    answers: dict[str, Usage] = field(default_factory=dict[str, Usage])  # charged, by the provider's id of an answer
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class RunState:
     """One run. `new_run` makes it, the modules beside this one change it, `Run` and `RunContext` show it."""
 
@@ -72,10 +85,7 @@ class RunState:
     # Whether something may begin
     alert: bool = False  # stopping or paused: the one flag that hot paths read
     paused_by: frozenset[str] = frozenset()  # see `pausing`
-    paused_at: float = 0.0  # loop time
-    paused_because: str | None = None
     held_for_turn: bool = False  # a stop of mode `turn` waits, and holds the scope
-    refusals: WeakKeyDictionary[asyncio.Task[Any], int] | None = None  # by task, of those that swallow them
     # The result, written as the run ends
     outcome: Outcome | None = None
     output: RunOutput | None = None  # made when it is asked for
@@ -89,21 +99,26 @@ class RunState:
     # How it ends
     alarm: asyncio.TimerHandle | None = None  # the one timer of a stop
     winding_up: bool = False  # the body has ended, the outcome is not decided yet
-    members_gone: bool = False  # no member was live when grace was over
     # Lists, made on first use: empty ones would be a fifth of an idle run's objects (goal 14)
     members: list[RunState] | None = None
     hooks: list[StopHook] | None = None
     clients: list[Client] | None = None
     holds: dict[Hold, None] | None = None  # room that its steps and model requests have reserved, in that order
-    claims: list[Claim] | None = None  # those that wait for room
     context: Context | None = None  # of whoever started a run that is queued, or of a body with callbacks
-    answers: dict[str, Usage] | None = None  # by the provider's id of an answer, what was charged for it
     approvals: dict[str, Asked] | None = None  # by id of the call, those that wait for a person
     parked: Waiters | None = None  # for the end of a pause, or for a stop
     waiting: Waiters | None = None  # for the outcome
+    _seldom: Seldom | None = None
 
     def __repr__(self) -> str:
         return f"<run {self.spec.run_id} {self.record.status.value} {self.record.phase.name}>"
+
+    @property
+    def seldom(self) -> Seldom:
+        """What few runs have; made with the first use."""
+        if self._seldom is None:
+            self._seldom = Seldom()
+        return self._seldom
 
     @property
     def run_id(self) -> str:

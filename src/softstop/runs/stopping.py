@@ -322,7 +322,7 @@ def _waits_for_members(run: RunState) -> bool:
         return True
     if run.winding_up:
         return not run.work.is_open
-    gone, run.members_gone = run.members_gone, True
+    gone, run.seldom.members_gone = run.seldom.members_gone, True
     return bool(run.members) and not gone
 
 
@@ -386,6 +386,6 @@ def end_if_loop_closed(run: RunState) -> None:
             stop = orphan.record.collect()
             if stop is not None:
                 _announce(orphan, stop)
-            for claim in orphan.claims or ():
+            for claim in orphan.seldom.claims:
                 claim.withdraw()
             end(orphan, CANCEL)

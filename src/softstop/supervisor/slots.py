@@ -28,7 +28,7 @@ class Slots:
 
     def __init__(self, most: int | None) -> None:
         self.most = most
-        self.running: dict[RunState, None] = {}  # root runs that have begun and have no outcome, in that order
+        self.running: dict[RunState, None] = {}  # root runs that have begun and not ended, in that order; if bounded
         self.queue: OrderedDict[RunState, asyncio.TimerHandle | None] = OrderedDict()  # with the end of their patience
         self._loans: dict[RunState, RunState] = {}  # by lender: the run that began in its slot; neither has ended
         self._waits: dict[RunState, list[RunState]] = {}  # by root run: what its code waits for, queued at first
@@ -43,9 +43,9 @@ class Slots:
         return next(iter(self.queue)) if self.queue and self.free else None
 
     def begin(self, run: RunState) -> None:
-        """Count a run as running, queued or not."""
-        self.leave_queue(run)
-        self.running[run] = None
+        """Count a run as running, which has left the queue or never was there."""
+        if self.most is not None:
+            self.running[run] = None
 
     def end(self, run: RunState) -> RunState | None:
         """Count a running run as ended; return the one that had lent its slot to it."""

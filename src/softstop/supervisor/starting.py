@@ -14,7 +14,7 @@ from ..aio.parking import wake_all
 from ..checks import typed
 from ..errors import MisuseError, RunIdTaken, RunNotFound, SupervisorClosed
 from ..events import RunCompleted, RunQueued, SlotLent, Source
-from ..limits import Limits
+from ..limits import NO_LIMITS, Limits
 from ..log.log import Log
 from ..log.tape import LogTape
 from ..protocols import Recorder, Runnable, tell
@@ -106,18 +106,20 @@ def check_runnable(runnable: Runnable) -> None:
         kind = f"{type(runnable).__name__} (it has no {missing.name})"
         raise MisuseError(f"an agent, a team or a workflow can be run, not {kind}; wrap it: Agent(...)") from None
     typed(source, Source, "source")
-    typed(limits, Limits, "limits")
+    if limits is not NO_LIMITS:
+        typed(limits, Limits, "limits")
     if policy is not None:
         typed(policy, StopPolicy, "policy")
 
 
 def _enlist(supervisor: SupervisorState, run: RunState) -> None:
+    run_id = run.run_id
     try:
-        registry.add(run.run_id, run)
+        registry.add(run_id, run)
     except RunIdTaken:
-        stopping.end_if_loop_closed(registry.get(run.run_id) or run)  # if so, its id is free
-        registry.add(run.run_id, run)
-    supervisor.runs[run.run_id] = run
+        stopping.end_if_loop_closed(registry.get(run_id) or run)  # if so, its id is free
+        registry.add(run_id, run)
+    supervisor.runs[run_id] = run
 
 
 def owner_of(supervisor: SupervisorState) -> Owner:
@@ -168,7 +170,8 @@ def _spawn(
     """Start a task and own it until it is done; the one place for tasks that outlive a call."""
     assert supervisor.loop is not None
     assert supervisor.when_done is not None
-    task = supervisor.loop.create_task(work, context=context)
+    name = None if run is None else run.run_id  # asyncio would make one up, which costs more
+    task = supervisor.loop.create_task(work, name=name, context=context)
     supervisor.tasks[task] = run
     task.add_done_callback(supervisor.when_done, context=EMPTY_CONTEXT)
     return task
@@ -227,6 +230,7 @@ def _make_room(supervisor: SupervisorState, run: RunState) -> None:
 def _begin_queued(supervisor: SupervisorState, run: RunState) -> None:
     stopping.end_if_loop_closed(run)
     if not run.record.ended:
+        supervisor.slots.leave_queue(run)
         supervisor.slots.begin(run)
         _begin(supervisor, run)
 
@@ -269,7 +273,7 @@ def _lending(supervisor: SupervisorState, run: RunState) -> Generator[None]:
 
 
 def _begin_wait(supervisor: SupervisorState, waiter: RunState, run: RunState) -> None:
-    if waiter in slots_of(waiter).running:  # else it has ended
+    if not waiter.record.ended:
         slots_of(waiter).wait(waiter, run)
         _lend(supervisor, waiter)
 

@@ -184,7 +184,7 @@ class Supervisor(AsyncOnly):
         state = self._state
         return SupervisorStatistics(
             live=len(state.runs),
-            running=len(state.slots.running),
+            running=sum(run.parent is None and run.task is not None for run in state.runs.values()),
             queued=len(state.slots.queue),
             remembered=len(state.ended.roots()),
             abandoned=self.abandoned,
