@@ -1,6 +1,7 @@
 """The server's description of itself: each route has examples of what is sent and answered, and they are true."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from kit.server import app, events_of, read_until, serving
 from softstop import Agent, RunContext, Usage
 from softstop.events import parse_event
 from softstop.server import mount
+from softstop.server.routes.contract import ListRunsInput
 
 jsonschema: Any = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install -e '.[dev]'")
 Json = Any
@@ -53,6 +55,18 @@ def test_a_route_has_an_example_of_its_body_and_of_each_answer(method: str, path
     answered = [where for where, _ in contents_of(operation) if where.startswith("2")]
     assert answered or "405" in operation["responses"], "what is answered where all is well, or that it is not served"
     assert any(where.startswith("4XX application/problem+json") for where, _ in contents_of(operation))
+
+
+@EACH
+def test_a_route_describes_all_that_its_address_has(method: str, path: str) -> None:
+    told = {
+        (each["in"], each["name"]): each["required"] for each in DESCRIBED["paths"][path][method].get("parameters", [])
+    }
+    assert {name for where, name in told if where == "path"} == set(re.findall(r"{(\w+)}", path))
+    if path.startswith("/agent/run/get"):
+        assert told["query", "runId"] is True
+    if path.startswith("/agent/run/list"):
+        assert {name for _, name in told} == set(ListRunsInput.model_fields)
 
 
 @EACH

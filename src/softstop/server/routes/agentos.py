@@ -83,6 +83,7 @@ MOST_RUNS: Final = 10_000  # that are looked at for sessions
 CONTENTS: Final = TypeAdapter(list[Content])
 OUTPUT: Final = agentos.run_output(STOPPED)
 SESSION: Final = agentos.session([STOPPED])
+IN_PATH: Final = {"parameters": [{"name": "session_id", "in": "path", "required": True, "schema": {"type": "string"}}]}
 META: Final = {"page": 1, "limit": 20, "total_count": 1, "total_pages": 1}
 FIXED: Final = (
     "A session is the runs that name it, and is not made, renamed, changed or deleted by itself: start a run with its "
@@ -235,6 +236,7 @@ for _method, _path in (
 ):
     router.add_api_route(
         _path, not_served, methods=[_method], status_code=405, response_class=Response,
+        openapi_extra=IN_PATH if "{" in _path else None,
         responses={405: refusal("Not served", Problem("METHOD_NOT_ALLOWED", FIXED))},
     )  # fmt: skip
 

@@ -199,6 +199,18 @@ def said(
     return {"requestBody": {"required": not optional, "content": content}}
 
 
+def told_of(model: type[BaseModel]) -> Any:
+    """The description of a query whose parameters are the fields of a model, for OpenAPI."""
+    schema = model.model_json_schema()
+    required: list[str] = schema.get("required", [])
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": name in required, "schema": field}
+            for name, field in schema["properties"].items()
+        ]
+    }
+
+
 def _inlined(node: Any, defs: dict[str, Any]) -> Any:
     if isinstance(node, dict):
         fields = cast("dict[str, Any]", node)

@@ -13,7 +13,7 @@ from ...stores import RunQuery
 from ...wire import contract
 from ..answers import JSONResponse
 from ..requests import LONGEST_WAIT, Start, Stop, checked, parsed, read
-from .asked import KEY, Here, Who, origin_of, said
+from .asked import KEY, Here, Who, origin_of, said, told_of
 from .examples import EVENTS, RUN_ID, STOPPED, answers
 from .native import path_of
 
@@ -110,7 +110,9 @@ async def execute(request: Request, service: Here, who: Who) -> JSONResponse:
     return JSONResponse({"runId": run.facts.run_id, "status": contract.STATUS[run.status]})
 
 
-@router.get("/get/v1.0.0", responses=answers(contract.run_model(STOPPED) | {"steps": STEPS}))
+@router.get(
+    "/get/v1.0.0", openapi_extra=told_of(GetRunInput), responses=answers(contract.run_model(STOPPED) | {"steps": STEPS})
+)
 async def get(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.get`: a run, with its steps if asked to."""
     asked = _asked(request, GetRunInput)
@@ -121,14 +123,18 @@ async def get(request: Request, service: Here, who: Who) -> JSONResponse:
     return JSONResponse(model)
 
 
-@router.get("/getSteps/v1.0.0", responses=answers({"steps": STEPS}))
+@router.get("/getSteps/v1.0.0", openapi_extra=told_of(GetRunInput), responses=answers({"steps": STEPS}))
 async def get_steps(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.getSteps`: the steps of a run, in the order of their start."""
     run_id = _asked(request, GetRunInput).runId
     return JSONResponse({"steps": contract.run_steps(run_id, await service.events(who, run_id))})
 
 
-@router.get("/list/v1.0.0", responses=answers({"items": [contract.run_summary(STOPPED)], "total": 1, "hasMore": False}))
+@router.get(
+    "/list/v1.0.0",
+    openapi_extra=told_of(ListRunsInput),
+    responses=answers({"items": [contract.run_summary(STOPPED)], "total": 1, "hasMore": False}),
+)
 async def find(request: Request, service: Here, who: Who) -> JSONResponse:
     """`agent.run.list`: summaries of runs, the newest first."""
     asked = _asked(request, ListRunsInput)
