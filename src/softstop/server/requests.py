@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
-from json import JSONDecodeError
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
@@ -60,9 +60,9 @@ class Start(BaseModel):
     too. With `multitask` "reject" it is refused while another run of its session is live.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)  # 1e999 is JSON, but what it is read as is not
+    model_config = ConfigDict(extra="forbid")
 
-    message: JsonValue = Field(default=None, validation_alias=AliasChoices("message", "input"))
+    message: Any = Field(default=None, validation_alias=AliasChoices("message", "input"))
     contents: list[Content] = Field(default=[], max_length=100)
     stream: bool = False
     background: bool = False
@@ -70,7 +70,7 @@ class Start(BaseModel):
     session_id: str | None = None
     user_id: str | None = None
     continue_from: str | None = None
-    metadata: dict[str, JsonValue] = {}
+    metadata: dict[str, Any] = {}
     timeout_s: float | None = Field(default=None, ge=0, le=86_400)
     max_tokens: int | None = Field(default=None, ge=0, le=10**12)
     max_output_tokens: int | None = Field(default=None, ge=1, le=10**12)
@@ -179,9 +179,11 @@ def parsed(body: bytes | str) -> Any:
         Problem: BAD_REQUEST.
     """
     try:
-        return from_json(body, allow_inf_nan=False)
-    except (ValueError, TypeError, JSONDecodeError):
-        raise Problem("BAD_REQUEST", "The body is no JSON") from None
+        data = from_json(body, allow_inf_nan=False)
+        json.dumps(data, allow_nan=False)  # 1e999 is read as infinity, which JSON cannot tell again
+    except (ValueError, TypeError):
+        raise Problem("BAD_REQUEST", "The body is no JSON, or has a number beyond what one can hold") from None
+    return data
 
 
 def checked(model: type[M], data: Any) -> M:

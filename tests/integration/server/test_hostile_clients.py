@@ -91,12 +91,12 @@ async def test_a_number_that_json_cannot_tell_again_is_refused(number: str) -> N
         for path, more in (("/runs", '"agent": "quick"'), ("/agents/quick/runs", '"stream": false')):
             for said in (f'"metadata": {{"a": [{{"b": {number}}}]}}', f'"message": {number}'):
                 body = f'{{"message": "x", {more}, {said}}}'
-                assert (await client.post(path, content=body, headers=JSON)).status_code in (400, 422), body
+                assert (await client.post(path, content=body, headers=JSON)).status_code == 400, body
         of_a_form = {"message": "x", "metadata": f'{{"a": {number}}}'}
-        assert (await client.post("/agents/quick/runs", data=of_a_form)).status_code == 422
+        assert (await client.post("/agents/quick/runs", data=of_a_form)).status_code == 400
         body = f'{{"agentId": "quick", "input": {{"message": "x"}}, "metadata": {{"a": {number}}}}}'
         answer = await client.post("/agent/run/execute/v1.0.0", content=body, headers=JSON)
-        assert answer.status_code in (400, 422)
+        assert answer.status_code == 400
 
 
 async def test_what_a_program_notes_with_a_run_is_told_on_every_path_whatever_it_is() -> None:

@@ -14,13 +14,11 @@ from pydantic import (
     ConfigDict,
     Field,
     Json,
-    JsonValue,
     TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import from_json
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
@@ -33,7 +31,7 @@ from ...wire import agentos
 from ..answers import JSONResponse
 from ..auth import Caller
 from ..problems import Problem
-from ..requests import Content, Decide, Start, Stop, read
+from ..requests import Content, Decide, Start, Stop, parsed, read
 from ..service import KINDS, Service, allow
 from .asked import KEY, Here, Who, origin_of, said, streamed
 from .examples import (
@@ -104,13 +102,13 @@ class AgentOSStart(Start):
     input_files: Medias = Field(default=[])
     files: list[tuple[str | None, bytes]] = Field(default=[], exclude=True)  # as parts of multipart/form-data
 
-    message: JsonValue = Field(validation_alias=AliasChoices("message", "input"))
+    message: Any = Field(validation_alias=AliasChoices("message", "input"))
     stream: bool = True
 
     @field_validator("metadata", mode="before")
     @classmethod
     def _may_be_text(cls, value: Any) -> Any:
-        return from_json(value) if isinstance(value, str) else value
+        return parsed(value) if isinstance(value, str) else value
 
     @field_validator("message")
     @classmethod
