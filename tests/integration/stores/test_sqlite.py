@@ -16,7 +16,7 @@ from kit.stores import batch, followed, lines, record
 from softstop import Agent, MisuseError, RunContext, RunOutput, RunStatus, StoreUnavailable, Supervisor
 from softstop.stores import Batch, Lapsed, News, OwnerLost, Recording, RunQuery, RunRecord, Store
 from softstop.stores.sqlite import SQLiteStore, schema
-from softstop.stores.sqlite.worker import Worker
+from softstop.stores.sqlite.worker import Line, Worker
 from softstop.stores.sqlite.writing import AT_ONCE
 
 
@@ -200,7 +200,7 @@ async def test_only_its_owner_may_read_what_is_stored(path: Path) -> None:
 
 async def test_one_job_that_the_database_refuses_fails_alone(path: Path) -> None:
     schema.prepare(path)
-    worker = Worker("writer", lambda: schema.connect(path, writes=True), "IMMEDIATE")
+    worker = Worker("writer", Line(lambda: schema.connect(path, writes=True)), "IMMEDIATE")
     problems: list[str] = []
     done: list[int] = []
 
@@ -246,7 +246,7 @@ async def test_metadata_that_is_no_data_is_kept_as_it_prints(path: Path) -> None
 
 async def test_a_call_that_is_cancelled_as_it_waits_or_is_done_takes_the_store_from_nobody(path: Path) -> None:
     schema.prepare(path)
-    worker = Worker("writer", lambda: schema.connect(path, writes=True), "IMMEDIATE")
+    worker = Worker("writer", Line(lambda: schema.connect(path, writes=True)), "IMMEDIATE")
     began, goes_on = threading.Event(), threading.Event()
     done: list[str] = []
 

@@ -12,7 +12,7 @@ import pytest
 from kit.stores import end, one, record
 from softstop import RunStatus, StoreUnavailable
 from softstop.stores.sqlite import SQLiteStore
-from softstop.stores.sqlite.worker import Worker
+from softstop.stores.sqlite.worker import Line, Worker
 
 
 class Busy:
@@ -35,7 +35,7 @@ class Busy:
 
 async def test_jobs_that_meet_a_locked_database_wait_for_it_together_and_not_one_after_the_other() -> None:
     busy, told = Busy(), list[str]()
-    worker = Worker("writer", lambda: cast(Any, busy), "IMMEDIATE")
+    worker = Worker("writer", Line(lambda: cast(Any, busy)), "IMMEDIATE")
 
     async def do() -> None:
         try:
@@ -55,7 +55,7 @@ async def test_jobs_that_meet_a_locked_database_wait_for_it_together_and_not_one
 
 async def test_what_is_to_be_done_after_a_job_is_done_once() -> None:
     done: list[str] = []
-    worker = Worker("writer", lambda: sqlite3.connect(":memory:", isolation_level=None), "IMMEDIATE")
+    worker = Worker("writer", Line(lambda: sqlite3.connect(":memory:", isolation_level=None)), "IMMEDIATE")
     await worker.do(lambda connection: worker.do_after(lambda connection: done.append("after")))
     await worker.do(lambda connection: done.append("job"))
     worker.stop()
@@ -72,7 +72,7 @@ async def test_jobs_that_wait_share_a_transaction() -> None:
         connection.set_trace_callback(statements.append)
         return connection
 
-    worker = Worker("writer", connect, "IMMEDIATE")
+    worker = Worker("writer", Line(connect), "IMMEDIATE")
     done: list[int] = []
 
     async def do(number: int) -> None:

@@ -93,6 +93,15 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     return connection
 
 
+def place_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one at the same path; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreUnavailable if the database is one of another program, before anything of it is changed."""
     version, tables, ours = connection.execute(

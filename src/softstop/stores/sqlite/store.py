@@ -21,9 +21,9 @@ from ..checking import check_keep
 from ..store import Batch, Lapsed, News, Page, Request, RunQuery, RunRecord, Store, Verdict
 from . import reading, writing
 from .owners import OwnerLocks, Sign, beat
-from .schema import checkpoint, connect, prepare
+from .schema import checkpoint, connect, place_of, prepare
 from .watcher import Watcher
-from .worker import Rounds, Worker
+from .worker import Line, Rounds, Worker
 
 BEATS: Final = 3  # in a lease
 CHECKPOINTS: Final = 1.0  # seconds between two
@@ -108,16 +108,18 @@ class SQLiteStore(Store):
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> tuple[Watcher, Rounds]:
         prepare(self._path)
-        reads, writes = [partial(connect, self._path, writes=writes) for writes in (False, True)]
         try:
             self._locks.take(self._owner)
-            watcher = Watcher(self._owner, reads, self._is_gone, partial(call_on, loop, self._receive))
+            watcher = Watcher(self._owner, self._line(), self._is_gone, partial(call_on, loop, self._receive))
         except (OSError, sqlite3.Error) as error:
             self._locks.give_back()
             raise StoreUnavailable(f"{self._path}: {error}") from error
-        self._writer = Worker("writer", writes, "IMMEDIATE")
-        self._reader = Worker("reader", reads, "DEFERRED")
-        return watcher, Rounds("checkpoints", writes, checkpoint, lambda: CHECKPOINTS)
+        self._writer = Worker("writer", self._line(writes=True), "IMMEDIATE")
+        self._reader = Worker("reader", self._line(), "DEFERRED")
+        return watcher, Rounds("checkpoints", self._line(writes=True), checkpoint, lambda: CHECKPOINTS)
+
+    def _line(self, *, writes: bool = False) -> Line:
+        return Line(partial(connect, self._path, writes=writes), partial(place_of, self._path))
 
     def _end(self, rounds: tuple[Watcher, Rounds]) -> None:
         for each in (*rounds, self._reader, self._writer):  # the last one that could write leaves a single file

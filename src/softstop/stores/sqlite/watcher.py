@@ -12,7 +12,7 @@ from ...stops import StopRequest
 from ..store import Asked, Changed, News, OwnerLost, ReadBy
 from .owners import Sign, others
 from .rows import decision_of
-from .worker import Rounds
+from .worker import Line, Rounds
 
 EVERY: Final = 0.01  # seconds between looks: half of what a stop from another process waits
 OFTEN: Final = 0.002  # the same while there is something to see, so that who follows a stream has it in time
@@ -22,20 +22,26 @@ AWAKE: Final = 1.0  # seconds after the last change until looks become rare
 class Watcher:
     """Looks at the database, and whether its owners are gone, and tells what is new."""
 
+    _changed: int  # the numbers of the last change, request and word of readers that were told
+    _asked: int
+    _read: int
+
     def __init__(
         self,
         owner: str,
-        connect: Callable[[], sqlite3.Connection],
+        line: Line,
         is_gone: Callable[[str, Sign], bool],
         tell: Callable[[list[News]], object],
     ) -> None:
         self._owner, self._is_gone, self._tell = owner, is_gone, tell
         self._version = -1  # of the data, as SQLite counts what other connections commit
         self._seen = 0.0  # when that changed
-        self._changed, self._asked, self._read = _newest(connect)
+        self._connection: sqlite3.Connection | None = None  # that of the last look
+        self._changed, self._asked, self._read = _newest(line.open())  # what was before is no news
+        line.close()  # it is this thread's
         self._others: dict[str, Sign] = {}
         self._lost: set[str] = set()  # that were told
-        self._rounds = Rounds("watcher", connect, self._look, self._pause)
+        self._rounds = Rounds("watcher", line, self._look, self._pause)
 
     def stop(self) -> None:
         """End its thread; wait for that."""
@@ -45,17 +51,21 @@ class Watcher:
         return OFTEN if time.monotonic() - self._seen < AWAKE else EVERY
 
     def _look(self, connection: sqlite3.Connection) -> None:
+        if connection is not self._connection:  # perhaps to another file, which counts for itself
+            self._connection = connection
+            seen = zip((self._changed, self._asked, self._read), _newest(connection), strict=True)
+            self._changed, self._asked, self._read = map(min, seen)
         known, self._version = self._version, -1  # after an error: another connection has numbers of its own
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         news: list[News] = []
         if version != known:
-            before = self._changed, self._asked, self._read
+            before: tuple[int, int, int] = (self._changed, self._asked, self._read)
             try:
                 news += [*self._new_events(connection), *self._requests(connection), *self._readers(connection)]
+                self._others = others(connection, self._owner)
             except sqlite3.Error:
                 self._changed, self._asked, self._read = before  # the next look tells all of it
                 raise
-            self._others = others(connection, self._owner)
             self._seen = time.monotonic()
         gone = {other for other, sign in self._others.items() if self._is_gone(other, sign)}
         news += [OwnerLost(other) for other in gone - self._lost]
@@ -95,14 +105,10 @@ class Watcher:
         return [Asked(run_id, ReadBy(process, seconds)) for _, run_id, process, seconds in rows]
 
 
-def _newest(connect: Callable[[], sqlite3.Connection]) -> tuple[int, int, int]:
-    """The last change, the last request and the last word of readers as of now: what was before is no news."""
-    connection = connect()
-    try:
-        changed, asked, read = connection.execute(
-            "SELECT (SELECT coalesce(max(changed), 0) FROM roots), (SELECT coalesce(max(number), 0) FROM stops), "
-            "(SELECT coalesce(max(number), 0) FROM readers)"
-        ).fetchone()
-        return changed, asked, read
-    finally:
-        connection.close()
+def _newest(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """The last change, the last request and the last word of readers as of now."""
+    changed, asked, read = connection.execute(
+        "SELECT (SELECT coalesce(max(changed), 0) FROM roots), (SELECT coalesce(max(number), 0) FROM stops), "
+        "(SELECT coalesce(max(number), 0) FROM readers)"
+    ).fetchone()
+    return int(changed), int(asked), int(read)

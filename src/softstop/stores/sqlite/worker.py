@@ -22,17 +22,50 @@ class _Job(NamedTuple):
     result: Future[Any]
 
 
+class Line:
+    """One connection, made again after an error, and where another file, or none, has taken the place of its own.
+
+    Args:
+        connect: Makes it.
+        place: Tells one file from another.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], place: Callable[[], object] = lambda: None) -> None:
+        self._connect, self._place = connect, place
+        self._connection: sqlite3.Connection | None = None
+        self._placed: object = None
+
+    def open(self) -> sqlite3.Connection:
+        """The connection.
+
+        Raises:
+            sqlite3.Error: There is none to be had.
+        """
+        place = self._place()
+        if place != self._placed:
+            self.close()
+        if self._connection is None:
+            self._connection, self._placed = self._connect(), place
+        return self._connection
+
+    def close(self) -> None:
+        """Close it, which takes back what is not committed; `open` makes another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+
 class Worker:
     """One thread with one connection. Jobs that wait at the same time share a transaction: it is durable once for all.
 
     A job that raises takes back what it did, and nothing of the others.
     """
 
-    def __init__(self, name: str, connect: Callable[[], sqlite3.Connection], begin: Literal["IMMEDIATE", "DEFERRED"]):
-        self._connect, self._begin = connect, f"BEGIN {begin}"
+    def __init__(self, name: str, line: Line, begin: Literal["IMMEDIATE", "DEFERRED"]) -> None:
+        self._line, self._begin = line, f"BEGIN {begin}"
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._chore: Callable[[sqlite3.Connection], Any] | None = None
-        self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name=f"softstop {name}", daemon=True)
         self._thread.start()
 
@@ -69,14 +102,14 @@ class Worker:
                 chore, self._chore = self._chore, None
                 if chore is not None:
                     self._do_all([_Job(chore, Future())])
-        self._close()
+        self._line.close()
 
     def _do_all(self, jobs: list[_Job]) -> None:
         """Do jobs in one transaction; if the database refuses that, each in one of its own, unless it is locked."""
         try:
             answers = self._transact(jobs)
         except sqlite3.Error as error:
-            self._close()
+            self._line.close()
             if len(jobs) > 1 and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
                 for job in jobs:
                     self._do_all([job])
@@ -89,7 +122,7 @@ class Worker:
                 job.result.set_exception(raised)
 
     def _transact(self, jobs: list[_Job]) -> list[tuple[Any, BaseException | None]]:
-        connection = self._connection = self._connection or self._connect()
+        connection = self._line.open()
         connection.execute(self._begin)
         answers: list[tuple[Any, BaseException | None]] = []
         for job in jobs:
@@ -105,20 +138,13 @@ class Worker:
         connection.execute("COMMIT")
         return answers
 
-    def _close(self) -> None:
-        """Close the connection, which takes back what is not committed; the next job opens another one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
-
 
 class Rounds:
     """One thread with one connection, in which the same is done again and again.
 
     Args:
         name: The thread's.
-        connect: Makes the connection, again after each error.
+        line: The connection.
         work: What is done.
         pause: Seconds before the next round.
     """
@@ -126,11 +152,11 @@ class Rounds:
     def __init__(
         self,
         name: str,
-        connect: Callable[[], sqlite3.Connection],
+        line: Line,
         work: Callable[[sqlite3.Connection], object],
         pause: Callable[[], float],
     ) -> None:
-        self._connect, self._do, self._pause = connect, work, pause
+        self._line, self._do, self._pause = line, work, pause
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"softstop {name}", daemon=True)
         self._thread.start()
@@ -141,15 +167,9 @@ class Rounds:
         self._thread.join()
 
     def _work(self) -> None:
-        connection: sqlite3.Connection | None = None
         while not self._stopped.wait(self._pause()):
             try:
-                connection = connection or self._connect()
-                self._do(connection)
+                self._do(self._line.open())
             except Exception:  # noqa: BLE001 - boundary: the thread, which lives on; whoever reads is told what is wrong
-                if connection is not None:
-                    connection.close()
-                connection = None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+                self._line.close()
+        self._line.close()
