@@ -24,7 +24,7 @@ SoftstopError
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 import pydantic
 
@@ -281,17 +281,33 @@ class AsyncBlock(AsyncOnly):
             self.__enter__()
 
 
+class StaysHere:
+    """A thing of this process: its copy is itself, since dataclasses and models copy what they hold; a pickle fails."""
+
+    __slots__ = ()
+    _SEND: ClassVar[str]  # to another process instead
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise MisuseError(f"{self!r} belongs to this process; {self._SEND}")
+
+
 class _Elsewhere:
     """An attribute that another class has."""
 
     def __init__(self, hint: str) -> None:
-        self._hint = hint
+        self._hint = self.__doc__ = hint
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
         raise NoSuchAttribute(self._hint)
 
 
-class SaysWhere:
+class SaysWhere(StaysHere):
     """A thing says of the public names that only another class has how to get there.
 
     By an attribute for each: with a `__getattr__`, each `run.write` costs 530 ns instead of 440.

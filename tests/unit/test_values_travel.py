@@ -167,5 +167,20 @@ def test_a_copy_of_what_holds_a_budget_shares_it(copied: Any) -> None:
 
 
 def test_a_budget_that_is_sent_to_another_process_says_what_to_send() -> None:
-    with pytest.raises(MisuseError, match="'tenant' belongs to this process; send its numbers"):
+    with pytest.raises(MisuseError, match=r"'tenant' .* belongs to this process; send its numbers"):
         pickle.dumps(TENANT)
+
+
+async def test_a_run_is_its_own_copy_and_says_what_to_send_to_another_process() -> None:
+    handles: list[object] = []
+
+    async def body(run: RunContext, message: object) -> None:
+        handles.append(run)
+
+    run = Agent(body).arun("go")
+    await run
+    handles.append(run)
+    for handle, what in zip(handles, ("the values that are needed", "or its output: await run"), strict=True):
+        assert copy.copy(handle) is copy.deepcopy([handle])[0] is handle
+        with pytest.raises(MisuseError, match=rf"{run.run_id}.* belongs to this process; send its run_id.* {what}"):
+            pickle.dumps(handle)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import NoReturn, Self
 
 from ..checks import named
-from ..errors import MisuseError
+from ..errors import MisuseError, StaysHere
 from ..limits import NANO, Unpriced
 from .amounts import CAUSE_OF, Amount, Room, checked_room
 from .ledgers import WARN_AT, Ledger
 
 
-class Budget:
+class Budget(StaysHere):
     """Tokens and money that any runs, teams or tenants of the process share: `budgets=[budget]` of a run.
 
     A copy, also a deep one of what holds it, is the same budget; to another process it cannot be sent.
@@ -29,6 +28,7 @@ class Budget:
     """
 
     __slots__ = ("_ledger",)
+    _SEND = "send its numbers and build one of them there"
 
     def __init__(
         self,
@@ -44,15 +44,6 @@ class Budget:
 
     def __repr__(self) -> str:
         return f"<Budget {self.name!r} spent={self.spent} reserved={self.reserved}>"
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self  # models copy their defaults, and dataclasses what `asdict` gives
-
-    def __reduce__(self) -> NoReturn:
-        raise MisuseError(f"budget {self.name!r} belongs to this process; send its numbers and build one of them there")
 
     @property
     def name(self) -> str:

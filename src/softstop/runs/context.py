@@ -43,6 +43,7 @@ class RunContext(SaysWhere):
     """
 
     __slots__ = ("_run", "_step", "_writer")
+    _SEND = "send its run_id, or the values that are needed there"
     _ELSEWHERE = Run, "a RunContext has no {}; the Run has it, which arun(...) and start(...) return"
 
     def __init__(self, run: RunState) -> None:

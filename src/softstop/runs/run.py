@@ -34,6 +34,7 @@ class Run(AsyncOnly, SaysWhere, Generic[Value]):
 
     __slots__ = ("__weakref__", "_state")
     _USE = "async for event in run, async with run, or await run"
+    _SEND = "send its run_id, or its output: await run"
     _ELSEWHERE = RunOutput, "a Run has no {0}, its output has: (await run).{0}"
 
     def __init__(self, state: RunState) -> None:
