@@ -36,9 +36,9 @@ class Watcher:
         self._owner, self._is_gone, self._tell = owner, is_gone, tell
         self._version = -1  # of the data, as SQLite counts what other connections commit
         self._seen = 0.0  # when that changed
-        self._connection: sqlite3.Connection | None = None  # that of the last look
         self._changed, self._asked, self._read = _newest(line.open())  # what was before is no news
         line.close()  # it is this thread's
+        self._line, self._file = line, line.placed
         self._others: dict[str, Sign] = {}
         self._lost: set[str] = set()  # that were told
         self._rounds = Rounds("watcher", line, self._look, self._pause)
@@ -51,10 +51,10 @@ class Watcher:
         return OFTEN if time.monotonic() - self._seen < AWAKE else EVERY
 
     def _look(self, connection: sqlite3.Connection) -> None:
-        if connection is not self._connection:  # perhaps to another file, which counts for itself
-            self._connection = connection
-            seen = zip((self._changed, self._asked, self._read), _newest(connection), strict=True)
-            self._changed, self._asked, self._read = map(min, seen)
+        if self._line.placed != self._file:  # another file, which counts for itself: all in it is news
+            self._file = self._line.placed
+            self._changed = self._asked = self._read = 0
+            self._version = -1
         known, self._version = self._version, -1  # after an error: another connection has numbers of its own
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         news: list[News] = []

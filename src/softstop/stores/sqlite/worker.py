@@ -33,7 +33,7 @@ class Line:
     def __init__(self, connect: Callable[[], sqlite3.Connection], place: Callable[[], object] = lambda: None) -> None:
         self._connect, self._place = connect, place
         self._connection: sqlite3.Connection | None = None
-        self._placed: object = None
+        self.placed: object = None  # which file it is to
 
     def open(self) -> sqlite3.Connection:
         """The connection.
@@ -42,10 +42,10 @@ class Line:
             sqlite3.Error: There is none to be had.
         """
         place = self._place()
-        if place != self._placed:
+        if place != self.placed:
             self.close()
         if self._connection is None:
-            self._connection, self._placed = self._connect(), place
+            self._connection, self.placed = self._connect(), place
         return self._connection
 
     def close(self) -> None:
