@@ -15,8 +15,6 @@ from .endings import sound
 from .estimates import output_tokens
 from .prices import Tariff
 
-Report = dict[str, Any]
-
 
 class Charge:
     """The charge of one answer: to a run, out of a hold, at a price."""
@@ -28,16 +26,13 @@ class Charge:
 
     def pay(self, response: StreamedResponse, prompt_tokens: int, *, complete: bool) -> Usage:
         """Charge the answer, once: by a complete and possible report, else by an estimate."""
-        report = report_of(response, self._tariff) if complete else None
-        if report is not None:
+        usage: Usage | None = None
+        if complete and _is_reported(response):
             try:
-                usage = read_report(report)
+                usage = _reported(response, self._tariff)
             except ValueError as error:
-                self._door.reject_usage(str(error))  # the estimate below counts
-            else:
-                self._door.charge(usage, self._hold)
-                return usage
-        usage = estimate(response, prompt_tokens, self._tariff)
+                self._door.reject_usage(str(error))
+        usage = usage or estimate(response, prompt_tokens, self._tariff)
         self._door.charge(usage, self._hold)
         return usage
 
@@ -48,23 +43,20 @@ class Charge:
         self._door.charge(usage, self._hold)
 
 
-def report_of(response: StreamedResponse, tariff: Tariff) -> Report | None:
-    """The usage that the provider reported for a complete answer; None without a report."""
+def _is_reported(response: StreamedResponse) -> bool:
+    """Whether the provider has reported the usage of a complete answer, right or wrong."""
     reported = response.usage
     received = getattr(response, "_usage_received", None)  # private: False if the provider omitted usage
-    if reported.unmeasured_requests or (not (reported.has_values() or reported.details) and received is not True):
-        return None
-    counted = reported.input_tokens or reported.output_tokens
-    report: Report = {
-        "input_tokens": reported.input_tokens if counted else "none",  # reported, but malformed
-        "output_tokens": reported.output_tokens,
-        "cache_read_tokens": reported.cache_read_tokens,
-        "cache_write_tokens": reported.cache_write_tokens,
-        "reasoning_tokens": reported.output_reasoning_tokens,
-        "cost_nano_usd": tariff.cost(reported, response.get()),
-        "model": _model_of(response),
-    }
-    return report
+    return not reported.unmeasured_requests and bool(reported.has_values() or reported.details or received is True)
+
+
+def _reported(response: StreamedResponse, tariff: Tariff) -> Usage:
+    """The usage that the provider has reported; raises ValueError if it cannot be true."""
+    reported = response.usage
+    if not (reported.input_tokens or reported.output_tokens):
+        raise ValueError("it has no tokens")
+    cost = tariff.cost(reported, response.get())
+    return read_report(reported).model_copy(update={"cost_nano_usd": cost, "model": _model_of(response)})
 
 
 def estimate(response: StreamedResponse, prompt_tokens: int, tariff: Tariff) -> Usage:
