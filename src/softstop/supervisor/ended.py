@@ -31,27 +31,29 @@ class EndedRuns:
         if run.parent is not None:
             self._members[run_id] = run
             return
-        roots.pop(run_id, None)  # if its id was used again: the newer one is the youngest
+        older = roots.pop(run_id, None)  # if its id was used again: the newer one is the youngest
+        gone = [] if older is None else [older[1]]
         roots[run_id] = (now, run)
         while roots and (len(roots) > self._keep or now - next(iter(roots.values()))[0] > self._keep_for):
             _, (_, oldest) = roots.popitem(last=False)
-            if oldest.members:
-                self._forget_members(oldest)
-            if self._forgotten is not None:
-                for gone in oldest.tree():
-                    tell(self._forgotten, gone.run_id)
+            gone.append(oldest)
+        for root in gone:
+            if root.members or self._forgotten is not None:
+                self._forget(root)
 
-    def _forget_members(self, root: RunState) -> None:
+    def _forget(self, root: RunState) -> None:
         for run in root.tree():
             if self._members.get(run.run_id) is run:  # its id may have been used again
                 del self._members[run.run_id]
+            if self._forgotten is not None and run.run_id not in self._members and run.run_id not in self._roots:
+                tell(self._forgotten, run.run_id)
 
     def find(self, run_id: str) -> RunState | None:
         """The ended run with this id. From any thread."""
         member = self._members.get(run_id)
         root_id = run_id if member is None else member.writer.stamp.root_run_id
         ended, root = self._roots.get(root_id, (None, None))
-        if ended is None or root is None:
+        if ended is None or root is None or (member is not None and member.writer.log is not root.writer.log):
             return member  # of a live root
         if root.loop.time() - ended > self._keep_for:
             return None

@@ -124,7 +124,7 @@ async def test_what_a_recorder_raises_changes_no_run() -> None:
         for _ in range(2):
             output = await supervisor.start(Agent(lead))
             assert output.raise_for_status().content == "hello "
-    assert [what for what, _ in keeper.story].count("forgotten") == 2
+    assert [what for what, _ in keeper.story].count("forgotten") == 1, "the member's id belongs to a newer one"
 
 
 @pytest.mark.parametrize("given", [object(), Keeper, Notes()])

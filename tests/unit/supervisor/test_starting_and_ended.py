@@ -9,6 +9,7 @@ from softstop import (
     Event,
     Limits,
     RunContext,
+    RunNotFound,
     RunQueued,
     RunStarted,
     RunStatus,
@@ -138,3 +139,36 @@ async def test_an_id_that_is_used_again_is_as_young_as_its_newest_run() -> None:
         for run_id in ("a", "b", "a", "c"):
             await supervisor.start(Agent(brief), run_id=run_id)
         assert [run.run_id for run in supervisor.list_runs()] == ["a", "c"]
+
+
+async def lead_once(run: RunContext, message: object) -> None:
+    """Has a member with the given id, if one is given."""
+    if isinstance(message, str):
+        await run.member(Agent(nothing), None, run_id=message)
+
+
+async def nothing(run: RunContext, message: object) -> None:
+    return
+
+
+async def test_the_members_of_a_root_whose_id_is_used_again_are_forgotten_with_it() -> None:
+    async with Supervisor() as supervisor:
+        for member in ("m", None):
+            await supervisor.start(Agent(lead_once), member, run_id="lead").ended()
+        with pytest.raises(RunNotFound):
+            supervisor.get_run("m")
+        assert [run.run_id for run in supervisor.list_runs()] == ["lead"]
+
+
+async def test_a_member_of_a_live_root_is_found_although_an_old_root_with_that_id_is_too_old() -> None:
+    async def lead(run: RunContext, message: object) -> None:
+        await lead_once(run, "m")
+        await anyio.sleep(100)
+
+    async with Supervisor(keep_ended_for=5) as supervisor:
+        await supervisor.start(Agent(lead_once), run_id="lead").ended()
+        run = supervisor.start(Agent(lead), run_id="lead")
+        await anyio.sleep(50)
+        assert supervisor.get_run("m").status is RunStatus.completed
+        run.cancel()
+        await run.ended()
