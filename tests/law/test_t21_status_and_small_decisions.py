@@ -1,6 +1,9 @@
 """The law's sections "Status" and "Small decisions", as far as single runs show them."""
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -8,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.runs import at, begun, listen, now, one, payer, sleeper
+from kit.runs import at, begun, listen, now, one, payer, sleeper, words
 from softstop import (
     Agent,
     Budget,
@@ -20,6 +23,7 @@ from softstop import (
     RunStatus,
     StopPolicy,
     Supervisor,
+    Usage,
 )
 
 
@@ -215,6 +219,43 @@ async def test_nothing_of_an_ended_run_is_kept_alive_but_its_record() -> None:
         loop = asyncio.get_running_loop()
         assert loop.timers() == []  # type: ignore[attr-defined]
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class Message:
+    """Something that is freed with the run it was given to."""
+
+
+async def brief(run: RunContext, message: object) -> None:
+    async with run.step("pay", reserve=Usage(output_tokens=5)):
+        run.charge(Usage(output_tokens=5))
+    run.limits.update(steps=9)
+    async for word in run.stream("write", words(2)):
+        run.write(word)
+
+
+async def stopped(run: RunContext, message: object) -> None:
+    run.cancel()
+    await run.boundary()
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(), Limits(tokens=9, steps=9), Limits(timeout=9, idle_timeout=9)], ids=["none", "numbers", "times"]
+)
+@pytest.mark.parametrize("body", [brief, stopped])
+async def test_a_run_that_is_forgotten_is_freed_at_once_with_no_look_for_cycles(
+    body: Callable[[RunContext, Any], Awaitable[None]], limits: Limits
+) -> None:
+    async with Supervisor(keep_ended=0) as supervisor:
+        gc.disable()
+        try:
+            messages = [weakref.ref(message := Message())]
+            await supervisor.start(Agent(body), message, limits=limits).ended()
+            del message
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert messages[0]() is None
+        finally:
+            gc.enable()
 
 
 # -- ids -------------------------------------------------------------------------------------------------------------

@@ -286,6 +286,7 @@ class DeferredScope:
     def _stop_timer(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
+            self._handle = None  # it bears the context, and that the run: a cycle
 
 
 def about_to_run(task: asyncio.Task[Any]) -> bool:
