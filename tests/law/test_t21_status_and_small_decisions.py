@@ -1,6 +1,7 @@
 """The law's sections "Status" and "Small decisions", as far as single runs show them."""
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
@@ -231,6 +232,7 @@ async def brief(run: RunContext, message: object) -> None:
     run.limits.update(steps=9)
     async for word in run.stream("write", words(2)):
         run.write(word)
+    run.on_stop(print)
 
 
 async def stopped(run: RunContext, message: object) -> None:
@@ -256,6 +258,31 @@ async def test_a_run_that_is_forgotten_is_freed_at_once_with_no_look_for_cycles(
             assert messages[0]() is None
         finally:
             gc.enable()
+
+
+class Declined(Exception):
+    """A failure that a body handles."""
+
+
+async def test_a_run_that_is_remembered_keeps_no_callback_and_no_failure_that_it_has_handled() -> None:
+    kept: list[weakref.ref[object]] = []
+
+    def seen(thing: Any) -> Any:
+        kept.append(weakref.ref(thing))
+        return thing
+
+    async def body(run: RunContext, message: object) -> None:
+        run.on_stop(seen(lambda stop: None))
+        with contextlib.suppress(Declined):
+            async with run.step("pay"):
+                raise seen(Declined())
+
+    async with Supervisor() as supervisor:
+        run = supervisor.start(Agent(body))
+        output = await run.ended()
+        gc.collect()
+        assert [ref() for ref in kept] == [None, None]
+    assert [step.status for step in output.steps] == ["failed"]
 
 
 # -- ids -------------------------------------------------------------------------------------------------------------

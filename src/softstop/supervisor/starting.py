@@ -194,7 +194,8 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
     supervisor.ended.add(run)
     if not isinstance(run.outcome, RunCompleted):
         _tell_end(run)
-    begun, run.task = run.task is not None, None  # a remembered run keeps no caller's context; `tasks` still owns it
+    begun = run.task is not None  # `tasks` still owns it
+    run.task = run.context = run.hooks = run.failures = None  # a remembered run keeps nothing of its caller and its body
     if not supervisor.runs:
         wake_all(supervisor.waiting)
     if run.parent is None and begun:
