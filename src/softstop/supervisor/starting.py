@@ -195,7 +195,7 @@ def _ended(supervisor: SupervisorState, run: RunState) -> None:
     if not isinstance(run.outcome, RunCompleted):
         _tell_end(run)
     begun = run.task is not None  # `tasks` still owns it
-    run.task = run.context = run.hooks = run.failures = None  # a remembered run keeps nothing of its caller and its body
+    run.task = run.context = run.hooks = run.failures = None  # a remembered run keeps its result alone
     if not supervisor.runs:
         wake_all(supervisor.waiting)
     if run.parent is None and begun:
