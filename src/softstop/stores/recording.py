@@ -112,6 +112,7 @@ class Recording:
         self._supervisor: Supervisor | None = None
         self._roots: dict[str, _Root] = {}  # live, or not stored to their end
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
+        self._sent: dict[str, _Root] = {}  # with something that is being stored
         self._taken = 0.0  # loop time at which the last commit began
         self.early = EarlyStops()
         self._news = asyncio.Event()  # for the pump
@@ -163,7 +164,7 @@ class Recording:
     @property
     def unstored(self) -> int:
         """Root runs with something that the store does not have yet."""
-        return len(self._dirty)
+        return len(self._dirty.keys() | self._sent)
 
     @property
     def merged(self) -> int:
@@ -265,8 +266,8 @@ class Recording:
             if not self._leaving:  # at least to the end of the turn: what others write in it comes along
                 await asyncio.sleep(max(0.0, self._taken + self._linger - now()))
             self._taken = now()
-            dirty, self._dirty = self._dirty, {}
-            taken = [(root, batch) for root in dirty.values() if (batch := self._take(root)) is not None]
+            self._sent, self._dirty = self._dirty, {}
+            taken = [(root, batch) for root in [*self._sent.values()] if (batch := self._take(root)) is not None]
             if not taken:
                 continue
             fenced = await self._tries.insist("commit", partial(self.store.commit, [batch for _, batch in taken]))
@@ -345,6 +346,7 @@ class Recording:
                 self._supervisor.request_stop(root.run_id, SUPERSEDED)
 
     def _leave(self, root: _Root) -> None:
+        self._sent.pop(root.run_id, None)
         if root.ended and self._roots.get(root.run_id) is root:
             self._merged += root.tape.merged
             del self._roots[root.run_id]

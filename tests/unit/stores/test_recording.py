@@ -188,6 +188,19 @@ async def test_a_run_never_waits_for_its_store_and_nothing_is_lost_when_that_com
     assert [event.seq for event in kept] == sorted({event.seq for event in kept})
 
 
+async def test_what_is_tried_again_and_again_is_not_stored_yet() -> None:
+    store = Flaky()
+    async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
+        store.down = "disk full"
+        run = supervisor.start(Agent(chatty), run_id="r")
+        run.cancel()  # before it begins: all that it tells is taken at once
+        await anyio.sleep(60)
+        assert (recording.degraded, recording.unstored) == ("disk full", 1)
+        store.down = None
+        await followed(recording, "r")
+        assert recording.unstored == 0
+
+
 async def test_tries_are_the_same_batch_again_and_grow_rare() -> None:
     store = Flaky()
     async with Recording(store) as recording, Supervisor(recorder=recording) as supervisor:
