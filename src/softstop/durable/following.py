@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 from pydantic_core import from_json
 
 from ..events import Event, Outcome
@@ -13,6 +14,7 @@ from ..log.folding import merge_within
 from ..log.reader import EventStream
 from ..stores import Page
 
+MOST: Final = 500  # events of a page, as in a store: encoding them takes some milliseconds
 MANY: Final = 32  # events: a reader that is so far behind gets adjacent content merged
 MERGED: Final = 0.05  # seconds within which that was written, as in a store
 OUTCOMES: Final = frozenset(
@@ -41,31 +43,46 @@ class Encoded:
 class LogPages:
     """The events of a run of this process as encoded pages, up to its outcome. What lags gets larger ones.
 
+    Between two pages of what is there everything else has its turn: a long log is read by many, or by who has left.
+
     A class and not an async generator: it can be dropped or cancelled at any point, and followed again from an id.
     """
 
-    __slots__ = ("_encoded", "_stream")
+    __slots__ = ("_encoded", "_rest", "_stream")
 
     def __init__(self, stream: EventStream, encoded: Encoded) -> None:
         self._stream, self._encoded = stream, encoded
+        self._rest: list[Event] = []  # that was read and not told yet
+
+    @property
+    def more(self) -> bool:
+        """Whether the next page is there."""
+        return bool(self._rest)
 
     def __aiter__(self) -> LogPages:
         return self
 
     async def __anext__(self) -> Page:
-        events = await self._stream.read()
-        if not events:
-            raise StopAsyncIteration
+        if self._rest:
+            await anyio.lowlevel.checkpoint()
+            events = self._rest
+        else:
+            events = await self._stream.read()
+            if not events:
+                raise StopAsyncIteration
+        if len(events) > MOST or self._rest:
+            events, self._rest = events[:MOST], events[MOST:]
         return self._encoded.page_of(events)
 
 
 async def at_once(pages: LogPages) -> AsyncIterator[Page]:
-    """What can be read without a wait: of a log all that is there is one page."""
+    """What can be read without a wait."""
     page = None
     with anyio.move_on_after(0):
         page = await anext(pages, None)
-    if page is not None:
+    while page is not None:
         yield page
+        page = await anext(pages) if pages.more else None
 
 
 class MemberPages:

@@ -80,11 +80,13 @@ class Part:
             if turn <= first:
                 continue
             text = self.text[self._ends[first - 1] if first else 0 : self._ends[turn - 1]]
-            first, seq, tally = turn, self._seqs[turn - 1], Tally()
-            while usages and usages[0][0] <= seq:
-                tally.add(usages.popleft()[1])
-            total = tally.total()
-            metrics = None if total == NO_USAGE else total
+            first, seq, metrics = turn, self._seqs[turn - 1], None
+            if usages and usages[0][0] <= seq:
+                tally = Tally()
+                while usages and usages[0][0] <= seq:
+                    tally.add(usages.popleft()[1])
+                total = tally.total()
+                metrics = None if total == NO_USAGE else total
             found.append(RunContent(text, step or None)._stamped(self._stamp, seq, at, metrics))
         return found
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from kit.durable import Two, started, teller
@@ -192,6 +193,37 @@ async def test_a_follower_that_lags_gets_larger_pieces_and_goes_on_after_each_wi
                 assert text_of(events[:got] + await read(event.seq), member.run_id) == whole
     pieces = [event for event in events if isinstance(event, RunContent)]
     assert len(pieces) < 50 or (runs_at_once == 2 and len(pieces) == 200), "by turns, nothing is adjacent"
+
+
+async def test_a_long_log_is_read_in_pages_between_which_everything_else_has_its_turn() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        for _ in range(1_200):
+            async with run.step("s"):
+                pass
+
+    async with Supervisor() as supervisor:
+        runs = Runs(supervisor)
+        run = await started(runs, supervisor, Agent(body))
+        await run
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            for live in (True, False):
+                seqs: list[int] = []
+                before = turns
+                async for page in await runs.follow(run.run_id, live=live):
+                    assert len(page.events) <= 500
+                    seqs += [seq for seq, _ in page.events]
+                assert seqs == [*range(1, 2_403)]
+                assert turns - before >= 4
+            group.cancel_scope.cancel()
 
 
 async def test_a_cancel_waits_for_the_end_and_tells_how_far_it_has_come() -> None:
