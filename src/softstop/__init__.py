@@ -97,4 +97,4 @@ from .usage import Usage as Usage
 for _value in list(vars().values()):  # so that a repr reads softstop.Run, wherever that is written
     if getattr(_value, "__module__", "").startswith("softstop.") and not hasattr(_value, "__dataclass_fields__"):
         _value.__module__ = __name__  # pydantic looks up the types of a dataclass's fields where it was written
-del _value
+del _value  # pyright: ignore[reportPossiblyUnboundVariable] - there is more than one
