@@ -57,15 +57,15 @@ class RestoredRun:
     parent_run_id: str | None
     source: Source
     status: RunStatus
-    content: str
-    usage: Usage
-    steps: tuple[StepRecord, ...]
-    open_steps: tuple[StepStarted, ...]
-    stop: StopRequest | None
-    escalated: bool
-    outcome: Outcome | None
-    started_at: float | None
-    ended_at: float | None
+    content: str = ""
+    usage: Usage = NO_USAGE
+    steps: tuple[StepRecord, ...] = ()
+    open_steps: tuple[StepStarted, ...] = ()
+    stop: StopRequest | None = None
+    escalated: bool = False
+    outcome: Outcome | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
     open_usage: Mapping[int, Usage] = field(default_factory=dict[int, Usage])
     user_id: str | None = None
     session_id: str | None = None

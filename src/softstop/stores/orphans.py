@@ -17,7 +17,6 @@ from ..events import Event, Outcome, RunCancelled
 from ..events.parsing import parse_log
 from ..events.restoring import OWNER_LOST, RestoredLog, RestoredRun, orphan_outcomes, restore
 from ..stops import RunStatus, StopCause, StopOutcome
-from ..usage import NO_USAGE
 from .following import stored_pages
 from .outputs import family_of
 from .store import Audit, Batch, RunRecord, Store
@@ -90,18 +89,4 @@ def _line_of(outcome: Event, by: str) -> Audit:
 
 def _not_begun(record: RunRecord) -> RestoredRun:
     """A run that has written nothing: only its record tells of it."""
-    return RestoredRun(
-        run_id=record.run_id,
-        parent_run_id=record.parent_run_id,
-        source=record.source,
-        status=RunStatus.pending,
-        content="",
-        usage=NO_USAGE,
-        steps=(),
-        open_steps=(),
-        stop=None,
-        escalated=False,
-        outcome=None,
-        started_at=None,
-        ended_at=None,
-    )
+    return RestoredRun(record.run_id, record.parent_run_id, record.source, RunStatus.pending)

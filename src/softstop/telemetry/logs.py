@@ -68,67 +68,53 @@ def tell_failure(run_id: str, name: str, error: BaseException | None) -> None:
     """
     leaves = [exc for exc in unfold(error) if not isinstance(exc, BaseExceptionGroup)]
     new = leaves and not isinstance(leaves[0], MemberFailed | RunErrored)
-    tell(
-        "error",
-        "run.failed",
-        "run %(run_id)s of %(agent)s failed with %(error_type)s; its text is in output.errors, and "
-        "output.raise_for_status() raises it" + ("\n%(trace)s" if new else ""),
-        run_id=run_id,
-        agent=one_line(name),
-        error_type=one_line(", ".join(type(exc).__name__ for exc in leaves)),
-        trace="".join(format_tb(leaves[0].__traceback__, -DEEPEST) if new else ()).rstrip(),
+    text = " failed with %(error_type)s; its text is in output.errors, and output.raise_for_status() raises it" + (
+        "\n%(trace)s" if new else ""
     )
+    kinds = one_line(", ".join(type(exc).__name__ for exc in leaves))
+    trace = "".join(format_tb(leaves[0].__traceback__, -DEEPEST) if new else ()).rstrip()
+    _tell_of(run_id, name, "error", "run.failed", text, error_type=kinds, trace=trace)
 
 
 def tell_left_behind(run_id: str, name: str, task: asyncio.Task[Any]) -> None:
     """Say that a run has ended without a task that ignores its cancellation, and where that task is."""
-    tell(
-        "warning",
-        "run.left_behind",
-        "run %(run_id)s of %(agent)s has ended without its code, which ignores its cancellation%(where)s; "
-        "asyncio.run will wait for it, if need be for ever: let CancelledError through",
-        run_id=run_id,
-        agent=one_line(name),
-        where=_place_of(task),
+    text = (
+        " has ended without its code, which ignores its cancellation%(where)s; asyncio.run will wait for it, if need "
+        "be for ever: let CancelledError through"
     )
+    _tell_of(run_id, name, "warning", "run.left_behind", text, where=_place_of(task))
 
 
 def tell_torn(run_id: str, name: str, step: str) -> None:
     """Say that somebody has cancelled a task natively in the middle of a begun step."""
-    tell(
-        "warning",
-        "run.torn",
-        "run %(run_id)s of %(agent)s: its task was cancelled in the middle of step %(step)r, which may have happened "
-        "in part; asyncio.run does so when main ends or at Ctrl-C: use softstop.run(main). asyncio.timeout around a "
-        "step does so: run.step(..., timeout=) cuts it in time, anyio.fail_after lets it end",
-        run_id=run_id,
-        agent=one_line(name),
-        step=one_line(step),
+    text = (
+        ": its task was cancelled in the middle of step %(step)r, which may have happened in part; asyncio.run does so "
+        "when main ends or at Ctrl-C: use softstop.run(main). asyncio.timeout around a step does so: run.step(..., "
+        "timeout=) cuts it in time, anyio.fail_after lets it end"
     )
+    _tell_of(run_id, name, "warning", "run.torn", text, step=one_line(step))
 
 
 def tell_lost(run_id: str, name: str) -> None:
     """Say that a run has ended because somebody has cancelled its task natively."""
-    tell(
-        "warning",
-        "run.lost",
-        "run %(run_id)s of %(agent)s ended early: its task was cancelled, as asyncio.run does with all tasks when main "
-        "ends; await the run, or use softstop.run(main)",
-        run_id=run_id,
-        agent=one_line(name),
+    text = (
+        " ended early: its task was cancelled, as asyncio.run does with all tasks when main ends; await the run, or "
+        "use softstop.run(main)"
     )
+    _tell_of(run_id, name, "warning", "run.lost", text)
 
 
 def tell_rejected(run_id: str, name: str, problem: str) -> None:
     """Say that a provider's report of usage cannot be true, so that nobody knows what was spent."""
-    tell(
-        "error",
-        "run.usage_rejected",
-        "run %(run_id)s of %(agent)s: a report of usage was rejected: %(problem)s",
-        run_id=run_id,
-        agent=one_line(name),
-        problem=problem,
-    )
+    text = ": a report of usage was rejected: %(problem)s"
+    _tell_of(run_id, name, "error", "run.usage_rejected", text, problem=problem)
+
+
+def _tell_of(
+    run_id: str, name: str, level: Literal["warning", "error"], event: str, text: str, **fields: object
+) -> None:
+    text = f"run %(run_id)s of %(agent)s{text}"
+    tell(level, event, text, run_id=run_id, agent=one_line(name), **fields)
 
 
 def _place_of(task: asyncio.Task[Any]) -> str:
