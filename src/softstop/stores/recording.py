@@ -21,7 +21,7 @@ import anyio
 
 from ..checks import seconds, typed
 from ..errors import MisuseError, RunNotFound, safe_error
-from ..events import LimitsChanged, Outcome, RunContent, RunStarted
+from ..events import Outcome, RunContent, RunStarted
 from ..protocols import RunFacts, Tape
 from ..runs.approving import decide
 from ..runs.run import Run
@@ -34,7 +34,7 @@ from .early import EarlyStops
 from .following import NOTHING, Follow, Tail
 from .orphans import Orphans
 from .outputs import family_of, outputs_of, result_of
-from .records import record_of, status_of
+from .records import LIMITED, record_of, status_of
 from .store import (
     Asked,
     Batch,
@@ -299,8 +299,8 @@ class Recording:
             messages=messages,
             ended=root.ended,
             results=results,
-            started={event.run_id: event.at for event in told if isinstance(event, RunStarted)},
-            limits={event.run_id: event.limits for event in told if isinstance(event, RunStarted | LimitsChanged)},
+            started={event.run_id: event.at for event in told if type(event) is RunStarted},
+            limits={event.run_id: event.limits for event in told if isinstance(event, LIMITED)},
         )
 
     def _outputs(self, ended: Sequence[Run]) -> tuple[dict[str, bytes], dict[str, bytes]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from ..events import Event, Outcome, RunStarted, RunStopRequested
+from typing import Final
+
+from ..events import Event, LimitsChanged, Outcome, RunStarted, RunStopRequested
 from ..protocols import RunFacts
 from ..stops import RunStatus
 from .store import RunRecord
+
+LIMITED: Final = (RunStarted, LimitsChanged)  # the events that tell the limits of a run
 
 
 def record_of(run: RunFacts) -> RunRecord:
