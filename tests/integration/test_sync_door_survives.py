@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from kit.processes import finish, script, wait_for
 from kit.threads import in_thread
-from softstop import Agent, Limits, RunContent, RunContext, RunStatus, StopCause, Usage
+from softstop import Agent, Event, Limits, RunContent, RunContext, RunStatus, StopCause, SyncEventStream, Usage
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
 
@@ -102,6 +103,35 @@ def test_a_sync_stream_that_is_owned_stops_its_run_when_the_block_is_left() -> N
     output = in_thread(reader)
     assert output.status is RunStatus.cancelled
     assert output.stop.cause is StopCause.caller_gone
+
+
+async def test_a_generator_around_a_sync_stream_that_is_closed_in_a_loop_stops_the_run_and_blocks_nothing() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    streams: list[SyncEventStream] = []
+
+    async def pay(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            begun.set()
+            await asyncio.to_thread(go_on.wait)
+        async with run.step("refused"):
+            pass
+
+    def parts() -> Iterator[Event]:  # as of a route of a web server that reads it in a pool of threads
+        with Agent(pay).run("go", stream=True) as events:
+            streams.append(events)
+            yield from events
+
+    generator = parts()
+    await asyncio.to_thread(next, generator)
+    await asyncio.to_thread(begun.wait)
+    generator.close()  # as where the last reference goes
+    assert streams[0].output is None
+    go_on.set()
+    await asyncio.to_thread(list, streams[0])
+    output = streams[0].output
+    assert output is not None
+    assert output.stop is not None
+    assert (output.status, output.stop.cause) == (RunStatus.cancelled, StopCause.caller_gone)
 
 
 def test_a_sync_stream_ends_with_its_output() -> None:

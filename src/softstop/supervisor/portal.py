@@ -150,10 +150,14 @@ class SyncEventStream:
         return self._run.output
 
     def close(self) -> None:
-        """Stop the run, if it has not ended, and wait for its end, which its policy bounds."""
+        """Stop the run, if it has not ended, and wait for its end, which its policy bounds.
+
+        It does not wait in the thread of an event loop, where a generator around it may be closed as it is dropped.
+        """
         if not self._run.status.ended:
             stopping.ask(self._run._state, StopRequest(cause=StopCause.caller_gone, reason="its stream was closed"))
-            wait(self._run.ended)
+            if loop_here() is None:
+                wait(self._run.ended)
 
 
 def _start(
