@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import httpx2
+import pytest
+from fastapi import FastAPI
 
-from kit.server import app, events_of, serving
+from kit.server import app, events_of, hold, serving
 from softstop import Agent, RunContext
 from softstop.ports import AdapterContext
-from softstop.server import Settings
+from softstop.server import Settings, mount
 from softstop.server.readers import PERSON
 from softstop.stores.sqlite import SQLiteStore
 
@@ -174,6 +177,21 @@ async def test_a_pause_that_is_read_or_ended_through_another_process_is_told_to_
         async with two.stream("POST", f"{path}/continue", data=form) as answer:
             await anext(answer.aiter_text())
             await until_held(path, held=False)
+
+
+@pytest.mark.parametrize("name", ["你好 erzähler", "a\tb", "%2e", "Story?#Teller", "🎉"])
+async def test_whatever_an_agent_is_named_the_place_of_its_run_is_told_so_that_it_is_found(name: str) -> None:
+    served = FastAPI()
+    mount(served, "/für", app(agents=[Agent(hold, name=name)]))
+    async with serving(served) as client:
+        form = {"message": "go", "background": "true", "stream": "false"}
+        begun = await client.post(f"/für/agents/{quote(name)}/runs", data=form)
+        assert begun.status_code == 202
+        assert (await client.get(begun.headers["location"])).json()["run_id"] == begun.json()["run_id"]
+        stopping = await client.post(f"{begun.headers['location']}/cancel", json={"wait": 0})
+        assert stopping.headers.get("location", begun.headers["location"]) == begun.headers["location"]
+        native = await client.post("/für/runs", json={"agent": name, "background": True})
+        assert (await client.get(native.headers["location"])).json()["run_id"] == native.json()["run_id"]
 
 
 async def test_a_run_is_found_below_the_id_and_the_name_of_its_agent_and_below_no_other() -> None:

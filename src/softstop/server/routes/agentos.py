@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -306,7 +307,7 @@ async def start(kind: Kind, id: str, request: Request, service: Here, who: Who) 
         return await streamed(service, who, run_id, pages, leg.wire, b"", live=not view.status.ended)
     if asked.background:
         body = {"run_id": run_id, "session_id": asked.session_id, "status": agentos.STATUS[view.status]}
-        return JSONResponse(body, 202, {"location": f"{request.url.path}/{run_id}"})
+        return JSONResponse(body, 202, {"location": f"{quote(request.url.path)}/{run_id}"})
     return leg.output()
 
 
@@ -338,7 +339,7 @@ async def cancel(kind: Kind, id: str, run_id: str, request: Request, service: He
     body = {"success": True, "status": agentos.STATUS[view.status]}
     if view.status is RunStatus.cancelled:
         return JSONResponse(body)
-    return JSONResponse(body, 202, {"location": request.url.path.removesuffix("/cancel")})
+    return JSONResponse(body, 202, {"location": quote(request.url.path.removesuffix("/cancel"))})
 
 
 @router.post(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Final, Literal
+from urllib.parse import quote
 
 import anyio
 from fastapi import APIRouter, Query, Request
@@ -88,7 +89,7 @@ async def started(service: Service, who: Caller, request: Request, kind: Kind, i
 
 def path_of(request: Request, run_id: str) -> str:
     """Where a run is found."""
-    return f"{request.scope.get('root_path', '')}/runs/{run_id}"
+    return f"{quote(request.scope.get('root_path', ''))}/runs/{run_id}"
 
 
 class Listed(Filters):
