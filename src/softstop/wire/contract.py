@@ -106,7 +106,7 @@ def run_steps(run_id: str, events: Iterable[Event]) -> list[dict[str, Any]]:
             steps[event.step_id] |= {
                 "status": STEP_STATUS.get(event.status, "CANCELLED"),
                 "errorMessage": event.error,
-                "tokensUsed": 0 if event.metrics is None else event.metrics.total_tokens,
+                "tokensUsed": 0 if event.usage is None else event.usage.total_tokens,
                 "completedAt": iso(event.at),
             }
     return [present(step) for step in steps.values()]

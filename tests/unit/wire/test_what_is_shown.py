@@ -6,7 +6,7 @@ import anyio
 from pydantic_core import from_json
 
 from kit.runs import now
-from softstop import Agent, Event, RunContext, Supervisor
+from softstop import Agent, Event, RunContext, Supervisor, Usage
 from softstop.durable import Runs
 from softstop.ports import AdapterContext
 from softstop.stores import Page, RunQuery
@@ -31,19 +31,21 @@ async def test_a_rejected_report_is_shown_by_its_type_and_not_by_its_words() -> 
     assert " " not in problems[0]
 
 
-async def test_the_steps_of_a_run_are_its_own_and_not_those_of_its_members() -> None:
+async def test_the_steps_of_a_run_are_its_own_with_all_that_was_charged_in_them_and_not_those_of_its_members() -> None:
     async def inner(run: RunContext, message: object) -> None:
         async with run.step("below"):
             raise ValueError
 
     async def body(run: RunContext, message: object) -> None:
         async with run.step("own"):
-            pass
+            run.charge(Usage(output_tokens=5))
+            run.write("which tells those five")
+            run.charge(Usage(output_tokens=2))
         await run.member(Agent(inner), None)
 
     events = await told(body)
     assert [(step["id"], step["status"], step["tokensUsed"]) for step in run_steps("r", events)] == [
-        ("r.1", "COMPLETED", 0)
+        ("r.1", "COMPLETED", 7)
     ]
 
 
