@@ -121,6 +121,19 @@ def test_the_file_of_a_log_that_grew_in_a_burst_shrinks_once_little_is_written_a
         assert writer.execute("SELECT count(*) FROM events").fetchone() == (1_082,)
 
 
+def test_a_log_that_was_never_long_enough_to_be_begun_anew_is_cut_above_a_quarter_of_that(
+    path: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "LONG", 4_000)
+    with closing(connect(path, writes=True)) as mover:
+        for pages in (500, 1_500):
+            write(writer, pages)
+            checkpoint(mover)  # moves all of it: the next commit begins the log anew by itself
+            write(writer, 1)
+            checkpoint(mover)
+            assert (size_of_log(path) == 0) is (pages > 1_000)
+
+
 @pytest.mark.parametrize("what", ["BEGIN IMMEDIATE", "BEGIN; SELECT count(*) FROM events"])
 def test_a_long_log_goes_on_where_somebody_writes_or_reads_just_then(
     path: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, what: str

@@ -154,7 +154,8 @@ def checkpoint(connection: sqlite3.Connection) -> None:
 
     A log that is long is begun anew, if the rest of it can be moved at once: nobody can write meanwhile, so that what
     came while the most of it was moved is moved before, and it is done seldom.
-    Its file keeps the length that a burst gave it until little is written: to cut it takes longer than a commit.
+    Its file keeps the length that a burst gave it until little is written: to cut it takes longer than a commit, and is
+    worth it above 16 MB.
     """
     connection.execute("PRAGMA busy_timeout = 50")
     _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -163,5 +164,5 @@ def checkpoint(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
     elif pages < FEW:
         _, _, database = connection.execute("PRAGMA database_list").fetchone()
-        if os.stat(f"{database}-wal").st_size > LONG * PAGE:
+        if os.stat(f"{database}-wal").st_size > LONG // 4 * PAGE:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
