@@ -373,12 +373,12 @@ class Runs:
     def _local(self, run_id: str) -> Run | None:
         """A run of this process that nobody else has taken over."""
         try:
-            run = self._supervisor.get_run(run_id)
+            run: Run | None = self._supervisor.get_run(run_id)
         except RunNotFound:
             if self._recording is None:
                 raise
-            return None
-        stop = run.stop
+            run = self._recording.unstored_run(run_id)
+        stop = None if run is None else run.stop
         return None if stop is not None and stop.cause is StopCause.superseded else run
 
     async def _record(self, run_id: str, user_id: str | None) -> RunRecord:

@@ -64,7 +64,7 @@ class TakenIds:
         with suppress(RunNotFound):
             if not self._supervisor.get_run(run_id).status.ended:
                 return True
-        return self._recording is not None and self._recording.keeps(run_id)
+        return self._recording is not None and self._recording.unstored_run(run_id) is not None
 
     async def _take_in_store(self, store: Store, spec: RunSpec, key: str | None, mine: Taken) -> Taken:
         """What has the id or the key now: `mine`, or the run that was there before."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from weakref import WeakValueDictionary
 
 import anyio
@@ -26,7 +26,7 @@ from ..protocols import RunFacts, Tape
 from ..runs.approving import decide
 from ..runs.run import Run
 from ..runs.spec import RunOutput, fresh_id
-from ..stops import StopCause, StopMode, StopRequest
+from ..stops import StopRequest
 from ..supervisor.supervisor import Supervisor
 from ..telemetry.logs import tell
 from .checking import check_attached, check_messages, check_store
@@ -34,7 +34,7 @@ from .early import EarlyStops
 from .following import NOTHING, Follow, Tail
 from .orphans import Orphans
 from .outputs import family_of, outputs_of, result_of
-from .records import LIMITED, record_of, status_of
+from .records import LIMITED, SUPERSEDED, record_of, status_of
 from .store import (
     Asked,
     Batch,
@@ -53,9 +53,6 @@ from .store import (
 from .trying import Tries
 
 HELD: Final = 1.5  # leases since the last sign of life in which runs are held: others wait for two
-SUPERSEDED: Final = StopRequest(
-    cause=StopCause.superseded, mode=StopMode.now, reason="another owner has taken the run over"
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +62,6 @@ class _Root:
     run_id: str
     tape: Tape
     unknown: list[RunRecord]  # runs that the store may not know
-    runs: dict[str, Run]  # also those that the supervisor no longer remembers
     stored: int = 0  # seq
     fenced: bool = False  # another owner has it
     ended: bool = False  # the outcome was taken
@@ -111,6 +107,9 @@ class Recording:
         self._messages, self._clock = check_messages(messages), typed(clock, Callable, "clock")
         self._supervisor: Supervisor | None = None
         self._roots: dict[str, _Root] = {}  # live, or not stored to their end
+        self._runs: dict[
+            str, Run
+        ] = {}  # with ends that are not stored, also if the supervisor no longer remembers them
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
         self._sent: dict[str, _Root] = {}  # with something that is being stored
         self._taken = 0.0  # loop time at which the last commit began
@@ -131,14 +130,10 @@ class Recording:
         if self._tasks:
             raise MisuseError("a Recording is entered once; make another one: Recording(...)")
         await self._exit.enter_async_context(self.store.open(self.owner, self._lease))
+        self._awake, start = self._clock(), asyncio.get_running_loop().create_task
         # owned like a supervisor's: ended and awaited where the block is left
-        self._awake = self._clock()
-        self._tasks = [self._start(work) for work in (self._pump(), self._attend(), self._orphans.attend())]
+        self._tasks = [start(work) for work in (self._pump(), self._attend(), self._orphans.attend())]
         return self
-
-    @staticmethod
-    def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(work)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -183,19 +178,19 @@ class Recording:
         if self._leaving:
             tell("error", "store.left", "run %(run_id)s is not kept: its Recording was left", run_id=run.run_id)
         if tape is not None:
-            self._roots[run.run_id] = _Root(run.run_id, tape, [], {})
+            self._roots[run.run_id] = _Root(run.run_id, tape, [])
             self._mark(self._roots[run.run_id])
         root = self._roots[run.root_run_id]
         root.unknown.append(record_of(run))
         if self._supervisor is not None:
-            root.runs[run.run_id] = self._supervisor.get_run(run.run_id)
+            self._runs[run.run_id] = self._supervisor.get_run(run.run_id)
         early = self.early.take(run.run_id)
         if early is not None:
             asyncio.get_running_loop().call_soon(self._request_stop, run.run_id, early)
 
-    def keeps(self, run_id: str) -> bool:
-        """Whether a root run of this process is not stored to its end."""
-        return run_id in self._roots
+    def unstored_run(self, run_id: str) -> Run | None:
+        """A run of this process, live or ended, whose end is not stored."""
+        return self._runs.get(run_id)
 
     def holds(self) -> bool:
         """See `softstop.ports.Recorder`. False in a process that wakes, until it knows what was taken from it."""
@@ -284,10 +279,11 @@ class Recording:
         if not root.ended:
             root.tape.watch(lambda: self._mark(root))
         if root.fenced:
+            self._forget(outcome.run_id for outcome in outcomes)
             self._leave(root)
             return None
         lines = {event.seq: event.to_json() for event in events}
-        results, messages = self._outputs([run for outcome in outcomes if (run := root.runs.pop(outcome.run_id, None))])
+        results, messages = self._outputs([run for outcome in outcomes if (run := self._runs.get(outcome.run_id))])
         return Batch(
             root_run_id=root.run_id,
             after=root.stored,
@@ -308,8 +304,7 @@ class Recording:
         results: dict[str, bytes] = {}
         messages: dict[str, bytes] = {}
         for run in ended:
-            output = run.output
-            if output is None:
+            if (output := run.output) is None:
                 continue
             try:
                 result = result_of(output)
@@ -326,6 +321,7 @@ class Recording:
         if fenced:
             self._fence(root)
         root.stored = batch.last
+        self._forget(batch.outcomes)
         self._leave(root)
         self._ring(root.run_id, None if fenced else batch.after, Page(batch.events, batch.ended))
 
@@ -344,6 +340,10 @@ class Recording:
                 tell("error", "store.fenced", "run %(run_id)s is not kept: another has its id", run_id=root.run_id)
             elif self._supervisor is not None:
                 self._supervisor.request_stop(root.run_id, SUPERSEDED)
+
+    def _forget(self, run_ids: Iterable[str]) -> None:
+        for run_id in run_ids:
+            self._runs.pop(run_id, None)
 
     def _leave(self, root: _Root) -> None:
         self._sent.pop(root.run_id, None)

@@ -1,4 +1,4 @@
-"""What a store notes of a run: its record before it begins, and its status as events come."""
+"""What a store notes of a run: its record before it begins, its status as events come, that another has taken it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Final
 
 from ..events import Event, LimitsChanged, Outcome, RunStarted, RunStopRequested
 from ..protocols import RunFacts
-from ..stops import RunStatus
+from ..stops import RunStatus, StopCause, StopMode, StopRequest
 from .store import RunRecord
 
+SUPERSEDED: Final = StopRequest(
+    cause=StopCause.superseded, mode=StopMode.now, reason="another owner has taken the run over"
+)
 LIMITED: Final = (RunStarted, LimitsChanged)  # the events that tell the limits of a run
 
 

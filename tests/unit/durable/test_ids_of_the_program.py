@@ -7,9 +7,17 @@ import pytest
 
 from kit.durable import Two, teller
 from kit.stores import Flaky, one
-from softstop import Agent, RunContext, RunIdTaken, RunStatus, Supervisor
+from softstop import (
+    Agent,
+    RunContext,
+    RunIdTaken,
+    RunNotFound,
+    RunStatus,
+    RunSuperseded,
+    Supervisor,
+)
 from softstop.durable import Runs
-from softstop.stores import MemoryStore, RunRecord
+from softstop.stores import MemoryStore, Recording, RunRecord
 
 
 async def quick(run: RunContext, message: object) -> str:
@@ -140,3 +148,38 @@ async def test_a_run_that_has_ended_before_its_id_is_found_taken_is_told_as_not_
         await anyio.sleep(5)
         assert (await here.get("r")).facts.user_id == "ann"
     assert [record.getMessage() for record in caplog.records] == ["run r is not kept: another has its id"]
+
+
+async def lead(run: RunContext, message: object) -> None:
+    await run.member(Agent(quick), "go", run_id="m")
+
+
+async def test_a_run_that_has_ended_is_there_although_it_is_neither_remembered_nor_stored_yet() -> None:
+    store = Flaky()
+    async with Recording(store) as recording, Supervisor(recorder=recording, keep_ended=0) as supervisor:
+        runs = Runs(supervisor, recording)
+        store.down = "disk full"
+        await supervisor.start(Agent(lead), run_id="r", user_id="ann")
+        await anyio.sleep(60)
+        assert [(await runs.get(run_id, user_id="ann")).status for run_id in "rm"] == [RunStatus.completed] * 2
+        with pytest.raises(RunNotFound):
+            await runs.get("r", user_id="bob")
+        store.down = None
+        assert (await runs.ended("r")).status is RunStatus.completed
+        assert [recording.unstored_run(run_id) for run_id in "rm"] == [None, None]
+        assert [(await runs.get(run_id)).status for run_id in "rm"] == [RunStatus.completed] * 2
+
+
+async def test_of_a_run_that_another_process_has_nothing_is_held() -> None:
+    async with AsyncExitStack() as stack:
+        two = Two(stack)
+        there, _ = await two.open()
+        recording = await stack.enter_async_context(Recording(MemoryStore(two.shelf)))
+        supervisor = await stack.enter_async_context(Supervisor(recorder=recording))
+        await there.start(Agent(quick), run_id="r")
+        await there.ended("r")
+        run = supervisor.start(Agent(teller), run_id="r")
+        with pytest.raises(RunSuperseded):
+            await run.ended()
+        await anyio.sleep(5)
+        assert recording.unstored_run("r") is None
