@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from ..events import RunContinued, RunPaused
-from ..stops import RunStatus
 from . import gate
 from .state import RunState
 
@@ -27,7 +26,7 @@ def pause(run: RunState, reason: str | None = None, by: str = PERSON) -> None:
         if not already:
             gate.update_alert(here)
             here.seldom.paused_because = reason
-            if here.record.status is not RunStatus.pending:
+            if here.started is not None:  # else when it begins
                 tell(here)
             todo += [(member, PARENT) for member in reversed(here.members or ())]
 
@@ -51,7 +50,7 @@ def resume(run: RunState, by: str | None = None) -> None:
         if paused_by and not here.paused_by:
             gate.update_alert(here)
             gate.wake_parked(here)
-            if here.record.status is not RunStatus.pending:
+            if here.started is not None:
                 here.writer.emit(RunContinued())
                 here.allowance.resume(here.loop.time() - here.seldom.paused_at)
             todo += [(member, PARENT) for member in reversed(here.members or ())]

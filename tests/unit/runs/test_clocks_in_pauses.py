@@ -3,9 +3,10 @@
 import anyio
 import pytest
 
-from kit.runs import now, sleeper
+from kit.runs import Notes, now, sleeper
 from softstop import (
     Agent,
+    Event,
     Limits,
     RunCancelled,
     RunContext,
@@ -41,6 +42,24 @@ async def test_a_run_that_is_paused_before_it_begins_tells_so_when_it_does_and_i
     told = [RunPaused, RunContinued] if resumed == "later" else []
     first = [RunQueued] if queued else []
     assert events == [*first, RunStarted, *told, RunStopRequested, RunCancelled]
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+async def test_a_run_that_an_observer_of_its_start_pauses_tells_so_once(resumed: bool) -> None:
+    def pause(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            run.pause("look first")
+            if resumed:
+                run.resume()
+
+    async with Supervisor(observers=[Notes(pause)]) as supervisor:
+        run = supervisor.start(Agent(sleeper), limits=Limits(timeout=5))
+        await anyio.sleep(50)
+        run.resume()
+        await run.ended()
+        assert now() == (50 if resumed else 55)
+        told = [type(event) for event in [event async for event in run.events()]]
+    assert told == [RunStarted, *([] if resumed else [RunPaused, RunContinued]), RunStopRequested, RunCancelled]
 
 
 async def test_the_clock_of_a_timeout_stands_still_while_a_run_is_paused() -> None:
