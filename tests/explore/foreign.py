@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from kit.careless import ask, clean_up, helper, locked, stream_within
-from softstop import StopPolicy
+import anyio
+
+from kit.careless import ask, clean_up, client, forgive, helper, locked, stream_within
+from softstop import Agent, RunContext, StopPolicy
 from softstop.testing import (
     Action,
     boundary,
+    fail,
     hang,
+    mark,
     member,
+    on_stop,
     parallel,
     scripted,
     sleep,
@@ -33,7 +38,15 @@ def tidy(name: str) -> Action:
     return parallel([step(f"{name}1", 0.25), clean_up(step(f"{name}2", 0.25), seconds=0.1)], by="gather")
 
 
+async def ends_before_its_member(run: RunContext, message: object) -> None:
+    """A member is stopped with the end of the body, and ends its step."""
+    run.start_member(scripted(step("slow", 1.0), sleep(1.0), name="left"), None)
+    await anyio.sleep(0.25)
+    mark(run, "returned", "")
+
+
 FOREIGN: dict[str, MakeRun] = {
+    "a member that outlives the body": of(Agent(ends_before_its_member)),
     "a step that needs a helper of the body's anyio group": of(
         scripted(helper(0.25, step("a", 0.5, ask()), ask(), step("b", 0.25, ask(), step("c"), ask())), write("z"))
     ),
@@ -129,6 +142,31 @@ FOREIGN: dict[str, MakeRun] = {
     ),
     "a generator with a group in a step": of(
         scripted(step("a", 0.25, stream_within("group", "s", ["a", "b"], 0.25)), stream_within("group", "t", ["c"]))
+    ),
+    "clients that steps and callbacks need": of(
+        scripted(
+            client("a", 0.1), step("s", 0.5), on_stop(0.1), client("b", 0.25), step("t", 0.25), sleep(0.25), returns=7
+        )
+    ),
+    "failures that are forgiven": of(
+        scripted(
+            forgive(step("a", 0.25, fail("a"))),
+            step("b", 0.5),
+            forgive(stream_within("failure", "s", ["c", "d"], 0.1)),
+            returns=8,
+        )
+    ),
+    "a body that rests in a group of a group, beside a member's step": of(
+        scripted(
+            parallel(
+                [parallel([stream("s", ["a", "b"], 0.25, rests=0.25, closes_in=0.1)], [sleep(0.75)], by="TaskGroup")],
+                [member(step("m", 0.5))],
+                by="TaskGroup",
+            )
+        )
+    ),
+    "a source that cleans up for a minute": of(
+        scripted(stream("s", ["a", "b"], 0.25, closes_in=60.0), step("b", 0.25), policy=SHORT)
     ),
     "a lock that is taken inside of steps": of(
         scripted(

@@ -282,7 +282,7 @@ SCENES: dict[str, MakeRun] = {
     "members of members, at once": of(
         scripted(
             parallel(
-                [member(member(step("deep", 0.5), on_stop(0.1)), step("mid", 0.25))],
+                [member(member(step("deep", 0.5, charge(3)), on_stop(0.1)), step("mid", 0.25))],
                 [member(stream("s", ["a", "b"], 0.25), limits=Limits(steps=0))],
             )
         )
@@ -298,7 +298,9 @@ SCENES: dict[str, MakeRun] = {
         scripted(parallel([step("b", 1.0)], [sleep(0.5), fail("oops")], by="TaskGroup"), write("z"))
     ),
     "a body that swallows for a while": of(scripted(step("a", 0.25), swallow(1.0), step("b", 0.5), write("z"))),
-    "a body that swallows for ever": of(scripted(step("a", 0.25), swallow(100.0), write("late"), step("b", 0.5))),
+    "a body that swallows for ever": of(
+        scripted(on_stop(), step("a", 0.25), swallow(100.0), write("late"), step("b", 0.5))
+    ),
     "a step that swallows for ever": of(scripted(step("a", 0.25, swallow(100.0)), step("b", 0.5), policy=SHORT)),
     "a deaf child of a group": of(
         scripted(
@@ -335,7 +337,12 @@ SCENES: dict[str, MakeRun] = {
         scripted(step("a", 1.0), parallel([step("b", 1.0)], [step("c", 0.25)]), stream("s", ["a"], 0.5), policy=SHORT)
     ),
     "no grace at all": of(
-        scripted(step("a", 1.0), step("b", 0.5), write("x"), policy=StopPolicy(grace=0.0, abandon_after=1.0))
+        scripted(
+            step("a", 1.0),
+            step("b", 0.5, interruptible=True),
+            write("x"),
+            policy=StopPolicy(grace=0.0, abandon_after=1.0),
+        )
     ),
     "callers that may leave": of(
         scripted(step("a", 0.5), stream("s", ["a", "b"], 0.25), policy=StopPolicy(on_caller_gone="detach"))

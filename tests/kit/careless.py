@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Literal, Unpack
@@ -14,7 +15,7 @@ from anyio.abc import ObjectSendStream
 
 from softstop import RunContext
 from softstop.testing import Action, mark, stream
-from softstop.testing.scripts.actions import Feed, StreamOptions, clean_up_in
+from softstop.testing.scripts.actions import Feed, ScriptedFailure, StreamOptions, clean_up_in
 from softstop.testing.scripts.script import (
     Branch,
     all_polite,
@@ -109,8 +110,21 @@ class _InTasks(Feed):
         await self._tasks.__aexit__(*exc)  # noqa: ASYNC102 - as careless as sources are
 
 
-Within = Literal["scope", "group", "step", "tasks"]
-_KEPT_OPEN: dict[Within, type[Feed]] = {"scope": _InScope, "group": _InGroup, "step": _InStep, "tasks": _InTasks}
+class _Failing(Feed):
+    """Fails after its chunks."""
+
+    async def __anext__(self) -> str:
+        try:
+            return await super().__anext__()
+        except StopAsyncIteration:
+            mark(self._run, "failed", "a source")
+            raise ScriptedFailure("a source") from None
+
+
+Within = Literal["scope", "group", "step", "tasks", "failure"]
+_KEPT_OPEN: dict[Within, type[Feed]] = {
+    "scope": _InScope, "group": _InGroup, "step": _InStep, "tasks": _InTasks, "failure": _Failing,
+}  # fmt: skip
 
 
 def stream_within(
@@ -118,7 +132,8 @@ def stream_within(
 ) -> Action:
     """A stream whose source, an async generator, keeps something open while it yields.
 
-    That is a cancel scope, a task group with a pump, an atomic step, or an `asyncio.TaskGroup` whose child takes steps.
+    That is a cancel scope, a task group with a pump, an atomic step, or an `asyncio.TaskGroup` whose child takes steps;
+    within "failure" it keeps nothing open, and fails after its chunks.
     """
     shown = as_text("stream_within", within, name, list(chunks), every, **options)
     return replace(stream(name, chunks, every, **options, feed=_KEPT_OPEN[within]), text=shown)
@@ -208,6 +223,45 @@ def ask() -> Action:
             raise
 
     return Action("ask()", play)
+
+
+# -- clients, members and failures ---------------------------------------------------------------------------------
+
+
+class _Client:
+    """A client that marks when it was entered and left."""
+
+    def __init__(self, run: RunContext, name: str, seconds: float) -> None:
+        self._run, self._name, self._seconds = run, name, seconds
+
+    async def __aenter__(self) -> None:
+        await sleep_for(self._seconds)
+        mark(self._run, "entered", self._name)
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await sleep_for(self._seconds)  # noqa: ASYNC102 - as clients do
+        finally:
+            mark(self._run, "left", self._name)
+
+
+def client(name: str, seconds: float = 0.0) -> Action:
+    """Open a client by `run.open`, which takes `seconds`, as its closing does."""
+
+    async def play(run: RunContext) -> None:
+        await run.open(_Client(run, name, seconds))
+
+    return Action(as_text("client", name, seconds), play, 2 * seconds)
+
+
+def forgive(*inside: Action) -> Action:
+    """Play actions, and go on if they fail."""
+
+    async def play(run: RunContext) -> None:
+        with suppress(ScriptedFailure):
+            await play_all(run, inside)
+
+    return Action(as_text("forgive", *inside), play, total(inside), all_polite(inside))
 
 
 # -- clean-up and locks --------------------------------------------------------------------------------------------

@@ -103,14 +103,16 @@ def summary(marks: Sequence[Mark]) -> list[tuple[float, str, str, str]]:
 def undisturbed_is_as_without_us(trace: Trace) -> Iterator[str]:
     """T20: a script that nothing stops does the same, at the same instants, as if it were played without a run.
 
-    Not compared: what fails, since a step outlives a failure beside it only here; what waits for room in a budget.
+    Not compared: what fails, since a step outlives a failure beside it only here; what waits for room in a budget;
+    clients, which are the run's.
     """
     script = None if trace.root is None else trace.scripts.get(trace.root.run_id)
     marks = [entry for entry in trace.story if isinstance(entry, Mark)]
     if script is None or trace.root is None or trace.schedule != Schedule():
         return
     stopped = any(isinstance(entry, RunStopRequested) for entry in trace.story)
-    if stopped or trace.root.limits.now != NO_LIMITS or any(mark.what in ("failed", "refused") for mark in marks):
+    unlike = any(mark.what in ("failed", "refused", "entered") for mark in marks)
+    if stopped or unlike or trace.root.limits.now != NO_LIMITS:
         return
     if (where := first_difference(summary(play_plainly(script)), summary(marks))) is not None:
         yield f"without us it does {where} here"

@@ -31,6 +31,10 @@ class Patient:
         return self.script.actions
 
     @property
+    def returns(self) -> object:
+        return self.script.returns
+
+    @property
     def takes(self) -> float:
         return 5 * self.script.takes + 5 + 20 * self.late
 

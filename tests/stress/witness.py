@@ -14,7 +14,7 @@ from softstop.testing import Mark
 from softstop.testing.explorer.recorder import Recorder, recording
 
 # of a wild program: what no timeout, group or shield of a body's own can bend
-KEPT: Final = frozenset({"begin", "commit", "wrote", "charged", "hooked", "hook"})
+KEPT: Final = frozenset({"begin", "interruptible", "commit", "wrote", "charged", "hooked", "hook"})
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from softstop.aio import deferred_scope
@@ -10,7 +11,7 @@ from softstop.runs.allowance import Allowance
 from softstop.runs.open_work import OpenWork
 from softstop.runs.reading import Reading
 
-from .registry import Patch, mutant, nothing
+from .registry import Patch, found_by, mutant, nothing
 
 
 @mutant
@@ -33,6 +34,16 @@ def the_cancels_of_a_pull_stay_in_its_task(patch: Patch) -> None:
 @mutant
 def a_generator_is_cancelled_again_in_its_clean_up(patch: Patch) -> None:
     patch.setattr(reading, "NEVER", 0.0)
+
+
+@found_by("clean_up_is_whole")
+def the_body_is_not_held_while_a_source_is_pulled_for_the_last_time(patch: Patch) -> None:
+    def pull_unheld(stream: Reading[Any], pull: Any) -> Any:
+        stream._pulled_again = True
+        asyncio.get_running_loop().call_soon(stream.interrupt)
+        return pull
+
+    patch.setattr(Reading, "_last_pull", pull_unheld)
 
 
 @mutant

@@ -23,35 +23,64 @@ from . import planted_in_clean_up as planted_in_clean_up
 from . import planted_in_ledgers as planted_in_ledgers
 from . import planted_in_records as planted_in_records
 from . import planted_in_waits as planted_in_waits
+from . import planted_in_what_is_told as planted_in_what_is_told
 from .registry import GUARDS, MUTANTS, Mutant, Patch
 
 pytestmark = pytest.mark.explore
 BOUND = 5_000  # schedules within which a planted bug must be found
 AT_ONCE = 16  # schedules drawn from a scenario before the next one has its turn
 NEAR: dict[str, str | int] = {  # few scenes show these: which to play first, or the seed of the random script that does
-    "a_charge_goes_to_whoever_is_there": 8,
+    "a_boundary_lets_everybody_pass": "nested steps",
     "a_charge_beyond_its_hold_frees_more_than_was_held": "a tree of ledgers",
+    "a_charge_goes_to_whoever_is_there": 8,
     "a_claim_does_not_see_what_others_hold": "one ledger for three branches",
     "a_claim_holds_no_money": "money for two of three branches",
+    "a_cut_step_leaves_no_doubt": "a short grace",
+    "a_failed_step_under_a_stop_cancels_the_run": "failures that are forgiven",
+    "a_failure_from_before_the_stop_is_forgotten": "a step fails",
     "a_generator_is_cancelled_again_in_its_clean_up": "generators that keep a scope or a group open",
+    "a_limit_warns_nobody": "one ledger for three branches",
+    "a_limit_warns_twice": "one ledger for three branches",
     "a_member_begins_after_the_stop": "a member nobody awaits",
-    "a_member_that_begins_below_a_stopping_run_is_not_stopped": "a member nobody awaits",
     "a_member_settles_with_those_above_it_at_its_end": "a tree of ledgers",
+    "a_member_that_begins_below_a_stopping_run_is_not_stopped": "a member nobody awaits",
+    "a_pause_is_added_to_a_timeout_twice": "a timeout of a lead and of its member at one instant",
+    "a_stream_that_failed_is_told_as_completed": "failures that are forgiven",
+    "a_stream_that_its_body_left_is_told_as_cut": "slow sources",
     "a_swallowed_cancel_completes_the_run": "refusals that are caught",
+    "an_interruptible_step_leaves_doubt": "no grace at all",
+    "callbacks_of_an_abandoned_run_work_in_anothers_context": "a body that swallows for ever",
     "clean_up_has_no_peace": "sources beside steps in gather",
+    "clients_are_closed_before_the_callbacks": "clients that steps and callbacks need",
+    "clients_are_closed_oldest_first": "clients that steps and callbacks need",
+    "clients_are_left_open": "clients that steps and callbacks need",
+    "clocks_go_on_in_a_pause": "a timeout of a lead and of its member at one instant",
+    "grace_is_half_as_long_again": "a step that hangs",
     "helpers_of_a_step_are_cancelled_with_the_stop": "a step that needs a helper of the body's TaskGroup",
     "hold_is_not_released": 21,
     "hold_is_released_after_an_await": "reservations and reports",
+    "it_completes_although_a_member_was_stopped_through_it": "members, beside and inside steps",
     "it_completes_although_a_step_was_refused": "refusals that are caught",
+    "members_are_not_told_the_reason": "members, beside and inside steps",
+    "members_are_told_that_it_was_their_parent": "members, beside and inside steps",
+    "members_that_outlive_the_body_are_waited_for": "a member that outlives the body",
     "no_shield_around_a_step": "deadlines of the body's own",
     "only_the_nearest_ledger_knows_of_a_claim": "one ledger for three branches",
     "source_is_not_closed": "sources beside steps in gather",
     "steps_are_cut_together_with_those_in_them": "clean-up in steps of groups in steps that are cut",
+    "the_body_is_not_held_while_a_source_is_pulled_for_the_last_time": (
+        "a body that rests in a group of a group, beside a member's step"
+    ),
     "the_cancels_of_a_pull_stay_in_its_task": "clean-up that awaits and takes steps",
     "the_cost_of_what_a_body_charges_is_lost": "a tree of ledgers",
+    "the_end_of_a_stream_is_told_before_its_source_is_closed": "slow sources",
+    "the_value_of_a_body_is_lost": "failures that are forgiven",
     "timeouts_of_one_instant_fire_leaf_first": "a timeout of a lead and of its member at one instant",
+    "totals_miss_the_members_of_members": "members of members, at once",
     "usage_is_metered_twice": "one ledger for three branches",
     "usage_of_a_cut_call_is_lost": "one ledger for three branches",
+    "what_was_cut_is_given_up_after_twice_its_time": "a step that swallows for ever",
+    "what_was_cut_is_given_up_in_half_its_time": "a step that swallows for ever",
     "who_is_refused_is_torn_by_the_groups_around": "clean-up below groups in groups",
 }
 ALL: dict[str, MakeRun] = {**SCENES, **FOREIGN}

@@ -11,10 +11,14 @@ from softstop.events import Event, StepStarted
 from softstop.law.amounts import Amount
 from softstop.runs.context import RunContext
 from softstop.runs.open_work import OpenStep, current_step
+from softstop.runs.state import current
 
 What = Literal[
     "begin", "commit",  # of an atomic step
+    "interruptible",  # of which a part leaves no doubt; after its "begin"
+    "passed",  # a boundary that is neither a step nor a wait
     "open", "made", "close",  # of a source: asked for the first time, a chunk handed over, closed
+    "entered", "left",  # of a client of `run.open`: it was entered, it was left
     "cleaning", "cleaned",  # of a `finally` that awaits: it begins, it ends; a source has "close" for its end
     "lost",  # an action did not get what it waited for, since the task that should have brought it had ended
     "wrote", "charged",
@@ -56,6 +60,8 @@ class Mark(NamedTuple):
 class Script(Protocol):
     """What a body was given to play."""
 
+    returns: object
+
     @property
     def takes(self) -> float:
         """Seconds after which it has ended if nothing stops it, at most."""
@@ -77,6 +83,7 @@ class Recorder:
         self.events = 0  # in the story so far
         self.marks = 0  # that bodies made
         self.scripts: dict[str, Script] = {}  # by id of the run that plays it
+        self.astray: dict[str, Mark] = {}  # by id of its run, the first mark that another context than the run's made
         self.before_event: Callable[[Event], None] = _inspect_nothing  # called before one is recorded
         self.inspect: Callable[[Mark | Event], None] = _inspect_nothing  # called first, with every entry
         self.on_event: Callable[[int], None] | None = None  # called right after the n-th event was recorded
@@ -101,6 +108,9 @@ class Recorder:
         if entry.run_id == COMPANION_ID:
             return
         self.story.append(entry)
+        here = current.get()
+        if here is None or here.spec.run_id != entry.run_id:
+            self.astray.setdefault(entry.run_id, entry)
         self.marks += 1
         self.inspect(entry)
         if self.on_mark is not None:

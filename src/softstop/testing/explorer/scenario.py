@@ -20,7 +20,7 @@ from ..virtual_loop import VirtualLoop
 from .companion import start_companion
 from .effects import Effects, EffectWatch
 from .recorder import COMPANION_ID, Mark, Recorder, recording
-from .schedules import Injection, Schedule
+from .schedules import SHORT_DRAIN, Injection, Schedule
 from .trace import AT_HORIZON, Asked, Trace
 from .watching import WatchedSupervisor, watch_generators
 
@@ -61,7 +61,7 @@ class Scenario:
         self._loop = VirtualLoop(max_turns=MOST_TURNS, spin=SPIN, turn=TURN)
         recorder = self._recorder = Recorder()
         self.trace = Trace(schedule, story=recorder.story, beside=recorder.beside, scripts=recorder.scripts)
-        self.trace.inside = recorder.inside
+        self.trace.inside, self.trace.astray = recorder.inside, recorder.astray
         self._effects = None if effects is None else EffectWatch(effects, recorder, self._loop)
         self._harness: set[asyncio.Task[Any]] = set()
         self._delayed: list[asyncio.TimerHandle] = []
@@ -389,7 +389,7 @@ INJECTORS: Final[dict[str, Callable[[Any], object]]] = {
     "native": lambda scenario: scenario._cancel_natively(),
     "native_later": lambda scenario: scenario._ask_then_cancel_natively(),
     "drain": lambda scenario: scenario._drain(),
-    "drain_short": lambda scenario: scenario._drain(0.2),
+    "drain_short": lambda scenario: scenario._drain(SHORT_DRAIN),
     "leave": lambda scenario: scenario._leave(),
     "member": lambda scenario: scenario._ask_member(),
     "await_cancelled": lambda scenario: scenario._cancel_caller(),

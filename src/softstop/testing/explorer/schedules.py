@@ -14,6 +14,7 @@ Caller = Literal["none", "await", "read", "work", "own"]
 PointKind = Literal["start", "call", "event", "mark"]
 
 
+SHORT_DRAIN: Final = 0.2  # seconds after which one comes to force
 # The kinds of stop, each with the caller that it needs: one that awaits the run, reads it, works on it, or owns it
 CALLER_OF: Final[dict[str, Caller]] = {
     "user": "none",  # cancel_run at the next step

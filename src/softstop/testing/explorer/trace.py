@@ -43,6 +43,7 @@ class Trace:
     story: list[Mark | Event] = field(default_factory=list[Mark | Event])
     inside: set[int] = field(default_factory=set[int])  # places of steps that begin in a begun step of a member
     scripts: dict[str, Script] = field(default_factory=dict[str, Script])  # of scripted bodies, by run id
+    astray: dict[str, Mark] = field(default_factory=dict[str, Mark])  # the first of each run, by another run's code
     asked: list[Asked] = field(default_factory=list[Asked])
     natively: dict[str, int] = field(default_factory=dict[str, int])  # length of the story at the first native cancel
     results: dict[int, StopResult] = field(default_factory=dict[int, StopResult])  # of receipts, by place in `asked`

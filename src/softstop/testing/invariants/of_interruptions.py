@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from softstop.events import RunEscalated, RunStopRequested, StepCompleted
+from softstop.events import RunEscalated, RunStopRequested, StepCompleted, StepStarted
 from softstop.stops import StopMode
 
 from ..virtual_loop import EPOCH
 from .traces import FOR_EVER, Broken, RunTrace
 
+NEVER = float("inf")
 MOST_A_SECOND = 20
 MOST_FOR_NEWS = 1
 
 
 def grace_is_granted(run: RunTrace) -> Broken:
-    """T8, T10: a run is escalated when its grace is over, not before; a stop never becomes weaker or later."""
-    ends, strength, escalated = float("inf"), -1, 0
+    """T8, T10: a run is escalated when its grace is over, not before or later; a stop never becomes weaker or later."""
+    ends, strength, escalated = NEVER, -1, 0
     for _, event in run.entries:
         if isinstance(event, RunStopRequested):
             if event.mode.strength < strength:
                 yield f"the stop became weaker: {event.mode}"
             strength = event.mode.strength
-            ends = min(ends, float("inf") if event.grace is None else event.at + event.grace)
+            ends = min(ends, NEVER if event.grace is None else event.at + event.grace)
         elif isinstance(event, RunEscalated):
             escalated += 1
             if event.at < ends - run.trace.early or escalated > 1:
                 yield f"escalation {escalated} came {ends - event.at:.3g} s before its grace was over"
+    if ends < NEVER and min((e.at for _, e in run.of(RunEscalated)), default=NEVER) > ends + run.trace.late_by:
+        over = {end.step_id: end.at for _, end in run.of(StepCompleted)}
+        for _, step in run.of(StepStarted):
+            late = over.get(step.step_id, NEVER) - ends
+            if step.step_id in run.atomic and step.at < ends and late > run.trace.late_by and not run.trace.spun:
+                yield f"step {step.step!r} was not cut when the grace was over, and ended {late:.3g} s later"
 
 
 def never_escalated(run: RunTrace) -> Broken:
@@ -109,10 +116,16 @@ def _too_often(begin: float, end: float, times: list[float], news: list[float]) 
 
 
 def ends_in_time(run: RunTrace) -> Broken:
-    """T8, T9: a stop takes at most grace + abandon_after + cleanup_timeout."""
+    """T8, T9: a stop takes at most grace + abandon_after + cleanup_timeout; what was cut has all of `abandon_after`."""
     assert run.outcome is not None
-    if run.outcome.at > run.ends_by() + run.trace.late_by:
-        yield f"it ended {run.outcome.at - run.ends_by():.3g} s after the latest instant its policy allows"
+    given_up = run.force() + run.handle.policy.abandon_after
+    if set(run.abandoned) - {"on_stop"} and not run.trace.natively and run.outcome.at < given_up - run.trace.early:
+        yield f"it was abandoned {given_up - run.outcome.at:.3g} s before the time that a cut has"
+    latest = run.ends_by()
+    if run.run_id in run.trace.scripts and not any(each.marks("hook", "cleaning", "entered") for each in run.below):
+        latest -= run.handle.policy.cleanup_timeout
+    if run.outcome.at > latest + run.trace.late_by:
+        yield f"it ended {run.outcome.at - latest:.3g} s after the latest instant its policy allows"
 
 
 OF_INTERRUPTIONS: tuple[Callable[[RunTrace], Broken], ...] = (

@@ -26,6 +26,8 @@ from softstop.events import (
 from softstop.stops import StopMode, StopOutcome
 
 from ..explorer.recorder import Mark
+from ..virtual_loop import EPOCH
+from .of_clean_up import OF_CLEAN_UP
 from .of_interruptions import OF_INTERRUPTIONS
 from .of_stops import OF_STOPS
 from .traces import FOR_EVER, Broken, RunTrace
@@ -75,6 +77,9 @@ def usage_is_the_sum_of_metrics(run: RunTrace) -> Broken:
     if charged and (tokens, money) != (usage.output_tokens, usage.cost_nano_usd or 0):
         told = f"{usage.output_tokens} tokens and {usage.cost_nano_usd} nano-USD"
         yield f"the outcome has {told}, the body charged {tokens} and {money}"
+    whole = sum(each.outcome.usage.total_tokens for each in run.below if each.outcome is not None)
+    if run.outcome.total_usage.total_tokens != whole:
+        yield f"the outcome has {run.outcome.total_usage.total_tokens} tokens in all, its tree used {whole}"
 
 
 def each_step_tells_its_own_usage(run: RunTrace) -> Broken:
@@ -108,6 +113,9 @@ def nothing_starts_after_a_stop(run: RunTrace) -> Broken:
                 around = begun[around].around
             if not opened or (event.step_id in begun and around not in opened):
                 yield f"step {event.step!r} began after the stop was accepted"
+    passed = [(place, mark.around) for place, mark in run.marks("passed") if stopped <= place < run.ended]
+    if any(not (around and run.open_steps(place)) for place, around in passed):
+        yield "it passed a boundary after the stop was accepted"
     for place, entry in enumerate(run.trace.story):
         mine = isinstance(entry, RunStarted) and entry.parent_run_id == run.run_id
         if mine and place >= stopped and not run.open_steps(place):
@@ -147,6 +155,8 @@ def every_step_is_reported(run: RunTrace) -> Broken:
         if not ends[event.step_id]:
             yield f"step {event.step!r} began and never ended"
     for _, end in run.of(StepCompleted):
+        if (end.status == "failed" and not end.error) or (end.status == "completed" and end.error):
+            yield f"step {end.step!r} is told as {end.status}, its error as {end.error!r}"
         if end.status == "abandoned" and end.step not in run.abandoned:
             yield f"step {end.step!r} was abandoned, and the outcome does not name it"
     if set(ends) - {event.step_id for _, event in run.of(StepStarted)}:
@@ -165,6 +175,7 @@ def atomic_steps_are_whole(run: RunTrace) -> Broken:
     ends = {event.step_id: (place, event) for place, event in run.of(StepCompleted)}
     failed = [place for place, _ in run.marks("failed")]
     excused = failed + [place for place, _ in run.marks("refused", "lost")]
+    parts = {mark.step_id for _, mark in run.marks("interruptible")}
     for _, mark in run.marks("begin"):
         committed = commits.get(mark.step_id)
         place, end = ends.get(mark.step_id, (run.ended, None))
@@ -180,21 +191,15 @@ def atomic_steps_are_whole(run: RunTrace) -> Broken:
             yield f"step {mark.name!r} is reported as failed and nothing in it failed"
         if status in ("cut", "unsettled") and not run.forced(place) and not any(at < place for at in excused):
             yield f"step {mark.name!r} was torn although its grace lasted"
+        if status == ("unsettled" if mark.step_id in parts else "cut") and run.run_id in run.trace.scripts:
+            yield f"step {mark.name!r} is {status}, {'and' if mark.step_id in parts else 'not'} interruptible"
 
 
-def sources_are_closed(run: RunTrace) -> Broken:
-    """T4: what a source handed over was written, and the source is closed before the outcome."""
-    if run.abandoned:
-        return
-    opened = Counter(mark.step_id for _, mark in run.marks("open"))
-    closed = Counter(mark.step_id for place, mark in run.marks("close") if place < run.ended)
-    if opened - closed:
-        yield f"the source of step {min(opened - closed)} was not closed before the outcome"
-    names = {mark.name for _, mark in run.marks("made")}
-    made = Counter((mark.name, mark.value) for _, mark in run.marks("made"))
-    wrote = Counter((mark.name, mark.value) for _, mark in run.marks("wrote") if mark.name in names)
-    if made != wrote:
-        yield f"chunks were lost between source and body: {dict(made - wrote)}"
+def code_works_in_its_run(run: RunTrace) -> Broken:
+    """T20: bodies, their sources and callbacks work in the context of their run: `current_run()` there is that run."""
+    astray = run.trace.astray.get(run.run_id)
+    if run.run_id in run.trace.scripts and astray is not None:
+        yield f"in {astray.what} {astray.name!r} the current run was another one, or none"
 
 
 def _by_its_own_timeout(end: StepCompleted) -> bool:
@@ -208,6 +213,11 @@ def accepted_means_stopped(run: RunTrace) -> Broken:
     by_itself = run.scripted and not (natively and _raises_for_anyio(run))
     if isinstance(outcome, RunFailed) and by_itself and not any(place < stopped for place in failed):
         yield "it failed although nothing had failed before the stop" if failed else "it failed and nothing in it did"
+    if isinstance(outcome, RunCancelled) and by_itself and failed and max(failed) < stopped:
+        raised = any(mark.name != "CancelledError" for place, mark in run.marks("raised") if place < run.ended)
+        first = [step.step for place, step in run.of(StepCompleted) if step.status == "failed" and place < stopped]
+        if raised and first:
+            yield f"it is told as cancelled although it failed in step {first[0]!r} before the stop"
     if isinstance(outcome, RunCancelled) and stopped > run.ended and not natively:
         yield "it was cancelled and nobody had asked"
     stopped = min(stopped, run.trace.natively.get(run.run_id, FOR_EVER))
@@ -224,11 +234,20 @@ def accepted_means_stopped(run: RunTrace) -> Broken:
     cut = [event for place, event in torn if place >= stopped]
     if isinstance(outcome, RunCompleted) and (hindered or cut):
         yield f"it completed although the stop hindered it: {(hindered or cut)[0]!r}"
-    returned = any(place < run.ended for place, _ in run.marks("returned"))
+    returned = _returned(run)
     members = any(member.stop is not None and member.stop.via == run.run_id for member in run.handle.members)
     excused = hindered or torn or members or natively or run.abandoned  # torn also by a stop that was not told yet
+    if isinstance(outcome, RunCompleted) and any(_stopped_through(each, run) for each in run.below[1:]):
+        yield "it completed although a member was stopped through it"
     if isinstance(outcome, RunCancelled) and returned and not excused:
         yield "it is reported as cancelled although its body returned and nothing had hindered it"
+
+
+def _stopped_through(member: RunTrace, run: RunTrace) -> bool:
+    stop, outcome = run.handle.stop, member.outcome
+    if stop is None or not isinstance(outcome, RunCancelled) or outcome.via != run.run_id:
+        return False
+    return outcome.cause is stop.cause
 
 
 def _raises_for_anyio(run: RunTrace) -> bool:
@@ -273,35 +292,16 @@ def _author(event: RunCancelled | RunStopRequested) -> tuple[str, str | None, st
     return event.cause.value, event.reason, event.by, event.via
 
 
-def hooks_come_after_the_last_step(run: RunTrace) -> Broken:
-    """T9: `on_stop` callbacks run if the run is cancelled, once each, newest first, after the last step.
-
-    They run before the outcome, which names those that failed.
-    """
-    called = [place for place, _ in run.marks("hook")]
-    hooked = [mark.name for place, mark in run.marks("hooked") if place < run.ended]
-    if not isinstance(run.outcome, RunCancelled):
-        if called:
-            yield "a callback ran although the run was not cancelled"
-        return
-    if len(called) != len(hooked) and not run.abandoned:
-        yield f"{len(called)} of {len(hooked)} callbacks ran"
-    ran = [mark.name for _, mark in run.marks("hook")]
-    if len(ran) == len(hooked) and ran != hooked[::-1]:
-        yield f"callbacks were registered as {hooked} and ran as {ran}"
-    failed = sum("fails=True" in name for name in ran)
-    told = sum("the callback failed" in line for line in run.outcome.errors)
-    torn = run.abandoned or run.run_id in run.trace.natively  # perhaps before it failed
-    if told < failed and not torn:
-        yield f"{failed} callbacks failed, the errors are {run.outcome.errors}"
-    last = max((place for place, _ in run.of(StepCompleted)), default=-1)
-    if called and not run.abandoned and (called[0] < last or called[-1] > run.ended):
-        yield "a callback ran before the last step had ended, or after the outcome"
-
-
 def members_end_first(run: RunTrace) -> Broken:
-    """T7: a member's outcome precedes its parent's, and stands in the parent's output."""
+    """T7: a member is stopped with the end of its parent's body, ends before it, and stands in its output."""
     output, members = run.output, run.handle.members
+    for over, mark in run.marks("returned", "raised")[:1] if members else ():
+        latest = mark.at + EPOCH + run.trace.late_by
+        for member in run.below[1:]:
+            lives = member.started and member.of(RunStarted)[0][0] < over < min(member.ended, run.ended)
+            mine = member.handle.parent_run_id == run.run_id
+            if mine and lives and not any(request.at <= latest for _, request in member.requests):
+                yield f"member {member.handle.source.name!r} went on when the body had ended"
     for place, entry in enumerate(run.trace.story):
         if isinstance(entry, Outcome) and entry.parent_run_id == run.run_id and place > run.ended:
             yield f"member {entry.source.name!r} ended after its parent"
@@ -309,18 +309,28 @@ def members_end_first(run: RunTrace) -> Broken:
         yield f"the output has {len(output.members)} of {len(members)} members"
 
 
+def _returned(run: RunTrace) -> bool:
+    return any(place < run.ended for place, _ in run.marks("returned"))
+
+
 def output_agrees(run: RunTrace) -> Broken:
     """T13: status, output and outcome event say the same."""
     output, outcome = run.output, run.outcome
     if output is None or outcome is None or not run.handle.status.ended:
         yield f"it has an outcome event and no output; its status is {run.handle.status}"
-    elif (output.status, output.content, output.usage) != (outcome.status, outcome.content, outcome.usage):
+        return
+    script = run.trace.scripts.get(run.run_id)
+    returns = None if script is None or script.returns is None or not _returned(run) else script.returns
+    if script is not None and output.value != returns:
+        yield f"its value is {output.value!r}, its script returns {script.returns!r}"
+    if (output.status, output.content, output.usage) != (outcome.status, outcome.content, outcome.usage):
         yield f"output {output.status} {output.content!r}, event {outcome.status} {outcome.content!r}"
 
 
 OF_RUNS: tuple[Callable[[RunTrace], Broken], ...] = (
     one_outcome_and_last, begins_properly, content_is_what_was_delivered, usage_is_the_sum_of_metrics,
     each_step_tells_its_own_usage, nothing_starts_after_a_stop, a_person_decides_once_and_it_counts,
-    every_step_is_reported, atomic_steps_are_whole, sources_are_closed, accepted_means_stopped, failures_are_reported,
-    first_cause_wins, *OF_INTERRUPTIONS, *OF_STOPS, hooks_come_after_the_last_step, members_end_first, output_agrees,
+    every_step_is_reported, atomic_steps_are_whole, code_works_in_its_run, accepted_means_stopped,
+    failures_are_reported, first_cause_wins, *OF_CLEAN_UP, *OF_INTERRUPTIONS, *OF_STOPS, members_end_first,
+    output_agrees,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from operator import attrgetter
 from typing import Final
 
@@ -16,7 +17,7 @@ from softstop.events import (
     StepCompleted,
     StepStarted,
 )
-from softstop.stops import StopCause, StopMode, StopOutcome, StopRequest
+from softstop.stops import LimitReached, StopCause, StopMode, StopOutcome, StopRequest
 
 from ..explorer.trace import EPSILON, Asked
 from ..virtual_loop import EPOCH
@@ -99,7 +100,7 @@ def stops_are_prompt(run: RunTrace) -> Broken:
     """T2, T6: a run ends at the instant of the request, or at that at which the last begun step has ended.
 
     Judged where nothing else may take time: a script that swallows nothing, with members of that kind; no clean-up that
-    awaits, no callbacks, no native cancel.
+    awaits, no callbacks, no clients, no native cancel.
     """
     if not run.requests or run.outcome is None or not _takes_no_time(run):
         return
@@ -117,7 +118,7 @@ def _takes_no_time(run: RunTrace) -> bool:
     for each in run.below:
         if each.started and each.run_id not in run.trace.scripts:
             return False
-        if each.marks("hook") or len(each.marks("cleaning")) > len(each.marks("cleaned", "close")):
+        if each.marks("hook", "entered") or len(each.marks("cleaning")) > len(each.marks("cleaned", "close")):
             return False
         if any(mark.at > mark.since for at, mark in each.marks("cleaned", "close") if at >= place):
             return False
@@ -175,12 +176,15 @@ def limits_tell_which_and_by_how_much(run: RunTrace) -> Broken:
         yield from _told(run, first)
     limits, started = run.handle.limits.now, run.of(RunStarted)
     stopped = NEVER if first is None else first.at
-    paused = any(each.of(RunPaused) for each in run.below)
-    if run.outcome is None or not started or paused:
+    if run.outcome is None or not started:
         return
-    ends = _ends(started[0][1].at, NEVER if limits.timeout is None else limits.timeout)
-    if min(run.outcome.at, stopped) > ends + run.trace.late_by:
+    over = min(run.outcome.at, stopped)
+    if limits.timeout is not None and over > started[0][1].at + limits.timeout + run.paused(over) + run.trace.late_by:
         yield f"its timeout of {limits.timeout:g} s was over and stopped nothing"
+    if any(each.of(RunPaused) for each in run.below):
+        return
+    if limits.idle_timeout is not None:
+        yield from _idle(run, limits.idle_timeout, over)
     used = sum(each.metered().total_tokens for each in run.below)
     if limits.tokens is not None and used >= limits.tokens and first is None and limits.on_exhausted == "stop":
         yield f"{used} of {limits.tokens} tokens were used and stopped nothing"
@@ -196,6 +200,7 @@ def _told(run: RunTrace, first: RunStopRequested) -> Broken:
         yield f"{limit} is told, in force are {run.handle.limits.now!r}"
     if limit.kind == "steps" and limit.used != _begun(run):
         yield f"{limit} is told, {_begun(run)} had begun"
+    yield from _in_time(run, first, limit)
     if first.cause not in CLOCKS or run.trace.late_by > EPSILON:
         return  # in real time a loop that is late finds at one instant what was due at several
     outranked = [asked for asked in run.trace.asked if asked.run_id == run.run_id and asked.early]
@@ -205,6 +210,34 @@ def _told(run: RunTrace, first: RunStopRequested) -> Broken:
         own = member.requests[0][1] if member.requests else None
         if own is not None and own.cause is first.cause and own.at == first.at and own.via is None:
             yield f"its member {member.handle.source.name!r} was stopped by {own.limit} before it"
+
+
+def _in_time(run: RunTrace, first: RunStopRequested, limit: LimitReached) -> Broken:
+    """T16: a clock counts from the start, or the last sign of life, and stands still in a pause."""
+    if limit.kind == "timeout" and run.started:
+        due = run.of(RunStarted)[0][1].at + limit.limit + run.paused(first.at)
+    elif limit.kind == "idle_timeout":
+        earlier = first.at - run.trace.late_by  # what comes at that very instant comes too late
+        due = limit.limit + max((e.at for each in run.below for e in each.events if e.at < earlier), default=0.0)
+    else:
+        return
+    if first.at < due - run.trace.early:
+        yield f"its {limit.kind} of {limit.limit:g} s was over {due - first.at:.3g} s too early"
+
+
+def _idle(run: RunTrace, most: float, until: float) -> Broken:
+    """T16: a run without a sign of life, which an open step and a source that is being closed are, is stopped."""
+    signs, busy = {until}, list[tuple[float, float]]()
+    for each in run.below:
+        ends = {end.step_id: end.at for _, end in each.of(StepCompleted)}
+        busy += [(step.at, ends.get(step.step_id, until)) for _, step in each.of(StepStarted) if step.kind == "atomic"]
+        busy += [(mark.since + EPOCH, mark.at + EPOCH) for _, mark in each.marks("close")]
+        signs |= {event.at for event in each.events} | {
+            mark.at + EPOCH for _, mark in each.marks("made", "close", "charged")
+        }
+    for before, after in pairwise(sorted(at for at in signs if at <= until)):
+        if after - before > most + run.trace.late_by and not any(one <= before and after <= end for one, end in busy):
+            yield f"it was idle for {after - before:.3g} s, and its limit is {most:g} s"
 
 
 def _begun(run: RunTrace) -> int:
@@ -228,8 +261,29 @@ def members_get_no_more_grace(run: RunTrace) -> Broken:
                 yield f"its member {member.handle.source.name!r} has {theirs - ours:.3g} s more grace"
 
 
+def causes_go_down(run: RunTrace) -> Broken:
+    """T7: a member that is stopped through its parent has the parent's cause and reason, or its end for a cause."""
+    if len(run.below) == 1 or run.handle.limits.now.on_exhausted == "wrap_up":
+        return  # whose last answer stops its members before it
+    stop = run.handle.stop
+    for member in run.below[1:]:
+        outcome = member.outcome
+        if member.handle.parent_run_id != run.run_id or not isinstance(outcome, RunCancelled) or outcome.via is None:
+            continue
+        mine, name = (outcome.cause, outcome.reason), member.handle.source.name
+        stopped = None if stop is None else (stop.cause, stop.reason)
+        if outcome.via != run.run_id or mine not in (stopped, ("parent", "its parent has ended")):
+            yield f"its member {name!r} was stopped by {mine} via {outcome.via}, it itself by {stopped}"
+
+
 def nothing_begins_in_a_pause(run: RunTrace) -> Broken:
-    """A paused run and its members begin no step, but inside of a begun one, or if a member was resumed on its own."""
+    """A paused run and its members begin no step, but inside of a begun one, or if a member was resumed on its own.
+
+    A pause is told once, and so is its end.
+    """
+    told = [type(entry) for _, entry in run.entries if isinstance(entry, RunPaused | RunContinued)]
+    if any(one is other for one, other in pairwise([RunContinued, *told])):
+        yield f"it tells {[kind.__name__ for kind in told]}"
     for begin, end in _pauses(run):
         if any(begin < at < end for each in run.below for at, _ in each.of(RunContinued)):
             continue
@@ -247,5 +301,6 @@ def _pauses(run: RunTrace) -> Iterator[tuple[int, int]]:
 
 OF_STOPS: tuple[Callable[[RunTrace], Broken], ...] = (
     the_stop_is_data, receipts_say_what_was_done, stops_are_prompt, stalled_sources_are_interrupted_at_once,
-    the_cut_is_told_first, limits_tell_which_and_by_how_much, members_get_no_more_grace, nothing_begins_in_a_pause,
+    the_cut_is_told_first, limits_tell_which_and_by_how_much, members_get_no_more_grace, causes_go_down,
+    nothing_begins_in_a_pause,
 )  # fmt: skip

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Final
 
-from softstop.events import RunStopRequested, UsageRejected
-from softstop.law.amounts import Amount
+from softstop.events import BudgetWarning, LimitsChanged, RunStopRequested, UsageRejected
+from softstop.law.amounts import CAUSE_OF, Amount
 from softstop.law.ledgers import Ledger
-from softstop.stops import RunStatus, StopCause, StopResult
+from softstop.stops import RunStatus, StopCause, StopMode, StopResult
 from softstop.supervisor.registry import registry
 
 from ..explorer.companion import alone
 from ..explorer.recorder import Mark
+from ..explorer.schedules import SHORT_DRAIN
 from ..explorer.trace import AT_HORIZON, Trace
 from .of_runs import OF_RUNS, one_outcome_and_last
 from .traces import Broken, at_which_instant, first_difference, run_traces, same
+
+GONE: Final = (StopCause.caller_gone, StopMode.step)
+WHAT_STOPS: Final = {
+    "native": (StopCause.shutdown, StopMode.now), "leave": (StopCause.shutdown, StopMode.now),
+    "drain": (StopCause.shutdown, StopMode.step), "drain_short": (StopCause.shutdown, StopMode.step),
+    "await_cancelled": GONE, "read_cancelled": GONE, "worker_cancelled": GONE, "block_left": GONE,
+}  # fmt: skip
+UNITS: Final[tuple[str, ...]] = tuple(CAUSE_OF)
 
 
 def everything_ends(trace: Trace) -> Broken:
@@ -74,6 +85,22 @@ def ledgers_hold(trace: Trace) -> Broken:
     yield from trace.ledgers.wrong.values()
 
 
+def warnings_come_once(trace: Trace) -> Broken:
+    """T16: a limit that has reached its `warn_at` warns, once."""
+    ledgers = {id(budget): budget for run in trace.runs for budget in run.limits.ledgers}.values()
+    if not ledgers or any(isinstance(entry, LimitsChanged | UsageRejected) for entry in trace.story):
+        return  # what a bad report has counted as spent need not be told
+    warned = Counter(entry.limit.kind for entry in trace.story if isinstance(entry, BudgetWarning))
+    for unit, many in warned.items():
+        if many > (there := sum(ledger.limit[UNITS.index(unit)] is not None for ledger in ledgers)):
+            yield f"{many} warnings tell of {there} limits of {unit}"
+    for ledger in ledgers:
+        for unit, limit, spent in zip(CAUSE_OF, ledger.limit, ledger.spent, strict=True):
+            share = ledger._warn_at.get(unit)
+            if limit is not None and share is not None and spent >= limit * share:
+                yield f"no warning tells that {spent} of the {limit} {unit} of {ledger.name!r} are used"
+
+
 def nothing_is_left(trace: Trace) -> Broken:
     """No task, no timer, no open step and no entry in the process's index stays behind."""
     abandoned = any(output.abandoned for run in trace.runs if (output := trace.output_of(run)) is not None)
@@ -106,6 +133,23 @@ def only_the_stopped_stop(trace: Trace) -> Broken:
         yield "the run was stopped although nobody had asked for that"
 
 
+def the_cause_is_that_of_who_asked(trace: Trace) -> Broken:
+    """T13, T19: what a drain, a native cancel or a caller that left has stopped says so; a drain forces in its time."""
+    injections, root = trace.schedule.injections, trace.root
+    due = WHAT_STOPS.get(injections[0].kind) if len(injections) == 1 else None
+    if root is None or due is None or trace.asked or trace.schedule.limits or root.run_id not in trace.scripts:
+        return
+    stops = [event for event in trace.fast if isinstance(event, RunStopRequested) and event.run_id == root.run_id]
+    if not stops or stops[0].limit is not None:
+        return
+    if (stops[0].cause, stops[0].mode) != due:
+        yield f"{injections[0].kind} stopped it by {stops[0].cause}, mode {stops[0].mode}"
+    forced = min((stop.at for stop in stops if stop.mode is StopMode.now), default=float("inf"))
+    late = min(forced, trace.fast[-1].at) - stops[0].at
+    if injections[0].kind == "drain_short" and late > SHORT_DRAIN + trace.late_by and not trace.spun:
+        yield f"a drain of {SHORT_DRAIN:g} s came to force after {late:.3g} s"
+
+
 def callers_that_leave_stop_their_run(trace: Trace) -> Broken:
     """T18: a caller that is cancelled, or leaves the block that owns the run, stops it, unless it is to be detached."""
     left, root = trace.caller_left_at, trace.root
@@ -134,8 +178,9 @@ def nobody_else_is_disturbed(trace: Trace) -> Broken:
 
 
 OF_TREES: tuple[Callable[[Trace], Broken], ...] = (
-    everything_ends, seq_is_gapless, readers_agree, receipts_agree, ledgers_hold, budgets_balance,
-    nothing_is_left, only_the_stopped_stop, callers_that_leave_stop_their_run, nobody_else_is_disturbed,
+    everything_ends, seq_is_gapless, readers_agree, receipts_agree, ledgers_hold, budgets_balance, warnings_come_once,
+    nothing_is_left, only_the_stopped_stop, the_cause_is_that_of_who_asked, callers_that_leave_stop_their_run,
+    nobody_else_is_disturbed,
 )  # fmt: skip
 
 

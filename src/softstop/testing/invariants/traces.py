@@ -12,7 +12,9 @@ from softstop.events import (
     Event,
     Outcome,
     RunContent,
+    RunContinued,
     RunEscalated,
+    RunPaused,
     RunStarted,
     RunStopRequested,
     StepCompleted,
@@ -99,6 +101,12 @@ class RunTrace:
             for begin, step in self.of(StepStarted)
             if begin < place <= self._ends.get(step.step_id, FOR_EVER) and step.kind == "atomic"
         }
+
+    def paused(self, until: float) -> float:
+        """Seconds for which it was paused before an instant."""
+        ends = [*(event.at for _, event in self.of(RunContinued)), until]
+        pauses = zip(self.of(RunPaused), ends, strict=False)
+        return sum(max(0.0, min(end, until) - event.at) for (_, event), end in pauses)
 
     def delivered(self) -> str:
         """The text of its content events."""

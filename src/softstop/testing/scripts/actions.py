@@ -46,6 +46,8 @@ def step(name: str, seconds: float = 0.0, *inside: Action, **options: Unpack[Ste
             async with begun:
                 token = enclosing.set(begun.step_id)
                 mark(run, "begin", name, begun.step_id, around=around, value=reserved)
+                if options.get("interruptible"):
+                    mark(run, "interruptible", name, begun.step_id, around=around)
                 try:
                     await sleep_for(seconds / 2)
                     await play_all(run, inside)
@@ -126,6 +128,7 @@ def stream(name: str, chunks: Sequence[str], every: float = 0.0, **options: Unpa
                 async for chunk in feed:
                     mark(run, "made", name, step_id, value=chunk)
                     yield chunk  # noqa: ASYNC119 - what this is a model of
+            torn = "ended"
         except BaseException:
             torn = torn if left_early.get() else "torn"
             raise
@@ -206,6 +209,7 @@ def boundary() -> Action:
 
     async def play(run: RunContext) -> None:
         await run.boundary()
+        mark(run, "passed", "boundary", around=enclosing.get())
 
     return Action("boundary()", play)
 
