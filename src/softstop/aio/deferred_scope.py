@@ -69,7 +69,7 @@ class DeferredScope:
 
     __slots__ = ("_given", "_handle", "_open_regions", "_pulse", "_waiting", "held", "parent", "peace", "phase", "task")
 
-    def __init__(self, parent: DeferredScope | None = None, *, peace: float = 0.0) -> None:
+    def __init__(self, parent: DeferredScope | None = None, peace: float = 0.0) -> None:
         self.parent = parent
         self.peace = peace
         self.phase = OPEN

@@ -62,7 +62,7 @@ class AdapterContext:
         """
         trace = trace or ToolTrace()
         announced = Announced(trace.started, trace.ended, "tool_calls")
-        return Step(self._state, name, None, announced, interruptible=interruptible, timeout=timeout)
+        return Step(self._state, name, None, announced, interruptible, timeout)
 
     def model_request(self, name: str, answer: AsyncIterable[T], *, attempt: int = 1) -> Stream[T]:
         """A divisible step with the events of a model request, for an answer that streams; see `RunContext.stream`.

@@ -20,6 +20,7 @@ from ..protocols import Runnable
 from ..stops import StopPolicy, StopReceipt, StopRequest, user_request
 from ..usage import Usage
 from . import gate, limiting, stopping
+from .announcing import PLAIN
 from .changing import RunLimits
 from .clients import Client
 from .members import start_member
@@ -166,10 +167,10 @@ class RunContext(SaysWhere):
             MisuseError: `name`, `reserve`, `interruptible` or `timeout` is of another type, or a time below 0.
         """
         if reserve is None:
-            return self._step(self._run, name, None, interruptible=interruptible, timeout=timeout)
+            return self._step(self._run, name, None, PLAIN, interruptible, timeout)
         if not isinstance(reserve, Usage):
             raise MisuseError(f"reserve= takes a Usage(output_tokens=...), not {type(reserve).__name__}")
-        return self._step(self._run, name, exactly(Amount.of(reserve)), interruptible=interruptible, timeout=timeout)
+        return self._step(self._run, name, exactly(Amount.of(reserve)), PLAIN, interruptible, timeout)
 
     def stream(self, name: str, source: AsyncIterable[T]) -> Stream[T]:
         """A divisible step: `async for chunk in run.stream("write", source)`. A stop takes effect between two chunks.

@@ -176,7 +176,8 @@ class OpenWork:
         if stopping and self.streams:
             self.interrupt_streams()  # a source that was in this step
         self.scope.release()
-        self._look_whether_emptied()
+        if self._emptied is not None:
+            self._look_whether_emptied()
 
     def add_stream(self, stream: OpenStream) -> None:
         """Open a divisible step."""

@@ -200,7 +200,7 @@ def new_run(
 ) -> RunState:
     """A run that has not started: a root with a new log, or a member that writes into its root's."""
     stamp = Stamp(spec.run_id, spec.runnable.source, None if parent is None else parent.writer.stamp)
-    scope = DeferredScope(None if parent is None else parent.scope, peace=policy.cleanup_timeout)
+    scope = DeferredScope(None if parent is None else parent.scope, policy.cleanup_timeout)
     work = OpenWork(scope, None if parent is None else parent.work)
     allowance = Allowance(log.loop, limits, spec.budgets, None if parent is None else parent.allowance, work)
     work.counted = allowance.bounds_numbers or (parent is not None and parent.work.counted)

@@ -98,6 +98,10 @@ class Step(AsyncBlock):
         "_timeout", "name", "step_id",
     )  # fmt: skip
     _USE = 'async with run.step("name"): ...'
+    # Set when it begins
+    _shield: CancelScope
+    _begun: float  # real time that only grows, which a clock of the supervisor's need not
+    _deadline: Deadline
 
     def __init__(
         self,
@@ -105,10 +109,9 @@ class Step(AsyncBlock):
         name: str,
         fit: Fit | None,
         announced: Announced = PLAIN,
-        *,
         interruptible: bool = False,
         timeout: float | None = None,
-    ) -> None:
+    ) -> None:  # by position: before 3.13 the class is called with a dict for keywords, 80 of 700 ns
         self.name = label(name, "the name of a step")
         self.step_id = 0  # set when it begins
         self._run = run
@@ -118,8 +121,6 @@ class Step(AsyncBlock):
         self._timeout = None if timeout is None else checked(Limits, {"timeout": timeout}, f"step {name!r}").timeout
         self._open: OpenStep | None = None  # set while the step runs
         self._beside: DeferredScope | None = None  # of a member in whose code it runs, and which it holds as well
-        self._shield: CancelScope | None = None
-        self._begun = 0.0  # real time that only grows, which a clock of the supervisor's need not
 
     async def __aenter__(self) -> Step:
         if self.step_id:
@@ -147,6 +148,7 @@ class Step(AsyncBlock):
         if here is not run and here is not None and run.scope.is_around(here.scope):
             self._beside = here.scope
             here.scope.hold()
+        self._begun = monotonic()
         try:
             run.writer.emit(self._announced.started(self.name, step.step_id, "atomic"))
         except BaseException as exc:  # KeyboardInterrupt, of an observer
@@ -154,7 +156,6 @@ class Step(AsyncBlock):
             raise
         if self._timeout is not None:
             self._deadline = Deadline(run, step, self._timeout)
-        self._begun = monotonic()
         return self
 
     async def _wait_for_room(self, fit: Fit) -> Hold:
@@ -199,13 +200,12 @@ class Step(AsyncBlock):
     def _leave(self, step: OpenStep, status: StepStatus, exc: BaseException | None) -> None:
         """Leave the shield and close the step."""
         run, shield = self._run, self._shield
-        self._open = self._shield = None
+        self._open = None
         current_step.set(step.around)
-        if shield is not None:
-            try:
-                shield.__exit__(None, None, None)  # never cancelled itself, so it swallows nothing
-            except RuntimeError:
-                self._leave_shield_open(shield)
+        try:
+            shield.__exit__(None, None, None)  # never cancelled itself, so it swallows nothing
+        except RuntimeError:
+            self._leave_shield_open(shield)
         stopping = run.alert and run.record.refusing
         if stopping and status in ("cut", "unsettled") and (step.was_cut or not isinstance(exc, StepTimeout)):
             run.record.cut = True  # a cut step that completed, or was cut by its own timeout, changes no outcome (T5)
@@ -261,7 +261,7 @@ class WatchedStep(Step):
         return await super().__aenter__()
 
     def __del__(self) -> None:
-        if hasattr(self, "_begun") and not hasattr(self, "_tried"):  # it was made, and nobody entered it
+        if hasattr(self, "_beside") and not hasattr(self, "_tried"):  # it was made, and nobody entered it
             text = f"a step was never entered, so nothing was done in it; write async with run.step({self.name!r}): ..."
             warnings.warn(text, RuntimeWarning, 2)
 
