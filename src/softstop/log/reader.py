@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
 from ..aio.crossing import POLL, submit
 from ..errors import AsyncOnly, RunSuperseded
 from ..events import Event
 from .writer import Writer
+
+NOTHING: Final[Iterator[Event]] = iter(())
 
 
 class EventStream(AsyncOnly):
@@ -33,7 +36,7 @@ class EventStream(AsyncOnly):
     ) -> None:
         self._writer = writer
         self._after = after  # seq of the last event taken from the log
-        self._batch: Iterator[Event] = iter(())  # taken and not returned yet
+        self._batch = NOTHING  # taken and not returned yet
         self._done = False  # the outcome was taken
         self._when_cancelled = when_cancelled  # called if a wait in here is cancelled
         self._when_loop_closed = when_loop_closed  # called before the log of a closed loop is read: gives it an outcome

@@ -118,9 +118,9 @@ class Reading(Generic[T]):
 
     async def _first_pull(self) -> Callable[[], Awaitable[T]]:
         run = self._run
-        if loop_here() is not run.loop:
+        task = task_in(self._loop)
+        if not run.writer.log.on_loop() or (task is None and loop_here() is not self._loop):
             raise MisuseError(WRONG_LOOP.format("stream", self.name, run.run_id))
-        task = asyncio.current_task()
         try:
             if run.alert or run.allowance.bounded:
                 await admit(run, self.announced.call)
