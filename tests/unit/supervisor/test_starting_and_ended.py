@@ -35,6 +35,16 @@ async def test_a_queued_run_that_is_stopped_frees_no_seat() -> None:
         assert supervisor.statistics().queued == 0
 
 
+async def test_without_a_bound_runs_are_counted_as_running_and_their_tasks_bear_their_ids() -> None:
+    async with Supervisor() as supervisor:
+        runs = [supervisor.start(Agent(sleeper)) for _ in range(2)]
+        await anyio.sleep(1)
+        statistics = supervisor.statistics()
+        assert (statistics.running, statistics.queued) == (2, 0)
+        assert [task.get_name() for task in statistics.tasks] == [run.run_id for run in runs]
+    assert supervisor.statistics().running == 0
+
+
 async def test_a_drain_begins_no_run_that_waits_for_a_seat_whenever_one_gets_free() -> None:
     async with Supervisor(max_running=2) as supervisor:
         runs = [supervisor.start(Agent(sleeper)) for _ in range(300)]
