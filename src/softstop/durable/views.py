@@ -30,6 +30,11 @@ class RunView:
     output: RunOutput | None
     members: tuple[str, ...] = ()
 
+    @property
+    def total_usage(self) -> Usage:
+        """With that of its members, once it has ended; before, its own so far."""
+        return self.usage if self.output is None else self.output.total_usage
+
 
 def view(run: Run) -> RunView:
     """A run of this process."""

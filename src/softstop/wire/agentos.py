@@ -226,7 +226,7 @@ def session(runs: Sequence[RunView]) -> dict[str, Any]:
     """A session as its runs tell, the newest first: what agno reads of one in lists and alone."""
     newest, oldest = runs[0].facts, runs[-1].facts
     kind = newest.source.kind
-    spent = [view.usage if view.output is None else view.output.total_usage for view in runs]
+    spent = [view.total_usage for view in runs]
     tokens = (sum(each.input_tokens for each in spent), sum(each.output_tokens for each in spent))
     return {
         "session_id": newest.session_id,

@@ -12,7 +12,6 @@ from ..durable import RunView
 from ..events import Event, StepCompleted, StepStarted, ToolCallStarted
 from ..runs.spec import plain
 from ..stops import RunStatus
-from ..usage import Usage
 
 STATUS: Final[Mapping[RunStatus, str]] = {
     RunStatus.pending: "QUEUED",
@@ -37,12 +36,8 @@ def present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _usage(view: RunView) -> Usage:
-    return view.usage if view.output is None else view.output.total_usage
-
-
 def _totals(view: RunView) -> dict[str, Any]:
-    facts, usage = view.facts, _usage(view)
+    facts, usage = view.facts, view.total_usage
     begun = facts.started_at or facts.created_at
     return {
         "status": STATUS[view.status],
@@ -62,7 +57,7 @@ def run_summary(view: RunView) -> dict[str, Any]:
 
 def run_model(view: RunView) -> dict[str, Any]:
     """A run as `RunModel`; its input is kept nowhere."""
-    facts, usage, output = view.facts, _usage(view), view.output
+    facts, usage, output = view.facts, view.total_usage, view.output
     failed = output is not None and output.status is RunStatus.failed
     return present(
         {

@@ -36,7 +36,7 @@ FACTS: Final[Mapping[str, Callable[[RunView], object]]] = {
     "deadline": lambda view: view.facts.deadline,
     "limits": lambda view: view.facts.limits.model_dump(mode="json", exclude_none=True),
     "open_steps": lambda view: view.facts.open_steps,
-    "usage": lambda view: view.usage if view.output is None else view.output.total_usage,
+    "usage": lambda view: view.total_usage,
     "stop": lambda view: view.stop,
     "members": lambda view: view.members,
 }
