@@ -37,7 +37,7 @@ class LiveRuns:
             return view
         facts = replace(
             view.facts,
-            limits=run.limits,
+            limits=view.facts.limits if run.started_at is None else run.limits,
             started_at=run.started_at,
             deadline=min(_deadlines(log, run), default=None),
             open_steps=tuple(step.step for step in run.open_steps),

@@ -83,6 +83,9 @@ async def test_a_run_that_waits_for_its_turn_shows_its_limits_in_other_processes
         agent = Agent(ticks, limits=Limits(depth=3))
         queued = await Runs(supervisor, recording).start(agent, run_id="r", limits=LIMITS)
         seen = (await other.get("r")).facts
+        with anyio.fail_after(30):
+            await recording.follow("r").__anext__()  # that it waits is told by an event
+        assert (await other.get("r")).facts == seen
         assert (seen.started_at, seen.limits) == (None, queued.facts.limits)
         assert seen.limits == Limits(timeout=60, cost_usd="0.25", warn_at=0.5, depth=3, steps=9)
         supervisor.cancel_run("r")
