@@ -87,6 +87,30 @@ def test_a_sync_run_is_stopped_from_another_thread() -> None:
     assert (output.status, output.stop.reason) == (RunStatus.cancelled, "from a thread")
 
 
+def test_a_second_stop_from_a_plain_thread_may_be_stronger() -> None:
+    begun = threading.Event()
+
+    async def pay(run: RunContext, message: object) -> None:
+        async with run.step("pay"):
+            begun.set()
+            await asyncio.sleep(1_000)
+
+    agent, answers = Agent(pay), []
+
+    def press_twice() -> None:
+        begun.wait(30)
+        answers.append(agent.cancel_run("sync-2", "Stop", by="ada"))
+        answers.append(agent.cancel_run("sync-2", "Stop!", mode="now"))
+
+    thread = threading.Thread(target=press_twice)
+    thread.start()
+    output = in_thread(lambda: agent.run("go", run_id="sync-2"))
+    thread.join(30)
+    assert answers == [True, True]
+    assert [step.status for step in output.steps] == ["unsettled"]
+    assert (output.stop.reason, output.stop.by, output.stop.mode) == ("Stop", "ada", "now")
+
+
 def test_sync_runs_of_several_threads_run_side_by_side() -> None:
     begun: list[object] = []
 

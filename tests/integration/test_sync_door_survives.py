@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 from typing import Any
 
@@ -116,7 +116,7 @@ async def test_a_generator_around_a_sync_stream_that_is_closed_in_a_loop_stops_t
         async with run.step("refused"):
             pass
 
-    def parts() -> Iterator[Event]:  # as of a route of a web server that reads it in a pool of threads
+    def parts() -> Generator[Event]:  # as of a route of a web server that reads it in a pool of threads
         with Agent(pay).run("go", stream=True) as events:
             streams.append(events)
             yield from events

@@ -266,7 +266,7 @@ def users_of_run() -> None:
         assert_type(event, Event)
     assert_type(agent.cancel_run("r1"), bool)
     assert_type(cancel_run("r1", "enough"), bool)
-    assert_type(softstop.cancel_run("r1", reason="enough"), bool)
+    assert_type(softstop.cancel_run("r1", reason="enough", by="user-7", mode="now", grace=5), bool)
 
 
 class Metrics:

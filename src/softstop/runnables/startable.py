@@ -14,7 +14,7 @@ from ..protocols import MessageCheck, Value
 from ..runs.context import RunContext
 from ..runs.run import Run
 from ..runs.spec import RunOptions, RunOutput
-from ..stops import StopPolicy
+from ..stops import Mode, StopMode, StopPolicy
 from ..supervisor.current import Parent, cancel_run, start_here
 from ..supervisor.portal import SyncEventStream, run_sync, stream_sync
 
@@ -104,9 +104,17 @@ class Startable(ABC, Generic[Value]):
         """
         return (stream_sync if stream else run_sync)(self, message, options, parent)
 
-    def cancel_run(self, run_id: str, reason: str | None = None) -> bool:
+    def cancel_run(
+        self,
+        run_id: str,
+        reason: str | None = None,
+        *,
+        by: str | None = None,
+        mode: Mode = StopMode.step,
+        grace: float | None = None,
+    ) -> bool:
         """Stop a run at its next step boundary; from any thread. See `softstop.cancel_run`."""
-        return cancel_run(run_id, reason)
+        return cancel_run(run_id, reason, by=by, mode=mode, grace=grace)
 
 
 def slug(name: str, otherwise: str) -> str:

@@ -14,7 +14,7 @@ from ..runs.members import start_member
 from ..runs.run import Run
 from ..runs.spec import RunOptions
 from ..runs.state import RunState, current
-from ..stops import user_request
+from ..stops import Mode, StopMode, user_request
 from .defaults import defaults
 from .registry import registry
 from .state import running_loop
@@ -69,17 +69,26 @@ def start_here(runnable: Runnable[T], message: object, options: RunOptions, pare
     return current_supervisor().start(runnable, message, **options)
 
 
-def cancel_run(run_id: str, reason: str | None = None) -> bool:
+def cancel_run(
+    run_id: str,
+    reason: str | None = None,
+    *,
+    by: str | None = None,
+    mode: Mode = StopMode.step,
+    grace: float | None = None,
+) -> bool:
     """Stop any live run of this process at its next step boundary; from any thread, without waiting.
+
+    Its arguments are those of `Supervisor.cancel_run`.
 
     Returns:
         Whether the run is stopping now. False for an unknown id and for a run that has ended.
 
     Raises:
-        MisuseError: The id is no string, perhaps the run itself, or the reason is none.
+        MisuseError: The id is no string, perhaps the run itself, or another argument is wrong.
     """
     given: object = run_id
     if isinstance(given, Run | RunContext):
         raise MisuseError("softstop.cancel_run takes an id: write run.cancel(...), or cancel_run(run.run_id)")
-    run, request = registry.get(typed(run_id, str, "run_id")), user_request(reason, None, "step", None)
+    run, request = registry.get(typed(run_id, str, "run_id")), user_request(reason, by, mode, grace)
     return run is not None and bool(stopping.ask(run, request))
