@@ -236,8 +236,8 @@ class DeferredScope:
         if phase <= self.phase:
             return
         self.phase = phase
-        if self._handle is not None and phase >= GIVEN_UP:
-            self._handle.cancel()
+        if phase >= GIVEN_UP:
+            self._stop_timer()
         if self._waiting and phase >= DELIVERED:
             waiting, self._waiting = self._waiting, ()
             for waiter in waiting:
