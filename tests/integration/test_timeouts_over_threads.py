@@ -14,11 +14,13 @@ from kit.scripts import THEN_DONE, Script, call
 from softstop import Agent, RunContext, RunStatus, StepTimeout, StopPolicy
 from softstop.ports import AdapterContext
 
+TIME = 1.0  # seconds: a thread has begun by then, also where the machine is busy
+
 
 def later(loop: asyncio.AbstractEventLoop) -> str:
     """Wait in a thread for a timer of the loop, which comes after those that were set before, however late it is."""
     done = threading.Event()
-    loop.call_soon_threadsafe(loop.call_later, 0.2, done.set)
+    loop.call_soon_threadsafe(loop.call_later, 1.2 * TIME, done.set)
     return str(done.wait(30))
 
 
@@ -30,17 +32,17 @@ async def test_a_sync_tool_is_not_cut_but_named_and_its_late_result_is_told_to_t
         return "found"
 
     script = Script([call("slow")], THEN_DONE)
-    output = await Agent(model=script.model, tools=[Tool(slow, timeout=0.02)]).arun("go")
+    output = await Agent(model=script.model, tools=[Tool(slow, timeout=TIME)]).arun("go")
     assert script.answers() == [("success", "slow", "found")]
     assert (output.status, [step.status for step in output.steps]) == (RunStatus.completed, ["completed"] * 3)
-    assert output.errors == ("step 'slow' goes on after its 0.02 s: it waits for a thread, and is not cut",)
+    assert output.errors == ("step 'slow' goes on after its 1 s: it waits for a thread, and is not cut",)
 
 
 async def test_what_follows_the_thread_in_its_step_is_cut() -> None:
     async def body(run: RunContext, message: object) -> str:
         door, loop = AdapterContext(run), asyncio.get_running_loop()
         try:
-            async with run.step("outer", timeout=0.02):
+            async with run.step("outer", timeout=TIME):
                 async with door.seats(), door.tool_call("slow"):
                     run.write(await door.in_thread(lambda: later(loop)))
                 await asyncio.sleep(1_000)
@@ -62,7 +64,7 @@ async def test_a_thread_that_another_task_of_the_step_waits_for_has_done_its_own
                 return await door.in_thread(lambda: later(loop))
 
         with contextlib.suppress(StepTimeout):
-            async with run.step("outer", timeout=0.02):
+            async with run.step("outer", timeout=TIME):
                 task = asyncio.get_running_loop().create_task(work())
                 await asyncio.wait([task])
         return await task
@@ -116,7 +118,7 @@ async def test_a_thread_that_asks_ends_when_the_time_of_its_step_is_over(steps: 
     async def work(run: RunContext) -> None:
         async with AsyncExitStack() as stack:
             for name in reversed(steps):
-                await stack.enter_async_context(run.step(name, timeout=0.02 if name == steps[-1] else None))
+                await stack.enter_async_context(run.step(name, timeout=TIME if name == steps[-1] else None))
             await AdapterContext(run).in_thread(asks)
 
     async def body(run: RunContext, message: object) -> str:
@@ -141,7 +143,7 @@ async def test_a_sync_tool_that_asks_ends_in_time_and_the_model_is_told() -> Non
         return asks()
 
     script = Script([call("slow")], THEN_DONE)
-    output = await Agent(model=script.model, tools=[Tool(slow, timeout=0.02)]).arun("go")
+    output = await Agent(model=script.model, tools=[Tool(slow, timeout=TIME)]).arun("go")
     assert asks.ended.is_set()
     [(outcome, name, answer)] = script.answers()
     assert (outcome, name, answer.partition(":")[0]) == ("failed", "slow", "StepTimeout")
