@@ -11,6 +11,7 @@ import pytest
 
 from kit.stores import end, one, record
 from softstop import RunStatus, StoreUnavailable
+from softstop.stores import RunQuery
 from softstop.stores.sqlite import SQLiteStore
 from softstop.stores.sqlite.worker import Line, Worker
 
@@ -51,6 +52,35 @@ async def test_jobs_that_meet_a_locked_database_wait_for_it_together_and_not_one
     worker.stop()
     assert told == ["database is locked"] * 10
     assert busy.waits <= 2, "the first may have been alone"
+
+
+async def test_the_thread_lives_on_where_no_connection_could_be_made_for_whatever_reason() -> None:
+    found = iter([OSError("the working directory is gone"), None])
+
+    def connect() -> sqlite3.Connection:
+        error = next(found)
+        if error is not None:
+            raise error
+        return sqlite3.connect(":memory:", isolation_level=None)
+
+    worker = Worker("writer", Line(connect), "IMMEDIATE")
+    with anyio.fail_after(30):
+        with pytest.raises(StoreUnavailable, match="the working directory is gone"):
+            await worker.do(lambda connection: None)
+        assert await worker.do(lambda connection: "done") == "done"
+    worker.stop()
+
+
+async def test_a_store_keeps_its_file_although_the_program_goes_to_another_directory(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, same = SQLiteStore("runs.db"), SQLiteStore(tmp_path / "runs.db")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    async with store.open("a", 30.0):
+        await store.create(record("r"))
+    async with same.open("b", 30.0):
+        assert await same.find(RunQuery(run_id="r"))
 
 
 async def test_what_is_to_be_done_after_a_job_is_done_once() -> None:

@@ -71,7 +71,7 @@ class SQLiteStore(Store):
                 f"SQLiteStore takes the path of a file that processes share, not {given!r:.80}; MemoryStore() is for "
                 "tests"
             )
-        self._path, self._clock = Path(path), clock
+        self._path, self._clock = Path(path).absolute(), clock  # the program may go to another directory
         self._keep = check_keep(keep_logs, keep_ended, keep_logs_for, keep_ended_for)
         self._written = 0  # rows of events since something was trimmed
         self._owner, self._lease = "", 0.0

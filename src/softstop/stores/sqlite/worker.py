@@ -108,7 +108,7 @@ class Worker:
         """Do jobs in one transaction; if the database refuses that, each in one of its own, unless it is locked."""
         try:
             answers = self._transact(jobs)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - boundary: the thread, which lives on, also where no connection is made
             self._line.close()
             if len(jobs) > 1 and getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
                 for job in jobs:
