@@ -107,9 +107,7 @@ class Recording:
         self._messages, self._clock = check_messages(messages), typed(clock, Callable, "clock")
         self._supervisor: Supervisor | None = None
         self._roots: dict[str, _Root] = {}  # live, or not stored to their end
-        self._runs: dict[
-            str, Run
-        ] = {}  # with ends that are not stored, also if the supervisor no longer remembers them
+        self._runs: dict[str, Run] = {}  # whose end is not stored, also those that are no longer remembered
         self._dirty: dict[str, _Root] = {}  # with something that was not taken
         self._sent: dict[str, _Root] = {}  # with something that is being stored
         self._taken = 0.0  # loop time at which the last commit began
