@@ -226,8 +226,7 @@ def _stop_uncounted(run: RunState, units: tuple[Unit, ...], why: str) -> None:
 def check_ledgers(run: RunState) -> None:
     """Warn of a limit at its `warn_at`, request a stop for a reached one, root before leaf."""
     for budget in run.allowance.chain:
-        warning = budget.warning()
-        if warning is not None:
+        while (warning := budget.warning()) is not None:  # one charge may reach those of several units
             run.writer.emit(BudgetWarning(warning))
     exhausted = _exhausted(run)
     if exhausted is not None:

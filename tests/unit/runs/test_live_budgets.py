@@ -154,6 +154,17 @@ async def test_one_warning_is_told_when_a_limit_comes_near() -> None:
     assert [(event.limit.kind, event.limit.used) for event in warnings] == [("tokens", 891)]
 
 
+async def test_a_charge_that_brings_two_limits_near_tells_of_both() -> None:
+    async def body(run: RunContext, message: object) -> None:
+        async with run.step("spend"):
+            run.charge(Usage(input_tokens=90, cost_nano_usd=900_000_000))
+
+    async with Supervisor():
+        events = [event async for event in Agent(body).arun(limits=Limits(tokens=100, cost_usd=1.0))]
+    warnings = [event.limit for event in events if isinstance(event, BudgetWarning)]
+    assert [(limit.kind, limit.used) for limit in warnings] == [("tokens", 90), ("cost_usd", 0.9)]
+
+
 async def test_warn_at_is_the_callers() -> None:
     async def body(run: RunContext, message: object) -> None:
         for _ in range(10):
