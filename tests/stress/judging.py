@@ -16,6 +16,10 @@ from .playing import Playing
 
 Breach = tuple[str, str]
 AWAKE: Final = 1.0  # seconds; a loop that is later than this says nothing about promptness
+OF_ONE_LOOP: Final = {  # compare instants, or who asked, of what only virtual time puts in order; the explorer has them
+    "streams_tell_how_they_ended", "causes_go_down", "the_cause_is_that_of_who_asked", "warnings_come_once",
+    "clients_are_closed_last", "code_works_in_its_run",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ def judge(played: Playing) -> Iterator[Breach]:
 
 
 def _excused(played: Playing, trace: Trace, name: str, what: str) -> bool:
+    if name in OF_ONE_LOOP or (name == "accepted_means_stopped" and "although it failed in step" in what):
+        return True
     several = len(played.traces) > 1 and played.program.shared is not None
     if name == "budgets_balance" and several and "'shared'" in what and "spent" in what:
         return True  # two roots draw on it

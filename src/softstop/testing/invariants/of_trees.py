@@ -90,7 +90,9 @@ def warnings_come_once(trace: Trace) -> Broken:
     ledgers = {id(budget): budget for run in trace.runs for budget in run.limits.ledgers}.values()
     if not ledgers or any(isinstance(entry, LimitsChanged | UsageRejected) for entry in trace.story):
         return  # what a bad report has counted as spent need not be told
-    warned = Counter(entry.limit.kind for entry in trace.story if isinstance(entry, BudgetWarning))
+    here = {run.run_id for run in trace.runs}  # a story may have those of another root as well
+    warnings = [entry for entry in trace.story if isinstance(entry, BudgetWarning) and entry.run_id in here]
+    warned = Counter(entry.limit.kind for entry in warnings)
     for unit, many in warned.items():
         if many > (there := sum(ledger.limit[UNITS.index(unit)] is not None for ledger in ledgers)):
             yield f"{many} warnings tell of {there} limits of {unit}"
@@ -129,8 +131,9 @@ def only_the_stopped_stop(trace: Trace) -> Broken:
         return
     asked = any(asked.request.reason == AT_HORIZON for asked in trace.asked)
     stopped = [entry for entry in trace.story if isinstance(entry, RunStopRequested)]
-    if not asked and any(entry.run_id == trace.root.run_id and entry.limit is None for entry in stopped):
-        yield "the run was stopped although nobody had asked for that"
+    for entry in stopped:
+        if not asked and entry.run_id == trace.root.run_id and entry.limit is None:
+            yield f"the run was stopped although nobody had asked for that: {entry.cause}, {entry.reason}"
 
 
 def the_cause_is_that_of_who_asked(trace: Trace) -> Broken:
