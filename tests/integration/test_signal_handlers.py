@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -68,6 +68,35 @@ async def test_a_stop_in_a_signal_handler_never_comes_between_the_number_of_an_e
         others = [event for event in events if not isinstance(event, RunContent)]
         assert [event.seq for event in events] == sorted({event.seq for event in events})
         assert len(text) + len(others) == events[-1].seq  # a character for each delta, also where those are merged
+
+
+async def status_of(run: Run) -> str:
+    return (await run).status
+
+
+async def last_event_of(run: Run) -> str:
+    return [event async for event in run.events()][-1].status or ""
+
+
+@pytest.mark.parametrize("wait", [status_of, last_event_of])
+async def test_who_begins_to_wait_as_a_handler_ends_the_run_is_not_forgotten(
+    wait: Callable[[Run], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(run: RunContext, message: object) -> None:
+        raise NotImplementedError
+
+    run, loop = Agent(never).arun("go"), asyncio.get_running_loop()
+    create_future = loop.create_future
+
+    def struck() -> asyncio.Future[Any]:
+        """Called after the look whether the run has ended, and before anybody could be woken."""
+        monkeypatch.undo()
+        run.cancel()
+        return create_future()
+
+    monkeypatch.setattr(loop, "create_future", struck)
+    with anyio.fail_after(30):
+        assert await wait(run) == "cancelled"
 
 
 ACTIONS: dict[str, tuple[Callable[[Run], object], type[Event]]] = {

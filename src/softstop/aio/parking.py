@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from .crossing import loop_here
@@ -10,16 +11,19 @@ from .crossing import loop_here
 Waiters = list[asyncio.Future[None]]
 
 
-async def wait_in(waiters: Waiters, loop: asyncio.AbstractEventLoop) -> None:
-    """Wait on a future of its own until `wake_all`; an anyio.Event would cost a third of the event rate."""
+async def wait_in(waiters: Waiters, loop: asyncio.AbstractEventLoop, over: Callable[[], bool] = lambda: False) -> None:
+    """Wait on a future of its own until `wake_all`; an anyio.Event would cost a third of the event rate.
+
+    Not if it is `over` by now: a signal handler may have woken all since the caller has looked.
+    """
     waiter = loop.create_future()
     waiters.append(waiter)
     try:
-        await waiter
-    except asyncio.CancelledError:
+        if not over():
+            await waiter
+    finally:
         if waiter in waiters:
             waiters.remove(waiter)
-        raise
 
 
 def wake_all(waiters: Waiters) -> None:

@@ -44,7 +44,7 @@ class EventStream(AsyncOnly):
     def __aiter__(self) -> EventStream:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Event:  # noqa: C901 - inline: each turn of each reader passes here
         event = next(self._batch, None)
         if event is not None:
             return event
@@ -53,6 +53,9 @@ class EventStream(AsyncOnly):
             if log.on_loop():
                 while log.seq == self._after and not writer.closed:  # nothing new, and no outcome yet
                     waiter = log.waiter()
+                    if log.seq != self._after or writer.closed:  # by a signal handler, since this has looked
+                        log.forget(waiter)
+                        break
                     try:
                         # inline: each turn of each reader passes here, and a coroutine of its own costs
                         await (waiter if log.lending is None else log.lent(waiter))

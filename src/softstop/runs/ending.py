@@ -191,4 +191,4 @@ async def ended(run: RunState) -> None:
     while run.outcome is None:
         if run.waiting is None:
             run.waiting = []
-        await wait_in(run.waiting, run.loop)
+        await wait_in(run.waiting, run.loop, lambda: run.outcome is not None)
