@@ -104,10 +104,11 @@ class RunLimits:
 def _change(run: RunState, changes: LimitChanges) -> None:
     if run.record.ended:  # meanwhile, if the call came from another thread
         return
-    begun, now = run.record.status is not PENDING, run.loop.time()
+    now = run.loop.time()
     paused = now - run.seldom.paused_at if run.paused_by else None
     run.seldom.paused_at = now  # what has passed of a pause is counted
-    ledger = run.allowance.change(changes, partial(stop_for, run) if begun else None, paused)
+    reached = None if run.started is None else partial(stop_for, run)  # else its start sets the timers
+    ledger = run.allowance.change(changes, reached, paused)
     for below in run.tree():
         if ledger is not None and below is not run:  # made after the start: counts from now, here and below
             below.allowance.add_ledger(ledger)
@@ -116,7 +117,7 @@ def _change(run: RunState, changes: LimitChanges) -> None:
     if "steps" in changes:
         steps = sum(below.work.begun for below in run.tree())
         run.work.used = {**(run.work.used or dict.fromkeys(COUNTED, 0)), "steps": steps}
-    if begun:  # else its start tells them
+    if run.record.status is not PENDING:  # else its start tells them
         run.writer.emit(LimitsChanged(run.allowance.limits))
     run.allowance.reconsider_last_answer()
     if first_reached(run.allowance.chain) is None:

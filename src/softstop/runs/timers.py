@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from ..aio.deferred_scope import DeferredScope
+from ..aio.deferred_scope import NEVER, DeferredScope
 from ..limits import Limits
 from ..log.writer import Activity
 from ..stops import LimitReached, StopCause
 
-NEVER: Final = float("inf")
 OUTRANKED: Final = 2  # loop turns that a limit waits, so that a user's stop of the same instant comes first (T16)
 
 Reached = Callable[[StopCause, LimitReached], object]

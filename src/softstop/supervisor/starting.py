@@ -71,10 +71,9 @@ def _register(
     if options and isinstance(options.get("continue_from"), str):
         options = {**options, "continue_from": _output_of(supervisor, cast(str, options.get("continue_from")))}
     spec = RunSpec.check(runnable, message, options)
-    limits = spec.limits.over(runnable.limits)
-    if parent is None:
-        limits = limits_of_root(supervisor, spec)
-    elif parent.spec.user_id is not None or parent.spec.session_id is not None:  # a member belongs to its parent's user
+    limits = limits_of_root(supervisor, spec) if parent is None else spec.limits.over(runnable.limits)
+    if parent is not None and (parent.spec.user_id, parent.spec.session_id) != (None, None):
+        # a member belongs to its parent's user
         user_id, session_id = spec.user_id or parent.spec.user_id, spec.session_id or parent.spec.session_id
         spec = spec._replace(user_id=user_id, session_id=session_id)
     policy = spec.policy or runnable.policy

@@ -8,6 +8,7 @@ from softstop import (
     Agent,
     Event,
     Limits,
+    LimitsChanged,
     RunCancelled,
     RunContext,
     RunContinued,
@@ -60,6 +61,20 @@ async def test_a_run_that_an_observer_of_its_start_pauses_tells_so_once(resumed:
         assert now() == (50 if resumed else 55)
         told = [type(event) for event in [event async for event in run.events()]]
     assert told == [RunStarted, *([] if resumed else [RunPaused, RunContinued]), RunStopRequested, RunCancelled]
+
+
+async def test_a_timeout_that_an_observer_of_its_start_sets_counts_from_the_start() -> None:
+    def limit(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            run.limits.update(timeout=5)
+
+    await anyio.sleep(100)
+    async with Supervisor(observers=[Notes(limit)]) as supervisor:
+        run = supervisor.start(Agent(sleeper))
+        await run.ended()
+        assert now() == 105
+        events = [event async for event in run.events()]
+    assert [type(event) for event in events] == [RunStarted, LimitsChanged, RunStopRequested, RunCancelled]
 
 
 async def test_the_clock_of_a_timeout_stands_still_while_a_run_is_paused() -> None:
