@@ -11,10 +11,10 @@ from .crossing import loop_here
 Waiters = list[asyncio.Future[None]]
 
 
-async def wait_in(waiters: Waiters, loop: asyncio.AbstractEventLoop, over: Callable[[], bool] = lambda: False) -> None:
+async def wait_in(waiters: Waiters, loop: asyncio.AbstractEventLoop, over: Callable[[], bool]) -> None:
     """Wait on a future of its own until `wake_all`; an anyio.Event would cost a third of the event rate.
 
-    Not if it is `over` by now: a signal handler may have woken all since the caller has looked.
+    Not if what is waited for is `over` by now: a signal handler may have woken all since the caller has looked.
     """
     waiter = loop.create_future()
     waiters.append(waiter)

@@ -53,8 +53,7 @@ async def halt(run: RunState) -> None:
 
 async def wait_while_paused(run: RunState) -> None:
     """Wait for the end of a pause, or for a stop."""
-    while run.paused_by and not run.record.refusing:
-        await _park(run)
+    await _park(run, lambda: run.record.refusing or not run.paused_by)
 
 
 async def wait_until_held(run: RunState) -> None:
@@ -67,8 +66,7 @@ async def wait_until_held(run: RunState) -> None:
 async def stop_requested(run: RunState) -> StopRequest:
     """Wait for a stop and return it; outside a begun step, where that stop refuses the caller, raise CancelledError."""
     too_late = run.record.ended
-    while run.stop is None and not run.record.ended:
-        await _park(run)
+    await _park(run, lambda: run.stop is not None or run.record.ended)
     if run.stop is None and not too_late:
         raise asyncio.CancelledError("the run has ended, and nobody has stopped it")
     await cross(run)
@@ -76,10 +74,11 @@ async def stop_requested(run: RunState) -> StopRequest:
     return run.stop
 
 
-async def _park(run: RunState) -> None:
-    if run.parked is None:
-        run.parked = []
-    await wait_in(run.parked, run.loop)
+async def _park(run: RunState, over: Callable[[], bool]) -> None:
+    while not over():
+        if run.parked is None:
+            run.parked = []
+        await wait_in(run.parked, run.loop, over)
 
 
 def inside(run: RunState) -> bool:

@@ -49,4 +49,4 @@ class Feed:
     async def more(self, number: int) -> None:
         """Wait for an event with a number above this one."""
         while self.last == number:
-            await wait_in(self._waiters, asyncio.get_running_loop())
+            await wait_in(self._waiters, asyncio.get_running_loop(), lambda: self.last != number)

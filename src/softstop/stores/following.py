@@ -76,7 +76,7 @@ class Tail:
                 newer = bisect(self._events, after, key=itemgetter(0))
                 return Page(self._events[newer:], self._ended)
             if self._reading:
-                await wait_in(self._readers, asyncio.get_running_loop())
+                await wait_in(self._readers, asyncio.get_running_loop(), lambda: not self._reading)
             elif self._stale:
                 await self._read()
             else:

@@ -273,7 +273,7 @@ class MemoryStore(Store):
         inbox = shelf._inboxes[owner]
         if not inbox:
             with anyio.move_on_after(self._lease / BEATS):
-                await wait_in(shelf._waiters[owner], asyncio.get_running_loop())
+                await wait_in(shelf._waiters[owner], asyncio.get_running_loop(), lambda: bool(inbox))
         news = list(inbox)
         inbox.clear()
         self._lost |= {told.owner for told in news if isinstance(told, OwnerLost)}

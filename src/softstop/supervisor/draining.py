@@ -91,7 +91,7 @@ def _requests(
 async def all_ended(supervisor: SupervisorState) -> None:
     """Wait until no run is live."""
     while supervisor.runs:
-        await wait_in(supervisor.waiting, supervisor.bind())
+        await wait_in(supervisor.waiting, supervisor.bind(), lambda: not supervisor.runs)
 
 
 async def _wait_for_abandoned(supervisor: SupervisorState) -> None:

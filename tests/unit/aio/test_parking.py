@@ -36,5 +36,12 @@ async def test_a_wait_that_is_given_up_is_no_longer_in_the_list() -> None:
     waiters: Waiters = []
     for _ in range(3):
         with anyio.move_on_after(1):
-            await wait_in(waiters, asyncio.get_running_loop())
+            await wait_in(waiters, asyncio.get_running_loop(), lambda: False)
     assert waiters == []
+
+
+async def test_what_is_over_by_now_is_not_waited_for() -> None:
+    waiters: Waiters = []
+    with anyio.fail_after(30):
+        await wait_in(waiters, asyncio.get_running_loop(), lambda: True)
+    assert not waiters
